@@ -1,0 +1,48 @@
+# Two commands matter: `make repro` and `make test`. Python 3.11 or newer, git and make are enough.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: setup repro test test-all check lock mlflow tensorboard
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	@echo 'setting up $(VENV): once, several GB'
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode --requirements requirements.lock
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup
+	generative check
+	dvc repro
+	@echo
+	@dvc metrics show
+	@echo
+	@echo 'Compare runs:      make mlflow'
+	@echo 'Follow losses:     make tensorboard'
+	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'
+
+test: setup
+	pytest -m 'not slow'
+	@echo 'The long campaigns too: make test-all'
+
+test-all: setup
+	pytest
+
+check: setup
+	ruff format --check
+	ruff check
+	mypy
+
+lock: setup
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra dev --upgrade pyproject.toml --output-file requirements.lock
+
+mlflow: setup
+	generative mlflow
+
+tensorboard: setup
+	generative tensorboard

@@ -1,0 +1,1 @@
+"""Autoencoders on MNIST as a reproducible, tracked pipeline."""

@@ -1,0 +1,1 @@
+"""The models: config, network and loss together, a file a model."""

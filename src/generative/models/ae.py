@@ -1,0 +1,87 @@
+"""The chapter's denoising convolutional autoencoder: config, network and loss."""
+
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model, ModelConfig, add_noise
+
+
+class AEConfig(ModelConfig):
+    """The `ae` block of params.yaml."""
+
+    loss: Literal["mse", "bce"] = Field(description="mse or bce")
+    noise_factor: float = Field(ge=0, le=10, description="a number from 0 to 10")
+    target: Literal["noisy", "clean"] = Field(description="noisy or clean")
+
+
+@final
+class AE(Model[AEConfig]):
+    """Encoder and decoder of three strided convolutions each, around `latent_dim` numbers."""
+
+    name = "ae"
+    config_class = AEConfig
+    picture_title = "Original - Noisy - Reconstructed"
+    picture_size = 5
+
+    def __init__(self, config: AEConfig) -> None:
+        super().__init__(config)
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2, padding=1),  # (B, 8, 14, 14)
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),  # (B, 16, 7, 7)
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2),  # (B, 32, 3, 3)
+            nn.ReLU(),
+            nn.Flatten(),  # (B, 288)
+            nn.Linear(288, 128),
+            nn.ReLU(),
+            nn.Linear(128, config.latent_dim),  # (B, Z)
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(config.latent_dim, 128),
+            nn.ReLU(),
+            nn.Linear(128, 288),
+            nn.ReLU(),
+            nn.Unflatten(1, (32, 3, 3)),
+            nn.ConvTranspose2d(32, 16, 3, stride=2),  # (B, 16, 7, 7)
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1),  # (B, 8, 14, 14)
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 1, 3, stride=2, padding=1, output_padding=1),  # (B, 1, 28, 28)
+        )
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(self.encoder(images))
+        return logits
+
+    def training_losses(self, images: Tensor, noise: Generator) -> Losses:
+        noisy = add_noise(images, self.config.noise_factor, noise)
+        return self._losses(noisy, noisy if self.config.target == "noisy" else images)
+
+    def test_losses(self, images: Tensor, noise: Generator) -> Losses:  # noqa: ARG002
+        return self._losses(images, images)
+
+    def objective(self, losses: Losses) -> Tensor:
+        return losses[TOTAL].mean()
+
+    def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
+        noisy = add_noise(images, self.config.noise_factor, noise)
+        reconstructed = torch.sigmoid(self.reconstruct(noisy))
+        return [("Original", images), ("Noisy", noisy), ("Reconstructed", reconstructed)]
+
+    def _losses(self, images: Tensor, target: Tensor) -> Losses:
+        """The mean over pixels, an example."""
+        logits = self.reconstruct(images)
+        if self.config.loss == "mse":
+            error = F.mse_loss(torch.sigmoid(logits), target, reduction="none")
+        else:
+            error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        mean = error.flatten(1).mean(1)
+        return {RECONSTRUCTION: mean, TOTAL: mean}

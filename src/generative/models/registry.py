@@ -1,0 +1,9 @@
+"""Every model of the pipeline, by its name."""
+
+from typing import Any
+
+from generative.models.ae import AE
+from generative.models.base import Model
+from generative.models.vae import VAE
+
+REGISTRY: dict[str, type[Model[Any]]] = {model.name: model for model in (AE, VAE)}

@@ -1,0 +1,1 @@
+"""The sinks that a run's events play into."""

@@ -1,0 +1,78 @@
+"""What happens in a run, as plain values: all that a sink ever sees."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from generative.figures.images import Pixels
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The data a run read."""
+
+    name: str
+    digest: str
+    source: str
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run began. Times are milliseconds since 1970, UTC, here and below."""
+
+    id: str
+    stage: str
+    time: int
+    params: Mapping[str, str | int | float | bool]
+    tags: Mapping[str, str]
+    dataset: Dataset
+    models: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each model file the run reads, by the model's name."""
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch of training ended."""
+
+    time: int
+    epoch: int
+    steps: Mapping[str, list[float]]
+    """Each loss at each step of this epoch."""
+    means: Mapping[str, float]
+    images: Mapping[str, Pixels]
+
+
+@dataclass(frozen=True)
+class ModelSaved:
+    """The run wrote its model."""
+
+    time: int
+    name: str
+    path: Path
+    sha256: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class ModelsEvaluated:
+    """Figures of the models the run read, and pictures."""
+
+    time: int
+    figures: Mapping[str, Mapping[str, float]]
+    """By model, then by figure."""
+    images: Mapping[str, Pixels]
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The run ended, well or badly."""
+
+    time: int
+    status: Status
+    message: str = ""
+
+
+Event = RunStarted | EpochEnded | ModelSaved | ModelsEvaluated | RunEnded

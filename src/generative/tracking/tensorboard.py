@@ -1,0 +1,95 @@
+"""The TensorBoard sink: one folder of event files a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from generative.figures.images import Pixels, png
+from generative.tracking.events import (
+    EpochEnded,
+    Event,
+    ModelSaved,
+    ModelsEvaluated,
+    RunEnded,
+    RunStarted,
+)
+from generative.tracking.tracker import Sink
+
+if TYPE_CHECKING:
+    from tensorboardX import FileWriter
+    from tensorboardX.proto.summary_pb2 import Summary
+
+
+def event_folder(root: Path) -> Path:
+    """Where runs of the main repository at `root` leave their event files, a folder a run."""
+    return root / "tensorboard"
+
+
+class TensorBoardSink(Sink):
+    """Writes every step's losses and every epoch's pictures.
+
+    Through tensorboardX's `FileWriter`: its `SummaryWriter` puts underscores into names.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = event_folder(root)
+        self._writer: FileWriter | None = None
+
+    def handle(self, event: Event) -> None:
+        from tensorboardX import FileWriter
+        from tensorboardX.summary import text
+
+        if isinstance(event, RunStarted):
+            self._writer = FileWriter(str(self._folder / event.id))
+        assert self._writer is not None, "a run's first event is RunStarted"
+        seconds = event.time / 1000
+        match event:
+            case RunStarted():
+                rows = {**event.params, **event.tags, "data set": event.dataset.digest}
+                table = "".join(f"\n| {key} | {value} |" for key, value in rows.items())
+                summary = text("Run", f"| key | value |\n|---|---|{table}")
+                self._writer.add_summary(summary, 0, seconds)
+            case EpochEnded():
+                for split in ("Train", "Test"):
+                    columns = {k: v for k, v in event.steps.items() if k.startswith(f"{split}/")}
+                    steps = zip(*columns.values(), strict=True)
+                    count = len(next(iter(columns.values())))
+                    for number, values in enumerate(steps, start=(event.epoch - 1) * count):
+                        row = _scalars(dict(zip(columns, values, strict=True)))
+                        self._writer.add_summary(row, number, seconds)
+                self._writer.add_summary(_images(event.images), event.epoch, seconds)
+            case ModelsEvaluated():
+                for model, figures in event.figures.items():
+                    row = _scalars({f"{model}/{name}": value for name, value in figures.items()})
+                    self._writer.add_summary(row, 0, seconds)
+                self._writer.add_summary(_images(event.images), 0, seconds)
+            case RunEnded():
+                self._writer.add_summary(text("Status", event.status), 0, seconds)
+            case ModelSaved():
+                pass
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _scalars(values: Mapping[str, float]) -> "Summary":
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    return Summary(
+        value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    )
+
+
+def _images(images: Mapping[str, Pixels]) -> "Summary":
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    values = []
+    for tag, pixels in images.items():
+        height, width, _ = pixels.shape
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png(pixels)
+        )
+        values.append(Summary.Value(tag=tag, image=image))
+    return Summary(value=values)

@@ -1,0 +1,76 @@
+"""A training stage: params and data in; model, metrics and a tracked run out."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from generative import provenance
+from generative.compute import Compute, prepare
+from generative.errors import UserError
+from generative.figures.images import image_rows
+from generative.files import sha256, write_atomic
+from generative.mnist import load_mnist
+from generative.mnist_files import DATA_DIR
+from generative.models.base import Model
+from generative.models.file import save_model
+from generative.outputs import history_path, metrics_path, model_path
+from generative.params import Params
+from generative.progress import epochs
+from generative.tracking.events import Dataset, EpochEnded, ModelSaved
+from generative.tracking.run import now, tracked
+from generative.training import fit, initialise
+from generative.workspace import main_root
+
+
+def train(model_class: type[Model[Any]]) -> None:
+    """Train a model as its block of params.yaml says, and write what its stage owes.
+
+    Raises:
+        UserError: before any work, for bad input.
+        RunFailed: a loss is no longer finite.
+        OSError: a file cannot be written.
+    """
+    name = model_class.name
+    params = Params()
+    seed, compute = params.seed(), params.section("compute", Compute)
+    config = params.section(name, model_class.config_class)
+    root, device = main_root(), prepare(compute)
+    data = load_mnist(DATA_DIR, device)
+    if config.batch_size > len(data.train):
+        raise UserError(
+            f"params.yaml: {name}.batch_size is {config.batch_size}, more than the "
+            f"{len(data.train)} training images; make it {len(data.train)} or less."
+        )
+    model = initialise(model_class, config, seed, device)
+    shown = {"model": name, "seed": seed, **compute.model_dump(), **config.model_dump()}
+    tags = provenance.collect(Path.cwd(), device)
+
+    print(f"train-{name}: {compute.threads} threads, {device.type} ({tags['device.name']})")
+    dataset = Dataset("mnist", data.digest, str(DATA_DIR))
+
+    history: list[dict[str, int | float]] = []
+    with (
+        tracked(root, f"train-{name}", shown, tags, dataset) as tracker,
+        epochs(name, config.epochs) as show,
+    ):
+        for result in fit(model, data, seed, compute, device):
+            rows = [(title, images.float().cpu().numpy()) for title, images in result.picture]
+            picture = {model.picture_title: image_rows(rows)}
+            tracker.log(EpochEnded(now(), result.epoch, result.steps, result.means, picture))
+            history.append({"epoch": result.epoch, **result.means})
+            show(result.epoch, result.means)
+        path = model_path(name)
+        save_model(model, path)
+        write_atomic(history_path(name), _csv(history))
+        write_atomic(metrics_path(name), (json.dumps(history[-1], indent=2) + "\n").encode())
+        tracker.log(ModelSaved(now(), name, path.resolve(), sha256(path), config.epochs))
+
+
+def _csv(rows: list[dict[str, int | float]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

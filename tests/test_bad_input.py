@@ -1,0 +1,127 @@
+"""Bad input, met by the real stages: one sentence, the right exit status, and nothing lost."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Workspace
+from test_tracking import runs
+
+
+def truncate_data(workspace: Workspace) -> None:
+    file = workspace.path / "data/mnist/train-images-idx3-ubyte"
+    content = file.read_bytes()
+    file.unlink()  # it may be a link into DVC's cache
+    file.write_bytes(content[:1000])
+
+
+def swap_models(workspace: Workspace) -> None:
+    folder = workspace.path / "models"
+    (folder / "ae.safetensors").rename(folder / "other")
+    (folder / "vae.safetensors").rename(folder / "ae.safetensors")
+    (folder / "other").rename(folder / "vae.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("script", "change", "sentence"),
+    [
+        pytest.param(
+            "train_ae",
+            lambda w: w.set_params(ae__batch_size=257),
+            "params.yaml: ae.batch_size is 257, more than the 256 training images; "
+            "make it 256 or less.",
+            id="batch",
+        ),
+        pytest.param(
+            "train_vae",
+            lambda w: w.set_params(vae__lr="1e-3"),
+            "params.yaml: vae.lr is the text '1e-3', not a number; write 0.001.",
+            id="number",
+        ),
+        pytest.param(
+            "train_vae",
+            truncate_data,
+            "data/mnist/train-images-idx3-ubyte: has 1,000 bytes where its header promises "
+            "200,720; delete data/mnist and run 'dvc repro download-mnist'.",
+            id="truncated data",
+        ),
+        pytest.param(
+            "evaluate",
+            swap_models,
+            "models/ae.safetensors: holds the model 'vae', not 'ae'; delete it and train it again "
+            "with 'dvc repro'.",
+            id="another model's file",
+        ),
+        pytest.param(
+            "evaluate",
+            lambda w: (w.path / "models/vae.safetensors").unlink(),
+            "models/vae.safetensors: no such file; run 'dvc repro'.",
+            id="no model file",
+        ),
+        pytest.param(
+            "train_ae",
+            lambda w: w.set_params(compute__device="cuda"),
+            "params.yaml: compute.device is cuda, but PyTorch finds no usable CUDA device here; "
+            "set it to auto or cpu, or check the driver with nvidia-smi.",
+            id="no CUDA",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA"),
+        ),
+    ],
+)
+def test_bad_input_stops_a_stage_before_any_work(
+    script: str, change: Callable[[Workspace], object], sentence: str, workspace: Workspace
+) -> None:
+    change(workspace)
+    before = outputs(workspace)
+    assert workspace.run("python", f"stages/{script}.py", status=2) == f"error: {sentence}\n"
+    assert outputs(workspace) == before
+    assert not (workspace.path / "mlflow.db").exists(), "no run was begun"
+
+
+def outputs(workspace: Workspace) -> dict[Path, bytes]:
+    folders = [workspace.path / name for name in ("models", "metrics")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files}
+
+
+def test_a_full_disk_fails_the_run_and_leaves_the_model_before_it(workspace: Workspace) -> None:
+    mounting = ["unshare", "--mount", "--map-root-user", "mount", "-t", "tmpfs", "none", "/mnt"]
+    if shutil.which("unshare") is None or subprocess.run(mounting, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount a small file system")
+    (workspace.path / "small").mkdir()
+    size = (workspace.path / "models/vae.safetensors").stat().st_size
+    script = f"""
+        set -e
+        mount -t tmpfs -o size={size + 8192} none small
+        cp models/vae.safetensors small/
+        mount --bind small models
+        python stages/train_vae.py && exit 9
+        test $? = 1
+        cmp models/vae.safetensors small/vae.safetensors
+        ls -A models
+    """
+    output = workspace.run("unshare", "--mount", "--map-root-user", "sh", "-c", script)
+    assert "error: models/vae.safetensors: No space left on device.\n" in output
+    assert "Traceback" not in output
+    assert ".vae.safetensors" not in output, "no half file stays"
+    (run,) = runs(workspace)
+    assert run.info.status == "FAILED"
+    assert "No space left" in run.data.tags["error"]
+
+
+def test_sizes_that_do_not_fit_into_memory_are_one_sentence(workspace: Workspace) -> None:
+    workspace.set_params(vae__latent_dim=10**13)
+    output = workspace.run("python", "stages/train_vae.py", status=1)
+    assert output.startswith("error: out of memory (")
+    assert output.endswith("try smaller sizes in params.yaml.\n")
+    assert "Traceback" not in output
+
+
+def test_a_directory_that_is_no_repository_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    output = workspace.run("python", "stages/train_vae.py", status=2, DVC_ROOT=str(tmp_path))
+    assert output == (
+        f"error: DVC_ROOT is '{tmp_path}', which is no DVC repository; unset it or correct it.\n"
+    )

@@ -1,0 +1,180 @@
+"""The networks and losses are those of the chapter."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from generative.compute import generator
+from generative.errors import UserError
+from generative.models.ae import AE, AEConfig
+from generative.models.base import KL, RECONSTRUCTION, TOTAL, Model, add_noise
+from generative.models.file import load_model, save_model
+from generative.models.registry import REGISTRY
+from generative.models.vae import VAE, VAEConfig
+
+COMMON: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 10,
+    "lr": 0.001,
+    "weight_decay": 0.0,
+    "optimizer": "adam",
+}
+CPU = torch.device("cpu")
+
+
+def ae(latent_dim: int = 4, **changes: Any) -> AE:
+    defaults: dict[str, Any] = {"loss": "mse", "noise_factor": 0.3, "target": "noisy"}
+    return AE(AEConfig(**COMMON, latent_dim=latent_dim, **(defaults | changes)))
+
+
+def vae(latent_dim: int = 200, **changes: Any) -> VAE:
+    defaults: dict[str, Any] = {"hidden_dim": 400, "beta": 1.0}
+    return VAE(VAEConfig(**COMMON, latent_dim=latent_dim, **(defaults | changes)))
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def noise(purpose: str = "noise") -> torch.Generator:
+    return generator(CPU, 0, purpose)
+
+
+def weights(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_autoencoder_has_the_chapters_layers() -> None:
+    kernels = 9 * (1 * 8 + 8 * 16 + 16 * 32 + 32 * 16 + 16 * 8 + 8 * 1)
+    biases = 8 + 16 + 32 + 16 + 8 + 1
+    norms = 2 * (16 + 16 + 8)
+    linear = (288 * 128 + 128) + (128 * 4 + 4) + (4 * 128 + 128) + (128 * 288 + 288)
+    assert weights(ae()) == kernels + biases + norms + linear
+
+
+def test_the_variational_autoencoder_has_the_chapters_layers() -> None:
+    encoder = (784 * 400 + 400) + (400 * 400 + 400) + 2 * (400 * 200 + 200)
+    decoder = (200 * 400 + 400) + (400 * 400 + 400) + (400 * 784 + 784)
+    assert weights(vae()) == encoder + decoder
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 200])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("make", [ae, vae])
+def test_shapes(make: Any, count: int, latent_dim: int) -> None:
+    model: Model[Any] = make(latent_dim)
+    batch = torch.rand(count, 1, 28, 28)
+    assert model.reconstruct(batch).shape == batch.shape
+    for losses in (model.training_losses(batch, noise()), model.test_losses(batch, noise())):
+        assert {values.shape for values in losses.values()} == {(count,)}
+    for _, row in model.picture(batch, noise()):
+        assert row.shape == batch.shape
+        assert 0 <= row.min() <= row.max() <= 1
+
+
+def test_the_autoencoder_aims_at_its_target(images: Tensor) -> None:
+    noisy = add_noise(images, 0.3, noise())
+    for target, aim in (("noisy", noisy), ("clean", images)):
+        model = ae(target=target)
+        reconstructed = torch.sigmoid(model.reconstruct(noisy))
+        expected = (reconstructed - aim).square().mean((1, 2, 3))
+        torch.testing.assert_close(model.training_losses(images, noise())[TOTAL], expected)
+
+
+def test_the_autoencoder_is_tested_on_clean_images(images: Tensor) -> None:
+    model = ae().eval()
+    expected = (torch.sigmoid(model.reconstruct(images)) - images).square().mean((1, 2, 3))
+    torch.testing.assert_close(model.test_losses(images, noise())[TOTAL], expected)
+
+
+def test_the_autoencoders_cross_entropy(images: Tensor) -> None:
+    model = ae(loss="bce").eval()
+    expected = F.binary_cross_entropy(
+        torch.sigmoid(model.reconstruct(images)), images, reduction="none"
+    ).mean((1, 2, 3))
+    torch.testing.assert_close(model.test_losses(images, noise())[RECONSTRUCTION], expected)
+
+
+def test_the_elbo_is_torchs_own(images: Tensor) -> None:
+    model = vae(latent_dim=5)
+    mean, log_variance = model.posterior(images)
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    latents = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=noise())
+    likelihood = torch.distributions.Bernoulli(logits=model.decoder(latents), validate_args=False)
+    log_likelihood = likelihood.log_prob(images).sum((1, 2, 3))  # type: ignore[no-untyped-call]
+    terms = model.elbo_terms(images, noise())
+    torch.testing.assert_close(terms[RECONSTRUCTION], -log_likelihood)
+    divergence = torch.distributions.kl_divergence(posterior, prior).sum(1)
+    torch.testing.assert_close(terms[KL], divergence)
+
+
+def test_beta_weighs_the_divergence_in_the_total_alone(images: Tensor) -> None:
+    model = vae(beta=4.0)
+    losses = model.training_losses(images, noise())
+    torch.testing.assert_close(losses[TOTAL], losses[RECONSTRUCTION] + 4 * losses[KL])
+    terms = model.elbo_terms(images, noise())
+    torch.testing.assert_close(terms[KL], losses[KL])
+
+
+def test_large_logits_give_a_finite_loss() -> None:
+    model = vae()
+    with torch.no_grad():
+        model.decoder.get_parameter("4.bias").fill_(1000.0)
+    losses = model.training_losses(torch.zeros(2, 1, 28, 28), noise())
+    torch.testing.assert_close(
+        losses[RECONSTRUCTION], torch.full((2,), 784 * 1000.0), rtol=1e-4, atol=0
+    )
+
+
+def test_noise_is_gaussian_and_clipped() -> None:
+    grey = torch.full((200, 1, 28, 28), 0.5)
+    change = add_noise(grey, 0.1, noise()) - grey
+    assert abs(change.std().item() - 0.1) < 0.001
+    assert abs(change.mean().item()) < 0.001
+    clipped = add_noise(torch.zeros(200, 1, 28, 28), 0.3, noise())
+    # The mean of max(0, N(0, 0.3)): the grey background that the target `noisy` teaches.
+    assert abs(clipped.mean().item() - 0.3 / math.sqrt(2 * math.pi)) < 0.001
+
+
+@pytest.mark.parametrize("make", [ae, vae])
+def test_a_saved_model_comes_back_whole_and_equal_models_make_equal_files(
+    make: Any, images: Tensor, tmp_path: Path
+) -> None:
+    model: Model[Any] = make().eval()
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    save_model(model, first)
+    loaded = load_model(first, REGISTRY[model.name])
+    assert loaded.config == model.config
+    assert torch.equal(loaded.reconstruct(images), model.reconstruct(images))
+    save_model(loaded, second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_model_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    save_model(vae(latent_dim=4), small)
+    save_model(vae(latent_dim=5), large)
+    # The header of one with the weights of the other.
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(small, framework="pt") as file:
+        metadata = file.metadata()
+    mixed = tmp_path / "mixed.safetensors"
+    save_file(load_file(large), mixed, metadata)
+    with pytest.raises(UserError, match=r"mixed.safetensors: the weights do not fit the config"):
+        load_model(mixed, VAE)
+    with pytest.raises(UserError, match=r"holds the model 'vae', not 'ae'"):
+        load_model(small, AE)
+    (tmp_path / "cut").write_bytes(small.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"cut: not a model file of this pipeline, or damaged"):
+        load_model(tmp_path / "cut", VAE)
+    with pytest.raises(UserError, match=r"none: no such file"):
+        load_model(tmp_path / "none", VAE)

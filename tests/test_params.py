@@ -1,0 +1,132 @@
+"""Bad params: one sentence that names the file, the key, the value and what would be right."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from generative.commands.check import check
+from generative.stage import exit_status
+
+PARAMS = (ROOT / "params.yaml").read_text()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    return tmp_path
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    assert exit_status(check) == 2
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1, "one line"
+    return output.removeprefix("error: ").rstrip("\n")
+
+
+def test_the_committed_params_are_right() -> None:
+    assert exit_status(check) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "sentence"),
+    [
+        ("  lr: 0.001", "  lr: 1e-3", "ae.lr is the text '1e-3', not a number; write 0.001."),
+        ("  lr: 0.001", "  lr: 1e6", "ae.lr is the text '1e6', not a number; write 1000000."),
+        ("  lr: 0.001", "  lr: 'nan'", "ae.lr is 'nan'; it should be a number above 0."),
+        ("  lr: 0.001", "  lr: 0", "ae.lr is 0; it should be a number above 0."),
+        ("  lr: 0.001", "  lr: -1.5", "ae.lr is -1.5; it should be a number above 0."),
+        ("  lr: 0.001", "  lr: .nan", "ae.lr is nan; it should be a number above 0."),
+        ("  lr: 0.001", "  lr: .inf", "ae.lr is inf; it should be a number above 0."),
+        ("  lr: 0.001", "  lr: fast", "ae.lr is 'fast'; it should be a number above 0."),
+        ("  lr: 0.001", "  lr:", "ae.lr is empty; it should be a number above 0."),
+        ("  lr: 0.001", "  lrr: 0.001", "unknown key 'ae.lrr'; did you mean 'lr'?"),
+        (
+            "  batch_size: 128",
+            "  batch_size: 0",
+            "ae.batch_size is 0; it should be a whole number, 1 or more.",
+        ),
+        (
+            "  batch_size: 128",
+            "  batch_size: 12.5",
+            "ae.batch_size is 12.5; it should be a whole number, 1 or more.",
+        ),
+        (
+            "  latent_dim: 4",
+            "  latent_dim: 0",
+            "ae.latent_dim is 0; it should be a whole number, 1 or more.",
+        ),
+        (
+            "  latent_dim: 200",
+            "  latent_dim: true",
+            "vae.latent_dim is True; it should be a whole number, 1 or more.",
+        ),
+        (
+            "  optimizer: adam",
+            "  optimizer: sgd",
+            "ae.optimizer is 'sgd'; it should be adam, rmsprop or adadelta.",
+        ),
+        (
+            "  optimizer: adam ",
+            "# ",
+            "key 'ae.optimizer' is missing; it should be adam, rmsprop or adadelta.",
+        ),
+        ("seed: 0", "seed: -1", "seed is -1; it should be a whole number from 0 to 2**63 - 1."),
+        ("seed: 0", "sed: 0", "unknown key 'sed'; did you mean 'seed'?"),
+        ("vae:", "ae2:", "unknown key 'ae2'; did you mean 'ae'?"),
+        (
+            "  device: auto",
+            "  device: gpu",
+            "compute.device is 'gpu'; it should be auto, cpu or cuda.",
+        ),
+        (
+            "  threads: 2",
+            "  threads: 0",
+            "compute.threads is 0; it should be a whole number from 1 to 1024.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused(
+    line: str, instead: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in PARAMS
+    (folder / "params.yaml").write_text(PARAMS.replace(line, instead, 1))
+    assert refusal(capsys) == f"params.yaml: {sentence}".replace("?", "?")
+
+
+def test_a_missing_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load(PARAMS)
+    del document["vae"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    assert refusal(capsys) == "params.yaml: key 'vae' is missing; it should be a block of keys."
+
+
+def test_a_block_that_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load(PARAMS) | {"vae": 3}
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    assert refusal(capsys) == "params.yaml: vae is 3; it should be a block of keys."
+
+
+def test_a_missing_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "params.yaml").unlink()
+    assert refusal(capsys).startswith(f"params.yaml: no such file in {folder}; run from")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"ae: [1, 2", "params.yaml: not YAML at line 1, column 10: "),
+        (b"\xff\xfe\x00", "params.yaml: not YAML: not UTF-8 text."),
+        (b"", "params.yaml: should hold 'key: value' blocks, but holds empty."),
+        (b"- 1", "params.yaml: should hold 'key: value' blocks, but holds [1]."),
+        (b"seed: !!python/object/apply:os.getcwd []", "params.yaml: not YAML at line 1, column 7"),
+    ],
+)
+def test_no_yaml(
+    content: bytes, sentence: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "params.yaml").write_bytes(content)
+    assert refusal(capsys).startswith(sentence)

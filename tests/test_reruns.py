@@ -1,0 +1,118 @@
+"""`dvc repro` rebuilds what changed, all of it and nothing else: shown by running DVC."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, Workspace
+from imports import imported_files
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+@pytest.fixture(scope="module")
+def shared(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One workspace for all rows: each row puts back what it changed."""
+    return built.copy(tmp_path_factory.mktemp("reruns") / "repository")
+
+
+def append(name: str, text: str) -> Callable[[Workspace], None]:
+    def change(workspace: Workspace) -> None:
+        with (workspace.path / name).open("a") as file:
+            file.write(text)
+
+    return change
+
+
+def reverse_params(workspace: Workspace) -> None:
+    """The same params in another order, with a comment."""
+    document = workspace.params()
+    turned = {
+        block: dict(reversed(values.items())) if isinstance(values, dict) else values
+        for block, values in reversed(list(document.items()))
+    }
+    text = "# another comment\n" + yaml.safe_dump(turned, sort_keys=False)
+    (workspace.path / "params.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        pytest.param(lambda _: None, [], id="nothing"),
+        pytest.param(append("README.md", "\nmore\n"), [], id="README"),
+        pytest.param(reverse_params, [], id="order and comments of params.yaml"),
+        pytest.param(
+            lambda w: w.set_params(evaluate__samples=16), ["evaluate"], id="evaluate.samples"
+        ),
+        pytest.param(lambda w: w.set_params(ae__lr=0.002), ["train-ae", "evaluate"], id="ae.lr"),
+        pytest.param(
+            lambda w: w.set_params(vae__latent_dim=4), ["train-vae", "evaluate"], id="latent_dim"
+        ),
+        pytest.param(
+            append("src/generative/models/vae.py", "\n# changed\n"),
+            ["train-vae", "evaluate"],
+            id="models/vae.py",
+        ),
+    ],
+)
+def test_a_change_reruns_what_reads_it_and_going_back_reruns_nothing(
+    shared: Workspace, change: Callable[[Workspace], None], rerun: list[str]
+) -> None:
+    before = shared.read("dvc.lock")
+    change(shared)
+    assert shared.repro() == rerun
+    shared.run("git", "checkout", "--quiet", ".")
+    assert shared.repro() == [], "the old state comes from the run cache"
+    assert shared.read("dvc.lock") == before
+
+
+def test_a_deleted_model_is_restored_without_training(shared: Workspace) -> None:
+    model = shared.path / "models" / "vae.safetensors"
+    content = model.read_bytes()
+    model.unlink()
+    assert shared.repro() == []
+    assert model.read_bytes() == content
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_exactly_the_files_that_the_stage_imports(stage: str) -> None:
+    code = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    script = ROOT / STAGES[stage]["cmd"].removeprefix("python ")
+    assert code == imported_files(script, ROOT)
+
+
+def test_a_second_run_imports_the_deps_alone_and_gives_equal_bytes(
+    built: Workspace, workspace: Workspace
+) -> None:
+    probe = workspace.path / "probe.py"
+    probe.write_text(
+        "import atexit, runpy, sys\n"
+        "def show():\n"
+        "    for module in list(sys.modules.values()):\n"
+        "        print('imported:', getattr(module, '__file__', None))\n"
+        "atexit.register(show)\n"
+        "sys.path[0] = 'stages'\n"
+        "runpy.run_path(sys.argv[1], run_name='__main__')\n"
+    )
+    root = workspace.path.resolve()
+    for stage in STAGES.values():
+        script = stage["cmd"].removeprefix("python ")
+        lines = workspace.run("python", "probe.py", script).splitlines()
+        prefix = "imported: "
+        files = [
+            Path(line.removeprefix(prefix)).resolve() for line in lines if line.startswith(prefix)
+        ]
+        loaded = {str(file.relative_to(root)) for file in files if file.is_relative_to(root)}
+        code = {dep for dep in stage["deps"] if dep.endswith(".py")}
+        assert loaded - {"probe.py"} | {script} == code
+
+    outputs = [
+        path.relative_to(built.path)
+        for folder in ("data", "models", "metrics")
+        for path in (built.path / folder).rglob("*")
+        if path.is_file() and path.name != ".gitignore"
+    ]
+    assert len(outputs) == 4 + 2 + 5 + 4  # data, models, figures, pictures
+    for name in outputs:
+        assert workspace.read(str(name)) == built.read(str(name)), name

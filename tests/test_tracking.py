@@ -1,0 +1,357 @@
+"""What MLflow and TensorBoard hold after real runs, ended well, badly and by a signal."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pytest
+from conftest import Workspace
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from generative.commands.viewers import free_port
+from generative.tracking.events import EpochEnded, Event, RunEnded
+from generative.tracking.tracker import Sink, Tracker
+
+EXPERIMENT = "mnist-generative"
+
+
+def client(workspace: Workspace) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{workspace.path / 'mlflow.db'}")
+
+
+def runs(workspace: Workspace, stage: str = "") -> list[Run]:
+    """The workspace's runs, the newest first."""
+    store = client(workspace)
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    return [run for run in found if run.info.run_name.startswith(stage)]
+
+
+def history(workspace: Workspace, model: str) -> list[dict[str, str]]:
+    with (workspace.path / "metrics" / f"{model}_history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def event_files(workspace: Workspace, run: Run) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = workspace.path / "tensorboard" / run.info.run_name
+    everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
+    return EventAccumulator(str(folder), everything).Reload()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def read_until(stream: IO[str], wanted: str) -> None:
+    for line in stream:
+        if wanted in line:
+            return
+    raise AssertionError(f"the output ended without {wanted!r}")
+
+
+@pytest.mark.parametrize("model", ["ae", "vae"])
+def test_mlflow_has_every_epochs_means(built: Workspace, model: str) -> None:
+    run = runs(built, f"train-{model}")[0]
+    assert run.info.status == "FINISHED"
+    rows = history(built, model)
+    for name in set(rows[0]) - {"epoch"}:
+        points = client(built).get_metric_history(run.info.run_id, name)
+        assert [(point.step, point.value) for point in points] == [
+            (int(row["epoch"]), float(row[name])) for row in rows
+        ]
+
+
+def test_mlflow_has_params_without_a_prefix(built: Workspace) -> None:
+    ae, vae = (runs(built, f"train-{name}")[0].data.params for name in ("ae", "vae"))
+    params = built.params()
+    for name, shown in (("ae", ae), ("vae", vae)):
+        expected = {**params[name], **params["compute"], "seed": params["seed"], "model": name}
+        assert {
+            key: float(value) if is_number(value) else value for key, value in shown.items()
+        } == {
+            key: float(str(value)) if is_number(str(value)) else str(value)
+            for key, value in expected.items()
+        }
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_mlflow_has_tags_that_tell_where_a_run_came_from(built: Workspace) -> None:
+    run = runs(built, "train-ae")[0]
+    first = built.run("git", "rev-list", "--max-parents=0", "HEAD").strip()
+    assert run.data.tags["git.commit"] == first
+    assert run.data.tags["git.dirty"] == "false"
+    assert run.data.tags["dvc.stage"] == "train-ae"
+    assert run.data.tags["record.id"] == run.info.run_name
+    model = built.read("models/ae.safetensors")
+    assert run.data.tags["model.sha256"] == hashlib.sha256(model).hexdigest()
+
+
+def test_mlflow_has_the_data_set_on_every_run(built: Workspace) -> None:
+    digests = set()
+    for run in runs(built):
+        (entry,) = run.inputs.dataset_inputs
+        assert entry.dataset.name == "mnist"
+        digests.add(entry.dataset.digest)
+    assert len(digests) == 1
+
+
+def test_mlflow_has_a_picture_every_epoch(built: Workspace) -> None:
+    run = runs(built, "train-vae")[0]
+    names = [file.path for file in client(built).list_artifacts(run.info.run_id, "images")]
+    for epoch in (1, 2):
+        assert any(f"+step+{epoch}+" in name and name.endswith(".png") for name in names), names
+
+
+def test_a_logged_model_has_a_signature_and_reconstructs_as_the_file_does(
+    built: Workspace, tmp_path: Path
+) -> None:
+    run = runs(built, "train-ae")[0]
+    (output,) = run.outputs.model_outputs
+    model = client(built).get_logged_model(output.model_id)
+    assert model.status == "READY"
+    assert model.params["latent_dim"] == "4"
+    location = model.artifact_location.removeprefix("file://")
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).random((3, 1, 28, 28), np.float32))
+    # Far from this repository: the model brings its code along.
+    (tmp_path / "use.py").write_text(
+        "import mlflow.pyfunc, numpy, sys\n"
+        "sys.path = [p for p in sys.path if not p.endswith('/src')]\n"
+        f"model = mlflow.pyfunc.load_model({location!r})\n"
+        "assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 28, 28)\n"
+        "numpy.save('out.npy', model.predict(numpy.load('images.npy')))\n"
+    )
+    Workspace(tmp_path).run("python", "use.py")
+    import torch
+
+    from generative.models.ae import AE
+    from generative.models.file import load_model
+
+    images = torch.from_numpy(np.load(tmp_path / "images.npy"))
+    with torch.inference_mode():
+        logits = load_model(built.path / "models/ae.safetensors", AE).reconstruct(images)
+    assert np.allclose(np.load(tmp_path / "out.npy"), torch.sigmoid(logits).numpy(), atol=1e-6)
+    assert not [file for file in Path(location).rglob("*") if file.suffix in (".pkl", ".pickle")]
+
+
+def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_runs(
+    built: Workspace,
+) -> None:
+    evaluation = runs(built, "evaluate")[0]
+    figures = json.loads(built.read("metrics/evaluation.json"))
+    inputs = client(built).get_run(evaluation.info.run_id).inputs
+    read = {entry.model_id for entry in inputs.model_inputs}
+    for model, values in figures.items():
+        training = runs(built, f"train-{model}")[0]
+        assert training.data.tags["model.id"] in read
+        assert evaluation.data.tags[f"{model}.run_id"] == training.info.run_id
+        assert training.data.tags["evaluation.run_id"] == evaluation.info.run_id
+        for name, value in values.items():
+            assert evaluation.data.metrics[f"{model}/{name}"] == value
+            assert training.data.metrics[f"Evaluation/{name}"] == value
+        logged = client(built).get_logged_model(training.data.tags["model.id"])
+        by_name = {metric.key: metric for metric in logged.metrics}
+        assert by_name["Evaluation/MSE"].dataset_name == "mnist"
+    assert set(figures["vae"]) - set(figures["ae"]) == {"ELBO", "Reconstruction", "KL"}
+    assert figures["vae"]["ELBO"] == pytest.approx(
+        -figures["vae"]["Reconstruction"] - figures["vae"]["KL"]
+    )
+
+
+def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Workspace) -> None:
+    events = event_files(built, runs(built, "train-vae")[0])
+    losses = ("Reconstruction Error", "KL-Divergence", "Total Loss")
+    for split, steps in (("Train", 3), ("Test", 2)):  # 256 and 128 images by 100
+        for loss in losses:
+            scalars = events.Scalars(f"{split}/{loss}")
+            assert [scalar.step for scalar in scalars] == list(range(2 * steps))
+    (title,) = events.Tags()["images"]
+    assert title == "Test image - Above: Real data, below: reconstruction data"
+    assert [image.step for image in events.Images(title)] == [1, 2]
+
+
+def test_a_failed_run_is_failed_and_the_results_before_it_are_intact(workspace: Workspace) -> None:
+    before = workspace.read("models/vae.safetensors")
+    workspace.set_params(vae__lr=1e20)
+    output = workspace.run("python", "stages/train_vae.py", status=1)
+    assert "error: training of 'vae' failed: Train/" in output
+    assert "try a smaller vae.lr in params.yaml." in output
+    assert "Traceback" not in output
+    (run,) = runs(workspace)
+    assert run.info.status == "FAILED"
+    assert "became" in run.data.tags["error"]
+    assert workspace.read("models/vae.safetensors") == before
+
+
+def test_dvc_brings_back_the_results_before_a_failed_run(workspace: Workspace) -> None:
+    before = workspace.read("models/vae.safetensors")
+    workspace.set_params(vae__lr=1e20)
+    workspace.repro(status=255)
+    workspace.run("git", "checkout", "--quiet", ".")
+    assert workspace.repro() == []
+    assert workspace.read("models/vae.safetensors") == before
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
+    workspace: Workspace, sent: signal.Signals, status: int
+) -> None:
+    workspace.set_params(vae__epochs=100000)
+    with workspace.start("python", "stages/train_vae.py") as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "epoch 3/")
+        process.send_signal(sent)
+        output = process.stdout.read()
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    (run,) = runs(workspace)
+    assert run.info.status == "KILLED"
+    points = client(workspace).get_metric_history(run.info.run_id, "Train/Total Loss")
+    assert [point.step for point in points][:3] == [1, 2, 3]
+
+
+def test_an_experiment_that_was_deleted_in_the_ui_comes_back(workspace: Workspace) -> None:
+    workspace.run("python", "stages/train_vae.py")
+    (run,) = runs(workspace)
+    client(workspace).delete_experiment(run.info.experiment_id)
+    output = workspace.run("python", "stages/train_vae.py")
+    assert "warning" not in output
+    assert run.info.run_id in {run.info.run_id for run in runs(workspace)}
+    assert len(runs(workspace)) == 2
+
+
+def test_a_sink_that_fails_is_warned_about_once_and_still_told_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    handled: list[str] = []
+
+    class Failing(Sink):
+        def handle(self, event: Event) -> None:
+            handled.append(type(event).__name__)
+            if isinstance(event, EpochEnded):
+                raise OSError("at http://me:pass@word@host/")
+
+        def close(self) -> None:
+            raise OSError("again")
+
+    tracker = Tracker({"Failing": Failing})
+    epoch = EpochEnded(1, 1, {}, {}, {})
+    for event in (epoch, epoch, RunEnded(2, "FINISHED")):
+        tracker.log(event)
+    tracker.close(60)
+    assert handled == ["EpochEnded", "RunEnded"]
+    assert capsys.readouterr().err == (
+        "warning: Failing is left behind for this run: at http://***@host/; "
+        "the run itself goes on.\n"
+    )
+
+
+def test_training_does_not_outlive_a_killed_dvc(workspace: Workspace) -> None:
+    workspace.set_params(vae__epochs=100000)
+    with workspace.start("dvc", "repro", "train-vae") as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "epoch 1/")
+        process.send_signal(signal.SIGKILL)
+        process.stdout.read()  # ends when nobody holds the pipe any more: training is over too
+    (run,) = runs(workspace)
+    assert run.info.status == "KILLED"
+
+
+def test_a_real_server_gets_runs_pictures_models_and_figures(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    port = free_port(5400)
+    address = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with workspace.start(*command) as server:
+        try:
+            wait_until(lambda: answers(f"{address}/health"), 120)
+            for script in ("train_ae", "train_vae", "evaluate"):
+                output = workspace.run("python", f"stages/{script}.py", MLFLOW_TRACKING_URI=address)
+                assert "warning" not in output
+            store = MlflowClient(address)
+            experiment = store.get_experiment_by_name(EXPERIMENT)
+            assert experiment is not None
+            found = store.search_runs([experiment.experiment_id])
+            training = next(run for run in found if run.info.run_name.startswith("train-vae"))
+            assert {run.info.status for run in found} == {"FINISHED"}
+            assert len(store.get_metric_history(training.info.run_id, "Test/Total Loss")) == 2
+            assert "Evaluation/ELBO" in training.data.metrics
+            assert store.list_artifacts(training.info.run_id, "images")
+            model = store.get_logged_model(training.data.tags["model.id"])
+            assert model.status == "READY"
+            assert list((tmp_path / "artifacts").rglob("vae.safetensors"))
+        finally:
+            server.terminate()
+    assert not (workspace.path / "mlflow.db").exists()
+
+
+def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(
+    workspace: Workspace,
+) -> None:
+    before = workspace.read("models/vae.safetensors"), workspace.read("metrics/vae_history.csv")
+    started = time.monotonic()
+    output = workspace.run(
+        "python",
+        "stages/train_vae.py",
+        MLFLOW_TRACKING_URI="http://somebody:secret@127.0.0.1:9",
+    )
+    assert time.monotonic() - started < 60
+    assert output.count("warning: MLflow is left behind for this run") == 1
+    assert "secret" not in output
+    after = workspace.read("models/vae.safetensors"), workspace.read("metrics/vae_history.csv")
+    assert after == before
+    assert os.listdir(workspace.path / "tensorboard")
+
+
+def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
+    workspace: Workspace,
+) -> None:
+    with (workspace.path / "src/generative/models/vae.py").open("a") as file:
+        file.write("\nprint('imported from', __file__)\n")
+    baseline = workspace.run("git", "rev-parse", "HEAD").strip()
+    output = workspace.run(
+        *("dvc", "exp", "run", "--temp", "--name", "copied", "-S", "vae.epochs=1", "train-vae"),
+        PYTHONPATH=str(
+            workspace.path / "src"
+        ),  # what an editable install of the main checkout does
+    )
+    assert f"imported from {workspace.path / '.dvc/tmp/exps'}" in output
+    (run,) = runs(workspace, "train-vae")
+    assert run.data.tags["dvc.experiment"] == "copied"
+    assert run.data.tags["dvc.baseline"] == baseline
+    assert run.data.params["epochs"] == "1"
+    assert len(event_files(workspace, run).Scalars("Test/Total Loss")) == 2

@@ -1,0 +1,168 @@
+"""The loop: deterministic, examples weighed alike, and a loss that explodes is an error."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SAMPLE
+from test_models import ae, vae
+
+from generative.compute import Compute, generator, prepare
+from generative.errors import RunFailed, UserError
+from generative.mnist import Mnist, load_mnist
+from generative.models.ae import AE
+from generative.models.base import Model, ModelConfig
+from generative.models.registry import REGISTRY
+from generative.models.vae import VAE
+from generative.training import EpochResult, fit, initialise
+
+CPU = torch.device("cpu")
+
+
+def compute(**changes: Any) -> Compute:
+    defaults: dict[str, Any] = {
+        "device": "cpu",
+        "threads": 1,
+        "precision": "float32",
+        "deterministic": True,
+    }
+    return Compute(**(defaults | changes))
+
+
+@pytest.fixture(scope="module")
+def data() -> Mnist:
+    return load_mnist(SAMPLE, prepare(compute()))
+
+
+def config(model_class: type[Model[Any]], **changes: Any) -> ModelConfig:
+    base: ModelConfig = (ae() if model_class is AE else vae(8, hidden_dim=32)).config
+    return base.model_copy(update={"epochs": 2, "batch_size": 100} | changes)
+
+
+def train(
+    model_class: type[Model[Any]], data: Mnist, seed: int = 0, **changes: Any
+) -> tuple[Model[Any], list[EpochResult]]:
+    settings = {key: changes.pop(key) for key in ("precision",) if key in changes}
+    model = initialise(model_class, config(model_class, **changes), seed, CPU)
+    return model, list(fit(model, data, seed, compute(**settings), CPU))
+
+
+@pytest.mark.parametrize("model_class", REGISTRY.values())
+def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(
+    model_class: type[Model[Any]], data: Mnist
+) -> None:
+    (first, losses), (second, same), (other, _) = (
+        train(model_class, data, seed) for seed in (0, 0, 1)
+    )
+    assert [result.steps for result in losses] == [result.steps for result in same]
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key])
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+@pytest.mark.parametrize("model_class", REGISTRY.values())
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 255, 256])
+def test_any_batch_size_works_and_means_weigh_examples(
+    model_class: type[Model[Any]], batch_size: int, data: Mnist
+) -> None:
+    _, results = train(model_class, data, epochs=1, batch_size=batch_size)
+    for split, size in (("Train", 256), ("Test", 128)):
+        values = results[0].steps[f"{split}/Total Loss"]
+        assert len(values) == -(-size // batch_size)
+        sizes = [min(batch_size, size - start) for start in range(0, size, batch_size)]
+        mean = sum(value * count for value, count in zip(values, sizes, strict=True)) / size
+        assert results[0].means[f"{split}/Total Loss"] == pytest.approx(mean, rel=1e-9)
+
+
+def test_the_test_mean_does_not_depend_on_the_batch_size(data: Mnist) -> None:
+    model = ae().eval()
+    images = data.test.floats(slice(None))
+    with torch.inference_mode():
+        expected = model.test_losses(images, generator(CPU, 0, "x"))["Total Loss"].mean().item()
+    frozen, results = train(AE, data, epochs=1, batch_size=100, lr=1e-30)
+    with torch.inference_mode():
+        whole = frozen.eval().test_losses(images, generator(CPU, 0, "x"))["Total Loss"].mean()
+    assert results[0].means["Test/Total Loss"] == pytest.approx(whole.item(), rel=1e-5)
+    assert expected > 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adadelta"])
+@pytest.mark.parametrize("model_class", REGISTRY.values())
+def test_every_optimizer_lowers_the_loss(
+    model_class: type[Model[Any]], optimizer: str, data: Mnist
+) -> None:
+    lr = 1.0 if optimizer == "adadelta" else 0.001
+    _, results = train(model_class, data, epochs=4, batch_size=32, optimizer=optimizer, lr=lr)
+    assert results[-1].means["Train/Total Loss"] < 0.9 * results[0].means["Train/Total Loss"]
+
+
+@pytest.mark.parametrize("model_class", REGISTRY.values())
+def test_bfloat16_stays_near_float32(model_class: type[Model[Any]], data: Mnist) -> None:
+    _, exact = train(model_class, data)
+    _, coarse = train(model_class, data, precision="bf16")
+    expected = exact[-1].means["Test/Total Loss"]
+    assert coarse[-1].means["Test/Total Loss"] == pytest.approx(expected, rel=0.02)
+    assert coarse[-1].means != exact[-1].means
+
+
+def test_pictures_show_the_same_images_with_the_same_noise_every_epoch(data: Mnist) -> None:
+    _, results = train(AE, data)
+    first, second = (dict(result.picture) for result in results)
+    assert torch.equal(first["Noisy"], second["Noisy"])
+    assert not torch.equal(first["Reconstructed"], second["Reconstructed"])
+
+
+def test_a_loss_that_explodes_names_the_epoch_and_the_step(data: Mnist) -> None:
+    with pytest.raises(
+        RunFailed, match=r"became (nan|inf) in epoch 1, step \d+; try a smaller vae"
+    ):
+        train(VAE, data, lr=1e20)
+
+
+def test_cuda_asked_for_and_absent_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(
+        UserError, match=r"compute.device is cuda, but PyTorch finds no usable CUDA"
+    ):
+        prepare(compute(device="cuda"))
+    with pytest.raises(UserError, match=r"compute.precision is tf32, which needs CUDA"):
+        prepare(compute(precision="tf32"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda b: b[:-1], "has 200,719 bytes where its header promises 200,720"),
+        (lambda b: b + b"\0", "has 200,721 bytes where its header promises 200,720"),
+        (lambda b: b[:10], "has 10 bytes where"),
+        (lambda _: b"", "not an IDX file of images"),
+        (lambda b: b"<html>" + b, "not an IDX file of images"),
+    ],
+)
+def test_a_damaged_data_file_is_refused(change: Any, sentence: str, tmp_path: Path) -> None:
+    for file in SAMPLE.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    damaged = tmp_path / "train-images-idx3-ubyte"
+    damaged.write_bytes(change(damaged.read_bytes()))
+    with pytest.raises(UserError, match=sentence) as caught:
+        load_mnist(tmp_path, CPU)
+    assert str(damaged) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "not an IDX file of images"),
+        ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "holds 128 images but"),
+    ],
+)
+def test_swapped_data_files_are_refused(
+    first: str, second: str, sentence: str, tmp_path: Path
+) -> None:
+    names = {file.name: file.name for file in SAMPLE.iterdir()} | {first: second, second: first}
+    for name, source in names.items():
+        (tmp_path / name).write_bytes((SAMPLE / source).read_bytes())
+    with pytest.raises(UserError, match=sentence):
+        load_mnist(tmp_path, CPU)

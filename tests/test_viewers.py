@@ -1,0 +1,131 @@
+"""Both user interfaces in a real browser, as a person would look at them."""
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import Workspace
+from playwright.sync_api import Page, expect, sync_playwright
+from test_tracking import answers, runs, wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+SHOTS = os.environ.get("SCREENSHOTS")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
+        yield page
+        browser.close()
+
+
+@contextmanager
+def viewing(workspace: Workspace, viewer: str, port: int) -> Iterator[str]:
+    """The address of a running viewer."""
+    with workspace.start("generative", viewer, "--port", str(port)) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://[\d.:]+", process.stdout.readline())
+            assert found
+            address = found.group()
+            wait_until(lambda: answers(address), 120)
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.stdout.close() if process.stdout else None
+
+
+def wait_for_picture(page: Page) -> None:
+    """Until some picture of ours, also one inside web components, has been drawn."""
+    page.wait_for_function(
+        """() => {
+            const images = (root) => [...root.querySelectorAll("*")].flatMap((node) => [
+                ...(node.tagName === "IMG" ? [node] : []),
+                ...(node.shadowRoot ? images(node.shadowRoot) : []),
+            ]);
+            return images(document).some((image) => image.naturalWidth > 300);
+        }"""
+    )
+
+
+def visit(page: Page, address: str) -> None:
+    """Load a page afresh, also where just the part after # differs from the one before."""
+    page.goto("about:blank")
+    page.goto(address)
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep a screenshot where SCREENSHOTS says, for a person to look at."""
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / f"{name}.png")
+
+
+@needs_chromium
+def test_mlflow_shows_runs_their_comparison_and_their_images(built: Workspace, page: Page) -> None:
+    with viewing(built, "mlflow", 5100) as address:
+        ae, vae = runs(built, "train-ae")[0].info, runs(built, "train-vae")[0].info
+        experiment = f"{address}/#/experiments/{ae.experiment_id}"
+        visit(page, f"{experiment}/runs")
+        for run in (ae, vae):
+            expect(page.get_by_text(run.run_name).first).to_be_visible()
+        shoot(page, "mlflow-runs")
+
+        visit(
+            page,
+            f'{address}/#/compare-runs?runs=["{ae.run_id}","{vae.run_id}"]'
+            f'&experiments=["{ae.experiment_id}"]',
+        )
+        for text in ("latent_dim", "Evaluation/MSE", "Test/Total Loss"):
+            expect(page.get_by_text(text, exact=True).first).to_be_visible()
+        shoot(page, "mlflow-compare")
+
+        visit(page, f"{experiment}/runs/{vae.run_id}/model-metrics")
+        expect(page.get_by_text("Evaluation").first).to_be_visible()
+        shoot(page, "mlflow-metrics")
+
+        visit(page, f"{experiment}/runs/{vae.run_id}/artifacts")
+        page.get_by_text("images", exact=True).first.click()
+        page.get_by_text(re.compile(r"^Test image - Above Real data.*[0-9a-f]\.png$")).first.click()
+        wait_for_picture(page)
+        shoot(page, "mlflow-images")
+
+
+@needs_chromium
+def test_tensorboard_shows_scalars_and_images(built: Workspace, page: Page) -> None:
+    with viewing(built, "tensorboard", 6100) as address:
+        visit(page, f"{address}/#timeseries")
+        for text in ("Test/Total Loss", "Test/KL-Divergence"):
+            expect(page.get_by_text(text).first).to_be_visible()
+        shoot(page, "tensorboard-scalars")
+        visit(page, f"{address}/#images")
+        wait_for_picture(page)
+        shoot(page, "tensorboard-images")
+
+
+def test_a_taken_port_is_passed_over(built: Workspace) -> None:
+    with (
+        viewing(built, "tensorboard", 6200) as first,
+        viewing(built, "tensorboard", 6200) as second,
+    ):
+        assert first == "http://127.0.0.1:6200"
+        assert second == "http://127.0.0.1:6201"
+
+
+def test_a_tracking_servers_own_interface_is_named(built: Workspace) -> None:
+    output = built.run(
+        "generative", "mlflow", status=2, MLFLOW_TRACKING_URI="http://u:secret@127.0.0.1:9"
+    )
+    assert output == ("error: MLFLOW_TRACKING_URI names a server; open its address in a browser.\n")
