@@ -11,22 +11,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from generative import provenance
-from generative.compute import Compute, generator, prepare
+from generative.compute import generator
 from generative.evaluation import EvaluationConfig, evaluate
 from generative.figures.curves import loss_curves
 from generative.figures.images import Pixels, image_grid, image_rows, png
 from generative.files import sha256, write_atomic
-from generative.mnist import Split, load_mnist
-from generative.mnist_files import DATA_DIR
+from generative.mnist import Split
 from generative.models.base import LatentVariableModel, Model, add_noise
 from generative.models.file import load_model
 from generative.models.registry import REGISTRY
-from generative.outputs import EVALUATION_FILE, PICTURES_DIR, history_path, model_path
+from generative.outputs import EVALUATION_FILE, PICTURES_DIR, history_path, model_path, record_path
 from generative.params import Params
-from generative.tracking.events import Dataset, ModelsEvaluated
+from generative.setting import prepare_setting
+from generative.tracking.events import ModelsEvaluated
 from generative.tracking.run import now, tracked
-from generative.workspace import main_root
 
 
 def evaluate_all() -> None:
@@ -37,29 +35,27 @@ def evaluate_all() -> None:
         OSError: a file cannot be written.
     """
     params = Params()
-    seed, compute = params.seed(), params.section("compute", Compute)
+    setting = prepare_setting(params)
     config = params.section("evaluate", EvaluationConfig)
-    root, device = main_root(), prepare(compute)
-    data = load_mnist(DATA_DIR, device)
+    seed, test = setting.seed, setting.data.test
     models = {
-        name: load_model(model_path(name), model_class).to(device)
+        name: load_model(model_path(name), model_class).to(setting.device)
         for name, model_class in REGISTRY.items()
     }
     digests = {name: sha256(model_path(name)) for name in models}
     histories = {name: _read_history(history_path(name)) for name in models}
-    shown = {"seed": seed, **compute.model_dump(), **config.model_dump()}
-    tags = provenance.collect(Path.cwd(), device)
-    dataset = Dataset("mnist", data.digest, str(DATA_DIR))
-    with tracked(root, "evaluate", shown, tags, dataset, digests) as tracker:
-        figures = {name: evaluate(model, data.test, config, seed) for name, model in models.items()}
+    shown = {"seed": seed, **setting.compute.model_dump(), **config.model_dump()}
+    with tracked(setting, "evaluate", record_path("evaluation"), shown, digests) as tracker:
+        figures = {name: evaluate(model, test, config, seed) for name, model in models.items()}
         pictures = {
-            **pictures_of(models, data.test, config, seed),
+            **pictures_of(models, test, config, seed),
             "loss_curves": loss_curves(histories),
         }
+        images = {name: png(pixels) for name, pixels in pictures.items()}
         write_atomic(EVALUATION_FILE, (json.dumps(figures, indent=2) + "\n").encode())
-        for name, pixels in pictures.items():
-            write_atomic(PICTURES_DIR / f"{name}.png", png(pixels))
-        tracker.log(ModelsEvaluated(now(), figures, pictures))
+        for name, content in images.items():
+            write_atomic(PICTURES_DIR / f"{name}.png", content)
+        tracker.log(ModelsEvaluated(now(), figures, images))
         for name, values in figures.items():
             print(f"{name}  " + "  ".join(f"{key} {value:.4f}" for key, value in values.items()))
 

@@ -14,7 +14,6 @@ from generative.files import sha256
 from generative.mnist_files import TEST, TRAIN, Names
 
 SIDE = 28  # pixels
-PIXELS = SIDE * SIDE
 _REFETCH = "delete data/mnist and run 'dvc repro download-mnist'."
 
 

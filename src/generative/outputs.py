@@ -19,3 +19,8 @@ def metrics_path(model: str) -> Path:
 def history_path(model: str) -> Path:
     """Every epoch's losses."""
     return Path("metrics") / f"{model}_history.csv"
+
+
+def record_path(what: str) -> Path:
+    """The sealed record of the run that made a model, or of the evaluation."""
+    return Path("records") / what

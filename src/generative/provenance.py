@@ -20,21 +20,20 @@ def collect(
     change = _git(checkout, "status", "--porcelain", "--", "src", "stages", "params.yaml")
     tags = {
         "git.commit": commit,
-        "mlflow.source.git.commit": commit,
         "git.branch": _git(checkout, "branch", "--show-current"),
         "git.dirty": None if change is None else str(bool(change)).lower(),
         "dvc.stage": environment.get("DVC_STAGE"),
         "dvc.experiment": environment.get("DVC_EXP_NAME"),
         "dvc.baseline": environment.get("DVC_EXP_BASELINE_REV"),
-        "host": platform.node(),
         "python": platform.python_version(),
-        "device.name": _device_name(device),
+        "device.name": device_name(device),
         **{name: version(name) for name in _PACKAGES},
     }
     return {key: value for key, value in tags.items() if value}
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,6 +1,7 @@
 """Running a stage: how it starts, and how it ends for the shell that started it."""
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,14 +15,25 @@ _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived, or the process that started this one is gone."""
+    """A signal asked this process to end, or the `dvc` that started it is gone."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.status = 128 + signum
+        """What the shell expects of a process that this signal ended."""
 
 
 def run_stage(main: Callable[[], None]) -> NoReturn:
-    """Run a stage's `main` and exit: 0 done, 2 bad input, 1 failed, 130 or 143 stopped."""
-    _stop_with_parent()
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    sys.exit(exit_status(main))
+    """Run a stage's `main` and exit: 0 done, 2 bad input, 1 failed, 128 + the signal if stopped."""
+    if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
+        _stop_with_parent()
+    _raise_on_signals()
+    status = exit_status(main)
+    if status > 128:  # stopped: threads of the trackers must not hold up the end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def exit_status(main: Callable[[], None]) -> int:
@@ -50,14 +62,22 @@ def exit_status(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Terminated:
+    except Terminated as stop:
         print("terminated", file=sys.stderr)
-        return 143
+        return stop.status
     return 0
 
 
-def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:
-    raise Terminated
+def _raise_on_signals() -> None:
+    """SIGTERM, and SIGHUP unless `nohup` has it ignored, end the run as Ctrl-C does."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) == signal.SIG_DFL:
+            signal.signal(signum, _on_signal)
+
+
+def _on_signal(signum: int, _frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # once is enough
+    raise Terminated(signum)
 
 
 def _stop_with_parent() -> None:

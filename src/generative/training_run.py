@@ -3,25 +3,20 @@
 import csv
 import io
 import json
-from pathlib import Path
 from typing import Any
 
-from generative import provenance
-from generative.compute import Compute, prepare
 from generative.errors import UserError
-from generative.figures.images import image_rows
+from generative.figures.images import image_rows, png
 from generative.files import sha256, write_atomic
-from generative.mnist import load_mnist
-from generative.mnist_files import DATA_DIR
 from generative.models.base import Model
 from generative.models.file import save_model
-from generative.outputs import history_path, metrics_path, model_path
+from generative.outputs import history_path, metrics_path, model_path, record_path
 from generative.params import Params
 from generative.progress import epochs
-from generative.tracking.events import Dataset, EpochEnded, ModelSaved
+from generative.setting import prepare_setting
+from generative.tracking.events import EpochEnded, ModelSaved
 from generative.tracking.run import now, tracked
 from generative.training import fit, initialise
-from generative.workspace import main_root
 
 
 def train(model_class: type[Model[Any]]) -> None:
@@ -34,10 +29,9 @@ def train(model_class: type[Model[Any]]) -> None:
     """
     name = model_class.name
     params = Params()
-    seed, compute = params.seed(), params.section("compute", Compute)
+    setting = prepare_setting(params)
     config = params.section(name, model_class.config_class)
-    root, device = main_root(), prepare(compute)
-    data = load_mnist(DATA_DIR, device)
+    seed, compute, device, data = setting.seed, setting.compute, setting.device, setting.data
     if config.batch_size > len(data.train):
         raise UserError(
             f"params.yaml: {name}.batch_size is {config.batch_size}, more than the "
@@ -45,19 +39,18 @@ def train(model_class: type[Model[Any]]) -> None:
         )
     model = initialise(model_class, config, seed, device)
     shown = {"model": name, "seed": seed, **compute.model_dump(), **config.model_dump()}
-    tags = provenance.collect(Path.cwd(), device)
 
-    print(f"train-{name}: {compute.threads} threads, {device.type} ({tags['device.name']})")
-    dataset = Dataset("mnist", data.digest, str(DATA_DIR))
+    where = f"{device.type} ({setting.tags['device.name']})"
+    print(f"train-{name}: {compute.threads} threads, {where}")
 
     history: list[dict[str, int | float]] = []
     with (
-        tracked(root, f"train-{name}", shown, tags, dataset) as tracker,
+        tracked(setting, f"train-{name}", record_path(name), shown) as tracker,
         epochs(name, config.epochs) as show,
     ):
         for result in fit(model, data, seed, compute, device):
             rows = [(title, images.float().cpu().numpy()) for title, images in result.picture]
-            picture = {model.picture_title: image_rows(rows)}
+            picture = {model.picture_title: png(image_rows(rows))}
             tracker.log(EpochEnded(now(), result.epoch, result.steps, result.means, picture))
             history.append({"epoch": result.epoch, **result.means})
             show(result.epoch, result.means)

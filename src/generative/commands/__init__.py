@@ -23,12 +23,33 @@ def main() -> None:
         command.add_argument(
             "--port", type=_port, default=port, help=f"default {port}, or the next free one"
         )
+    play = commands.add_parser("sync", help="make MLflow hold every run that left a record")
+    play.add_argument(
+        "--all", action="store_true", help="those of every commit and DVC experiment too"
+    )
+    play.add_argument(
+        "--tensorboard", action="store_true", help="write their TensorBoard files anew as well"
+    )
+    commands.add_parser("reap", help="close as KILLED the runs here whose process is gone")
+    commands.add_parser("doctor", help="is everything as it should be, and if not, what to do?")
     arguments = parser.parse_args()
     match arguments.command:
         case "check":
             from generative.commands.check import check
 
             sys.exit(exit_status(check))
+        case "sync":
+            from generative.commands.sync import sync
+
+            sys.exit(exit_status(lambda: sync(arguments.all, arguments.tensorboard)))
+        case "reap":
+            from generative.commands.sync import reap
+
+            sys.exit(exit_status(reap))
+        case "doctor":
+            from generative.commands.doctor import doctor
+
+            sys.exit(exit_status(doctor))
         case name:
             from generative.commands.viewers import view
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from generative.errors import UserError
-from generative.tracking.mlflow_store import artifact_location, connect, tracking_uri
+from generative.tracking.mlflow_store import artifact_location, connect, is_embedded, tracking_uri
 from generative.tracking.tensorboard import event_folder
 from generative.workspace import main_root
 
@@ -23,7 +23,7 @@ def view(viewer: str, port: int) -> None:
     port = free_port(port)
     if viewer == "mlflow":
         uri = tracking_uri(root)
-        if not uri.startswith("sqlite:///"):
+        if not is_embedded(uri):
             raise UserError("MLFLOW_TRACKING_URI names a server; open its address in a browser.")
         _, experiment = connect(root)  # the database may not exist yet
         page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from generative.figures.images import Pixels
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+Png = bytes
+"""A picture, as the content of a PNG file."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class RunStarted:
     id: str
     stage: str
     time: int
+    host: str
     params: Mapping[str, str | int | float | bool]
     tags: Mapping[str, str]
     dataset: Dataset
@@ -42,7 +44,7 @@ class EpochEnded:
     steps: Mapping[str, list[float]]
     """Each loss at each step of this epoch."""
     means: Mapping[str, float]
-    images: Mapping[str, Pixels]
+    images: Mapping[str, Png]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class ModelsEvaluated:
     time: int
     figures: Mapping[str, Mapping[str, float]]
     """By model, then by figure."""
-    images: Mapping[str, Pixels]
+    images: Mapping[str, Png]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class RunEnded:
     time: int
     status: Status
     message: str = ""
+    traceback: str = ""
 
 
 Event = RunStarted | EpochEnded | ModelSaved | ModelsEvaluated | RunEnded

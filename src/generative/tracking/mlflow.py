@@ -1,7 +1,9 @@
 """The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
 
+import io
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -9,87 +11,126 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
+from generative.record import RecordRefused
 from generative.tracking.events import (
     Dataset,
     EpochEnded,
     Event,
     ModelSaved,
     ModelsEvaluated,
+    Png,
     RunEnded,
     RunStarted,
 )
-from generative.tracking.mlflow_store import connect
+from generative.tracking.mlflow_store import EVENTS_TAG, connect
 from generative.tracking.tracker import Sink
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric, Run
+    from mlflow.entities import DatasetInput, LoggedModel, Run
     from mlflow.models import ModelSignature
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LOADER = "generative.serving"
+SHARED = "Evaluation/"
+"""Before the names of the figures that an evaluation puts on the runs that trained its models."""
+
+_Point = tuple[str, int, int]
+"""A metric's name, step and time: what makes a point the same point."""
 
 
 class MlflowSink(Sink):
     """Plays a run's events into the tracking store of the main repository at `root`."""
 
+    name = "MLflow"
+    remedy = "'generative sync' completes MLflow later"
+
     def __init__(self, root: Path) -> None:
         self._client, self._experiment = connect(root)
         self._run_id = ""
-        self._started: RunStarted | None = None
+        self._start_event: RunStarted | None = None
+        self._events = 0
+        self._points: set[_Point] = set()
+        self._images: set[str] = set()
 
     def handle(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._start(event)
             case EpochEnded():
-                self._log_epoch(event)
+                self._log_points(event.means, event.time, event.epoch)
+                for title, image in event.images.items():
+                    self._log_image(title, image, event.time, event.epoch)
             case ModelSaved():
                 self._log_model(event)
             case ModelsEvaluated():
                 self._log_evaluation(event)
             case RunEnded():
-                if event.message:
-                    self._client.set_tag(self._run_id, "error", event.message[:5000])
-                self._client.set_terminated(self._run_id, event.status, event.time)
+                self._end(event)
+        self._events += 1
 
     def close(self) -> None:
         pass
 
     def _start(self, event: RunStarted) -> None:
-        from mlflow.entities import LoggedModelInput, Param
+        """Create the run, or find it with what it has already: then only the rest is added."""
+        from mlflow.entities import Param
 
-        self._started = event
-        trained = {name: self._trained(digest) for name, digest in event.models.items()}
-        tags = {
-            "mlflow.source.name": event.stage,
-            "mlflow.source.type": "LOCAL",
-            "record.id": event.id,
-            **event.tags,
-            **{f"{name}.sha256": digest for name, digest in event.models.items()},
-            **{f"{name}.run_id": runs[0].info.run_id for name, runs in trained.items() if runs},
-        }
-        run = self._client.create_run(self._experiment, event.time, tags, event.id)
+        self._start_event, self._events = event, 0
+        run = self._find(event.id) or self._create(event)
+        if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
+            raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
         self._run_id = run.info.run_id
         params = [Param(key, str(value)) for key, value in event.params.items()]
         self._client.log_batch(self._run_id, params=params)
-        inputs = [
-            LoggedModelInput(runs[0].data.tags["model.id"]) for runs in trained.values() if runs
-        ]
-        self._client.log_inputs(self._run_id, [_dataset_input(event.dataset)], inputs)
+        self._client.log_inputs(self._run_id, [_dataset_input(event.dataset)])
+        self._points = {
+            point for metric in run.data.metrics for point in self._history(self._run_id, metric)
+        }
+        names = [file.path for file in self._client.list_artifacts(self._run_id, "images")]
+        self._images = {name.rpartition("+")[0] for name in names if name.endswith(".png")}
 
-    def _log_epoch(self, event: EpochEnded) -> None:
+    def _find(self, record_id: str) -> "Run | None":
+        found = self._client.search_runs(
+            [self._experiment], f"tags.`record.id` = '{record_id}'", max_results=1
+        )
+        return found[0] if found else None
+
+    def _create(self, event: RunStarted) -> "Run":
+        tags = {
+            **event.tags,
+            **{f"{name}.sha256": digest for name, digest in event.models.items()},
+            "host": event.host,
+            "mlflow.source.name": event.stage,
+            "mlflow.source.type": "LOCAL",
+            "record.id": event.id,
+        }
+        if commit := event.tags.get("git.commit"):
+            tags["mlflow.source.git.commit"] = commit
+        return self._client.create_run(self._experiment, event.time, tags, event.id)
+
+    def _log_points(self, values: Mapping[str, float], time: int, step: int) -> None:
         from mlflow.entities import Metric
 
+        points = {(name, step, time): value for name, value in values.items()}
         self._client.log_batch(
             self._run_id,
-            [Metric(name, value, event.time, event.epoch) for name, value in event.means.items()],
+            [
+                Metric(name, value, time, step)
+                for (name, step, time), value in points.items()
+                if (name, step, time) not in self._points
+            ],
         )
-        for title, pixels in event.images.items():
-            key = _image_key(title)
-            self._client.log_image(
-                self._run_id, pixels, key=key, step=event.epoch, timestamp=event.time
-            )
+        self._points |= points.keys()
+
+    def _log_image(self, title: str, image: Png, time: int, step: int) -> None:
+        key = re.sub(r"[^\w\-./ ]", "", title, flags=re.ASCII)  # less what MLflow refuses
+        name = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{time}"
+        if name not in self._images:
+            with Image.open(io.BytesIO(image), formats=["PNG"]) as pixels:
+                self._client.log_image(self._run_id, pixels, key=key, step=step, timestamp=time)
+            self._images.add(name)
 
     def _log_model(self, event: ModelSaved) -> None:
         """Log the model as a pyfunc: safetensors and this package's code; nothing is pickled."""
@@ -97,90 +138,116 @@ class MlflowSink(Sink):
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model
 
-        assert self._started is not None
-        model = self._client.create_logged_model(
+        assert self._start_event is not None
+        model = self._logged_model(event.name) or self._client.create_logged_model(
             self._experiment,
             name=event.name,
             source_run_id=self._run_id,
             tags={"model.sha256": event.sha256},
-            params={key: str(value) for key, value in self._started.params.items()},
+            params={key: str(value) for key, value in self._start_event.params.items()},
             model_type="autoencoder",
         )
-        self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.epoch)])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model"
-            mlflow.pyfunc.save_model(
-                path,
-                loader_module=LOADER,
-                data_path=str(event.path),
-                code_paths=[str(PACKAGE)],
-                mlflow_model=Model(run_id=self._run_id, model_id=model.model_id),
-                signature=_signature(),
-                input_example=np.zeros((1, 1, 28, 28), np.float32),
-                pip_requirements=_requirements(),
-            )
-            self._client.log_model_artifacts(model.model_id, str(path))
-        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        outputs = self._client.get_run(self._run_id).outputs
+        if not outputs or not outputs.model_outputs:
+            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.epoch)])
+        if model.status != LoggedModelStatus.READY:
+            with tempfile.TemporaryDirectory() as folder:
+                weights = Path(folder) / f"{event.name}.safetensors"
+                shutil.copyfile(event.path, weights)
+                path = Path(folder) / "model"
+                mlflow.pyfunc.save_model(
+                    path,
+                    loader_module=LOADER,
+                    data_path=str(weights),
+                    code_paths=[str(PACKAGE)],
+                    mlflow_model=Model(run_id=self._run_id, model_id=model.model_id),
+                    signature=_signature(),
+                    input_example=np.zeros((1, 1, 28, 28), np.float32),
+                    pip_requirements=_requirements(),
+                )
+                self._client.log_model_artifacts(model.model_id, str(path))
+            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.set_tag(self._run_id, "model.id", model.model_id)
         self._client.set_tag(self._run_id, "model.sha256", event.sha256)
+        training = self._client.get_run(self._run_id)
+        for evaluation in self._search(f"{event.name}.sha256", event.sha256):
+            self._connect(evaluation, training, event.name)
+
+    def _logged_model(self, name: str) -> "LoggedModel | None":
+        """The model of that name that this run has already, whole or not."""
+        found = self._client.search_logged_models(
+            [self._experiment], f"source_run_id = '{self._run_id}' AND name = '{name}'"
+        )
+        return found[0] if found else None
 
     def _log_evaluation(self, event: ModelsEvaluated) -> None:
         """The figures go to this run, and to every training run that made those very models."""
-        from mlflow.entities import Metric
-
-        assert self._started is not None
-        dataset = self._started.dataset
-        self._client.log_batch(
-            self._run_id,
-            [
-                Metric(f"{model}/{name}", value, event.time, 0)
-                for model, figures in event.figures.items()
-                for name, value in figures.items()
-            ],
-        )
-        for title, pixels in event.images.items():
-            self._client.log_image(
-                self._run_id, pixels, key=_image_key(title), step=0, timestamp=event.time
-            )
+        assert self._start_event is not None
         for model, figures in event.figures.items():
-            for run in self._trained(self._started.models[model]):
-                metrics = _figures_of(run, figures, event.time, dataset)
-                self._client.log_batch(run.info.run_id, metrics)
-                self._client.set_tag(run.info.run_id, "evaluation.run_id", self._run_id)
+            values = {f"{model}/{name}": value for name, value in figures.items()}
+            self._log_points(values, event.time, 0)
+        for title, image in event.images.items():
+            self._log_image(title, image, event.time, 0)
+        for model in event.figures:
+            for training in self._search("model.sha256", self._start_event.models[model]):
+                self._connect(self._client.get_run(self._run_id), training, model)
 
-    def _trained(self, digest: str) -> "list[Run]":
-        """The training runs whose model has that SHA-256, the newest first."""
-        found = self._client.search_runs(
-            [self._experiment],
-            f"tags.`model.sha256` = '{digest}'",
-            order_by=["attributes.start_time DESC"],
+    def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
+        """Link an evaluation to a run that trained a model it read, and that run to its figures.
+
+        Whichever of the two reaches MLflow last does it.
+        """
+        from mlflow.entities import LoggedModelInput, Metric
+
+        evaluation_id, training_id = evaluation.info.run_id, training.info.run_id
+        model_id = training.data.tags["model.id"]
+        dataset = self._client.get_run(evaluation_id).inputs.dataset_inputs[0].dataset
+        points: list[Metric] = []
+        for key, value in evaluation.data.metrics.items():
+            name = SHARED + key.removeprefix(f"{model}/")
+            if key.startswith(f"{model}/"):
+                ((_, _, time),) = self._history(evaluation_id, key)
+                step = int(training.data.params["epochs"])
+                if (name, step, time) not in self._history(training_id, name):
+                    points.append(
+                        Metric(
+                            name,
+                            value,
+                            time,
+                            step,
+                            model_id=model_id,
+                            dataset_name=dataset.name,
+                            dataset_digest=dataset.digest,
+                        )
+                    )
+        self._client.log_batch(training_id, points)
+        self._client.set_tag(training_id, "evaluation.run_id", evaluation_id)
+        inputs = self._client.get_run(evaluation_id).inputs.model_inputs
+        if model_id not in {entry.model_id for entry in inputs}:
+            self._client.log_inputs(evaluation_id, models=[LoggedModelInput(model_id)])
+        self._client.set_tag(evaluation_id, f"{model}.run_id", training_id)
+
+    def _end(self, event: RunEnded) -> None:
+        if event.message:
+            self._client.set_tag(self._run_id, "error", event.message[:5000])
+        if event.traceback:
+            self._client.log_text(self._run_id, event.traceback, "traceback.txt")
+        self._client.set_tag(self._run_id, EVENTS_TAG, str(self._events + 1))
+        self._client.set_terminated(self._run_id, event.status, event.time)
+
+    def _search(self, tag: str, value: str) -> "list[Run]":
+        """The runs with that tag, the oldest first."""
+        return list(
+            self._client.search_runs(
+                [self._experiment],
+                f"tags.`{tag}` = '{value}'",
+                order_by=["attributes.start_time ASC"],
+            )
         )
-        return list(found)
 
-
-def _figures_of(
-    run: "Run", figures: Mapping[str, float], time: int, dataset: Dataset
-) -> "list[Metric]":
-    """An evaluation's figures as metrics of the training run, its model and the data set."""
-    from mlflow.entities import Metric
-
-    return [
-        Metric(
-            f"Evaluation/{name}",
-            value,
-            time,
-            int(run.data.params["epochs"]),
-            model_id=run.data.tags["model.id"],
-            dataset_name=dataset.name,
-            dataset_digest=dataset.digest,
-        )
-        for name, value in figures.items()
-    ]
-
-
-def _image_key(title: str) -> str:
-    """A title less the characters that MLflow refuses in an image's key."""
-    return re.sub(r"[^\w\-./ ]", "", title)
+    def _history(self, run_id: str, metric: str) -> set[_Point]:
+        points = self._client.get_metric_history(run_id, metric)
+        return {(point.key, point.step, point.timestamp) for point in points}
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

@@ -3,15 +3,21 @@
 import os
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from generative.spool import state_folder
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "mnist-generative"
+EVENTS_TAG = "record.events"
+"""How many events of its record a run shows; set with the last one."""
+
 _SQLITE = "sqlite:///"
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
 
@@ -19,9 +25,14 @@ _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view f
 def tracking_uri(root: Path) -> str:
     """The address of the tracking store, for a main repository rooted at `root`."""
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if given.startswith(_SQLITE):
+    if is_embedded(given):
         return f"{_SQLITE}{root / given.removeprefix(_SQLITE)}"  # an absolute path stays itself
     return given
+
+
+def is_embedded(uri: str) -> bool:
+    """Is that tracking store a SQLite file of ours, and no server?"""
+    return uri.startswith(_SQLITE)
 
 
 def artifact_location(root: Path) -> str:
@@ -39,7 +50,7 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(root)
-    if not uri.startswith(_SQLITE):
+    if not is_embedded(uri):
         client = MlflowClient(uri)
         try:
             return client, _experiment(client) or client.create_experiment(EXPERIMENT, tags=_TAGS)
@@ -49,7 +60,8 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
             raise
 
     # Processes that create the database at once crash each other in its migration.
-    with FileLock(root / ".mlflow.lock"):
+    state_folder(root).mkdir(exist_ok=True)
+    with FileLock(state_folder(root) / "mlflow.lock"):
         database = Path(uri.removeprefix(_SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(database)) as connection:
@@ -57,6 +69,44 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
         client = MlflowClient(uri)
         location = artifact_location(root)
         return client, _experiment(client) or client.create_experiment(EXPERIMENT, location, _TAGS)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the tracking store has of a run."""
+
+    run_id: str
+    status: str
+    host: str
+    events: int
+    """How many of its record's events it shows for certain."""
+    deleted: bool
+    """A person deleted it in the user interface."""
+
+
+def shown_runs(client: "MlflowClient", experiment: str) -> dict[str, Shown]:
+    """Every run of ours in the store, by the id of its record."""
+    from mlflow.entities import ViewType
+
+    runs: dict[str, Shown] = {}
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], run_view_type=ViewType.ALL, max_results=1000, page_token=token
+        )
+        for run in page:
+            tags, info = run.data.tags, run.info
+            if record_id := tags.get("record.id"):
+                runs[record_id] = Shown(
+                    run_id=info.run_id,
+                    status=info.status,
+                    host=tags.get("host", ""),
+                    events=int(tags.get(EVENTS_TAG, 0)),
+                    deleted=info.lifecycle_stage == "deleted",
+                )
+        token = page.token
+        if not token:
+            return runs
 
 
 def _experiment(client: "MlflowClient") -> str | None:

@@ -1,53 +1,68 @@
 """One tracked run: begun, watched, and ended with its true status."""
 
-import secrets
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
+from generative.record import Journal
+from generative.redact import redact
+from generative.setting import Setting
+from generative.spool import claimed, host
 from generative.stage import Terminated
-from generative.tracking.events import Dataset, RunEnded, RunStarted, Status
+from generative.tracking.events import RunEnded, RunStarted
 from generative.tracking.mlflow import MlflowSink
 from generative.tracking.tensorboard import TensorBoardSink
 from generative.tracking.tracker import Tracker
 
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
+LAST_WORDS = 3.0  # seconds that one which was told to stop waits for them
 
 
 @contextmanager
 def tracked(
-    root: Path,
+    setting: Setting,
     stage: str,
+    record: Path,
     params: Mapping[str, str | int | float | bool],
-    tags: Mapping[str, str],
-    dataset: Dataset,
     models: Mapping[str, str] | None = None,
 ) -> Iterator[Tracker]:
-    """A run in MLflow and TensorBoard: FAILED on an exception, KILLED on a signal."""
-    name = f"{stage}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    tracker = Tracker(
-        {
-            "TensorBoard": lambda: TensorBoardSink(root),
-            "MLflow": lambda: MlflowSink(root),
-        }
-    )
-    tracker.log(RunStarted(name, stage, now(), params, tags, dataset, models or {}))
-    status: Status = "FAILED"
-    message = ""
-    try:
-        yield tracker
-        status = "FINISHED"
-    except (KeyboardInterrupt, Terminated):
-        status = "KILLED"
-        raise
-    except BaseException as error:
-        message = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        tracker.log(RunEnded(now(), status, message))
-        tracker.close(PATIENCE)
+    """A run in the spool, MLflow and TensorBoard: FAILED on an exception, KILLED on a signal.
+
+    One that ends well leaves its sealed record at `record`.
+    """
+    with claimed(setting.root, stage) as folder:
+        journal = Journal(folder)
+        tracker = Tracker(journal, setting.root, [TensorBoardSink, MlflowSink])
+        patience = PATIENCE
+        try:
+            tracker.log(
+                RunStarted(
+                    folder.name,
+                    stage,
+                    now(),
+                    host(),
+                    params,
+                    setting.tags,
+                    setting.dataset,
+                    models or {},
+                )
+            )
+            yield tracker
+            end = RunEnded(now(), "FINISHED")
+            journal.seal(record, end)
+        except (KeyboardInterrupt, Terminated):
+            end = RunEnded(now(), "KILLED")
+            patience = LAST_WORDS
+            raise
+        except BaseException as error:
+            message = redact(f"{type(error).__name__}: {error}")
+            end = RunEnded(now(), "FAILED", message, redact(traceback.format_exc()))
+            raise
+        finally:
+            tracker.log(end)
+            tracker.close(patience)
 
 
 def now() -> int:

@@ -1,15 +1,20 @@
 """The TensorBoard sink: one folder of event files a run."""
 
+import io
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from generative.figures.images import Pixels, png
+from PIL import Image
+
 from generative.tracking.events import (
     EpochEnded,
     Event,
     ModelSaved,
     ModelsEvaluated,
+    Png,
     RunEnded,
     RunStarted,
 )
@@ -31,6 +36,9 @@ class TensorBoardSink(Sink):
     Through tensorboardX's `FileWriter`: its `SummaryWriter` puts underscores into names.
     """
 
+    name = "TensorBoard"
+    remedy = "'generative sync --tensorboard' completes TensorBoard later"
+
     def __init__(self, root: Path) -> None:
         self._folder = event_folder(root)
         self._writer: FileWriter | None = None
@@ -40,13 +48,16 @@ class TensorBoardSink(Sink):
         from tensorboardX.summary import text
 
         if isinstance(event, RunStarted):
-            self._writer = FileWriter(str(self._folder / event.id))
+            folder = self._folder / event.id
+            if folder.exists():  # played again: event files only grow, so begin anew
+                shutil.rmtree(folder)
+            self._writer = FileWriter(str(folder))
         assert self._writer is not None, "a run's first event is RunStarted"
         seconds = event.time / 1000
         match event:
             case RunStarted():
                 rows = {**event.params, **event.tags, "data set": event.dataset.digest}
-                table = "".join(f"\n| {key} | {value} |" for key, value in rows.items())
+                table = "".join(f"\n| {key} | {_plain(value)} |" for key, value in rows.items())
                 summary = text("Run", f"| key | value |\n|---|---|{table}")
                 self._writer.add_summary(summary, 0, seconds)
             case EpochEnded():
@@ -74,6 +85,11 @@ class TensorBoardSink(Sink):
             self._writer.close()
 
 
+def _plain(value: object) -> str:
+    """A value as text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", str(value)).replace("\n", " ")
+
+
 def _scalars(values: Mapping[str, float]) -> "Summary":
     from tensorboardX.proto.summary_pb2 import Summary
 
@@ -82,14 +98,14 @@ def _scalars(values: Mapping[str, float]) -> "Summary":
     )
 
 
-def _images(images: Mapping[str, Pixels]) -> "Summary":
+def _images(images: Mapping[str, Png]) -> "Summary":
     from tensorboardX.proto.summary_pb2 import Summary
 
     values = []
-    for tag, pixels in images.items():
-        height, width, _ = pixels.shape
+    for tag, content in images.items():
+        width, height = Image.open(io.BytesIO(content), formats=["PNG"]).size
         image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=png(pixels)
+            height=height, width=width, colorspace=3, encoded_image_string=content
         )
         values.append(Summary.Value(tag=tag, image=image))
     return Summary(value=values)

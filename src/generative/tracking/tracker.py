@@ -1,20 +1,36 @@
-"""The fan-out: each event goes to every sink, and no sink can hold up or end the run."""
+"""The fan-out: events go to the journal, then to every sink; none can hold up or end a run."""
 
 import queue
-import re
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
 
+from generative.record import Journal, Record, files_in
+from generative.redact import reason, redact
 from generative.tracking.events import Event, RunEnded
+
+RETRY = 10.0  # seconds that a sink which failed is left alone
 
 
 class Sink(ABC):
-    """Somewhere that events are shown. Made and used on one thread."""
+    """Somewhere that events are shown. Made and used on one thread.
+
+    A run's first event is its start. Played the same run again, whole or from a point at which it
+    was cut off, a sink shows nothing twice.
+    """
+
+    name: ClassVar[str]
+    remedy: ClassVar[str]
+    """What a person can do about a run that the sink could not show."""
+
+    @abstractmethod
+    def __init__(self, root: Path) -> None:
+        """Open it, for the main repository at `root`; may be slow and may raise."""
 
     @abstractmethod
     def handle(self, event: Event) -> None:
@@ -25,18 +41,25 @@ class Sink(ABC):
         """Write out what is held back."""
 
 
-T = TypeVar("T")
-SinkFactory = Callable[[], Sink]
-
-
 class Tracker:
-    """Hands events to sinks, each on a thread of its own."""
+    """Writes events to the journal and hands them to sinks, each on a thread of its own."""
 
-    def __init__(self, sinks: dict[str, SinkFactory]) -> None:
-        self._lanes = [_Lane(name, factory) for name, factory in sinks.items()]
+    def __init__(self, journal: Journal, root: Path, sinks: Sequence[type[Sink]]) -> None:
+        self._journal = journal
+        self._journal_failed = False
+        self._lanes = [_Lane(sink, root, journal.folder) for sink in sinks]
 
     def log(self, event: Event) -> None:
-        """Queue an event for every sink; returns at once."""
+        """Write an event down and queue it for every sink; returns without waiting for a sink."""
+        try:
+            self._journal.write(event)
+        except OSError as error:
+            if not self._journal_failed:
+                _warn(
+                    f"the run's record cannot be written ({error.filename}: {error.strerror}); "
+                    "make room: what is missing is written with the next epoch."
+                )
+            self._journal_failed = True
         for lane in self._lanes:
             lane.queue.put(event)
 
@@ -50,49 +73,66 @@ class Tracker:
 
 
 class _Lane:
-    def __init__(self, name: str, factory: SinkFactory) -> None:
+    """One sink's thread. After a failure the sink is made anew and played the record so far."""
+
+    def __init__(self, sink_class: type[Sink], root: Path, record: Path) -> None:
         self.queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._name = name
-        self._failed = False
-        self._thread = threading.Thread(target=self._run, args=(factory,), name=name, daemon=True)
+        self._sink_class = sink_class
+        self._root = root
+        self._record = record
+        self._sink: Sink | None = None
+        self._warned = False
+        self._retry_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=sink_class.name, daemon=True)
         self._thread.start()
 
     def join(self, deadline: float) -> None:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            _warn(self._name, "it did not answer in time")
+            self._warn("it did not answer in time")
 
-    def _run(self, factory: SinkFactory) -> None:
-        sink = self._attempt(factory)
-        if sink is None:
-            return
-        for event in self._events():
-            # After a failure, still try to show how the run ended.
-            if not self._failed or isinstance(event, RunEnded):
-                self._attempt(partial(sink.handle, event))
-        self._attempt(sink.close)
+    def _run(self) -> None:
+        events: Iterator[Event] = iter(self.queue.get, None)
+        for number, event in enumerate(events):
+            if (
+                self._sink is not None
+                or time.monotonic() >= self._retry_at
+                or isinstance(event, RunEnded)
+            ):
+                self._show(number, event)
+        if self._sink is not None:
+            try:
+                self._sink.close()
+            except Exception as error:
+                self._warn(reason(error))
 
-    def _attempt(self, action: Callable[[], T]) -> T | None:
+    def _show(self, number: int, event: Event) -> None:
         try:
-            return action()
+            if self._sink is None:
+                sink = self._sink_class(self._root)
+                for past in self._past(number):
+                    sink.handle(past)
+                self._sink = sink
+                if self._warned:
+                    print(f"{sink.name} answers again and gets all that it missed.")
+            self._sink.handle(event)
         except Exception as error:
-            if not self._failed:
-                _warn(self._name, (str(error).strip() or repr(error)).splitlines()[0])
-            self._failed = True
-            return None
+            self._sink = None
+            self._retry_at = time.monotonic() + RETRY
+            self._warn(reason(error))
 
-    def _events(self) -> Iterable[Event]:
-        return iter(self.queue.get, None)
+    def _past(self, count: int) -> Iterator[Event]:
+        """The first `count` events of the run."""
+        return islice(Record(files_in(self._record)).events(), count) if count else iter(())
+
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            _warn(
+                f"{self._sink_class.name} is left behind: {why}; the run goes on and is "
+                f"recorded, and {self._sink_class.remedy}."
+            )
+        self._warned = True
 
 
-def without_secrets(text: str) -> str:
-    """`text` less the user and password of any address in it."""
-    return re.sub(r"//\S+@", "//***@", text)
-
-
-def _warn(sink: str, reason: str) -> None:
-    reason = without_secrets(reason)
-    print(
-        f"warning: {sink} is left behind for this run: {reason}; the run itself goes on.",
-        file=sys.stderr,
-    )
+def _warn(text: str) -> None:
+    print(f"warning: {redact(text)}", file=sys.stderr)

@@ -1,0 +1,87 @@
+"""The sealed records that DVC knows of: those of every commit and experiment, by hash."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from generative.record import Files
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+_PREFIX = "records/"
+
+
+def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
+    """A label and the files of each record that DVC knows; no files where none can be had.
+
+    Records that are not in DVC's cache are fetched from its remote.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        hashes = _hashes(repo, root)
+        missing = [oid for oid in hashes if _files(repo, oid) is None]
+        if missing:
+            _fetch(repo, missing)
+        for oid, label in hashes.items():
+            yield label, _files(repo, oid)
+
+
+def _hashes(repo: "Repo", root: Path) -> dict[str, str]:
+    """The hash of every record, with where it was found first."""
+    stages: list[tuple[str, dict[str, Any]]] = []
+    for where, text in _lock_files(root):
+        document = yaml.load(text, Loader=yaml.CSafeLoader) or {}
+        stages += [(where, stage) for stage in document.get("stages", {}).values()]
+    for path in sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*")):
+        stages.append(("DVC's run cache", yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)))
+    return {
+        out["md5"]: f"{out['path']} of {where}"
+        for where, stage in reversed(stages)
+        for out in stage.get("outs", [])
+        if out["path"].startswith(_PREFIX) and "md5" in out
+    }
+
+
+def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Every version of dvc.lock: the working tree's, and all in Git, experiments included."""
+    lock = root / "dvc.lock"
+    if lock.exists():
+        yield "the working tree", lock.read_bytes()
+    arguments = ("rev-list", "--all", "--full-history", "--objects", "--", "dvc.lock")
+    for line in _git(root, *arguments).decode().splitlines():
+        blob, _, path = line.partition(" ")
+        if path.endswith("dvc.lock"):
+            yield f"a dvc.lock in Git ({blob[:10]})", _git(root, "cat-file", "blob", blob)
+
+
+def _files(repo: "Repo", oid: str) -> Files | None:
+    """The files of the record with that hash, in DVC's cache, if all are there."""
+    cache = repo.cache.local
+    listing = Path(cache.oid_to_path(oid))
+    if not listing.exists():
+        return None
+    entries = json.loads(listing.read_bytes())
+    files = {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
+    return files if all(path.exists() for path in files.values()) else None
+
+
+def _fetch(repo: "Repo", oids: list[str]) -> None:
+    """Bring what a remote has of these into the cache."""
+    from dvc.config import NoRemoteError
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    try:
+        repo.cloud.pull([HashInfo("md5", oid) for oid in oids])
+    except NoRemoteError:
+        return
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else b""

@@ -1,0 +1,22 @@
+"""Keeping passwords and tokens out of whatever is printed, recorded or tagged."""
+
+import os
+import re
+from collections.abc import Mapping
+
+_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|CREDENTIAL|_KEY(_|$)", re.IGNORECASE)
+_SHORTEST = 4  # a shorter value would black out ordinary words
+
+
+def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """`text` less the user and password of any address, and less the environment's secrets."""
+    text = re.sub(r"//\S+@", "//***@", text)
+    for name, value in environment.items():
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST:
+            text = text.replace(value, "***")
+    return text
+
+
+def reason(error: Exception) -> str:
+    """The first line of what went wrong, fit to be shown, without a full stop."""
+    return redact((str(error).strip() or repr(error)).splitlines()[0].rstrip("."))
