@@ -92,7 +92,9 @@ class Workspace:
 
     def copy(self, to: Path) -> "Workspace":
         """An equal workspace elsewhere, without the runs of this one."""
-        ignored = shutil.ignore_patterns("mlflow.db*", "mlruns", "tensorboard", "__pycache__")
+        ignored = shutil.ignore_patterns(
+            "mlflow.db*", "mlruns", "tensorboard", ".generative", "__pycache__"
+        )
         shutil.copytree(self.path, to, symlinks=True, ignore=ignored)
         return Workspace(to)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Workspace
-from test_tracking import runs
+from observing import runs
 
 
 def truncate_data(workspace: Workspace) -> None:

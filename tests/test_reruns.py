@@ -78,7 +78,7 @@ def test_a_deleted_model_is_restored_without_training(shared: Workspace) -> None
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_exactly_the_files_that_the_stage_imports(stage: str) -> None:
     code = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    script = ROOT / STAGES[stage]["cmd"].removeprefix("python ")
+    script = ROOT / STAGES[stage]["cmd"].removeprefix("exec python ")
     assert code == imported_files(script, ROOT)
 
 
@@ -97,7 +97,7 @@ def test_a_second_run_imports_the_deps_alone_and_gives_equal_bytes(
     )
     root = workspace.path.resolve()
     for stage in STAGES.values():
-        script = stage["cmd"].removeprefix("python ")
+        script = stage["cmd"].removeprefix("exec python ")
         lines = workspace.run("python", "probe.py", script).splitlines()
         prefix = "imported: "
         files = [

@@ -1,75 +1,33 @@
 """What MLflow and TensorBoard hold after real runs, ended well, badly and by a signal."""
 
-import csv
 import hashlib
 import json
 import os
 import signal
 import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from conftest import Workspace
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from observing import (
+    EXPERIMENT,
+    answers,
+    client,
+    event_files,
+    history,
+    points_in,
+    read_until,
+    runs,
+    wait_until,
+)
 
 from generative.commands.viewers import free_port
-from generative.tracking.events import EpochEnded, Event, RunEnded
+from generative.record import Journal
+from generative.tracking.events import Dataset, EpochEnded, Event, RunEnded, RunStarted
 from generative.tracking.tracker import Sink, Tracker
-
-EXPERIMENT = "mnist-generative"
-
-
-def client(workspace: Workspace) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{workspace.path / 'mlflow.db'}")
-
-
-def runs(workspace: Workspace, stage: str = "") -> list[Run]:
-    """The workspace's runs, the newest first."""
-    store = client(workspace)
-    experiment = store.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
-    return [run for run in found if run.info.run_name.startswith(stage)]
-
-
-def history(workspace: Workspace, model: str) -> list[dict[str, str]]:
-    with (workspace.path / "metrics" / f"{model}_history.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def event_files(workspace: Workspace, run: Run) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder = workspace.path / "tensorboard" / run.info.run_name
-    everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
-    return EventAccumulator(str(folder), everything).Reload()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-def answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def read_until(stream: IO[str], wanted: str) -> None:
-    for line in stream:
-        if wanted in line:
-            return
-    raise AssertionError(f"the output ended without {wanted!r}")
 
 
 @pytest.mark.parametrize("model", ["ae", "vae"])
@@ -199,7 +157,9 @@ def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Work
     assert [image.step for image in events.Images(title)] == [1, 2]
 
 
-def test_a_failed_run_is_failed_and_the_results_before_it_are_intact(workspace: Workspace) -> None:
+def test_a_failed_run_is_failed_and_the_results_before_it_are_intact(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     before = workspace.read("models/vae.safetensors")
     workspace.set_params(vae__lr=1e20)
     output = workspace.run("python", "stages/train_vae.py", status=1)
@@ -209,6 +169,8 @@ def test_a_failed_run_is_failed_and_the_results_before_it_are_intact(workspace: 
     (run,) = runs(workspace)
     assert run.info.status == "FAILED"
     assert "became" in run.data.tags["error"]
+    trace = client(workspace).download_artifacts(run.info.run_id, "traceback.txt", str(tmp_path))
+    assert "in fit" in Path(trace).read_text()
     assert workspace.read("models/vae.safetensors") == before
 
 
@@ -231,8 +193,11 @@ def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
     with workspace.start("python", "stages/train_vae.py") as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 3/")
+        wait_until(lambda: points_in(workspace) > 0)
+        sent_at = time.monotonic()
         process.send_signal(sent)
         output = process.stdout.read()
+    assert time.monotonic() - sent_at < 5
     assert process.returncode == status, output
     assert "Traceback" not in output
     (run,) = runs(workspace)
@@ -251,35 +216,57 @@ def test_an_experiment_that_was_deleted_in_the_ui_comes_back(workspace: Workspac
     assert len(runs(workspace)) == 2
 
 
-def test_a_sink_that_fails_is_warned_about_once_and_still_told_the_end(
-    capsys: pytest.CaptureFixture[str],
+class Failing(Sink):
+    """Fails at the first epoch it is shown, and again when it is closed."""
+
+    name = "Failing"
+    remedy = "somebody completes it later"
+    failures = 0
+    handled: ClassVar[list[str]] = []
+
+    def __init__(self, root: Path) -> None:
+        assert root.is_dir()
+        self.handled.append("made")
+
+    def handle(self, event: Event) -> None:
+        self.handled.append(type(event).__name__)
+        if isinstance(event, EpochEnded) and Failing.failures < 1:
+            Failing.failures += 1
+            raise OSError("at http://me:pass@word@host/")
+
+    def close(self) -> None:
+        raise OSError("again")
+
+
+def test_a_sink_that_fails_is_warned_about_once_and_catches_up_by_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    handled: list[str] = []
-
-    class Failing(Sink):
-        def handle(self, event: Event) -> None:
-            handled.append(type(event).__name__)
-            if isinstance(event, EpochEnded):
-                raise OSError("at http://me:pass@word@host/")
-
-        def close(self) -> None:
-            raise OSError("again")
-
-    tracker = Tracker({"Failing": Failing})
-    epoch = EpochEnded(1, 1, {}, {}, {})
-    for event in (epoch, epoch, RunEnded(2, "FINISHED")):
-        tracker.log(event)
+    tracker = Tracker(Journal(tmp_path / "record"), tmp_path, [Failing])
+    epochs = [EpochEnded(number, number, {}, {}, {}) for number in (1, 2, 3)]
+    dataset = Dataset("mnist", "digest", "data/mnist")
+    tracker.log(RunStarted("run-1", "train-ae", 0, "host", {}, {}, dataset))
+    for epoch in epochs:
+        tracker.log(epoch)
+    tracker.log(RunEnded(4, "FINISHED"))
     tracker.close(60)
-    assert handled == ["EpochEnded", "RunEnded"]
+    assert (
+        Failing.handled
+        == [
+            *("made", "RunStarted", "EpochEnded"),
+            *("made", "RunStarted", "EpochEnded", "EpochEnded", "EpochEnded", "RunEnded"),
+        ][: len(Failing.handled)]
+    )
     assert capsys.readouterr().err == (
-        "warning: Failing is left behind for this run: at http://***@host/; "
-        "the run itself goes on.\n"
+        "warning: Failing is left behind: at http://***@host/; the run goes on and is recorded, "
+        "and somebody completes it later.\n"
     )
 
 
-def test_training_does_not_outlive_a_killed_dvc(workspace: Workspace) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_training_does_not_outlive_a_killed_dvc(workspace: Workspace, shell: str) -> None:
+    """DVC runs commands by the shell of `SHELL`, which must not stay between the two."""
     workspace.set_params(vae__epochs=100000)
-    with workspace.start("dvc", "repro", "train-vae") as process:
+    with workspace.start("dvc", "repro", "train-vae", SHELL=shell) as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 1/")
         process.send_signal(signal.SIGKILL)
@@ -330,7 +317,7 @@ def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(
         MLFLOW_TRACKING_URI="http://somebody:secret@127.0.0.1:9",
     )
     assert time.monotonic() - started < 60
-    assert output.count("warning: MLflow is left behind for this run") == 1
+    assert output.count("warning: MLflow is left behind") == 1
     assert "secret" not in output
     after = workspace.read("models/vae.safetensors"), workspace.read("metrics/vae_history.csv")
     assert after == before

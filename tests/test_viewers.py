@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Workspace
+from observing import answers, runs, wait_until
 from playwright.sync_api import Page, expect, sync_playwright
-from test_tracking import answers, runs, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

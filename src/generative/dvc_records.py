@@ -2,7 +2,8 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
 
     with Repo(str(root)) as repo:
         hashes = _hashes(repo, root)
-        missing = [oid for oid in hashes if _files(repo, oid) is None]
-        if missing:
-            _fetch(repo, missing)
+        _fetch(repo, hashes)  # the listings, then what they list
+        listed = {oid: _files(repo, oid) for oid in hashes}
+        _fetch(repo, {oid for files in listed.values() for oid in _missing(files)})
         for oid, label in hashes.items():
-            yield label, _files(repo, oid)
+            files = _files(repo, oid)
+            yield label, None if files is None or _missing(files) else files
 
 
 def _hashes(repo: "Repo", root: Path) -> dict[str, str]:
@@ -61,25 +63,29 @@ def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _files(repo: "Repo", oid: str) -> Files | None:
-    """The files of the record with that hash, in DVC's cache, if all are there."""
+    """Where DVC's cache has, or would have, the files of the record with that hash."""
     cache = repo.cache.local
     listing = Path(cache.oid_to_path(oid))
     if not listing.exists():
         return None
     entries = json.loads(listing.read_bytes())
-    files = {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
-    return files if all(path.exists() for path in files.values()) else None
+    return {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
 
 
-def _fetch(repo: "Repo", oids: list[str]) -> None:
-    """Bring what a remote has of these into the cache."""
+def _missing(files: Files | None) -> set[str]:
+    """The hashes of those files that the cache lacks."""
+    return {path.parent.name + path.name for path in (files or {}).values() if not path.exists()}
+
+
+def _fetch(repo: "Repo", oids: Iterable[str]) -> None:
+    """Bring into the cache what it lacks of these and the remote has."""
     from dvc.config import NoRemoteError
     from dvc_data.hashfile.hash_info import HashInfo
 
-    try:
-        repo.cloud.pull([HashInfo("md5", oid) for oid in oids])
-    except NoRemoteError:
-        return
+    lacking = [oid for oid in oids if not Path(repo.cache.local.oid_to_path(oid)).exists()]
+    with suppress(NoRemoteError):
+        if lacking:
+            repo.cloud.pull([HashInfo("md5", oid) for oid in lacking])
 
 
 def _git(root: Path, *arguments: str) -> bytes:

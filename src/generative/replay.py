@@ -59,7 +59,11 @@ def alone(root: Path) -> FileLock:
 def close_gone(root: Path, on_failure: OnFailure) -> list[Record]:
     """Close as KILLED the runs of this host whose process is gone; returns them as found."""
     closed = []
+    # A run that was sealed ended well, though the spool may lack its end: the disk was full.
+    sealed = {run.record.start.id for run in read_runs(restored(root), _ignore, sealed=True)}
     for folder in records_in(root):
+        if folder.name in sealed:
+            continue
         try:
             record = close_if_gone(folder)
         except (RecordRefused, OSError) as error:
@@ -67,6 +71,10 @@ def close_gone(root: Path, on_failure: OnFailure) -> list[Record]:
         else:
             closed += [record] if record is not None else []
     return closed
+
+
+def _ignore(_label: str, _error: Exception) -> None:
+    """Whoever plays that record will say what is wrong with it."""
 
 
 def spooled(root: Path) -> Iterator[tuple[str, Files]]:
@@ -128,7 +136,7 @@ class Store:
     def holds(self, run: Run) -> bool:
         """Is all of that run there, or was it deleted there by a person?"""
         shown = self.shown.get(run.record.start.id)
-        if shown is None:
+        if shown is None or shown.start != run.record.start.time:
             return False
         whole = shown.events >= run.record.length and shown.status != "RUNNING"
         return shown.deleted or whole

@@ -170,8 +170,10 @@ def _remote(root: Path) -> str:
             return "none: what this machine made lies on it alone ('dvc remote add' names one)"
         address = redact(remote.fs.unstrip_protocol(remote.path))
         try:
-            remote.fs.exists(remote.path)
+            remote.fs.info(remote.path)
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError):
+                return f"{address}: answers, nothing is pushed yet"
             raise _Problem(
                 f"{address} does not answer ({reason(error)}); start it, or correct it with "
                 "'dvc remote modify'"

@@ -64,11 +64,13 @@ def reap() -> None:
     """
     root, report = main_root(), _Report()
     with alone(root):
-        report.closed(close_gone(root, report.failed))
+        closed = close_gone(root, report.failed)
+        report.closed(closed)
         runs = distinct(read_runs(spooled(root), report.failed, sealed=False), report.failed)
         store = Store(root)
-        running = {key for key, shown in store.shown.items() if shown.status == "RUNNING"}
-        stale = [run for run in runs if run.ended and run.record.start.id in running]
+        gone = {key for key, shown in store.shown.items() if shown.status == "RUNNING"}
+        gone |= {record.start.id for record in closed}
+        stale = [run for run in runs if run.ended and run.record.start.id in gone]
         report.each("MLflow", stale, store.play)
         print(f"{len(stale)} closed in MLflow")
     report.conclude()

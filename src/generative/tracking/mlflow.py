@@ -195,7 +195,8 @@ class MlflowSink(Sink):
     def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
         """Link an evaluation to a run that trained a model it read, and that run to its figures.
 
-        Whichever of the two reaches MLflow last does it.
+        Whichever of the two reaches MLflow last does it. Where several have the same model, each
+        gets the figures, and the tags name the newest.
         """
         from mlflow.entities import LoggedModelInput, Metric
 
@@ -221,11 +222,14 @@ class MlflowSink(Sink):
                         )
                     )
         self._client.log_batch(training_id, points)
-        self._client.set_tag(training_id, "evaluation.run_id", evaluation_id)
+        digest = training.data.tags["model.sha256"]
+        newest = self._search(f"{model}.sha256", digest)[-1].info.run_id
+        self._client.set_tag(training_id, "evaluation.run_id", newest)
         inputs = self._client.get_run(evaluation_id).inputs.model_inputs
         if model_id not in {entry.model_id for entry in inputs}:
             self._client.log_inputs(evaluation_id, models=[LoggedModelInput(model_id)])
-        self._client.set_tag(evaluation_id, f"{model}.run_id", training_id)
+        newest = self._search("model.sha256", digest)[-1].info.run_id
+        self._client.set_tag(evaluation_id, f"{model}.run_id", newest)
 
     def _end(self, event: RunEnded) -> None:
         if event.message:

@@ -77,6 +77,7 @@ class Shown:
 
     run_id: str
     status: str
+    start: int
     host: str
     events: int
     """How many of its record's events it shows for certain."""
@@ -100,6 +101,7 @@ def shown_runs(client: "MlflowClient", experiment: str) -> dict[str, Shown]:
                 runs[record_id] = Shown(
                     run_id=info.run_id,
                     status=info.status,
+                    start=info.start_time,
                     host=tags.get("host", ""),
                     events=int(tags.get(EVENTS_TAG, 0)),
                     deleted=info.lifecycle_stage == "deleted",

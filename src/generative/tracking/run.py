@@ -17,7 +17,7 @@ from generative.tracking.tensorboard import TensorBoardSink
 from generative.tracking.tracker import Tracker
 
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
-LAST_WORDS = 3.0  # seconds that one which was told to stop waits for them
+LAST_WORDS = 4.0  # seconds that one which was told to stop waits for them
 
 
 @contextmanager

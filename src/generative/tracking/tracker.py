@@ -1,5 +1,6 @@
 """The fan-out: events go to the journal, then to every sink; none can hold up or end a run."""
 
+import math
 import queue
 import sys
 import threading
@@ -12,9 +13,10 @@ from typing import ClassVar
 
 from generative.record import Journal, Record, files_in
 from generative.redact import reason, redact
-from generative.tracking.events import Event, RunEnded
+from generative.tracking.events import Event, RunEnded, RunStarted
 
 RETRY = 10.0  # seconds that a sink which failed is left alone
+LAST_CALL = 1.5  # seconds kept for showing how the run ended
 
 
 class Sink(ABC):
@@ -64,10 +66,13 @@ class Tracker:
             lane.queue.put(event)
 
     def close(self, patience: float) -> None:
-        """Wait until every sink has shown everything, at most `patience` seconds."""
-        for lane in self._lanes:
-            lane.queue.put(None)
+        """Wait until every sink has shown everything, at most `patience` seconds.
+
+        Shortly before, a sink that is behind goes on to the run's end: its status is shown in time.
+        """
         deadline = time.monotonic() + patience
+        for lane in self._lanes:
+            lane.finish(deadline)
         for lane in self._lanes:
             lane.join(deadline)
 
@@ -83,8 +88,13 @@ class _Lane:
         self._sink: Sink | None = None
         self._warned = False
         self._retry_at = 0.0
+        self._skip_from = math.inf
         self._thread = threading.Thread(target=self._run, name=sink_class.name, daemon=True)
         self._thread.start()
+
+    def finish(self, deadline: float) -> None:
+        self._skip_from = deadline - LAST_CALL
+        self.queue.put(None)
 
     def join(self, deadline: float) -> None:
         self._thread.join(max(0.0, deadline - time.monotonic()))
@@ -94,11 +104,9 @@ class _Lane:
     def _run(self) -> None:
         events: Iterator[Event] = iter(self.queue.get, None)
         for number, event in enumerate(events):
-            if (
-                self._sink is not None
-                or time.monotonic() >= self._retry_at
-                or isinstance(event, RunEnded)
-            ):
+            moment = time.monotonic()
+            due = moment < self._skip_from and (self._sink or moment >= self._retry_at)
+            if due or isinstance(event, RunEnded):
                 self._show(number, event)
         if self._sink is not None:
             try:
@@ -111,7 +119,8 @@ class _Lane:
             if self._sink is None:
                 sink = self._sink_class(self._root)
                 for past in self._past(number):
-                    sink.handle(past)
+                    if isinstance(past, RunStarted) or time.monotonic() < self._skip_from:
+                        sink.handle(past)
                 self._sink = sink
                 if self._warned:
                     print(f"{sink.name} answers again and gets all that it missed.")

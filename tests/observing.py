@@ -1,0 +1,162 @@
+"""What tests look at: MLflow, event files, servers and the output of running programs."""
+
+import csv
+import shutil
+import sqlite3
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+
+from conftest import Workspace
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from generative.record import Record, files_in
+from generative.spool import records_in
+from generative.tracking.events import EpochEnded, ModelSaved, RunStarted
+
+EXPERIMENT = "mnist-generative"
+
+
+_forgotten: Counter[Path] = Counter()
+
+
+def client(workspace: Workspace) -> MlflowClient:
+    # MLflow keeps connections by address, also to a file that was deleted: each has its own.
+    folder = f"{workspace.path}{'/.' * _forgotten[workspace.path]}"
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
+def forget_mlflow(workspace: Workspace) -> None:
+    """Delete all that the embedded store has."""
+    for path in workspace.path.glob("mlflow.db*"):
+        path.unlink()
+    shutil.rmtree(workspace.path / "mlruns", ignore_errors=True)
+    _forgotten[workspace.path] += 1
+
+
+def runs(workspace: Workspace, stage: str = "") -> list[Run]:
+    """The workspace's runs, the newest first."""
+    store = client(workspace)
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    return [run for run in found if run.info.run_name.startswith(stage)]
+
+
+def points_in(workspace: Workspace) -> int:
+    """How many metric points the embedded store has by now; it may not be there yet."""
+    address = f"file:{workspace.path / 'mlflow.db'}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as database:
+            return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def everything(workspace: Workspace) -> dict[str, Any]:
+    """All that MLflow shows of each run, by the run's name; MLflow's own ids are left out."""
+    store = client(workspace)
+    found = {run.info.run_id: run for run in runs(workspace)}
+    named = {run_id: run.info.run_name for run_id, run in found.items()}
+    shown: dict[str, Any] = {}
+    for run_id, run in found.items():
+        full = store.get_run(run_id)
+        names = {key: named.get(value, value) for key, value in run.data.tags.items()}
+        model_id = names.pop("model.id", None)
+        images = [file.path for file in store.list_artifacts(run_id, "images")]
+        assert run.info.run_name not in shown, "one run a record"
+        shown[run.info.run_name] = {
+            "params": run.data.params,
+            "tags": names,
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "points": {key: points_of(workspace, run, key) for key in sorted(run.data.metrics)},
+            "images": sorted(name.rpartition("+")[0] for name in images if name.endswith("png")),
+            "data sets": [
+                (entry.dataset.name, entry.dataset.digest) for entry in full.inputs.dataset_inputs
+            ],
+            "models read": len(full.inputs.model_inputs),
+            "model": model_id and _model(store, model_id),
+        }
+    return shown
+
+
+def _model(store: MlflowClient, model_id: str) -> dict[str, Any]:
+    model = store.get_logged_model(model_id)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    return {
+        "status": str(model.status),
+        "params": model.params,
+        "metrics": sorted((m.key, m.value, m.step, m.dataset_digest) for m in model.metrics or ()),
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")),
+    }
+
+
+def points_of(workspace: Workspace, run: Run, metric: str) -> list[tuple[int, float]]:
+    """A metric's points, (step, value), doubled ones twice."""
+    points = client(workspace).get_metric_history(run.info.run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def assert_shown(workspace: Workspace, folder: Path) -> None:
+    """MLflow shows the run of a record once, each point once, with its true status and times."""
+    record = Record(files_in(folder))
+    start, *events = record.events()
+    assert isinstance(start, RunStarted)
+    (run,) = [run for run in runs(workspace) if run.info.run_name == start.id]
+    assert record.end is not None
+    assert (run.info.status, run.info.start_time) == (record.end.status, start.time)
+    epochs = [event for event in events if isinstance(event, EpochEnded)]
+    for name in epochs[0].means if epochs else ():
+        expected = [(epoch.epoch, epoch.means[name]) for epoch in epochs]
+        assert points_of(workspace, run, name) == expected
+    names = [file.path for file in client(workspace).list_artifacts(run.info.run_id, "images")]
+    assert len([name for name in names if name.endswith(".png")]) == len(epochs)
+    if any(isinstance(event, ModelSaved) for event in events):
+        model = client(workspace).get_logged_model(run.data.tags["model.id"])
+        assert str(model.status) == "READY"
+
+
+def spool(workspace: Workspace) -> list[Path]:
+    """The folders of the runs in the spool, the oldest first."""
+    return records_in(workspace.path)
+
+
+def history(workspace: Workspace, model: str) -> list[dict[str, str]]:
+    with (workspace.path / "metrics" / f"{model}_history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def event_files(workspace: Workspace, run: Run) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = workspace.path / "tensorboard" / run.info.run_name
+    everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
+    return EventAccumulator(str(folder), everything).Reload()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def read_until(stream: IO[str], wanted: str) -> None:
+    for line in stream:
+        if wanted in line:
+            return
+    raise AssertionError(f"the output ended without {wanted!r}")
