@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,15 @@ class Workspace:
             text=True,
         )
 
-    def run(self, *command: str, status: int = 0, **environment: str) -> str:
+    def run(
+        self,
+        *command: str,
+        status: int = 0,
+        environment: Mapping[str, str] | None = None,
+        **more: str,
+    ) -> str:
         """Run a command here, expect its exit status, and return what it printed."""
-        with self.start(*command, **environment) as process:
+        with self.start(*command, **{**(environment or {}), **more}) as process:
             output, _ = process.communicate(timeout=280)
         assert process.returncode == status, output
         return output

@@ -11,10 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from conftest import Workspace
-from mlflow import MlflowClient
 from observing import (
-    EXPERIMENT,
-    answers,
     client,
     event_files,
     history,
@@ -24,7 +21,6 @@ from observing import (
     wait_until,
 )
 
-from generative.commands.viewers import free_port
 from generative.record import Journal
 from generative.tracking.events import Dataset, EpochEnded, Event, RunEnded, RunStarted
 from generative.tracking.tracker import Sink, Tracker
@@ -273,37 +269,6 @@ def test_training_does_not_outlive_a_killed_dvc(workspace: Workspace, shell: str
         process.stdout.read()  # ends when nobody holds the pipe any more: training is over too
     (run,) = runs(workspace)
     assert run.info.status == "KILLED"
-
-
-def test_a_real_server_gets_runs_pictures_models_and_figures(
-    workspace: Workspace, tmp_path: Path
-) -> None:
-    port = free_port(5400)
-    address = f"http://127.0.0.1:{port}"
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    with workspace.start(*command) as server:
-        try:
-            wait_until(lambda: answers(f"{address}/health"), 120)
-            for script in ("train_ae", "train_vae", "evaluate"):
-                output = workspace.run("python", f"stages/{script}.py", MLFLOW_TRACKING_URI=address)
-                assert "warning" not in output
-            store = MlflowClient(address)
-            experiment = store.get_experiment_by_name(EXPERIMENT)
-            assert experiment is not None
-            found = store.search_runs([experiment.experiment_id])
-            training = next(run for run in found if run.info.run_name.startswith("train-vae"))
-            assert {run.info.status for run in found} == {"FINISHED"}
-            assert len(store.get_metric_history(training.info.run_id, "Test/Total Loss")) == 2
-            assert "Evaluation/ELBO" in training.data.metrics
-            assert store.list_artifacts(training.info.run_id, "images")
-            model = store.get_logged_model(training.data.tags["model.id"])
-            assert model.status == "READY"
-            assert list((tmp_path / "artifacts").rglob("vae.safetensors"))
-        finally:
-            server.terminate()
-    assert not (workspace.path / "mlflow.db").exists()
 
 
 def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(

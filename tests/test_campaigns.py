@@ -1,0 +1,104 @@
+"""The long campaigns: kills at random moments, many at once, a database that somebody holds."""
+
+import random
+import sqlite3
+import subprocess
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from conftest import Workspace
+from observing import assert_shown, points_in, read_until, runs, spool, wait_until
+
+pytestmark = pytest.mark.slow
+
+TRAIN = ("python", "stages/train_vae.py")
+OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
+
+
+def test_twenty_kills_at_random_moments(workspace: Workspace) -> None:
+    """Some fall into the start, some into training, some into the end; none loses anything."""
+    workspace.set_params(vae__batch_size=1, vae__epochs=6)
+    workspace.run(*TRAIN)
+    undisturbed = [workspace.read(name) for name in OUTS]
+    moments = random.Random(0)
+    ended = 0
+    for _ in range(20):
+        with workspace.start(*TRAIN) as process:
+            try:
+                process.communicate(timeout=moments.uniform(1, 12))
+                ended += 1
+                assert [workspace.read(name) for name in OUTS] == undisturbed
+            except subprocess.TimeoutExpired:
+                process.kill()
+    workspace.run("generative", "sync")
+    assert len(spool(workspace)) == len(runs(workspace, "train-vae"))
+    for folder in spool(workspace):
+        assert_shown(workspace, folder)
+    statuses = [run.info.status for run in runs(workspace, "train-vae")]
+    assert statuses.count("FINISHED") >= ended + 1
+    assert statuses.count("KILLED") >= 5, statuses
+    assert set(statuses) == {"FINISHED", "KILLED"}
+    workspace.run(*TRAIN)
+    assert [workspace.read(name) for name in OUTS] == undisturbed
+
+
+def test_six_trainings_at_once_into_one_missing_database(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    copies = [workspace.copy(tmp_path / f"copy-{number}") for number in range(6)]
+    for seed, copy in enumerate(copies):
+        copy.set_params(seed=seed)
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(copy.start(*TRAIN, DVC_ROOT=str(workspace.path))) for copy in copies
+        ]
+        for process in processes:
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
+            assert "warning" not in output
+            assert "locked" not in output
+    assert len(spool(workspace)) == 6
+    for folder in spool(workspace):
+        assert_shown(workspace, folder)
+    assert {run.data.params["seed"] for run in runs(workspace)} == set("012345")
+    with closing(sqlite3.connect(workspace.path / "mlflow.db")) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM experiments")]
+    assert names.count("mnist-generative") == 1
+
+
+def test_queued_experiments_write_to_the_main_store(workspace: Workspace) -> None:
+    for latent_dim in (2, 3):
+        workspace.run(
+            *("dvc", "exp", "run", "--queue", "-S", f"vae.latent_dim={latent_dim}", "train-vae")
+        )
+    workspace.run("dvc", "queue", "start", "--jobs", "2")
+    wait_until(lambda: workspace.run("dvc", "queue", "status").count("Success") == 2, 240)
+    wait_until(lambda: "0 active, 0 idle" in workspace.run("dvc", "queue", "status"), 120)
+    found = runs(workspace, "train-vae")
+    assert {run.data.params["latent_dim"] for run in found} == {"2", "3"}
+    for folder in spool(workspace):
+        assert_shown(workspace, folder)
+
+
+def test_a_database_that_another_process_holds_for_long(workspace: Workspace) -> None:
+    """MLflow gives up after 20 s; the run does not, and has caught up by its end."""
+    workspace.set_params(vae__batch_size=1, vae__epochs=20)
+    workspace.run(*TRAIN)
+    undisturbed = [workspace.read(name) for name in OUTS]
+    before = points_in(workspace)
+    with workspace.start(*TRAIN) as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "epoch 1/")
+        wait_until(lambda: points_in(workspace) > before)
+        with closing(sqlite3.connect(workspace.path / "mlflow.db", timeout=60)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            read_until(process.stdout, "warning: MLflow is left behind: ")
+            database.rollback()
+        output = process.stdout.read()
+        assert process.wait() == 0, output
+    assert "warning" not in output
+    assert [workspace.read(name) for name in OUTS] == undisturbed
+    workspace.run("generative", "sync")
+    for folder in spool(workspace):
+        assert_shown(workspace, folder)

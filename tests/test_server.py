@@ -1,0 +1,139 @@
+"""Tracking over HTTP: a server on PostgreSQL with users, and servers that go away."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import Workspace
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from observing import EXPERIMENT, read_until
+from servers import POSTGRES, mlflow_server, postgresql
+
+from generative.commands.viewers import free_port
+from generative.record import Record, files_in
+from generative.spool import records_in
+from generative.tracking.events import EpochEnded
+
+PASSWORD = "correct horse battery"
+WRONG = "wrong-staple-7"
+OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
+
+
+def runs_at(address: str) -> list[Run]:
+    """All runs that a server has, the newest first."""
+    store = MlflowClient(address)
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    return list(found)
+
+
+def assert_whole(address: str, folder: Path) -> None:
+    """The server shows the run of a record once, with every point and picture once."""
+    record = Record(files_in(folder))
+    (run,) = [run for run in runs_at(address) if run.info.run_name == record.start.id]
+    assert record.end is not None
+    assert (run.info.status, run.info.end_time) == (record.end.status, record.end.time)
+    epochs = [event for event in record.events() if isinstance(event, EpochEnded)]
+    store = MlflowClient(address)
+    for name in epochs[0].means:
+        points = store.get_metric_history(run.info.run_id, name)
+        assert sorted((point.step, point.value) for point in points) == [
+            (epoch.epoch, epoch.means[name]) for epoch in epochs
+        ]
+    images = [file.path for file in store.list_artifacts(run.info.run_id, "images")]
+    assert len([name for name in images if name.endswith(".png")]) == len(epochs)
+    assert store.get_logged_model(run.data.tags["model.id"]).status == "READY"
+
+
+@pytest.mark.skipif(not POSTGRES, reason="PostgreSQL (Debian's postgresql) is not installed")
+def test_a_server_on_postgresql_with_users(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
+    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
+    auth = ("--app-name", "basic-auth")
+    port = free_port(5400)
+    with (
+        postgresql(tmp_path / "postgresql") as database,
+        mlflow_server(tmp_path, port, database, *auth) as address,
+    ):
+        right = {
+            "MLFLOW_TRACKING_URI": address,
+            "MLFLOW_TRACKING_USERNAME": "admin",
+            "MLFLOW_TRACKING_PASSWORD": PASSWORD,
+        }
+        for script in ("train_vae", "evaluate"):
+            assert "warning" not in workspace.run(
+                "python", f"stages/{script}.py", environment=right
+            )
+        wrong = right | {"MLFLOW_TRACKING_PASSWORD": WRONG}
+        output = workspace.run("python", "stages/train_ae.py", environment=wrong)
+        output += workspace.run("generative", "sync", status=2, environment=wrong)
+        assert output.count("warning: MLflow is left behind: ") == 1
+        assert "error: MLflow's tracking store does not answer (" in output
+
+        in_address = address.replace("http://", "http://admin:hunter22@")
+        by_address = {"MLFLOW_TRACKING_URI": in_address}
+        output += workspace.run("generative", "doctor", status=1, environment=by_address)
+        for place in (".generative", "records", "tensorboard"):
+            for file in (workspace.path / place).rglob("*"):
+                if file.is_file():
+                    content = file.read_bytes()
+                    assert not any(s.encode() in content for s in (WRONG, PASSWORD, "hunter22"))
+        assert not any(secret in output for secret in (WRONG, PASSWORD, "hunter22"))
+
+        output = workspace.run("generative", "sync", environment=right)
+        assert "MLflow: 1 created, 0 completed, 2 already there, 0 failed" in output
+        for folder in records_in(workspace.path):
+            if not folder.name.startswith("evaluate"):
+                assert_whole(address, folder)
+        evaluation, ae, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
+        assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
+        assert vae.data.metrics["Evaluation/ELBO"] == evaluation.data.metrics["vae/ELBO"]
+        assert list((tmp_path / "artifacts").rglob("vae.safetensors"))
+    assert not (workspace.path / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path: Path) -> None:
+    """Back before the end, back after the end, or never: nothing is lost and nothing doubled."""
+    workspace.set_params(vae__batch_size=1, vae__epochs=30)
+    train = ("python", "stages/train_vae.py")
+    workspace.run(*train)
+    undisturbed = [workspace.read(name) for name in OUTS]
+    port = free_port(5450)
+    database = f"sqlite:///{tmp_path / 'server.db'}"
+    environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+
+    for back in ("before the end", "after the end"):
+        with mlflow_server(tmp_path, port, database):
+            process = workspace.start(*train, **environment)
+            assert process.stdout is not None
+            read_until(process.stdout, "epoch 5/")
+        with process:
+            read_until(process.stdout, "warning: MLflow is left behind")
+            if back == "before the end":
+                process.send_signal(signal.SIGSTOP)
+                with mlflow_server(tmp_path, port, database) as address:
+                    process.send_signal(signal.SIGCONT)
+                    output = process.stdout.read()
+                    assert process.wait() == 0
+                    assert "MLflow answers again and gets all that it missed." in output
+                    assert "warning" not in output
+                    assert_whole(address, records_in(workspace.path)[-1])
+            else:  # never, as far as the run can know
+                output = process.stdout.read()
+                assert process.wait() == 0
+                assert "warning" not in output
+        assert [workspace.read(name) for name in OUTS] == undisturbed
+    with mlflow_server(tmp_path, port, database) as address:
+        output = workspace.run("generative", "sync", environment=environment)
+        assert "1 completed" in output
+        for folder in records_in(workspace.path):
+            assert_whole(address, folder)
+    assert os.listdir(workspace.path / "records" / "vae")
