@@ -1,5 +1,6 @@
 """Both user interfaces in a real browser, as a person would look at them."""
 
+import json
 import os
 import re
 import shutil
@@ -113,6 +114,27 @@ def test_tensorboard_shows_scalars_and_images(built: Workspace, page: Page) -> N
         visit(page, f"{address}/#images")
         wait_for_picture(page)
         shoot(page, "tensorboard-images")
+
+
+@needs_chromium
+def test_markup_in_somebody_elses_record_is_shown_as_text(workspace: Workspace, page: Page) -> None:
+    markup = "<img src=x onerror=\"document.title='owned'\">"
+    path = workspace.path / "records" / "vae" / "run.json"
+    start = json.loads(path.read_text())
+    start["params"]["optimizer"] = start["tags"]["git.branch"] = markup
+    path.write_text(json.dumps(start))
+    workspace.run("generative", "sync", "--tensorboard")
+    with viewing(workspace, "mlflow", 5100) as address:
+        run = runs(workspace, "train-vae")[0].info
+        visit(page, f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}")
+        expect(page.get_by_text(markup).first).to_be_visible()
+        shoot(page, "mlflow-markup")
+        assert page.title() != "owned"
+    with viewing(workspace, "tensorboard", 6100) as address:
+        visit(page, f"{address}/#text")
+        expect(page.get_by_text(markup).first).to_be_visible()
+        shoot(page, "tensorboard-markup")
+        assert page.title() != "owned"
 
 
 def test_a_taken_port_is_passed_over(built: Workspace) -> None:

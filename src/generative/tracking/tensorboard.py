@@ -21,7 +21,7 @@ from generative.tracking.events import (
 from generative.tracking.tracker import Sink
 
 if TYPE_CHECKING:
-    from tensorboardX import FileWriter
+    from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.summary_pb2 import Summary
 
 
@@ -33,7 +33,8 @@ def event_folder(root: Path) -> Path:
 class TensorBoardSink(Sink):
     """Writes every step's losses and every epoch's pictures.
 
-    Through tensorboardX's `FileWriter`: its `SummaryWriter` puts underscores into names.
+    Through tensorboardX's `EventsWriter`: its `SummaryWriter` puts underscores into names, and both
+    that and `FileWriter` pass each event through a queue between processes.
     """
 
     name = "TensorBoard"
@@ -41,17 +42,18 @@ class TensorBoardSink(Sink):
 
     def __init__(self, root: Path) -> None:
         self._folder = event_folder(root)
-        self._writer: FileWriter | None = None
+        self._writer: EventsWriter | None = None
 
     def handle(self, event: Event) -> None:
-        from tensorboardX import FileWriter
+        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.summary import text
 
         if isinstance(event, RunStarted):
             folder = self._folder / event.id
             if folder.exists():  # played again: event files only grow, so begin anew
                 shutil.rmtree(folder)
-            self._writer = FileWriter(str(folder))
+            folder.mkdir(parents=True)
+            self._writer = EventsWriter(str(folder / "events"))
         assert self._writer is not None, "a run's first event is RunStarted"
         seconds = event.time / 1000
         match event:
@@ -59,7 +61,7 @@ class TensorBoardSink(Sink):
                 rows = {**event.params, **event.tags, "data set": event.dataset.digest}
                 table = "".join(f"\n| {key} | {_plain(value)} |" for key, value in rows.items())
                 summary = text("Run", f"| key | value |\n|---|---|{table}")
-                self._writer.add_summary(summary, 0, seconds)
+                self._add(summary, 0, seconds)
             case EpochEnded():
                 for split in ("Train", "Test"):
                     columns = {k: v for k, v in event.steps.items() if k.startswith(f"{split}/")}
@@ -67,18 +69,24 @@ class TensorBoardSink(Sink):
                     count = len(next(iter(columns.values())))
                     for number, values in enumerate(steps, start=(event.epoch - 1) * count):
                         row = _scalars(dict(zip(columns, values, strict=True)))
-                        self._writer.add_summary(row, number, seconds)
-                self._writer.add_summary(_images(event.images), event.epoch, seconds)
+                        self._add(row, number, seconds)
+                self._add(_images(event.images), event.epoch, seconds)
             case ModelsEvaluated():
                 for model, figures in event.figures.items():
                     row = _scalars({f"{model}/{name}": value for name, value in figures.items()})
-                    self._writer.add_summary(row, 0, seconds)
-                self._writer.add_summary(_images(event.images), 0, seconds)
+                    self._add(row, 0, seconds)
+                self._add(_images(event.images), 0, seconds)
             case RunEnded():
-                self._writer.add_summary(text("Status", event.status), 0, seconds)
+                self._add(text("Status", event.status), 0, seconds)
             case ModelSaved():
                 pass
         self._writer.flush()
+
+    def _add(self, summary: "Summary", step: int, seconds: float) -> None:
+        from tensorboardX.proto.event_pb2 import Event as FileEvent
+
+        assert self._writer is not None
+        self._writer.write_event(FileEvent(wall_time=seconds, step=step, summary=summary))
 
     def close(self) -> None:
         if self._writer is not None:
