@@ -19,7 +19,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 repro: setup
 	generative check
 	dvc repro
-	generative sync
+	-generative sync
 	@echo
 	@dvc metrics show
 	@echo

@@ -180,7 +180,9 @@ def test_dvc_brings_back_the_results_before_a_failed_run(workspace: Workspace) -
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("sent", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
 def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
     workspace: Workspace, sent: signal.Signals, status: int
