@@ -87,7 +87,7 @@ def train_once(name: str, *, tracked: bool) -> None:
         train(REGISTRY[name])
     else:
         params = Params()
-        setting = prepare_setting(params)
+        setting = prepare_setting(f"train-{name}", params)
         config = params.section(name, REGISTRY[name].config_class)
         model = initialise(REGISTRY[name], config, setting.seed, setting.device)
         for _ in fit(model, setting.data, setting.seed, setting.compute, setting.device):

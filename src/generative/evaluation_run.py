@@ -35,7 +35,7 @@ def evaluate_all() -> None:
         OSError: a file cannot be written.
     """
     params = Params()
-    setting = prepare_setting(params)
+    setting = prepare_setting("evaluate", params)
     config = params.section("evaluate", EvaluationConfig)
     seed, test = setting.seed, setting.data.test
     models = {
@@ -45,7 +45,7 @@ def evaluate_all() -> None:
     digests = {name: sha256(model_path(name)) for name in models}
     histories = {name: _read_history(history_path(name)) for name in models}
     shown = {"seed": seed, **setting.compute.model_dump(), **config.model_dump()}
-    with tracked(setting, "evaluate", record_path("evaluation"), shown, digests) as tracker:
+    with tracked(setting, record_path("evaluation"), shown, digests) as tracker:
         figures = {name: evaluate(model, test, config, seed) for name, model in models.items()}
         pictures = {
             **pictures_of(models, test, config, seed),

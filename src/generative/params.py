@@ -75,6 +75,15 @@ class Params:
         return self._document[name]
 
 
+def read_pipeline(checkout: Path) -> dict[str, Any]:
+    """What dvc.yaml holds.
+
+    Raises:
+        UserError: it is missing or no YAML.
+    """
+    return _read_yaml(checkout / PIPELINE_FILE)
+
+
 def validate(schema: type[S], values: object, source: str, prefix: str = "") -> S:
     """`values` as a `schema`; `source` and `prefix` say where they were read, for the message.
 

@@ -1,54 +1,171 @@
-"""What a run is made from: commit, change, DVC's experiment, machine and versions, as tags."""
+"""What a run is made from: commit and change, dependencies, machine and versions."""
 
 import os
 import platform
+import re
 import subprocess
+import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "numpy", "dvc", "mlflow")
+from generative.files import sha256, sha256_of_folder
+from generative.params import read_pipeline
+from generative.redact import holds_secret
+
+_PACKAGES = ("torch", "numpy", "safetensors", "pillow", "matplotlib", "dvc", "mlflow")
+_CODE = ("src", "stages", "params.yaml", "dvc.yaml", "requirements.lock")
+"""What a run's results can depend on, besides data."""
+_PATCH_LIMIT = 2**20  # bytes
+_LOCK_FILE = Path("requirements.lock")
+
+# Variables that change results: how many threads, which kernels, how exact.
+_NUMERIC = re.compile(
+    r"(OMP|MKL|KMP|GOMP|OPENBLAS|ONEDNN|DNNL|ATEN|TORCH|PYTORCH|CUBLAS|CUDNN|CUDA|NVIDIA)_"
+    r"|PYTHONHASHSEED$"
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run came from."""
+
+    tags: dict[str, str]
+    deps: dict[str, str]
+    """SHA-256 of each of the stage's dependencies, by its path."""
+    patch: bytes
+    """What the code differed by from its commit, as `git apply` takes it."""
 
 
 def collect(
-    checkout: Path, device: torch.device, environment: Mapping[str, str] = os.environ
-) -> dict[str, str]:
-    """The tags that tell where a run came from; what is not known is left out."""
-    commit = _git(checkout, "rev-parse", "HEAD")
-    change = _git(checkout, "status", "--porcelain", "--", "src", "stages", "params.yaml")
+    checkout: Path,
+    stage: str,
+    device: torch.device,
+    environment: Mapping[str, str] = os.environ,
+) -> Origin:
+    """Where a run of `stage` comes from, taken before its work; what is not known is left out."""
+    commit = _line(checkout, "rev-parse", "HEAD")
+    patch, left_out = _change(checkout) if commit else (b"", "")
+    remote = _line(checkout, "remote", "get-url", "origin")
     tags = {
         "git.commit": commit,
-        "git.branch": _git(checkout, "branch", "--show-current"),
-        "git.dirty": None if change is None else str(bool(change)).lower(),
+        "git.branch": _line(checkout, "branch", "--show-current"),
+        "git.remote": re.sub(r"//[^/\s]*@", "//", remote),
+        "git.dirty": str(bool(patch or left_out)).lower() if commit else "",
+        "git.patch": left_out,
         "dvc.stage": environment.get("DVC_STAGE"),
         "dvc.experiment": environment.get("DVC_EXP_NAME"),
         "dvc.baseline": environment.get("DVC_EXP_BASELINE_REV"),
         "python": platform.python_version(),
-        "device.name": device_name(device),
-        **{name: version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "lock.sha256": sha256(checkout / _LOCK_FILE) if (checkout / _LOCK_FILE).exists() else "",
+        **_device(device),
+        **{f"env.{name}": value for name, value in environment.items() if _NUMERIC.match(name)},
+        **{name: _version(name) for name in _PACKAGES},
     }
-    return {key: value for key, value in tags.items() if value}
+    shown = {key: value for key, value in tags.items() if value and not holds_secret(value)}
+    return Origin(shown, hash_deps(checkout, stage), patch)
+
+
+def changed_deps(before: Mapping[str, str], checkout: Path, stage: str) -> tuple[str, ...]:
+    """Dependencies that are no longer what they were: dvc.lock would name what was not run."""
+    now = hash_deps(checkout, stage)
+    return tuple(sorted(name for name in before.keys() | now if before.get(name) != now.get(name)))
+
+
+def hash_deps(checkout: Path, stage: str) -> dict[str, str]:
+    """SHA-256 of each dependency that dvc.yaml gives `stage`, by its path."""
+    paths = [checkout / name for name in read_pipeline(checkout)["stages"][stage]["deps"]]
+    return {
+        str(path.relative_to(checkout)): sha256_of_folder(path) if path.is_dir() else sha256(path)
+        for path in paths
+        if path.exists()
+    }
 
 
 def device_name(device: torch.device) -> str:
     """What the hardware calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
+    return _cpu() or platform.processor() or platform.machine()
+
+
+def _device(device: torch.device) -> dict[str, str]:
+    tags = {
+        "device.name": device_name(device),
+        "cpu.name": _cpu(),
+        "cpu.capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device.type == "cuda":
+        tags |= {
+            "cuda.version": str(torch.version.cuda),
+            "cuda.driver": _driver(),
+            "cuda.cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        }
+    return tags
+
+
+def _cpu() -> str:
+    lines = _read("/proc/cpuinfo").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return names[0] if names else ""
 
 
-def _git(checkout: Path, *arguments: str) -> str | None:
+def _driver() -> str:
+    found = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
+    return found.group(1) if found else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _change(checkout: Path) -> tuple[bytes, str]:
+    """The uncommitted change to the code, new files included; else why it is left out."""
+    code = [name for name in _CODE if (checkout / name).exists()]
+    listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *code)
+    changed = [checkout / name for name in _git(checkout, *listing).decode().split("\0") if name]
+    size = sum(path.stat().st_size for path in changed if path.exists())
+    if size > _PATCH_LIMIT:
+        return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}  # the person's own stays untouched
+        _git(checkout, "read-tree", "HEAD", environment=index)
+        _git(checkout, "add", "--all", "--", *code, environment=index)
+        diff = ("diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "HEAD", "--", *code)
+        patch = _git(checkout, *diff, environment=index)
+    if holds_secret(patch.decode(errors="replace")):
+        return b"", "left out: it holds a password or a token"
+    return patch, ""
+
+
+def _line(checkout: Path, *arguments: str) -> str:
+    return _git(checkout, *arguments).decode(errors="replace").strip()
+
+
+def _git(checkout: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes:
+    """What a Git command prints; nothing where it fails or there is no Git."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True
+            ["git", *arguments],
+            cwd=checkout,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+        return b""
+    return done.stdout

@@ -31,7 +31,7 @@ from generative.tracking.events import (
 )
 
 FORMAT = 1
-START, EVENTS = "run.json", "events.jsonl"
+START, EVENTS, PATCH = "run.json", "events.jsonl", "change.patch"
 LOCK = "lock"
 """Held by the process that runs, while it runs; no part of the record."""
 
@@ -80,6 +80,9 @@ class _Start(_Part):
     tags: dict[Tag, str]
     dataset: _Dataset
     models: dict[Name, Sha256]
+    deps: dict[str, Sha256] = {}
+    patch: Sha256 | None = None
+    """Of the file `change.patch`."""
 
 
 class _Epoch(_Part):
@@ -113,6 +116,7 @@ class _End(_Part):
     status: Status
     message: str
     traceback: str
+    changed: tuple[str, ...] = ()
 
 
 _Line = Annotated[_Epoch | _Model | _Evaluation | _End, Field(discriminator="event")]
@@ -163,7 +167,11 @@ class Journal:
     def _put(self, event: Event) -> int:
         """Write one event; doing it again after a failure is harmless. Returns its line's size."""
         if isinstance(event, RunStarted):
+            patch = hashlib.sha256(event.patch).hexdigest() if event.patch else None
+            if event.patch:
+                write_atomic(self.folder / PATCH, event.patch)
             start = {"format": FORMAT, **vars(event), "dataset": vars(event.dataset)}
+            start["patch"] = patch
             write_atomic(self.folder / START, (json.dumps(start, indent=2) + "\n").encode())
             return 0
         line, files = _as_line(event)
@@ -194,7 +202,7 @@ class Record:
         """
         self._files = files
         content = self._content(START)
-        self.start = _started(content)
+        self.start = self._started(content)
         events = files[EVENTS].read_bytes() if EVENTS in files else b""
         complete, _, rest = events.rpartition(b"\n")
         self.size = len(events) - len(rest)
@@ -227,6 +235,28 @@ class Record:
                     raise RecordRefused(f"{EVENTS}, line {number}: {_first(error)}.") from None
                 yield self._as_event(parsed)
 
+    def _started(self, content: bytes) -> RunStarted:
+        try:
+            document: Any = json.loads(content)
+            version = document["format"]
+        except (ValueError, TypeError, KeyError):
+            raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
+        if isinstance(version, int) and version > FORMAT:
+            raise RecordRefused(
+                f"it has format {version}, and this version reads up to {FORMAT}; update this "
+                "checkout."
+            )
+        try:
+            start = _Start.model_validate_json(content)
+        except ValidationError as error:
+            raise RecordRefused(f"{START}: {_first(error)}.") from None
+        fields = {name: getattr(start, name) for name in _Start.model_fields if name != "format"}
+        fields["dataset"] = Dataset(**dict(start.dataset))
+        fields["patch"] = self._content(PATCH) if start.patch else b""
+        if start.patch and hashlib.sha256(fields["patch"]).hexdigest() != start.patch:
+            raise RecordRefused(f"'{PATCH}' is damaged: its SHA-256 is another.")
+        return RunStarted(**fields)
+
     def _as_event(self, line: _Line) -> Event:
         match line:
             case _Epoch():
@@ -240,7 +270,7 @@ class Record:
             case _Evaluation():
                 return ModelsEvaluated(line.time, line.figures, self._images(line.images))
             case _End():
-                return RunEnded(line.time, line.status, line.message, line.traceback)
+                return _as_end(line)
 
     def _images(self, names: Mapping[str, str]) -> dict[str, Png]:
         return {title: self._image(name) for title, name in names.items()}
@@ -329,30 +359,16 @@ def _image_files(images: Mapping[str, Png], stem: str) -> tuple[dict[str, str], 
     return names, {names[title]: content for title, content in images.items()}
 
 
-def _started(content: bytes) -> RunStarted:
-    try:
-        document: Any = json.loads(content)
-        version = document["format"]
-    except (ValueError, TypeError, KeyError):
-        raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
-    if isinstance(version, int) and version > FORMAT:
-        raise RecordRefused(
-            f"it has format {version}, and this version reads up to {FORMAT}; update this checkout."
-        )
-    try:
-        start = _Start.model_validate_json(content)
-    except ValidationError as error:
-        raise RecordRefused(f"{START}: {_first(error)}.") from None
-    fields = {name: getattr(start, name) for name in _Start.model_fields if name != "format"}
-    return RunStarted(**fields | {"dataset": Dataset(**dict(start.dataset))})
-
-
 def _ended(line: bytes) -> RunEnded | None:
     try:
         end = _End.model_validate_json(line)
     except ValidationError:
         return None
-    return RunEnded(end.time, end.status, end.message, end.traceback)
+    return _as_end(end)
+
+
+def _as_end(line: _End) -> RunEnded:
+    return RunEnded(**{name: getattr(line, name) for name in _End.model_fields if name != "event"})
 
 
 def _time(line: bytes) -> int:

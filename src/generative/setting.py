@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from generative import provenance
 from generative.compute import Compute, prepare
 from generative.mnist import Mnist, load_mnist
 from generative.mnist_files import DATA_DIR
 from generative.params import Params
+from generative.provenance import Origin, collect
 from generative.tracking.events import Dataset
 from generative.workspace import main_root
 
@@ -19,16 +19,17 @@ class Setting:
     """Where a stage runs and what it reads."""
 
     root: Path
+    stage: str
     seed: int
     compute: Compute
     device: torch.device
     data: Mnist
     dataset: Dataset
-    tags: dict[str, str]
+    origin: Origin
 
 
-def prepare_setting(params: Params) -> Setting:
-    """Check and load what every stage needs.
+def prepare_setting(stage: str, params: Params) -> Setting:
+    """Check and load what `stage`, as dvc.yaml names it, needs.
 
     Raises:
         UserError: for bad input.
@@ -37,6 +38,5 @@ def prepare_setting(params: Params) -> Setting:
     root, device = main_root(), prepare(compute)
     data = load_mnist(DATA_DIR, device)
     dataset = Dataset("mnist", data.digest, str(DATA_DIR))
-    return Setting(
-        root, seed, compute, device, data, dataset, provenance.collect(Path.cwd(), device)
-    )
+    origin = collect(Path.cwd(), stage, device)
+    return Setting(root, stage, seed, compute, device, data, dataset, origin)

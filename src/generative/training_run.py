@@ -29,7 +29,7 @@ def train(model_class: type[Model[Any]]) -> None:
     """
     name = model_class.name
     params = Params()
-    setting = prepare_setting(params)
+    setting = prepare_setting(f"train-{name}", params)
     config = params.section(name, model_class.config_class)
     seed, compute, device, data = setting.seed, setting.compute, setting.device, setting.data
     if config.batch_size > len(data.train):
@@ -40,12 +40,12 @@ def train(model_class: type[Model[Any]]) -> None:
     model = initialise(model_class, config, seed, device)
     shown = {"model": name, "seed": seed, **compute.model_dump(), **config.model_dump()}
 
-    where = f"{device.type} ({setting.tags['device.name']})"
-    print(f"train-{name}: {compute.threads} threads, {where}")
+    where = f"{device.type} ({setting.origin.tags['device.name']})"
+    print(f"{setting.stage}: {compute.threads} threads, {where}")
 
     history: list[dict[str, int | float]] = []
     with (
-        tracked(setting, f"train-{name}", record_path(name), shown) as tracker,
+        tracked(setting, record_path(name), shown) as tracker,
         epochs(name, config.epochs) as show,
     ):
         for result in fit(model, data, seed, compute, device):

@@ -33,6 +33,10 @@ class RunStarted:
     dataset: Dataset
     models: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each model file the run reads, by the model's name."""
+    deps: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each dependency of the stage, by its path."""
+    patch: bytes = b""
+    """What the code differed by from its commit, as `git apply` takes it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class RunEnded:
     status: Status
     message: str = ""
     traceback: str = ""
+    changed: tuple[str, ...] = ()
+    """Dependencies that were edited while the run went on."""
 
 
 Event = RunStarted | EpochEnded | ModelSaved | ModelsEvaluated | RunEnded

@@ -85,6 +85,10 @@ class MlflowSink(Sink):
         params = [Param(key, str(value)) for key, value in event.params.items()]
         self._client.log_batch(self._run_id, params=params)
         self._client.log_inputs(self._run_id, [_dataset_input(event.dataset)])
+        self._client.log_dict(self._run_id, dict(event.deps), "provenance/deps.json")
+        if event.patch:
+            patch = event.patch.decode(errors="replace")
+            self._client.log_text(self._run_id, patch, "provenance/change.patch")
         self._points = {
             point for metric in run.data.metrics for point in self._history(self._run_id, metric)
         }
@@ -234,6 +238,8 @@ class MlflowSink(Sink):
     def _end(self, event: RunEnded) -> None:
         if event.message:
             self._client.set_tag(self._run_id, "error", event.message[:5000])
+        if event.changed:
+            self._client.set_tag(self._run_id, "deps.changed", ", ".join(event.changed)[:5000])
         if event.traceback:
             self._client.log_text(self._run_id, event.traceback, "traceback.txt")
         self._client.set_tag(self._run_id, EVENTS_TAG, str(self._events + 1))

@@ -1,11 +1,13 @@
 """One tracked run: begun, watched, and ended with its true status."""
 
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from generative.provenance import changed_deps
 from generative.record import Journal
 from generative.redact import redact
 from generative.setting import Setting
@@ -23,7 +25,6 @@ LAST_WORDS = 4.0  # seconds that one which was told to stop waits for them
 @contextmanager
 def tracked(
     setting: Setting,
-    stage: str,
     record: Path,
     params: Mapping[str, str | int | float | bool],
     models: Mapping[str, str] | None = None,
@@ -32,25 +33,35 @@ def tracked(
 
     One that ends well leaves its sealed record at `record`.
     """
-    with claimed(setting.root, stage) as folder:
+    with claimed(setting.root, setting.stage) as folder:
         journal = Journal(folder)
         tracker = Tracker(journal, setting.root, [TensorBoardSink, MlflowSink])
         patience = PATIENCE
         try:
             tracker.log(
                 RunStarted(
-                    folder.name,
-                    stage,
-                    now(),
-                    host(),
-                    params,
-                    setting.tags,
-                    setting.dataset,
-                    models or {},
+                    id=folder.name,
+                    stage=setting.stage,
+                    time=now(),
+                    host=host(),
+                    params=params,
+                    tags=setting.origin.tags,
+                    dataset=setting.dataset,
+                    models=models or {},
+                    deps=setting.origin.deps,
+                    patch=setting.origin.patch,
                 )
             )
             yield tracker
-            end = RunEnded(now(), "FINISHED")
+            changed = changed_deps(setting.origin.deps, Path.cwd(), setting.stage)
+            if changed:
+                print(
+                    f"warning: {', '.join(changed)} changed while {setting.stage} ran: its results "
+                    "are of what was there before, dvc.lock will say otherwise; run it again with "
+                    f"'dvc repro --force --single-item {setting.stage}'.",
+                    file=sys.stderr,
+                )
+            end = RunEnded(now(), "FINISHED", changed=changed)
             journal.seal(record, end)
         except (KeyboardInterrupt, Terminated):
             end = RunEnded(now(), "KILLED")
