@@ -79,7 +79,7 @@ def train_once(name: str, *, tracked: bool) -> None:
     from generative.outputs import model_path
     from generative.params import Params
     from generative.setting import prepare_setting
-    from generative.training import fit, initialise
+    from generative.training import fit, initialise, make_optimizer
     from generative.training_run import train
 
     started = time.perf_counter()
@@ -90,7 +90,9 @@ def train_once(name: str, *, tracked: bool) -> None:
         setting = prepare_setting(f"train-{name}", params)
         config = params.section(name, REGISTRY[name].config_class)
         model = initialise(REGISTRY[name], config, setting.seed, setting.device)
-        for _ in fit(model, setting.data, setting.seed, setting.compute, setting.device):
+        optimizer = make_optimizer(model)
+        data, seed = setting.data, setting.seed
+        for _ in fit(model, optimizer, data, seed, setting.compute, setting.device):
             pass
         save_model(model, model_path(name))
     print(time.perf_counter() - started)

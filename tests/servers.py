@@ -1,10 +1,11 @@
 """Real servers for tests: MLflow with users, on PostgreSQL; each ends with its context."""
 
 import os
-import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,23 +37,25 @@ def mlflow_server(folder: Path, port: int, database: str, *arguments: str) -> It
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server with its data in `folder`; yields its address."""
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server on an empty database of its own; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        yield from _postgresql(Path(folder))
+
+
+def _postgresql(folder: Path) -> Iterator[str]:
     port = free_port(15432)
-    folder.mkdir()
-    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    user = None
     if os.geteuid() == 0:  # which PostgreSQL refuses to run as
-        entry = pwd.getpwnam(user)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
-        for parent in folder.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
+        user = "postgres"
+        shutil.chown(folder, user)
     data = folder / "data"
 
     def tool(name: str, *arguments: str) -> None:
         subprocess.run(
             [str(POSTGRES[-1] / name), *arguments],
             cwd=folder,
-            user=user if os.geteuid() == 0 else None,
+            user=user,
             check=True,
             stdout=subprocess.DEVNULL,
         )

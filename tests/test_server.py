@@ -48,6 +48,7 @@ def assert_whole(address: str, folder: Path) -> None:
     assert store.get_logged_model(run.data.tags["model.id"]).status == "READY"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not POSTGRES, reason="PostgreSQL (Debian's postgresql) is not installed")
 def test_a_server_on_postgresql_with_users(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -59,7 +60,7 @@ def test_a_server_on_postgresql_with_users(
     auth = ("--app-name", "basic-auth")
     port = free_port(5400)
     with (
-        postgresql(tmp_path / "postgresql") as database,
+        postgresql() as database,
         mlflow_server(tmp_path, port, database, *auth) as address,
     ):
         right = {

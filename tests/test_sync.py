@@ -88,6 +88,7 @@ def test_records_come_from_the_remote_where_the_cache_has_none(
     assert "in neither DVC's cache nor its remote" in output
 
 
+@pytest.mark.slow
 def test_sync_killed_in_the_middle_ends_right_when_started_again(workspace: Workspace) -> None:
     workspace.run("generative", "sync")
     whole = everything(workspace)
@@ -201,6 +202,7 @@ def test_a_store_that_does_not_answer_is_one_sentence(workspace: Workspace) -> N
     assert len(output.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None:
     """The spool's disk fills up in mid-training; the run, its outs and MLflow are whole."""

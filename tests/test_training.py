@@ -15,7 +15,7 @@ from generative.models.ae import AE
 from generative.models.base import Model, ModelConfig
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE
-from generative.training import EpochResult, fit, initialise
+from generative.training import EpochResult, fit, initialise, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -26,6 +26,7 @@ def compute(**changes: Any) -> Compute:
         "threads": 1,
         "precision": "float32",
         "deterministic": True,
+        "checkpoint_every": 1,
     }
     return Compute(**(defaults | changes))
 
@@ -45,7 +46,8 @@ def train(
 ) -> tuple[Model[Any], list[EpochResult]]:
     settings = {key: changes.pop(key) for key in ("precision",) if key in changes}
     model = initialise(model_class, config(model_class, **changes), seed, CPU)
-    return model, list(fit(model, data, seed, compute(**settings), CPU))
+    optimizer = make_optimizer(model)
+    return model, list(fit(model, optimizer, data, seed, compute(**settings), CPU))
 
 
 @pytest.mark.parametrize("model_class", REGISTRY.values())

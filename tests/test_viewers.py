@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,8 +45,11 @@ def viewing(workspace: Workspace, viewer: str, port: int) -> Iterator[str]:
             wait_until(lambda: answers(address), 120)
             yield address
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.stdout.close() if process.stdout else None
+            process.terminate()
+            try:
+                process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:  # TensorBoard hangs in its own end, now and then
+                process.kill()
 
 
 def wait_for_picture(page: Page) -> None:

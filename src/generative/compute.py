@@ -19,6 +19,7 @@ class Compute(Section):
     threads: int = Field(ge=1, le=1024, description="a whole number from 1 to 1024")
     precision: Literal["float32", "tf32", "bf16"] = Field(description="float32, tf32 or bf16")
     deterministic: bool = Field(description="true or false")
+    checkpoint_every: int = Field(ge=1, description="a whole number of epochs, 1 or more")
 
 
 def prepare(compute: Compute) -> torch.device:

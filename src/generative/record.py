@@ -25,6 +25,7 @@ from generative.tracking.events import (
     ModelSaved,
     ModelsEvaluated,
     Png,
+    Resumed,
     RunEnded,
     RunStarted,
     Status,
@@ -85,6 +86,12 @@ class _Start(_Part):
     """Of the file `change.patch`."""
 
 
+class _Resumed(_Part):
+    event: Literal["resumed"] = "resumed"
+    time: int
+    epoch: int
+
+
 class _Epoch(_Part):
     event: Literal["epoch"] = "epoch"
     time: int
@@ -119,7 +126,7 @@ class _End(_Part):
     changed: tuple[str, ...] = ()
 
 
-_Line = Annotated[_Epoch | _Model | _Evaluation | _End, Field(discriminator="event")]
+_Line = Annotated[_Resumed | _Epoch | _Model | _Evaluation | _End, Field(discriminator="event")]
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
 
 
@@ -235,6 +242,10 @@ class Record:
                     raise RecordRefused(f"{EVENTS}, line {number}: {_first(error)}.") from None
                 yield self._as_event(parsed)
 
+    def last_epoch(self) -> int:
+        """The last epoch that is in it, 0 if there is none."""
+        return max((e.epoch for e in self.events() if isinstance(e, EpochEnded)), default=0)
+
     def _started(self, content: bytes) -> RunStarted:
         try:
             document: Any = json.loads(content)
@@ -259,6 +270,8 @@ class Record:
 
     def _as_event(self, line: _Line) -> Event:
         match line:
+            case _Resumed():
+                return Resumed(line.time, line.epoch)
             case _Epoch():
                 images = self._images(line.images)
                 return EpochEnded(line.time, line.epoch, line.steps, line.means, images)
@@ -341,6 +354,8 @@ def _as_line(event: Event) -> tuple[_Line, dict[str, bytes]]:
             names, files = _image_files(event.images, "1")
             figures = {model: dict(values) for model, values in event.figures.items()}
             line = _Evaluation(time=event.time, figures=figures, images=names)
+        case Resumed():
+            line, files = _Resumed(**vars(event)), {}
         case RunEnded():
             line, files = _End(**vars(event)), {}
         case RunStarted():

@@ -3,7 +3,7 @@
 import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,15 +34,22 @@ def host() -> str:
 
 
 @contextmanager
-def claimed(root: Path, stage: str) -> Iterator[Path]:
-    """A new run's folder, its name the run's id; held until the run's process is done or dead.
+def claimed(root: Path, stage: str, wanted: str | None = None) -> Iterator[Path]:
+    """A run's folder, its name the run's id; held until the run's process is done or dead.
 
+    It is that of the run `wanted`, unless that is gone or another process has it; else a new one.
     Where the spool cannot be written, the folder is not made: the journal will say so.
     """
-    folder = _new_folder(root, stage)
+    folder = spool_folder(root) / wanted if wanted else _new_folder(root, stage)
     lock = lock_of(folder)
-    with suppress(OSError):
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        folder = _new_folder(root, stage)
+        lock = lock_of(folder)
         lock.acquire()
+    except OSError:
+        pass
     try:
         yield folder
     finally:

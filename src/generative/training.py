@@ -30,16 +30,30 @@ class EpochResult:
 
 
 def fit(
-    model: Model[Any], data: Mnist, seed: int, compute: Compute, device: torch.device
+    model: Model[Any],
+    optimizer: Optimizer,
+    data: Mnist,
+    seed: int,
+    compute: Compute,
+    device: torch.device,
+    done: int = 0,
 ) -> Iterator[EpochResult]:
     """Train `model` in place, an epoch an item. A function of its arguments and nothing else.
+
+    Args:
+        model: as the `done` epochs before left it.
+        optimizer: likewise.
+        data: both splits, on `device`.
+        seed: of the order of images and of all noise, with the epoch's number.
+        compute: precision.
+        device: where all of it is.
+        done: epochs that are behind the model already.
 
     Raises:
         RunFailed: a loss is no longer finite.
     """
     config = model.config
-    optimizer = make_optimizer(model, config)
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(done + 1, config.epochs + 1):
         order = torch.randperm(
             len(data.train), generator=generator(device, seed, "order", epoch), device=device
         )
@@ -97,8 +111,9 @@ def losses_on(
     return means
 
 
-def make_optimizer(model: Model[Any], config: ModelConfig) -> Optimizer:
-    """The optimizer that `config` names; weight decay is the L2 penalty in all three."""
+def make_optimizer(model: Model[Any]) -> Optimizer:
+    """The optimizer that the model's config names; weight decay is the L2 penalty in all three."""
+    config: ModelConfig = model.config
     settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     match config.optimizer:
         case "adam":

@@ -40,6 +40,15 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """A run that had been stopped goes on from a checkpoint."""
+
+    time: int
+    epoch: int
+    """The last epoch of the checkpoint; later ones are computed again, to the same bits."""
+
+
+@dataclass(frozen=True)
 class EpochEnded:
     """An epoch of training ended."""
 
@@ -84,4 +93,4 @@ class RunEnded:
     """Dependencies that were edited while the run went on."""
 
 
-Event = RunStarted | EpochEnded | ModelSaved | ModelsEvaluated | RunEnded
+Event = RunStarted | Resumed | EpochEnded | ModelSaved | ModelsEvaluated | RunEnded

@@ -21,6 +21,7 @@ from generative.tracking.events import (
     ModelSaved,
     ModelsEvaluated,
     Png,
+    Resumed,
     RunEnded,
     RunStarted,
 )
@@ -58,6 +59,8 @@ class MlflowSink(Sink):
         match event:
             case RunStarted():
                 self._start(event)
+            case Resumed():
+                self._resume()
             case EpochEnded():
                 self._log_points(event.means, event.time, event.epoch)
                 for title, image in event.images.items():
@@ -94,6 +97,12 @@ class MlflowSink(Sink):
         }
         names = [file.path for file in self._client.list_artifacts(self._run_id, "images")]
         self._images = {name.rpartition("+")[0] for name in names if name.endswith(".png")}
+
+    def _resume(self) -> None:
+        """The run had ended, and goes on."""
+        if "error" in self._client.get_run(self._run_id).data.tags:
+            self._client.delete_tag(self._run_id, "error")
+        self._client.update_run(self._run_id, "RUNNING")
 
     def _find(self, record_id: str) -> "Run | None":
         found = self._client.search_runs(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from generative.provenance import changed_deps
-from generative.record import Journal
+from generative.record import Journal, Record, files_in
 from generative.redact import redact
 from generative.setting import Setting
 from generative.spool import claimed, host
@@ -28,30 +28,22 @@ def tracked(
     record: Path,
     params: Mapping[str, str | int | float | bool],
     models: Mapping[str, str] | None = None,
+    stopped: str | None = None,
 ) -> Iterator[Tracker]:
     """A run in the spool, MLflow and TensorBoard: FAILED on an exception, KILLED on a signal.
 
-    One that ends well leaves its sealed record at `record`.
+    One that ends well leaves its sealed record at `record`. `stopped` is the id of a run that is to
+    be gone on with; where another process has it by now, a new run begins: `run_id` tells.
     """
-    with claimed(setting.root, setting.stage) as folder:
-        journal = Journal(folder)
-        tracker = Tracker(journal, setting.root, [TensorBoardSink, MlflowSink])
+    with claimed(setting.root, setting.stage, stopped) as folder:
+        past = Record(files_in(folder)) if folder.name == stopped else None
+        journal = Journal(folder, past.size if past else 0)
+        sinks = [TensorBoardSink, MlflowSink]
+        tracker = Tracker(journal, setting.root, sinks, past.length if past else 0)
         patience = PATIENCE
         try:
-            tracker.log(
-                RunStarted(
-                    id=folder.name,
-                    stage=setting.stage,
-                    time=now(),
-                    host=host(),
-                    params=params,
-                    tags=setting.origin.tags,
-                    dataset=setting.dataset,
-                    models=models or {},
-                    deps=setting.origin.deps,
-                    patch=setting.origin.patch,
-                )
-            )
+            if past is None:
+                tracker.log(_start(folder.name, setting, params, models or {}))
             yield tracker
             changed = changed_deps(setting.origin.deps, Path.cwd(), setting.stage)
             if changed:
@@ -74,6 +66,26 @@ def tracked(
         finally:
             tracker.log(end)
             tracker.close(patience)
+
+
+def _start(
+    run_id: str,
+    setting: Setting,
+    params: Mapping[str, str | int | float | bool],
+    models: Mapping[str, str],
+) -> RunStarted:
+    return RunStarted(
+        id=run_id,
+        stage=setting.stage,
+        time=now(),
+        host=host(),
+        params=params,
+        tags=setting.origin.tags,
+        dataset=setting.dataset,
+        models=models,
+        deps=setting.origin.deps,
+        patch=setting.origin.patch,
+    )
 
 
 def now() -> int:

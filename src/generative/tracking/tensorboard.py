@@ -15,6 +15,7 @@ from generative.tracking.events import (
     ModelSaved,
     ModelsEvaluated,
     Png,
+    Resumed,
     RunEnded,
     RunStarted,
 )
@@ -78,7 +79,7 @@ class TensorBoardSink(Sink):
                 self._add(_images(event.images), 0, seconds)
             case RunEnded():
                 self._add(text("Status", event.status), 0, seconds)
-            case ModelSaved():
+            case ModelSaved() | Resumed():
                 pass
         self._writer.flush()
 

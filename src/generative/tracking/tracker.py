@@ -46,10 +46,22 @@ class Sink(ABC):
 class Tracker:
     """Writes events to the journal and hands them to sinks, each on a thread of its own."""
 
-    def __init__(self, journal: Journal, root: Path, sinks: Sequence[type[Sink]]) -> None:
+    def __init__(
+        self, journal: Journal, root: Path, sinks: Sequence[type[Sink]], past: int = 0
+    ) -> None:
+        """Track a run, of which `past` events are in the journal already."""
         self._journal = journal
         self._journal_failed = False
-        self._lanes = [_Lane(sink, root, journal.folder) for sink in sinks]
+        self._lanes = [_Lane(sink, root, journal.folder, past) for sink in sinks]
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run, and of its record."""
+        return self._journal.folder.name
+
+    def last_epoch(self) -> int:
+        """The last epoch that is in the run's record."""
+        return Record(files_in(self._journal.folder)).last_epoch()
 
     def log(self, event: Event) -> None:
         """Write an event down and queue it for every sink; returns without waiting for a sink."""
@@ -80,11 +92,12 @@ class Tracker:
 class _Lane:
     """One sink's thread. After a failure the sink is made anew and played the record so far."""
 
-    def __init__(self, sink_class: type[Sink], root: Path, record: Path) -> None:
+    def __init__(self, sink_class: type[Sink], root: Path, record: Path, past: int) -> None:
         self.queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._sink_class = sink_class
         self._root = root
         self._record = record
+        self._first = past
         self._sink: Sink | None = None
         self._warned = False
         self._retry_at = 0.0
@@ -103,7 +116,7 @@ class _Lane:
 
     def _run(self) -> None:
         events: Iterator[Event] = iter(self.queue.get, None)
-        for number, event in enumerate(events):
+        for number, event in enumerate(events, start=self._first):
             moment = time.monotonic()
             due = moment < self._skip_from and (self._sink or moment >= self._retry_at)
             if due or isinstance(event, RunEnded):

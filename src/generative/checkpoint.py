@@ -1,0 +1,140 @@
+"""Checkpoints: a training that was stopped goes on where it was, and ends with the same bytes.
+
+Kept under the main repository's root, a folder a run, in one that is named by all that the result
+depends on: a run with another parameter, code, library or kind of device never finds them.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from generative.files import write_atomic
+from generative.models.base import Model
+from generative.record import Record, RecordRefused, files_in
+from generative.spool import is_live, spool_folder, state_folder
+
+History = list[dict[str, int | float]]
+"""Each epoch's losses, and its number as `epoch`."""
+
+_KEY = "generative"
+_KEPT = 2  # of a run: the newest, and the one before it should that be damaged
+_UNFINISHED_KEPT = 5  # of runs that nobody went on with
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a stopped run had got to."""
+
+    run_id: str
+    epoch: int
+    history: History
+    weights: dict[str, Tensor]
+    optimizer: dict[str, dict[str, Tensor]]
+    """What the optimizer holds for each parameter, by the parameter's number."""
+
+    def restore(self, model: Model[Any], optimizer: Optimizer) -> None:
+        """Set both to where they were."""
+        model.load_state_dict(self.weights)
+        state = {int(number): values for number, values in self.optimizer.items()}
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Checkpoints:
+    """The checkpoints of one training: of every run that would come to the same result."""
+
+    def __init__(self, root: Path, identity: object) -> None:
+        """`identity` is all that the result depends on, as JSON values."""
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._root = root
+        self._all = state_folder(root) / "checkpoints"
+        self._folder = self._all / digest[:32]
+
+    def latest(self) -> Checkpoint | None:
+        """The furthest that a run got which no process works on; damaged files are set aside."""
+        for path in sorted(self._folder.glob("*/*.safetensors"), key=_progress, reverse=True):
+            if not self._is_stopped(path.parent.name, int(path.stem)):
+                continue
+            try:
+                return _read(path)
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+                path.rename(path.with_suffix(".damaged"))
+                print(
+                    f"warning: {path} is damaged and set aside; going on from the one before it.",
+                    file=sys.stderr,
+                )
+        return None
+
+    def save(
+        self, run_id: str, epoch: int, history: History, model: Model[Any], optimizer: Optimizer
+    ) -> None:
+        """Write a checkpoint, at once or not at all, and remove those it makes needless."""
+        tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+        for number, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value for name, value in values.items()}
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        header = json.dumps({"run": run_id, "epoch": epoch, "history": history})
+        folder = self._folder / run_id
+        try:
+            write_atomic(folder / f"{epoch:06}.safetensors", save(plain, metadata={_KEY: header}))
+        except OSError as error:
+            print(
+                f"warning: no checkpoint of epoch {epoch} ({error.filename}: {error.strerror}); "
+                "make room: a run that is stopped now goes on from an earlier one.",
+                file=sys.stderr,
+            )
+            return
+        for old in sorted(folder.glob("*.safetensors"))[:-_KEPT]:
+            old.unlink()
+
+    def remove(self, run_id: str) -> None:
+        """Remove a run's checkpoints: it ended well. Those of long abandoned runs go too."""
+        shutil.rmtree(self._folder / run_id, ignore_errors=True)
+        abandoned = sorted(self._all.glob("*/*/"), key=lambda folder: folder.stat().st_mtime)
+        for folder in abandoned[:-_UNFINISHED_KEPT]:
+            if not is_live(spool_folder(self._root) / folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._all.glob("*/"):
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+    def _is_stopped(self, run_id: str, epoch: int) -> bool:
+        """Was that run stopped before its end, and is it on record up to that epoch?"""
+        folder = spool_folder(self._root) / run_id
+        if not folder.is_dir() or is_live(folder):
+            return False
+        try:
+            record = Record(files_in(folder))
+            finished = record.end is not None and record.end.status == "FINISHED"
+            return not finished and record.last_epoch() >= epoch
+        except RecordRefused:
+            return False
+
+
+def _progress(path: Path) -> tuple[str, float]:
+    return path.stem, path.stat().st_mtime
+
+
+def _read(path: Path) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[_KEY])
+        weights: dict[str, Tensor] = {}
+        state: dict[str, dict[str, Tensor]] = {}
+        for name in file.keys():  # noqa: SIM118
+            kind, _, rest = name.partition("/")
+            if kind == "model":
+                weights[rest] = file.get_tensor(name)
+            else:
+                number, _, key = rest.partition("/")
+                state.setdefault(number, {})[key] = file.get_tensor(name)
+    return Checkpoint(header["run"], header["epoch"], header["history"], weights, state)
