@@ -39,6 +39,8 @@ def train(model_class: type[Model[Any]]) -> None:
             f"params.yaml: {name}.batch_size is {config.batch_size}, more than the "
             f"{len(data.train)} training images; make it {len(data.train)} or less."
         )
+    model = initialise(model_class, config, seed, device)
+    optimizer = make_optimizer(model)
     shown = {"model": name, "seed": seed, **compute.model_dump(), **config.model_dump()}
     checkpoints = Checkpoints(setting.root, _identity(setting, shown))
     stopped = checkpoints.latest()
@@ -51,8 +53,6 @@ def train(model_class: type[Model[Any]]) -> None:
         tracked(setting, record_path(name), shown, stopped=wanted) as tracker,
         epochs(name, config.epochs) as show,
     ):
-        model = initialise(model_class, config, seed, device)
-        optimizer = make_optimizer(model)
         history: History = []
         recorded = 0
         if stopped and stopped.run_id == tracker.run_id:
