@@ -25,7 +25,7 @@ from generative.mnist import load_mnist
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
 from generative.record import Journal
-from generative.tracking.events import Dataset, EpochEnded, RunStarted
+from generative.tracking.events import Dataset, EpochEnded, RunEnded, RunStarted
 from generative.training import fit, initialise, make_optimizer
 
 TRAIN = ("python", "stages/train_vae.py")
@@ -175,10 +175,16 @@ def test_a_checkpoint_holds_all_that_training_needs(
 
 
 def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
-    for number in range(8):
+    dataset = Dataset("mnist", "digest", "data")
+    for number in range(9):
+        name = f"run-{number}"
+        journal = Journal(tmp_path / ".generative" / "spool" / name)
+        journal.write(RunStarted(name, "train-ae", 0, "host", {}, {}, dataset))
+        if number == 8:
+            journal.write(RunEnded(1, "FINISHED"))
         folder = tmp_path / ".generative" / "checkpoints" / f"identity-{number}" / f"run-{number}"
         folder.mkdir(parents=True)
         os.utime(folder, (number, number))
     Checkpoints(tmp_path, "mine").remove("run-x")
     left = {path.name for path in (tmp_path / ".generative" / "checkpoints").glob("*/*")}
-    assert left == {f"run-{number}" for number in range(3, 8)}
+    assert left == {f"run-{number}" for number in range(3, 8)}, "the last five that may go on"

@@ -63,7 +63,8 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The furthest that a run got which no process works on; damaged files are set aside."""
         for path in sorted(self._folder.glob("*/*.safetensors"), key=_progress, reverse=True):
-            if not self._is_stopped(path.parent.name, int(path.stem)):
+            run_id, epoch = path.parent.name, int(path.stem)
+            if is_live(spool_folder(self._root) / run_id) or not self._may_go_on(run_id, epoch):
                 continue
             try:
                 return _read(path)
@@ -98,21 +99,20 @@ class Checkpoints:
             old.unlink()
 
     def remove(self, run_id: str) -> None:
-        """Remove a run's checkpoints: it ended well. Those of long abandoned runs go too."""
+        """Remove a run's checkpoints: it ended well. Those that nobody will need go too."""
         shutil.rmtree(self._folder / run_id, ignore_errors=True)
-        abandoned = sorted(self._all.glob("*/*/"), key=lambda folder: folder.stat().st_mtime)
-        for folder in abandoned[:-_UNFINISHED_KEPT]:
+        folders = sorted(self._all.glob("*/*/"), key=lambda folder: folder.stat().st_mtime)
+        useful = [folder for folder in folders if self._may_go_on(folder.name)]
+        for folder in {*folders} - {*useful[-_UNFINISHED_KEPT:]}:
             if not is_live(spool_folder(self._root) / folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in self._all.glob("*/"):
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
-    def _is_stopped(self, run_id: str, epoch: int) -> bool:
-        """Was that run stopped before its end, and is it on record up to that epoch?"""
+    def _may_go_on(self, run_id: str, epoch: int = 0) -> bool:
+        """Is that run on record up to that epoch, and did it not finish?"""
         folder = spool_folder(self._root) / run_id
-        if not folder.is_dir() or is_live(folder):
-            return False
         try:
             record = Record(files_in(folder))
             finished = record.end is not None and record.end.status == "FINISHED"

@@ -43,7 +43,7 @@ def claimed(root: Path, stage: str, wanted: str | None = None) -> Iterator[Path]
     folder = spool_folder(root) / wanted if wanted else _new_folder(root, stage)
     lock = lock_of(folder)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=1.0)  # sync and reap hold it for a moment, to see who lives
     except Timeout:
         folder = _new_folder(root, stage)
         lock = lock_of(folder)
@@ -76,6 +76,8 @@ def lock_of(folder: Path) -> FileLock:
 
 def is_live(folder: Path) -> bool:
     """Does a process still work on the run in `folder`?"""
+    if not folder.is_dir():
+        return False
     try:
         with lock_of(folder).acquire(blocking=False):
             return False
