@@ -34,6 +34,30 @@ def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
             yield label, None if files is None or _missing(files) else files
 
 
+def record_at(root: Path, revision: str, path: str) -> Files | None:
+    """The files of the record at `path` in a commit, branch, tag or DVC experiment."""
+    from dvc.repo import Repo
+
+    commit = _commit(root, revision)
+    document = yaml.load(_git(root, "show", f"{commit}:./dvc.lock"), Loader=yaml.CSafeLoader) or {}
+    outs = [out for stage in document.get("stages", {}).values() for out in stage.get("outs", [])]
+    oids = [out["md5"] for out in outs if out["path"] == path and "md5" in out]
+    if not oids:
+        return None
+    with Repo(str(root)) as repo:
+        _fetch(repo, oids)
+        _fetch(repo, _missing(_files(repo, oids[0])))
+        files = _files(repo, oids[0])
+    return None if files is None or _missing(files) else files
+
+
+def _commit(root: Path, revision: str) -> str:
+    """A revision's commit; DVC keeps experiments as refs that end with their names."""
+    refs = _git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
+    names = [ref for ref in refs if ref.rpartition("/")[2] == revision]
+    return names[0] if names else revision
+
+
 def _hashes(repo: "Repo", root: Path) -> dict[str, str]:
     """The hash of every record, with where it was found first."""
     stages: list[tuple[str, dict[str, Any]]] = []

@@ -32,6 +32,15 @@ def main() -> None:
     )
     commands.add_parser("reap", help="close as KILLED the runs here whose process is gone")
     commands.add_parser("doctor", help="is everything as it should be, and if not, what to do?")
+    differ = commands.add_parser("compare", help="why do two runs differ?")
+    for name in ("first", "second"):
+        differ.add_argument(
+            name, help="a run's name or MLflow id, a record's folder, or REVISION:ae"
+        )
+    differ.add_argument(
+        "--tolerance", type=float, default=1e-3, help="relative, default 0.001: equal up to that"
+    )
+    differ.add_argument("--json", action="store_true", help="print it as JSON")
     arguments = parser.parse_args()
     match arguments.command:
         case "check":
@@ -50,6 +59,12 @@ def main() -> None:
             from generative.commands.doctor import doctor
 
             sys.exit(exit_status(doctor))
+        case "compare":
+            from generative.commands.compare import show_comparison
+
+            names = arguments.first, arguments.second
+            tolerance, as_json = arguments.tolerance, arguments.json
+            sys.exit(exit_status(lambda: show_comparison(*names, tolerance, as_json)))
         case name:
             from generative.commands.viewers import view
 

@@ -1,0 +1,94 @@
+"""`generative compare A B`: why do two runs differ?"""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from generative.comparison import Comparison, MetricDifference, Pair, compare
+from generative.lookup import find_record
+from generative.workspace import main_root
+
+_CODE = ("src", "stages", "dvc.yaml", "requirements.lock")
+
+
+def show_comparison(first: str, second: str, tolerance: float, as_json: bool) -> None:
+    """Print all that differs between two runs, and the verdict.
+
+    Raises:
+        UserError: a run is not known, or its record is gone or damaged.
+    """
+    root = main_root()
+    records = find_record(root, first), find_record(root, second)
+    found = compare(*records, tolerance)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    names = records[0].start.id, records[1].start.id
+    console = Console(highlight=False, markup=False)
+    if found.commits:
+        stat = _diff_stat(root, found.commits)
+        console.print(f"Commits: {found.commits[0]}, {found.commits[1]}\n{stat}".rstrip())
+    for title, differences in (
+        ("Code (SHA-256)", found.code),
+        ("Params", found.params),
+        ("Data (SHA-256)", found.data),
+        ("Environment", found.environment),
+    ):
+        if differences:
+            console.print(_pairs(title, names, differences))
+    if found.metrics:
+        console.print(_metrics(names, found.metrics))
+    if found.model:
+        console.print(_pairs("Model (SHA-256)", names, {"model": found.model}))
+    console.print(_sentence(found))
+
+
+def _sentence(found: Comparison) -> str:
+    if found.verdict == "bit-identical":
+        return "Verdict: bit-identical: every metric at every step, and the model."
+    largest = max((metric.largest for metric in found.metrics.values()), default=0.0)
+    return (
+        f"Verdict: {found.verdict}: the largest relative difference of an epoch's figures is "
+        f"{largest:.2g}, the tolerance {found.tolerance:.2g}."
+    )
+
+
+def _pairs(title: str, names: tuple[str, str], differences: Mapping[str, Pair]) -> Table:
+    table = Table("", *names, title=title, title_justify="left")
+    for key, values in differences.items():
+        table.add_row(key, *("-" if value is None else _short(str(value)) for value in values))
+    return table
+
+
+def _short(text: str) -> str:
+    """A hash by its beginning, other text whole."""
+    return text[:12] if len(text) in (40, 64) and set(text) <= set("0123456789abcdef") else text
+
+
+def _metrics(names: tuple[str, str], differences: Mapping[str, MetricDifference]) -> Table:
+    table = Table("", "first differs at", *names, "at the end", "", "largest, relative")
+    table.title, table.title_justify = "Metrics", "left"
+    for name, metric in differences.items():
+        place = f"epoch {metric.epoch}" if metric.epoch else "the evaluation"
+        if metric.step is not None:
+            place += f", step {metric.step}"
+        values = [_figure(value) for value in (*metric.first, *metric.last)]
+        table.add_row(name, place, *values, f"{metric.largest:.2g}")
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.7g}"
+
+
+def _diff_stat(root: Path, commits: Pair) -> str:
+    """What Git says of the code between two commits; nothing where it lacks one of them."""
+    if None in commits:
+        return ""
+    command = ["git", "diff", "--stat", "--no-color", *commits, "--", *_CODE]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout

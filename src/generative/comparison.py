@@ -1,0 +1,183 @@
+"""Why two runs differ: what went into them, then what came out, then the verdict."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from generative.record import Record
+from generative.tracking.events import (
+    EpochEnded,
+    Event,
+    ModelSaved,
+    ModelsEvaluated,
+    RunStarted,
+)
+
+Verdict = Literal["bit-identical", "equal within tolerance", "different"]
+Pair = tuple[Any, Any]
+"""A value in the first run and in the second; None where it has none."""
+
+_NOT_ENVIRONMENT = ("git.", "dvc.")
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """Where and by how much a metric of two runs differs."""
+
+    epoch: int
+    """The first epoch in which it does; 0 for an evaluation's figure."""
+    step: int | None
+    """The first step of that epoch, from 1; None where there are no steps."""
+    first: Pair
+    """The values there."""
+    last: Pair
+    """The last epoch's means."""
+    largest: float
+    """The largest relative difference of an epoch's mean: |a - b| / max(|a|, |b|)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that differs between two runs, and nothing else."""
+
+    commits: Pair | None
+    code: dict[str, Pair]
+    """SHA-256 of each code file that differs, by its path."""
+    params: dict[str, Pair]
+    data: dict[str, Pair]
+    environment: dict[str, Pair]
+    metrics: dict[str, MetricDifference]
+    model: Pair | None
+    """SHA-256 of the models, if they differ."""
+    tolerance: float
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        """As values that JSON has."""
+        return asdict(self)
+
+
+def compare(first: Record, second: Record, tolerance: float) -> Comparison:
+    """Compare two runs by their records.
+
+    Args:
+        first: one run.
+        second: the other.
+        tolerance: the largest relative difference of figures that still counts as equal.
+
+    Raises:
+        RecordRefused: a record is damaged.
+    """
+    events = list(first.events()), list(second.events())
+    a, b = first.start, second.start
+    model = _models(events[0]), _models(events[1])
+    metrics = _metric_differences(*events)
+    return Comparison(
+        commits=_pair(a.tags.get("git.commit"), b.tags.get("git.commit")),
+        code=_differences(_code(a), _code(b)),
+        params=_differences(a.params, b.params),
+        data=_differences(_data(a), _data(b)),
+        environment=_differences(_environment(a), _environment(b)),
+        metrics=metrics,
+        model=_pair(*model),
+        tolerance=tolerance,
+        verdict=_verdict(metrics.values(), model, tolerance),
+    )
+
+
+def _verdict(differences: Iterable[MetricDifference], models: Pair, tolerance: float) -> Verdict:
+    largest = max((difference.largest for difference in differences), default=None)
+    if largest is None and models[0] == models[1]:
+        return "bit-identical"
+    return "equal within tolerance" if (largest or 0.0) <= tolerance else "different"
+
+
+def _code(start: RunStarted) -> dict[str, str]:
+    return {path: digest for path, digest in start.deps.items() if path.endswith(".py")}
+
+
+def _data(start: RunStarted) -> dict[str, str]:
+    """What the run read besides code: the data set, models, histories."""
+    read = {path: digest for path, digest in start.deps.items() if not path.endswith(".py")}
+    return read | {f"{start.dataset.name} (digest)": start.dataset.digest}
+
+
+def _environment(start: RunStarted) -> dict[str, str]:
+    tags = {
+        name: value for name, value in start.tags.items() if not name.startswith(_NOT_ENVIRONMENT)
+    }
+    return tags | {"host": start.host}
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:
+    return {
+        key: (first.get(key), second.get(key))
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    }
+
+
+def _pair(first: Any, second: Any) -> Pair | None:
+    return None if first == second else (first, second)
+
+
+def _models(events: Iterable[Event]) -> str | None:
+    digests = [event.sha256 for event in events if isinstance(event, ModelSaved)]
+    return digests[-1] if digests else None
+
+
+def _metric_differences(first: list[Event], second: list[Event]) -> dict[str, MetricDifference]:
+    series = _series(first), _series(second)
+    names = sorted(series[0].keys() | series[1].keys())
+    found = {name: _difference(series[0].get(name, {}), series[1].get(name, {})) for name in names}
+    return {name: difference for name, difference in found.items() if difference is not None}
+
+
+_Series = dict[int, tuple[float, list[float]]]
+"""A metric's mean and its value at each step, by epoch."""
+
+
+def _series(events: Iterable[Event]) -> dict[str, _Series]:
+    series: dict[str, _Series] = {}
+    for event in events:
+        if isinstance(event, EpochEnded):
+            for name, mean in event.means.items():
+                series.setdefault(name, {})[event.epoch] = mean, event.steps.get(name, [])
+        elif isinstance(event, ModelsEvaluated):
+            for model, figures in event.figures.items():
+                for name, value in figures.items():
+                    series[f"{model}/{name}"] = {0: (value, [])}
+    return series
+
+
+def _difference(first: _Series, second: _Series) -> MetricDifference | None:
+    epochs = sorted(first.keys() | second.keys())
+    different = [epoch for epoch in epochs if first.get(epoch) != second.get(epoch)]
+    if not different:
+        return None
+    epoch = different[0]
+    step, values = _first_step(first.get(epoch), second.get(epoch))
+    means = [(_mean(first, epoch), _mean(second, epoch)) for epoch in epochs]
+    return MetricDifference(epoch, step, values, means[-1], max(_relative(a, b) for a, b in means))
+
+
+def _first_step(
+    first: tuple[float, list[float]] | None, second: tuple[float, list[float]] | None
+) -> tuple[int | None, Pair]:
+    """The first step at which an epoch differs, and the values there."""
+    if first and second:
+        for number, (a, b) in enumerate(zip(first[1], second[1], strict=False), start=1):
+            if a != b:
+                return number, (a, b)
+    return None, (first[0] if first else None, second[0] if second else None)
+
+
+def _mean(series: _Series, epoch: int) -> float | None:
+    return series[epoch][0] if epoch in series else None
+
+
+def _relative(first: float | None, second: float | None) -> float:
+    if first is None or second is None:
+        return float("inf")
+    largest = max(abs(first), abs(second))
+    return abs(first - second) / largest if largest else 0.0
