@@ -12,6 +12,7 @@ from generative.comparison import Comparison, MetricDifference, Pair, compare
 from generative.lookup import find_record
 from generative.workspace import main_root
 
+_PAGE = 200  # columns
 _CODE = ("src", "stages", "dvc.yaml", "requirements.lock")
 
 
@@ -28,7 +29,9 @@ def show_comparison(first: str, second: str, tolerance: float, as_json: bool) ->
         print(json.dumps(found.as_json(), indent=2))
         return
     names = records[0].start.id, records[1].start.id
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PAGE  # nobody's window: let no value be cut off
     if found.commits:
         stat = _diff_stat(root, found.commits)
         console.print(f"Commits: {found.commits[0]}, {found.commits[1]}\n{stat}".rstrip())
