@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,9 @@ def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
 
     with Repo(str(root)) as repo:
         hashes = _hashes(repo, root)
-        _fetch(repo, hashes)  # the listings, then what they list
-        listed = {oid: _files(repo, oid) for oid in hashes}
-        _fetch(repo, {oid for files in listed.values() for oid in _missing(files)})
+        had = _have(repo, hashes)
         for oid, label in hashes.items():
-            files = _files(repo, oid)
-            yield label, None if files is None or _missing(files) else files
+            yield label, had[oid]
 
 
 def record_at(root: Path, revision: str, path: str) -> Files | None:
@@ -45,10 +42,7 @@ def record_at(root: Path, revision: str, path: str) -> Files | None:
     if not oids:
         return None
     with Repo(str(root)) as repo:
-        _fetch(repo, oids)
-        _fetch(repo, _missing(_files(repo, oids[0])))
-        files = _files(repo, oids[0])
-    return None if files is None or _missing(files) else files
+        return _have(repo, oids)[oids[0]]
 
 
 def _commit(root: Path, revision: str) -> str:
@@ -84,6 +78,14 @@ def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
         blob, _, path = line.partition(" ")
         if path.endswith("dvc.lock"):
             yield f"a dvc.lock in Git ({blob[:10]})", _git(root, "cat-file", "blob", blob)
+
+
+def _have(repo: "Repo", oids: Collection[str]) -> dict[str, Files | None]:
+    """The files of the records with those hashes, fetched if need be; None for what is nowhere."""
+    _fetch(repo, oids)  # the listings, then what they list
+    listed = {oid: _files(repo, oid) for oid in oids}
+    _fetch(repo, {oid for files in listed.values() for oid in _missing(files)})
+    return {oid: None if _missing(files) else files for oid, files in listed.items()}
 
 
 def _files(repo: "Repo", oid: str) -> Files | None:
