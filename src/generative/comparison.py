@@ -10,6 +10,7 @@ from generative.tracking.events import (
     Event,
     ModelSaved,
     ModelsEvaluated,
+    Png,
     RunStarted,
 )
 
@@ -49,6 +50,10 @@ class Comparison:
     metrics: dict[str, MetricDifference]
     model: Pair | None
     """SHA-256 of the models, if they differ."""
+    outs: dict[str, Pair]
+    """SHA-256 of what the stages wrote, by path, where both records have it and it differs."""
+    pictures: dict[str, int]
+    """The first epoch whose picture differs, by the picture's title; 0 for an evaluation's."""
     tolerance: float
     verdict: Verdict
 
@@ -72,6 +77,10 @@ def compare(first: Record, second: Record, tolerance: float) -> Comparison:
     a, b = first.start, second.start
     model = _models(events[0]), _models(events[1])
     metrics = _metric_differences(*events)
+    outs = _outs(first), _outs(second)
+    common = outs[0].keys() & outs[1].keys()
+    pictures = _pictures(events[0]), _pictures(events[1])
+    files = _differences(*({path: own[path] for path in common} for own in outs))
     return Comparison(
         commits=_pair(a.tags.get("git.commit"), b.tags.get("git.commit")),
         code=_differences(_code(a), _code(b)),
@@ -80,16 +89,24 @@ def compare(first: Record, second: Record, tolerance: float) -> Comparison:
         environment=_differences(_environment(a), _environment(b)),
         metrics=metrics,
         model=_pair(*model),
+        outs=files,
+        pictures=_first_epochs(*pictures),
         tolerance=tolerance,
-        verdict=_verdict(metrics.values(), model, tolerance),
+        verdict=_verdict(metrics, bool(model[0] != model[1] or files), tolerance),
     )
 
 
-def _verdict(differences: Iterable[MetricDifference], models: Pair, tolerance: float) -> Verdict:
-    largest = max((difference.largest for difference in differences), default=None)
-    if largest is None and models[0] == models[1]:
+def largest_of(metrics: Mapping[str, MetricDifference]) -> float:
+    """The largest relative difference of any metric."""
+    return max((metric.largest for metric in metrics.values()), default=0.0)
+
+
+def _verdict(
+    metrics: Mapping[str, MetricDifference], files_differ: bool, tolerance: float
+) -> Verdict:
+    if not metrics and not files_differ:
         return "bit-identical"
-    return "equal within tolerance" if (largest or 0.0) <= tolerance else "different"
+    return "equal within tolerance" if largest_of(metrics) <= tolerance else "different"
 
 
 def _code(start: RunStarted) -> dict[str, str]:
@@ -124,6 +141,32 @@ def _pair(first: Any, second: Any) -> Pair | None:
 def _models(events: Iterable[Event]) -> str | None:
     digests = [event.sha256 for event in events if isinstance(event, ModelSaved)]
     return digests[-1] if digests else None
+
+
+def _outs(record: Record) -> Mapping[str, str]:
+    return record.end.outs if record.end else {}
+
+
+def _pictures(events: Iterable[Event]) -> dict[tuple[str, int], Png]:
+    """Every picture, by title and epoch."""
+    found: dict[tuple[str, int], Png] = {}
+    for event in events:
+        if isinstance(event, EpochEnded):
+            found |= {(title, event.epoch): image for title, image in event.images.items()}
+        elif isinstance(event, ModelsEvaluated):
+            found |= {(title, 0): image for title, image in event.images.items()}
+    return found
+
+
+def _first_epochs(
+    first: Mapping[tuple[str, int], Png], second: Mapping[tuple[str, int], Png]
+) -> dict[str, int]:
+    """The first epoch of each title whose pictures differ."""
+    found: dict[str, int] = {}
+    for title, epoch in sorted(first.keys() | second.keys(), key=lambda key: key[1]):
+        if first.get((title, epoch)) != second.get((title, epoch)):
+            found.setdefault(title, epoch)
+    return found
 
 
 def _metric_differences(first: list[Event], second: list[Event]) -> dict[str, MetricDifference]:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 EVALUATION_FILE = Path("metrics/evaluation.json")
 PICTURES_DIR = Path("metrics/pictures")
+RECORDS = "records/"
+"""Where stages put their runs' records."""
 
 
 def model_path(model: str) -> Path:
@@ -23,4 +25,4 @@ def history_path(model: str) -> Path:
 
 def record_path(what: str) -> Path:
     """The sealed record of the run that made a model, or of the evaluation."""
-    return Path("records") / what
+    return Path(RECORDS) / what

@@ -3,22 +3,22 @@
 import os
 import platform
 import re
-import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from generative.files import sha256, sha256_of_folder
+from generative.files import sha256_of
+from generative.git import CODE, git
+from generative.outputs import RECORDS
 from generative.params import read_pipeline
 from generative.redact import holds_secret
 
 _PACKAGES = ("torch", "numpy", "safetensors", "pillow", "matplotlib", "dvc", "mlflow")
-_CODE = ("src", "stages", "params.yaml", "dvc.yaml", "requirements.lock")
-"""What a run's results can depend on, besides data."""
 _PATCH_LIMIT = 2**20  # bytes
 _LOCK_FILE = Path("requirements.lock")
 
@@ -61,7 +61,7 @@ def collect(
         "dvc.baseline": environment.get("DVC_EXP_BASELINE_REV"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "lock.sha256": sha256(checkout / _LOCK_FILE) if (checkout / _LOCK_FILE).exists() else "",
+        "lock.sha256": sha256_of(checkout / _LOCK_FILE) if (checkout / _LOCK_FILE).exists() else "",
         **_device(device),
         **{f"env.{name}": value for name, value in environment.items() if _NUMERIC.match(name)},
         **{name: _version(name) for name in _PACKAGES},
@@ -78,12 +78,19 @@ def changed_deps(before: Mapping[str, str], checkout: Path, stage: str) -> tuple
 
 def hash_deps(checkout: Path, stage: str) -> dict[str, str]:
     """SHA-256 of each dependency that dvc.yaml gives `stage`, by its path."""
-    paths = [checkout / name for name in read_pipeline(checkout)["stages"][stage]["deps"]]
-    return {
-        str(path.relative_to(checkout)): sha256_of_folder(path) if path.is_dir() else sha256(path)
-        for path in paths
-        if path.exists()
-    }
+    return _hashes(checkout, read_pipeline(checkout)["stages"][stage]["deps"])
+
+
+def hash_outs(checkout: Path, stage: str) -> dict[str, str]:
+    """SHA-256 of all that dvc.yaml has `stage` write, its record excepted, by its path."""
+    names = outs_of(read_pipeline(checkout)["stages"][stage])
+    return _hashes(checkout, [name for name in names if not name.startswith(RECORDS)])
+
+
+def outs_of(stage: Mapping[str, Any]) -> list[str]:
+    """The paths of a stage's outs, metrics and plots; an entry may be a path with settings."""
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
 def device_name(device: torch.device) -> str:
@@ -135,37 +142,26 @@ def _version(package: str) -> str:
 
 def _change(checkout: Path) -> tuple[bytes, str]:
     """The uncommitted change to the code, new files included; else why it is left out."""
-    code = [name for name in _CODE if (checkout / name).exists()]
+    code = [name for name in CODE if (checkout / name).exists()]
     listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *code)
-    changed = [checkout / name for name in _git(checkout, *listing).decode().split("\0") if name]
+    changed = [checkout / name for name in git(checkout, *listing).decode().split("\0") if name]
     size = sum(path.stat().st_size for path in changed if path.exists())
     if size > _PATCH_LIMIT:
         return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}  # the person's own stays untouched
-        _git(checkout, "read-tree", "HEAD", environment=index)
-        _git(checkout, "add", "--all", "--", *code, environment=index)
+        git(checkout, "read-tree", "HEAD", environment=index)
+        git(checkout, "add", "--all", "--", *code, environment=index)
         diff = ("diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "HEAD", "--", *code)
-        patch = _git(checkout, *diff, environment=index)
+        patch = git(checkout, *diff, environment=index)
     if holds_secret(patch.decode(errors="replace")):
         return b"", "left out: it holds a password or a token"
     return patch, ""
 
 
 def _line(checkout: Path, *arguments: str) -> str:
-    return _git(checkout, *arguments).decode(errors="replace").strip()
+    return git(checkout, *arguments).decode(errors="replace").strip()
 
 
-def _git(checkout: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes:
-    """What a Git command prints; nothing where it fails or there is no Git."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=checkout,
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return b""
-    return done.stdout
+def _hashes(checkout: Path, names: Iterable[str]) -> dict[str, str]:
+    return {name: sha256_of(checkout / name) for name in names if (checkout / name).exists()}

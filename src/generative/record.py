@@ -124,6 +124,7 @@ class _End(_Part):
     message: str
     traceback: str
     changed: tuple[str, ...] = ()
+    outs: dict[Key, Sha256] = {}
 
 
 _Line = Annotated[_Resumed | _Epoch | _Model | _Evaluation | _End, Field(discriminator="event")]
@@ -230,6 +231,17 @@ class Record:
             RecordRefused: a line or a file it names is damaged, missing or not to be trusted.
         """
         yield self.start
+        yield from map(self._as_event, self._lines())
+
+    def last_epoch(self) -> int:
+        """The last epoch that is in it, 0 if there is none.
+
+        Raises:
+            RecordRefused: a line is damaged.
+        """
+        return max((line.epoch for line in self._lines() if isinstance(line, _Epoch)), default=0)
+
+    def _lines(self) -> Iterator[_Line]:
         if EVENTS not in self._files:
             return
         with self._files[EVENTS].open("rb") as file:
@@ -237,14 +249,9 @@ class Record:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    parsed = _LINE.validate_json(line)
+                    yield _LINE.validate_json(line)
                 except ValidationError as error:
                     raise RecordRefused(f"{EVENTS}, line {number}: {_first(error)}.") from None
-                yield self._as_event(parsed)
-
-    def last_epoch(self) -> int:
-        """The last epoch that is in it, 0 if there is none."""
-        return max((e.epoch for e in self.events() if isinstance(e, EpochEnded)), default=0)
 
     def _started(self, content: bytes) -> RunStarted:
         try:

@@ -1,19 +1,27 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
+from generative.audit import Discrepancy, audit
 from generative.errors import UserError
 from generative.record import START, Files, Record, RecordRefused, files_in
 from generative.redact import reason
 from generative.spool import close_if_gone, is_live, records_in, state_folder
 from generative.tracking.events import Event, RunEnded
 from generative.tracking.mlflow import MlflowSink
-from generative.tracking.mlflow_store import Shown, connect, shown_runs
+from generative.tracking.mlflow_store import (
+    Shown,
+    connect,
+    database_of,
+    is_embedded,
+    shown_runs,
+    tracking_uri,
+)
 from generative.tracking.tensorboard import TensorBoardSink
 
 CUT_OFF = "its last line is cut off; the rest is used"
@@ -117,6 +125,12 @@ def distinct(runs: Iterable[Run], on_failure: OnFailure) -> list[Run]:
     return sorted(best.values(), key=lambda run: (run.record.start.time, run.record.start.id))
 
 
+def has_store(root: Path) -> bool:
+    """Is there a tracking store to connect to, or would connecting make an empty one?"""
+    uri = tracking_uri(root)
+    return not is_embedded(uri) or database_of(uri).exists()
+
+
 class Store:
     """MLflow's tracking store, with what it shows already."""
 
@@ -158,6 +172,36 @@ class Store:
             self._still_there()
             raise
         return "completed" if run.record.start.id in self.shown else "created"
+
+    def differences(self, record: Record) -> list[Discrepancy] | None:
+        """What MLflow shows otherwise than the record has it; None if it does not show that run.
+
+        What it does not show yet, and `generative sync` would add, does not count.
+
+        Raises:
+            UserError: the store no longer answers.
+        """
+        shown = self.shown.get(record.start.id)
+        if shown is None or shown.deleted:
+            return None
+        try:
+            found = audit(self._client, shown.run_id, record)
+        except Exception as error:
+            raise _unreachable(error) from None
+        whole = shown.events >= record.length
+        return [one for one in found if whole or one.shown is not None]
+
+    def tag(self, record_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run that is shown.
+
+        Raises:
+            UserError: the store cannot be written.
+        """
+        try:
+            for key, value in tags.items():
+                self._client.set_tag(self.shown[record_id].run_id, key, value)
+        except Exception as error:
+            raise _unreachable(error) from None
 
     def write_probe(self) -> None:
         """Write something harmless.

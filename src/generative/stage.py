@@ -27,7 +27,7 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main` and exit: 0 done, 2 bad input, 1 failed, 128 + the signal if stopped."""
     if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
         _stop_with_parent()
-    _raise_on_signals()
+    raise_on_signals()
     status = exit_status(main)
     if status > 128:  # stopped: threads of the trackers must not hold up the end
         sys.stdout.flush()
@@ -36,10 +36,10 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     sys.exit(status)
 
 
-def exit_status(main: Callable[[], None]) -> int:
-    """Run `main`; a user's mistake becomes one sentence on standard error, not a traceback."""
+def exit_status(main: Callable[[], int | None]) -> int:
+    """Run `main` for its status, or 0; a user's mistake becomes one sentence, not a traceback."""
     try:
-        main()
+        return main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -65,10 +65,9 @@ def exit_status(main: Callable[[], None]) -> int:
     except Terminated as stop:
         print("terminated", file=sys.stderr)
         return stop.status
-    return 0
 
 
-def _raise_on_signals() -> None:
+def raise_on_signals() -> None:
     """SIGTERM, and SIGHUP unless `nohup` has it ignored, end the run as Ctrl-C does."""
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) == signal.SIG_DFL:

@@ -88,6 +88,7 @@ def _identity(setting: Setting, params: Mapping[str, object]) -> dict[str, objec
         "deps": setting.origin.deps,
         "device": [setting.device.type, tags.get(device)],
         "torch": tags["torch"],
+        "variables": {name: value for name, value in tags.items() if name.startswith("env.")},
     }
 
 

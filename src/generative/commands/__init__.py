@@ -13,6 +13,7 @@ def _port(text: str) -> int:
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
+    from generative.lookup import WAYS
     from generative.stage import exit_status
 
     parser = argparse.ArgumentParser(prog="generative", description=__doc__)
@@ -34,13 +35,23 @@ def main() -> None:
     commands.add_parser("doctor", help="is everything as it should be, and if not, what to do?")
     differ = commands.add_parser("compare", help="why do two runs differ?")
     for name in ("first", "second"):
-        differ.add_argument(
-            name, help="a run's name or MLflow id, a record's folder, or REVISION:ae"
-        )
-    differ.add_argument(
-        "--tolerance", type=float, default=1e-3, help="relative, default 0.001: equal up to that"
-    )
+        differ.add_argument(name, help=WAYS)
     differ.add_argument("--json", action="store_true", help="print it as JSON")
+    prove = commands.add_parser("verify", help="rebuild a run, and prove it equal bit for bit")
+    prove.add_argument("run", help=f"{WAYS}; REVISION alone for all of them")
+    prove.add_argument(
+        "--env", action="store_true", help="rebuild its virtual environment too, from its lock file"
+    )
+    prove.add_argument(
+        "--yes", action="store_true", help="run a change that was made elsewhere without asking"
+    )
+    for command in (differ, prove):
+        command.add_argument(
+            "--tolerance",
+            type=float,
+            default=0.01,
+            help="the relative difference of figures up to which they are equal, default 0.01",
+        )
     arguments = parser.parse_args()
     match arguments.command:
         case "check":
@@ -65,6 +76,12 @@ def main() -> None:
             names = arguments.first, arguments.second
             tolerance, as_json = arguments.tolerance, arguments.json
             sys.exit(exit_status(lambda: show_comparison(*names, tolerance, as_json)))
+        case "verify":
+            from generative.commands.verify import verify
+
+            run, tolerance = arguments.run, arguments.tolerance
+            own, yes = arguments.env, arguments.yes
+            sys.exit(exit_status(lambda: verify(run, tolerance, own, yes)))
         case name:
             from generative.commands.viewers import view
 

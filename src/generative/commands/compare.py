@@ -1,19 +1,18 @@
 """`generative compare A B`: why do two runs differ?"""
 
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from generative.comparison import Comparison, MetricDifference, Pair, compare
+from generative.comparison import Comparison, MetricDifference, Pair, compare, largest_of
+from generative.git import CODE, git
 from generative.lookup import find_record
 from generative.workspace import main_root
 
 _PAGE = 200  # columns
-_CODE = ("src", "stages", "dvc.yaml", "requirements.lock")
 
 
 def show_comparison(first: str, second: str, tolerance: float, as_json: bool) -> None:
@@ -29,12 +28,24 @@ def show_comparison(first: str, second: str, tolerance: float, as_json: bool) ->
         print(json.dumps(found.as_json(), indent=2))
         return
     names = records[0].start.id, records[1].start.id
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = _PAGE  # nobody's window: let no value be cut off
+    console = page()
     if found.commits:
         stat = _diff_stat(root, found.commits)
         console.print(f"Commits: {found.commits[0]}, {found.commits[1]}\n{stat}".rstrip())
+    show_differences(console, names, found)
+    console.print(_sentence(found))
+
+
+def page() -> Console:
+    """Where tables are printed: on a terminal as wide as it is, else wide enough for all."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PAGE  # nobody's window: let no value be cut off
+    return console
+
+
+def show_differences(console: Console, names: tuple[str, str], found: Comparison) -> None:
+    """Print a table of each kind of thing that differs between two runs."""
     for title, differences in (
         ("Code (SHA-256)", found.code),
         ("Params", found.params),
@@ -47,16 +58,19 @@ def show_comparison(first: str, second: str, tolerance: float, as_json: bool) ->
         console.print(_metrics(names, found.metrics))
     if found.model:
         console.print(_pairs("Model (SHA-256)", names, {"model": found.model}))
-    console.print(_sentence(found))
+    if found.outs:
+        console.print(_pairs("Files (SHA-256)", names, found.outs))
+    for picture, epoch in found.pictures.items():
+        place = f"from epoch {epoch} on" if epoch else "of the evaluation"
+        console.print(f"The pictures '{picture}' {place} differ.")
 
 
 def _sentence(found: Comparison) -> str:
     if found.verdict == "bit-identical":
-        return "Verdict: bit-identical: every metric at every step, and the model."
-    largest = max((metric.largest for metric in found.metrics.values()), default=0.0)
+        return "Verdict: bit-identical: every metric at every step, and what it wrote."
     return (
         f"Verdict: {found.verdict}: the largest relative difference of an epoch's figures is "
-        f"{largest:.2g}, the tolerance {found.tolerance:.2g}."
+        f"{largest_of(found.metrics):.2g}, the tolerance {found.tolerance:.2g}."
     )
 
 
@@ -85,13 +99,11 @@ def _metrics(names: tuple[str, str], differences: Mapping[str, MetricDifference]
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.7g}"
+    return "-" if value is None else f"{value:.9g}"
 
 
 def _diff_stat(root: Path, commits: Pair) -> str:
     """What Git says of the code between two commits; nothing where it lacks one of them."""
     if None in commits:
         return ""
-    command = ["git", "diff", "--stat", "--no-color", *commits, "--", *_CODE]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout
+    return git(root, "diff", "--stat", "--no-color", *commits, "--", *CODE).decode()

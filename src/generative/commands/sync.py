@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.progress import Progress
 
-from generative.dvc_records import known_records
+from generative.dvc_outs import known_records
 from generative.errors import RunFailed, UserError
 from generative.record import Files, Record
 from generative.redact import reason

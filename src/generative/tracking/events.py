@@ -91,6 +91,8 @@ class RunEnded:
     traceback: str = ""
     changed: tuple[str, ...] = ()
     """Dependencies that were edited while the run went on."""
+    outs: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each file and folder that a finished run wrote, by its path."""
 
 
 Event = RunStarted | Resumed | EpochEnded | ModelSaved | ModelsEvaluated | RunEnded

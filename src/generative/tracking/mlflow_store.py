@@ -35,6 +35,11 @@ def is_embedded(uri: str) -> bool:
     return uri.startswith(_SQLITE)
 
 
+def database_of(uri: str) -> Path:
+    """The SQLite file of an embedded store."""
+    return Path(uri.removeprefix(_SQLITE))
+
+
 def artifact_location(root: Path) -> str:
     """Where the embedded store keeps artifacts; its own default would depend on the cwd."""
     return (root / "mlruns").as_uri()
@@ -62,7 +67,7 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     # Processes that create the database at once crash each other in its migration.
     state_folder(root).mkdir(exist_ok=True)
     with FileLock(state_folder(root) / "mlflow.lock"):
-        database = Path(uri.removeprefix(_SQLITE))
+        database = database_of(uri)
         database.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")

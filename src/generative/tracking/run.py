@@ -1,5 +1,6 @@
 """One tracked run: begun, watched, and ended with its true status."""
 
+import os
 import sys
 import time
 import traceback
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from generative.provenance import changed_deps
+from generative.provenance import changed_deps, hash_outs
 from generative.record import Journal, Record, files_in
 from generative.redact import redact
 from generative.setting import Setting
@@ -16,7 +17,7 @@ from generative.stage import Terminated
 from generative.tracking.events import RunEnded, RunStarted
 from generative.tracking.mlflow import MlflowSink
 from generative.tracking.tensorboard import TensorBoardSink
-from generative.tracking.tracker import Tracker
+from generative.tracking.tracker import Sink, Tracker
 
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
 LAST_WORDS = 4.0  # seconds that one which was told to stop waits for them
@@ -38,8 +39,7 @@ def tracked(
     with claimed(setting.root, setting.stage, stopped) as folder:
         past = Record(files_in(folder)) if folder.name == stopped else None
         journal = Journal(folder, past.size if past else 0)
-        sinks = [TensorBoardSink, MlflowSink]
-        tracker = Tracker(journal, setting.root, sinks, past.length if past else 0)
+        tracker = Tracker(journal, setting.root, _sinks(), past.length if past else 0)
         patience = PATIENCE
         try:
             if past is None:
@@ -53,7 +53,8 @@ def tracked(
                     f"'dvc repro --force --single-item {setting.stage}'.",
                     file=sys.stderr,
                 )
-            end = RunEnded(now(), "FINISHED", changed=changed)
+            outs = hash_outs(Path.cwd(), setting.stage)
+            end = RunEnded(now(), "FINISHED", changed=changed, outs=outs)
             journal.seal(record, end)
         except (KeyboardInterrupt, Terminated):
             end = RunEnded(now(), "KILLED")
@@ -66,6 +67,12 @@ def tracked(
         finally:
             tracker.log(end)
             tracker.close(patience)
+
+
+def _sinks(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:
+    """What shows the run, besides its record; nothing where `GENERATIVE_TRACKERS` is `off`."""
+    off = environment.get("GENERATIVE_TRACKERS") == "off"
+    return [] if off else [TensorBoardSink, MlflowSink]
 
 
 def _start(

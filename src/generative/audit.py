@@ -1,0 +1,88 @@
+"""Does MLflow show what the record of a run says?"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from generative.record import Record
+from generative.tracking.events import EpochEnded, Event, ModelSaved, ModelsEvaluated
+from generative.tracking.mlflow import SHARED
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """Something that MLflow shows otherwise than the record has it; None where one lacks it."""
+
+    name: str
+    """Of the metric, param or tag."""
+    step: int | None
+    """MLflow's step, which is the epoch; None for params and tags."""
+    shown: float | str | None
+    recorded: float | str | None
+
+
+def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepancy]:
+    """Compare all metric points of a run, its params and its model's SHA-256 with its record.
+
+    Figures that evaluations put on a training run (`Evaluation/…`) belong to their own records.
+
+    Raises:
+        RecordRefused: the record is damaged.
+        MlflowException: the store does not answer.
+    """
+    events = list(record.events())
+    run = client.get_run(run_id)
+    params = {key: str(value) for key, value in record.start.params.items()}
+    found = [
+        Discrepancy(name, None, run.data.params.get(name), params.get(name))
+        for name in sorted(params.keys() | run.data.params)
+        if run.data.params.get(name) != params.get(name)
+    ]
+    for model in (event for event in events if isinstance(event, ModelSaved)):
+        shown = run.data.tags.get("model.sha256")
+        if shown != model.sha256:
+            found.append(Discrepancy("model.sha256", None, shown, model.sha256))
+    recorded = _points(events)
+    names = {name for name in run.data.metrics if not name.startswith(SHARED)} | recorded.keys()
+    for name in sorted(names):
+        points = client.get_metric_history(run_id, name)
+        shown_points = [(point.step, point.value) for point in points]
+        latest = run.data.metrics.get(name)
+        found += _compare(name, shown_points, latest, recorded.get(name, {}))
+    return found
+
+
+def _points(events: Iterable[Event]) -> dict[str, dict[int, float]]:
+    """Each metric's values by step, as MLflow should have them."""
+    points: dict[str, dict[int, float]] = {}
+    for event in events:
+        if isinstance(event, EpochEnded):
+            for name, value in event.means.items():
+                points.setdefault(name, {})[event.epoch] = value
+        elif isinstance(event, ModelsEvaluated):
+            for model, figures in event.figures.items():
+                points |= {f"{model}/{name}": {0: value} for name, value in figures.items()}
+    return points
+
+
+def _compare(
+    name: str,
+    shown: Iterable[tuple[int, float]],
+    latest: float | None,
+    recorded: Mapping[int, float],
+) -> list[Discrepancy]:
+    """A metric's points, which MLflow could have more than one of at a step, and its last value."""
+    shown = sorted(shown)
+    found = [
+        Discrepancy(name, step, value, recorded.get(step))
+        for step, value in shown
+        if value != recorded.get(step)
+    ]
+    missing = recorded.keys() - {step for step, _ in shown}
+    found += [Discrepancy(name, step, None, recorded[step]) for step in sorted(missing)]
+    if recorded and latest != recorded[max(recorded)] and not found:
+        found.append(Discrepancy(name, max(recorded), latest, recorded[max(recorded)]))
+    return found

@@ -1,0 +1,170 @@
+"""`generative verify RUN`: rebuild a run, and prove it equal."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.table import Table
+
+from generative.audit import Discrepancy
+from generative.commands.compare import page, show_differences
+from generative.comparison import Comparison, compare
+from generative.errors import UserError
+from generative.lookup import find_records
+from generative.rebuild import CannotRebuild, rebuild, scratch
+from generative.record import Record
+from generative.replay import Store, has_store
+from generative.spool import host, spool_folder
+from generative.stage import raise_on_signals
+from generative.tracking.events import RunStarted
+from generative.verification import STATUS, Verification, judge
+from generative.workspace import main_root
+
+_SHOWN_LINES = 200  # of a patch
+
+
+def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
+    """Rebuild every run that goes by `name`, and print and tag the verdict on each.
+
+    Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt.
+
+    Args:
+        name: as `find_records` takes it.
+        tolerance: the largest relative difference of figures that still counts as equal.
+        own_packages: rebuild the virtual environment too, from the lock file of the run's commit.
+        trusted: run the code of a change that was not made here without asking.
+
+    Raises:
+        UserError: there is no such run, or its change is not trusted.
+    """
+    raise_on_signals()
+    root = main_root()
+    store = _store(root)
+    try:
+        records = find_records(root, name)
+    except UserError as error:
+        _tag_unknown(store, name, error)
+        raise
+    for record in records:
+        if not (trusted or _made_here(root, record.start)):
+            _ask(record.start)
+    return max(_verify(root, record, store, tolerance, own_packages) for record in records)
+
+
+def _verify(
+    root: Path, record: Record, store: Store | None, tolerance: float, own_packages: bool
+) -> int:
+    start, began = record.start, time.monotonic()
+    console = page()
+    print(f"rebuilding {start.id}", file=sys.stderr)
+    again: RunStarted | None = None
+    comparison: Comparison | None = None
+    discrepancies: list[Discrepancy] | None = None
+    try:
+        if record.end is None or record.end.status != "FINISHED":
+            became = record.end.status if record.end else "cut off"
+            raise CannotRebuild(
+                f"it did not finish: it was {became} at epoch {record.last_epoch()}"
+            )
+        with scratch(root) as folder:
+            rebuilt = rebuild(root, start, folder, own_packages)
+            again = rebuilt.start
+            comparison = compare(record, rebuilt, tolerance)
+        discrepancies = store.differences(record) if store else None
+        found = judge(start, comparison, discrepancies or [])
+    except CannotRebuild as error:
+        found = Verification("cannot be rebuilt", str(error))
+    if comparison:
+        show_differences(console, (start.id, "rebuilt"), comparison)
+    if discrepancies:
+        console.print(_shown(discrepancies))
+    rows = {
+        "run": start.id,
+        "made from": _made_from(record),
+        "rebuilt on": _environment(again) if again else "-",
+        "MLflow": _mlflow(discrepancies),
+        "took": f"{time.monotonic() - began:.0f} s",
+    }
+    table = Table(show_header=False)
+    for row in rows.items():
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Verdict: {found.verdict}: {found.why}.")
+    if store and start.id in store.shown:
+        store.tag(start.id, _tags(found, _environment(again) if again else ""))
+    return STATUS[found.verdict]
+
+
+def _tags(found: Verification, environment: str) -> dict[str, str]:
+    return {
+        "verified": found.verdict,
+        "verified.why": found.why,
+        "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "verified.host": host(),
+        "verified.environment": environment,
+    }
+
+
+def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
+    """Say of a run in MLflow, named by its name or id there, that its record cannot be used."""
+    for record_id, shown in (store.shown if store else {}).items():
+        if store and name in (record_id, shown.run_id):
+            store.tag(record_id, _tags(Verification("cannot be rebuilt", str(error)), ""))
+
+
+def _store(root: Path) -> Store | None:
+    """MLflow's store, where there is one that answers."""
+    try:
+        return Store(root) if has_store(root) else None
+    except UserError as error:
+        print(f"warning: {error} The verdict is not tagged there.", file=sys.stderr)
+        return None
+
+
+def _made_here(root: Path, start: RunStarted) -> bool:
+    """Is the run's code only what is in this clone's commits, or what was run here before?"""
+    return not start.patch or ((spool_folder(root) / start.id).is_dir() and start.host == host())
+
+
+def _ask(start: RunStarted) -> None:
+    lines = start.patch.decode(errors="replace").splitlines()
+    for line in lines[:_SHOWN_LINES]:
+        print("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line))
+    if len(lines) > _SHOWN_LINES:
+        print(f"... and {len(lines) - _SHOWN_LINES} lines more")
+    question = f"{start.id} was made on another machine ({json.dumps(start.host)}) with this change"
+    if not sys.stdin.isatty():
+        raise UserError(f"{question}; rebuilding runs it: say --yes if you trust it.")
+    if input(f"{question}. Rebuilding runs it. Go on? [y/N] ").strip().lower() != "y":
+        raise UserError("nothing was run.")
+
+
+def _made_from(record: Record) -> str:
+    start = record.start
+    commit = start.tags.get("git.commit", "no commit")[:10]
+    parts = [commit + (" and its uncommitted change" if start.patch else "")]
+    if record.end and record.end.changed:
+        parts.append(f"edited while it ran, which is left out: {', '.join(record.end.changed)}")
+    return "; ".join(parts)
+
+
+def _environment(start: RunStarted) -> str:
+    tags = start.tags
+    names = ("device.name", "python", "torch")
+    return ", ".join([start.host, *(f"{name} {tags[name]}" for name in names if name in tags)])
+
+
+def _mlflow(discrepancies: list[Discrepancy] | None) -> str:
+    if discrepancies is None:
+        return "does not show this run here"
+    return "shows other values" if discrepancies else "shows what the record says"
+
+
+def _shown(discrepancies: list[Discrepancy]) -> Table:
+    table = Table("", "step", "MLflow", "record", title="MLflow", title_justify="left")
+    for found in discrepancies:
+        values = (found.step, found.shown, found.recorded)
+        table.add_row(found.name, *("-" if value is None else str(value) for value in values))
+    return table
