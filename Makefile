@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test test-all check lock mlflow tensorboard
+.PHONY: setup repro test test-all check bench lock mlflow tensorboard
 
 setup: $(VENV)/installed
 
@@ -38,6 +38,9 @@ check: setup
 	ruff format --check
 	ruff check
 	mypy
+
+bench: setup
+	python benchmarks/bench.py
 
 lock: setup
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra dev --upgrade pyproject.toml --output-file requirements.lock

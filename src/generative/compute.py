@@ -42,8 +42,12 @@ def prepare(compute: Compute) -> torch.device:
     # cuBLAS reads this when its first handle is made; without it, it may add in another order.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(compute.threads)
+    # Averages of Adam decay to below 1e-38, where a CPU is slow: it took half as long again.
+    torch.set_flush_denormal(True)  # inherited by the threads, which are not started yet
     # use_deterministic_algorithms() does this and imports the compiler, for seconds.
     torch.set_deterministic_debug_mode("error" if compute.deterministic else "default")
+    # Costs time and changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not compute.deterministic
     torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
@@ -57,7 +61,12 @@ def autocast(compute: Compute, device: torch.device) -> AbstractContextManager[o
 
 def generator(device: torch.device, seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     """A random stream of its own for each purpose and epoch, so that none shifts another."""
-    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
     stream = torch.Generator(device)
-    stream.manual_seed(int.from_bytes(digest[:8]) >> 1)
+    reseed(stream, seed, purpose, epoch)
     return stream
+
+
+def reseed(stream: torch.Generator, seed: int, purpose: str, epoch: int = 0) -> None:
+    """Set a stream to the beginning of that purpose's and epoch's."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
+    stream.manual_seed(int.from_bytes(digest[:8]) >> 1)

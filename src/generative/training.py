@@ -1,8 +1,10 @@
-"""Training: one step, and the loop around it. Knows no tracker, no file and no particular model."""
+"""Training: the loop over epochs. Knows no tracker, no file and no particular model."""
 
+import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,9 +13,12 @@ from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 from generative.compute import Compute, autocast, generator
 from generative.errors import RunFailed
 from generative.mnist import Mnist, Split
-from generative.models.base import Losses, Model, ModelConfig
+from generative.models.base import Model, ModelConfig
+from generative.steps import Steps, batch_means
 
-Steps = dict[str, list[float]]
+AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
+
+StepLosses = dict[str, list[float]]
 """Each loss's value at each step: its mean over that step's batch."""
 
 
@@ -23,7 +28,7 @@ class EpochResult:
 
     epoch: int
     """Counted from 1."""
-    steps: Steps
+    steps: StepLosses
     means: dict[str, float]
     """Means over examples, a short last batch weighing as many as it has."""
     picture: list[tuple[str, Tensor]]
@@ -52,33 +57,13 @@ def fit(
     Raises:
         RunFailed: a loss is no longer finite.
     """
-    config = model.config
-    for epoch in range(done + 1, config.epochs + 1):
-        order = torch.randperm(
-            len(data.train), generator=generator(device, seed, "order", epoch), device=device
-        )
-        noise = generator(device, seed, "noise", epoch)
-        model.train()
-        train = []
-        for index in torch.split(order, config.batch_size):
-            with autocast(compute, device):
-                losses = model.training_losses(data.train.floats(index), noise)
-            step(model, optimizer, losses)
-            train.append(_batch_means(losses))
-
+    steps = Steps(model, optimizer, data.train, compute, device)
+    for epoch in range(done + 1, model.config.epochs + 1):
+        train = steps.epoch(seed, epoch)
         # The same noise every epoch, so that epochs compare.
         test = losses_on(model, data.test, generator(device, seed, "test"), compute, device)
         picture = _picture(model, data.test, generator(device, seed, "picture"))
-
-        steps: Steps = {}
-        means: dict[str, float] = {}
-        for split, rows in (("Train", train), ("Test", test)):
-            size = len(data.train) if split == "Train" else len(data.test)
-            split_steps, split_means = _read(rows, list(losses), size, config.batch_size)
-            _check_finite(split_steps, split, epoch, model.name)
-            steps |= {f"{split}/{name}": values for name, values in split_steps.items()}
-            means |= {f"{split}/{name}": value for name, value in split_means.items()}
-        yield EpochResult(epoch, steps, means, picture)
+        yield _read(model, epoch, steps.names, data, train, test, picture)
 
 
 def initialise(
@@ -90,38 +75,46 @@ def initialise(
         return model_class(config).to(device)
 
 
-def step(model: Model[Any], optimizer: Optimizer, losses: Losses) -> None:
-    """Follow the gradient of the model's objective once."""
-    optimizer.zero_grad(set_to_none=True)
-    model.objective(losses).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
 @torch.inference_mode()
 def losses_on(
     model: Model[Any], split: Split, noise: torch.Generator, compute: Compute, device: torch.device
-) -> list[Tensor]:
-    """The batch means of the test losses, a tensor a batch."""
+) -> Tensor:
+    """The batch means of the test losses, (batches, terms), on the device."""
     model.eval()
-    means = []
+    rows = []
     for start in range(0, len(split), model.config.batch_size):
         images = split.floats(slice(start, start + model.config.batch_size))
         with autocast(compute, device):
-            means.append(_batch_means(model.test_losses(images, noise)))
-    return means
+            rows.append(batch_means(model.test_losses(images, noise)))
+    return torch.stack(rows)
 
 
 def make_optimizer(model: Model[Any]) -> Optimizer:
     """The optimizer that the model's config names; weight decay is the L2 penalty in all three."""
     config: ModelConfig = model.config
-    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    on_cuda = next(model.parameters()).is_cuda
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "capturable": on_cuda,  # by a CUDA graph
+    }
     match config.optimizer:
         case "adam":
-            return Adam(model.parameters(), fused=True, **settings)
+            return _lean(Adam)(model.parameters(), fused=True, **settings)
         case "rmsprop":
-            return RMSprop(model.parameters(), **settings)
+            return _lean(RMSprop)(model.parameters(), **settings)
         case "adadelta":
-            return Adadelta(model.parameters(), **settings)
+            return _lean(Adadelta)(model.parameters(), **settings)
+
+
+def _lean(kind: type[AnyOptimizer]) -> type[AnyOptimizer]:
+    """An optimizer less the guards against being compiled: importing them takes a second.
+
+    One of them also kept `step` from recording gradients; here its caller does.
+    """
+    guarded = ("add_param_group", "load_state_dict", "state_dict", "step")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in guarded}
+    return type(kind.__name__, (kind,), bare)
 
 
 @torch.inference_mode()
@@ -130,28 +123,37 @@ def _picture(model: Model[Any], split: Split, noise: torch.Generator) -> list[tu
     return model.picture(split.floats(slice(0, model.picture_size)), noise)
 
 
-def _batch_means(losses: Losses) -> Tensor:
-    return torch.stack([values.detach().mean() for values in losses.values()])
-
-
 def _read(
-    rows: list[Tensor], names: list[str], size: int, batch_size: int
-) -> tuple[Steps, dict[str, float]]:
-    """Fetch an epoch's values from the device, at once: this waits for the device."""
-    values = torch.stack(rows).cpu().double()  # (steps, terms)
-    weights = torch.full((len(rows), 1), batch_size, dtype=torch.float64)
-    weights[-1] = size - batch_size * (len(rows) - 1)
-    means = (values * weights).sum(0) / size
-    steps = dict(zip(names, values.T.tolist(), strict=True))
-    return steps, dict(zip(names, means.tolist(), strict=True))
+    model: Model[Any],
+    epoch: int,
+    names: list[str],
+    data: Mnist,
+    train: Tensor,
+    test: Tensor,
+    picture: list[tuple[str, Tensor]],
+) -> EpochResult:
+    """Fetch an epoch's values from the device, at once: this alone waits for the device."""
+    values = torch.cat([train, test]).cpu().double()  # (steps, terms)
+    steps: StepLosses = {}
+    means: dict[str, float] = {}
+    parts = torch.split(values, [len(train), len(test)])
+    sizes = len(data.train), len(data.test)
+    for split, part, size in zip(("Train", "Test"), parts, sizes, strict=True):
+        weights = torch.full((len(part), 1), model.config.batch_size, dtype=torch.float64)
+        weights[-1] = size - model.config.batch_size * (len(part) - 1)
+        mean = (part * weights).sum(0) / size
+        for number, name in enumerate(names):
+            steps[f"{split}/{name}"] = part[:, number].tolist()
+            means[f"{split}/{name}"] = mean[number].item()
+    _check_finite(steps, epoch, model.name)
+    return EpochResult(epoch, steps, means, picture)
 
 
-def _check_finite(steps: Steps, split: str, epoch: int, model: str) -> None:
+def _check_finite(steps: StepLosses, epoch: int, model: str) -> None:
     for name, values in steps.items():
-        tensor = torch.tensor(values)
-        if not tensor.isfinite().all():
-            first = int(tensor.isfinite().logical_not().nonzero()[0])
-            raise RunFailed(
-                f"training of '{model}' failed: {split}/{name} became {values[first]} in epoch "
-                f"{epoch}, step {first + 1}; try a smaller {model}.lr in params.yaml."
-            )
+        for number, value in enumerate(values, start=1):
+            if not math.isfinite(value):
+                raise RunFailed(
+                    f"training of '{model}' failed: {name} became {value} in epoch {epoch}, step "
+                    f"{number}; try a smaller {model}.lr in params.yaml."
+                )

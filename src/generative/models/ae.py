@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model, ModelConfig, add_noise
+from generative.models.strided import BatchNorm2d, Conv2d, ConvTranspose2d
 
 
 class AEConfig(ModelConfig):
@@ -30,12 +31,12 @@ class AE(Model[AEConfig]):
     def __init__(self, config: AEConfig) -> None:
         super().__init__(config)
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, 8, 3, stride=2, padding=1),  # (B, 8, 14, 14)
+            Conv2d(1, 8, padding=1),  # (B, 8, 14, 14)
             nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1),  # (B, 16, 7, 7)
-            nn.BatchNorm2d(16),
+            Conv2d(8, 16, padding=1),  # (B, 16, 7, 7)
+            BatchNorm2d(16),
             nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2),  # (B, 32, 3, 3)
+            Conv2d(16, 32, padding=0),  # (B, 32, 3, 3)
             nn.ReLU(),
             nn.Flatten(),  # (B, 288)
             nn.Linear(288, 128),
@@ -48,18 +49,18 @@ class AE(Model[AEConfig]):
             nn.Linear(128, 288),
             nn.ReLU(),
             nn.Unflatten(1, (32, 3, 3)),
-            nn.ConvTranspose2d(32, 16, 3, stride=2),  # (B, 16, 7, 7)
-            nn.BatchNorm2d(16),
+            ConvTranspose2d(32, 16, padding=0),  # (B, 16, 7, 7)
+            BatchNorm2d(16),
             nn.ReLU(),
-            nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1),  # (B, 8, 14, 14)
-            nn.BatchNorm2d(8),
+            ConvTranspose2d(16, 8, padding=1),  # (B, 8, 14, 14)
+            BatchNorm2d(8),
             nn.ReLU(),
-            nn.ConvTranspose2d(8, 1, 3, stride=2, padding=1, output_padding=1),  # (B, 1, 28, 28)
+            ConvTranspose2d(8, 1, padding=1),  # (B, 1, 28, 28)
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:
         logits: Tensor = self.decoder(self.encoder(images))
-        return logits
+        return logits.contiguous()
 
     def training_losses(self, images: Tensor, noise: Generator) -> Losses:
         noisy = add_noise(images, self.config.noise_factor, noise)

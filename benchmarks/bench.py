@@ -1,0 +1,265 @@
+"""How fast training is, as ratios measured in one interleaved run: `make bench`.
+
+    python benchmarks/bench.py              # all of it: about a quarter of an hour on two cores
+    python benchmarks/bench.py --rounds 1   # a rough look
+
+Every sample is a process of its own in a temporary clone with this checkout's code and data; the
+kinds alternate. Needs data/mnist (`dvc repro download-mnist`). An epoch is train, test and picture.
+
+    usual   torchvision's data set, four workers, PyTorch's layers and Adam, a scalar call a step
+    stage   stages/train_*.py as dvc runs it: record, checkpoints, MLflow, TensorBoard
+    loop    our loop without any of these
+    floor   an epoch's bare steps and test losses, on one batch that is there already
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from generative.compute import Compute, prepare
+from generative.provenance import device_name
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results.json"
+PICTURE = ROOT / "docs" / "pictures" / "performance.png"
+MODELS = ("ae", "vae")
+KINDS = ("usual", "stage", "loop", "floor")
+TIMES = (1, 2, 4, 8)
+BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
+LATENTS = {"ae": (4, 16, 64, 256), "vae": (2, 10, 50, 200, 800)}
+SOME = 12_800  # images, for batch and latent sizes
+
+Results = dict[str, Any]
+
+
+class Workspace:
+    """A clone with this checkout's code, data and parameters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "clone"
+        subprocess.run(["git", "clone", "-q", "--shared", ROOT, self.path], check=True)
+        for name in ("src", "stages"):
+            shutil.copytree(ROOT / name, self.path / name, dirs_exist_ok=True)
+        shutil.copy(ROOT / "dvc.yaml", self.path)
+        (self.path / "data").mkdir(exist_ok=True)
+        (self.path / "data" / "mnist").symlink_to(ROOT / "data" / "mnist")
+        self.environment = os.environ | {"DVC_ROOT": str(self.path)}
+
+    def set_params(self, model: str, **values: object) -> None:
+        """This checkout's parameters, but for those of a model."""
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params[model] |= values
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params))
+
+    def run(self, *command: str) -> str:
+        """What a command prints."""
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=self.path,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+        return done.stdout
+
+    def measure(self, kind: str, model: str, *options: str) -> Any:
+        """What child.py measures."""
+        output = self.run(str(ROOT / "benchmarks" / "child.py"), kind, model, *options)
+        return json.loads(output.splitlines()[-1])
+
+    def epochs(self, kind: str, model: str) -> list[float]:
+        """Seconds of each epoch but the first, which warms up; the usual way has one alone."""
+        self.set_params(model, epochs=1 if kind == "usual" else 4)
+        if kind == "usual":
+            return list(self.measure(kind, model))
+        if kind != "stage":
+            return list(self.measure(kind, model))[1:]
+        self.run(f"stages/train_{model}.py")
+        lines = (self.path / "records" / model / "events.jsonl").read_text().splitlines()
+        moments = [event["time"] for event in map(json.loads, lines) if event["event"] == "epoch"]
+        return [(after - before) / 1000 for before, after in pairwise(moments)]
+
+
+def main() -> None:
+    """Measure, write the results and their picture, and print the table."""
+    parser = argparse.ArgumentParser(description="How fast training is, in ratios.")
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        results: Results = {
+            "device": device_name(prepare(_compute())),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "rounds": rounds,
+            "epoch": _epochs(workspace, rounds, console),
+            "step": {},
+            "growth": {},
+        }
+        for model in MODELS:
+            workspace.set_params(model, epochs=1)
+            results["step"][model] = workspace.measure("one_step", model)
+            results["growth"][model] = _growth(workspace, model, console)
+        results["start"] = _start(workspace, rounds)
+    results["repro"] = _repro(rounds)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    draw(results)
+    console.print(table(results))
+    console.print(f"{RESULTS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written.")
+
+
+def _compute() -> Compute:
+    return Compute(**yaml.safe_load((ROOT / "params.yaml").read_text())["compute"])
+
+
+def _epochs(workspace: Workspace, rounds: int, console: Console) -> Results:
+    """Medians of the seconds of an epoch, by model and kind."""
+    seconds: dict[str, dict[str, list[float]]] = {
+        model: {kind: [] for kind in KINDS} for model in MODELS
+    }
+    workspace.epochs("stage", "vae")  # makes MLflow's database: once in its life, untimed
+    for number in range(rounds):
+        for model in MODELS:
+            for kind in KINDS if number % 2 == 0 else reversed(KINDS):
+                taken = workspace.epochs(kind, model)
+                seconds[model][kind] += taken
+                shown = ", ".join(f"{one:.2f}" for one in taken)
+                console.print(f"{model:4} {kind:6} {shown} s an epoch")
+    return {
+        model: {kind: statistics.median(values) for kind, values in kinds.items()}
+        for model, kinds in seconds.items()
+    }
+
+
+def _growth(workspace: Workspace, model: str, console: Console) -> Results:
+    """One epoch by number of images, batch size and latent size."""
+    grown: Results = {"times": {}, "batch_size": {}, "latent_dim": {}}
+    workspace.set_params(model, epochs=1)
+    for times in TIMES:
+        grown["times"][times] = workspace.measure("growth", model, "--times", str(times))
+    for key, values in (("batch_size", BATCHES), ("latent_dim", LATENTS[model])):
+        for value in values:
+            workspace.set_params(model, epochs=1, **{key: value})
+            grown[key][value] = workspace.measure("growth", model, "--images", str(SOME))
+    console.print(f"{model:4} growth measured")
+    return grown
+
+
+def _start(workspace: Workspace, rounds: int) -> Results:
+    """Seconds from starting Python to the first step, and to having imported torch; medians."""
+    seconds: dict[str, list[float]] = {"torch": [], **{model: [] for model in MODELS}}
+    code = "import torch, time; print(time.perf_counter())"
+    for _ in range(2 * rounds):
+        for kind, values in seconds.items():
+            began = time.perf_counter()  # of the whole machine, so that a child's compares
+            if kind == "torch":
+                values.append(float(workspace.run("-c", code)) - began)
+            else:
+                values.append(workspace.measure("first_step", kind) - began)
+    return {kind: statistics.median(values) for kind, values in seconds.items()}
+
+
+def _repro(rounds: int) -> Results | None:
+    """Seconds of `dvc repro` with nothing to do and of `dvc status`, where all is up to date."""
+    dvc = str(Path(sys.executable).with_name("dvc"))
+
+    def run(command: str) -> tuple[float, str]:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [dvc, command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+        return time.perf_counter() - began, done.stdout
+
+    if "up to date" not in run("status")[1]:
+        return None
+    samples = [(run("repro")[0], run("status")[0]) for _ in range(2 * rounds)]
+    return {
+        name: statistics.median(values)
+        for name, values in zip(("repro", "status"), zip(*samples, strict=True), strict=True)
+    }
+
+
+def table(results: Results) -> Table:
+    """All ratios, for a person."""
+    where = f"{results['device']}, {results['cpus']} CPUs, torch {results['torch']}"
+    shown = Table("", *(model.upper() for model in MODELS), title=where)
+    epoch, step, start = results["epoch"], results["step"], results["start"]
+    for kind in KINDS:
+        shown.add_row(f"{kind}, s an epoch", *(f"{epoch[model][kind]:.2f}" for model in MODELS))
+    for over, under in (("usual", "stage"), ("stage", "loop"), ("loop", "floor")):
+        ratios = [epoch[model][over] / epoch[model][under] for model in MODELS]
+        shown.add_row(f"{over} / {under}", *(f"{ratio:.2f}" for ratio in ratios))
+    for name, other in (("plain eager step", "plain"), ("its matrix products", "products")):
+        ratios = [step[model]["ours"] / step[model][other] for model in MODELS]
+        shown.add_row(f"step / {name}", *(f"{ratio:.2f}" for ratio in ratios))
+    for what in ("seconds", "peak"):
+        values = []
+        for model in MODELS:
+            grown = results["growth"][model]["times"]
+            first, last = grown[TIMES[0]], grown[TIMES[-1]]
+            if what == "seconds":
+                values.append(f"{last['seconds'] / first['seconds']:.2f}")
+            else:
+                more = last["peak"] - first["peak"]
+                values.append(f"{more / (last['bytes'] - first['bytes']):.2f}")
+        name = (
+            "epoch of 8 times the images / of 1" if what == "seconds" else "memory / images' bytes"
+        )
+        shown.add_row(name, *values)
+    ratios = [start[model] / start["torch"] for model in MODELS]
+    shown.add_row("start to first step / import torch", *(f"{ratio:.2f}" for ratio in ratios))
+    if repro := results["repro"]:
+        shown.add_row("dvc repro / dvc status", f"{repro['repro'] / repro['status']:.2f}", "")
+    return shown
+
+
+def draw(results: Results) -> None:
+    """The seconds of an epoch, and how they grow."""
+    figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
+    bars, images, batches = figure.subplots(1, 3)
+    colours = {"ae": "#0072B2", "vae": "#D55E00"}  # Okabe and Ito's
+    for offset, model in enumerate(MODELS):
+        values = [results["epoch"][model][kind] for kind in KINDS]
+        places = [place + 0.4 * offset for place in range(len(KINDS))]
+        drawn = bars.bar(places, values, 0.38, color=colours[model], label=model.upper())
+        bars.bar_label(drawn, fmt="%.1f", fontsize=8)
+        grown = results["growth"][model]
+        seconds = [grown["times"][times]["seconds"] for times in TIMES]
+        images.plot(TIMES, seconds, "o-", color=colours[model], label=model.upper())
+        rates = [SOME / grown["batch_size"][size]["seconds"] for size in BATCHES]
+        batches.plot(BATCHES, rates, "o-", color=colours[model], label=model.upper())
+    bars.set_xticks([place + 0.2 for place in range(len(KINDS))], KINDS)
+    bars.set_ylabel("Seconds an epoch")
+    images.set_xlabel("Training images, times 60,000")
+    images.set_ylabel("Seconds an epoch")
+    batches.set_xlabel("Batch size, images")
+    batches.set_ylabel("Images a second, test included")
+    batches.set_xscale("log", base=2)
+    for axes in (bars, images, batches):
+        axes.legend()
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.savefig(PICTURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""One measurement in a process of its own, in a workspace that bench.py made; prints JSON."""
+
+import argparse
+import json
+import resource
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generative import steps, training
+from generative.compute import Compute, autocast, generator, prepare
+from generative.mnist import Mnist, Split, load_mnist
+from generative.mnist_files import DATA_DIR
+from generative.models.base import Model
+from generative.models.registry import REGISTRY
+from generative.params import Params
+
+_BLOCK, _BLOCKS = 25, 16  # steps a block; blocks of each kind, alternating
+
+
+class Bench:
+    """The workspace's parameters and data."""
+
+    def __init__(self, model: str, times: int, images: int | None) -> None:
+        params = Params()
+        self.seed, self.compute = params.seed(), params.section("compute", Compute)
+        self.device = prepare(self.compute)
+        self.model_class = REGISTRY[model]
+        self.config = params.section(model, self.model_class.config_class)
+        data = load_mnist(DATA_DIR, self.device)
+        train = Split(
+            data.train.images.repeat(times, 1, 1, 1)[:images],
+            data.train.labels.repeat(times)[:images],
+        )
+        self.data = Mnist(train, data.test, data.digest)
+
+    def untrained(self) -> Model[Any]:
+        """A new model."""
+        return training.initialise(self.model_class, self.config, self.seed, self.device)
+
+    def epochs(self, data: Mnist) -> Iterator[float]:
+        """Seconds of each epoch of our loop, without a record and without a tracker."""
+        model = self.untrained()
+        optimizer = training.make_optimizer(model)
+        started = time.perf_counter()
+        for _ in training.fit(model, optimizer, data, self.seed, self.compute, self.device):
+            yield time.perf_counter() - started
+            started = time.perf_counter()
+
+    def wait(self) -> None:
+        """Until the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def usual(bench: Bench) -> list[float]:
+    """Seconds of each epoch of the usual way."""
+    import usual
+
+    model = usual.plain(bench.untrained())
+    torch.set_deterministic_debug_mode("default")  # the usual way does not ask for it
+    with tempfile.TemporaryDirectory() as folder:
+        return list(usual.train(model, bench.device, DATA_DIR, Path(folder)))
+
+
+def loop(bench: Bench) -> list[float]:
+    """Seconds of each epoch of our loop alone."""
+    return list(bench.epochs(bench.data))
+
+
+def floor(bench: Bench) -> list[float]:
+    """Seconds of an epoch's steps and test losses, all on one batch that is there already."""
+    model, size, seconds = bench.untrained(), bench.config.batch_size, []
+    optimizer = training.make_optimizer(model)
+    noise = generator(bench.device, bench.seed, "floor")
+    images = bench.data.train.floats(slice(0, size))
+    for _ in range(bench.config.epochs):
+        started = time.perf_counter()
+        model.train()
+        for _ in range(-(-len(bench.data.train) // size)):
+            with autocast(bench.compute, bench.device):
+                losses = model.training_losses(images, noise)
+            steps.step(model, optimizer, losses)
+        model.eval()
+        with torch.inference_mode(), autocast(bench.compute, bench.device):
+            for _ in range(-(-len(bench.data.test) // size)):
+                model.test_losses(images, noise)
+        bench.wait()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def one_step(bench: Bench) -> dict[str, float]:
+    """Seconds of a step, medians: ours, the plain eager one, and the matrix products alone."""
+    import usual
+
+    images = bench.data.train.floats(slice(0, bench.config.batch_size))
+    noise = generator(bench.device, bench.seed, "steps")
+    ours, plain = bench.untrained(), usual.plain(bench.untrained())
+    optimizers = training.make_optimizer(ours), usual.plain_adam(plain)
+
+    def step_of_ours() -> None:
+        torch.set_deterministic_debug_mode("error" if bench.compute.deterministic else "default")
+        steps.step(ours, optimizers[0], ours.training_losses(images, noise))
+
+    def step_of_plain() -> None:
+        torch.set_deterministic_debug_mode("default")
+        steps.step(plain, optimizers[1], plain.training_losses(images, noise))
+
+    kinds: dict[str, Callable[[], None]] = {
+        "ours": step_of_ours,
+        "plain": step_of_plain,
+        "products": matrix_products(ours, len(images), bench.device),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    for block in range(_BLOCKS + 1):
+        for name, once in kinds.items():
+            started = time.perf_counter()
+            for _ in range(_BLOCK):
+                once()
+            bench.wait()
+            if block:  # the first warms up
+                seconds[name].append((time.perf_counter() - started) / _BLOCK)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def matrix_products(model: Model[Any], batch: int, device: torch.device) -> Callable[[], None]:
+    """The products of the linear layers, forward and backward, and nothing else."""
+    tensors = [
+        (
+            torch.randn(batch, layer.in_features, device=device),
+            torch.randn(layer.out_features, layer.in_features, device=device),
+            torch.randn(batch, layer.out_features, device=device),
+        )
+        for layer in model.modules()
+        if isinstance(layer, torch.nn.Linear)
+    ]
+
+    def run() -> None:
+        for inputs, weight, _ in tensors:
+            torch.mm(inputs, weight.T)
+        for number, (inputs, weight, gradient) in reversed([*enumerate(tensors)]):
+            torch.mm(gradient.T, inputs)
+            if number:  # nobody asks for the images' gradient
+                torch.mm(gradient, weight)
+
+    return run
+
+
+def growth(bench: Bench) -> dict[str, float]:
+    """Seconds of one epoch, after a short one that warms up; peak memory and the images' bytes."""
+    train = bench.data.train
+    few = Mnist(Split(train.images[:2048], train.labels[:2048]), bench.data.test, "few")
+    next(bench.epochs(few))
+    seconds = next(bench.epochs(bench.data))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "peak": peak, "bytes": train.images.nbytes}
+
+
+def first_step(model: str) -> None:
+    """Run the stage as dvc does, up to its first step; prints the moment that began."""
+
+    def begin(*_: object) -> None:
+        print(json.dumps(time.perf_counter()), flush=True)
+        raise SystemExit
+
+    steps.step = begin  # type: ignore[assignment]
+    sys.argv = [f"stages/train_{model}.py"]
+    sys.path.insert(0, "stages")
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def main() -> None:
+    """Measure what the arguments say."""
+    kinds = {kind.__name__: kind for kind in (usual, loop, floor, one_step, growth)}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=[*kinds, "first_step"])
+    parser.add_argument("model", choices=REGISTRY)
+    parser.add_argument("--times", type=int, default=1, help="the training images so many times")
+    parser.add_argument("--images", type=int, help="the first so many of them")
+    arguments = parser.parse_args()
+    if arguments.kind == "first_step":
+        first_step(arguments.model)
+    else:
+        bench = Bench(arguments.model, arguments.times, arguments.images)
+        print(json.dumps(kinds[arguments.kind](bench)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The usual way to train these models: a data set, a loader with workers, a scalar call a step."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboardX import SummaryWriter
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import MNIST
+from torchvision.transforms import ToTensor
+from torchvision.utils import make_grid
+
+from generative.models import strided
+from generative.models.base import TOTAL, Model
+
+WORKERS = 4
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    strided.Conv2d: nn.Conv2d,
+    strided.ConvTranspose2d: nn.ConvTranspose2d,
+    strided.BatchNorm2d: nn.BatchNorm2d,
+}
+
+
+def plain(model: Model[Any]) -> Model[Any]:
+    """The model with PyTorch's own layers in place of ours; the same parameters."""
+    for module in model.modules():
+        module.__class__ = _PLAIN.get(type(module), type(module))
+    return model
+
+
+def plain_adam(model: Model[Any]) -> torch.optim.Adam:
+    """Adam as PyTorch makes it."""
+    config = model.config
+    return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
+def train(model: Model[Any], device: torch.device, data: Path, folder: Path) -> Iterator[float]:
+    """Train; the seconds of each epoch: training, test and picture.
+
+    Args:
+        model: untrained, with PyTorch's own layers.
+        device: where it trains.
+        data: the folder of MNIST's four files.
+        folder: an empty one, for the data set and the event file.
+    """
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in data.iterdir():
+        (raw / path.name).symlink_to(path.resolve())
+    loaders = {
+        is_train: DataLoader(
+            MNIST(str(folder), train=is_train, transform=ToTensor()),
+            batch_size=model.config.batch_size,
+            shuffle=is_train,
+            num_workers=WORKERS,
+        )
+        for is_train in (True, False)
+    }
+    optimizer = plain_adam(model)
+    noise = torch.Generator(device).manual_seed(0)
+    writer = SummaryWriter(str(folder / "events"))
+    steps = 0
+    for epoch in range(model.config.epochs):
+        started = time.perf_counter()
+        model.train()
+        for images, _ in loaders[True]:
+            losses = model.training_losses(images.to(device), noise)
+            optimizer.zero_grad()
+            model.objective(losses).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            for name, values in losses.items():
+                writer.add_scalar(f"Train/{name}", values.mean().item(), steps)
+            steps += 1
+        model.eval()
+        with torch.no_grad():
+            total = 0.0
+            for images, _ in loaders[False]:
+                total += model.test_losses(images.to(device), noise)[TOTAL].sum().item()
+            writer.add_scalar("Test/Total Loss", total, epoch)
+            rows = model.picture(images[: model.picture_size].to(device), noise)
+            grid = make_grid(torch.cat([row for _, row in rows]), nrow=model.picture_size)
+            writer.add_image("picture", grid.cpu(), epoch)
+        yield time.perf_counter() - started
+    writer.close()

@@ -1,0 +1,77 @@
+"""The steps of an epoch, and the check that a CUDA graph has to pass before it takes any."""
+
+import pytest
+import torch
+from conftest import SAMPLE
+from test_training import CPU, compute, config
+
+from generative.compute import prepare
+from generative.mnist import load_mnist
+from generative.models.registry import REGISTRY
+from generative.steps import Steps
+from generative.training import initialise, make_optimizer
+
+INDEX = torch.arange(100)
+EPOCHS = (1, 2, 3)
+
+
+def steps(model: str, device: torch.device = CPU) -> Steps:
+    data = load_mnist(SAMPLE, device)
+    model_class = REGISTRY[model]
+    network = initialise(model_class, config(model_class), 0, device)
+    settings = compute(device=device.type)
+    return Steps(network, make_optimizer(network), data.train, settings, device)
+
+
+@pytest.mark.parametrize("model", REGISTRY)
+def test_what_changes_all_alike_agrees_and_leaves_no_trace(model: str) -> None:
+    prepare(compute())
+    disturbed, undisturbed = steps(model), steps(model)
+    for one in (disturbed, undisturbed):
+        one.epoch(0, 1)
+    assert disturbed.agree(disturbed.eager, disturbed.eager, INDEX)
+    for number in EPOCHS[1:]:
+        assert torch.equal(disturbed.epoch(0, number), undisturbed.epoch(0, number))
+
+
+@pytest.mark.parametrize("model", REGISTRY)
+def test_what_does_other_things_does_not_agree(model: str) -> None:
+    prepare(compute())
+    taken = steps(model)
+    taken.epoch(0, 1)
+
+    def other_noise(index: torch.Tensor) -> torch.Tensor:
+        torch.rand(1, generator=taken._noise)
+        return taken.eager(index)
+
+    def other_order(index: torch.Tensor) -> torch.Tensor:
+        return taken.eager(index.flip(0))
+
+    def no_step(index: torch.Tensor) -> torch.Tensor:
+        with taken._restored():
+            return taken.eager(index)
+
+    for other in (other_noise, other_order, no_step):
+        assert not taken.agree(taken.eager, other, INDEX)
+
+
+def test_where_a_graph_cannot_be_captured_a_line_says_why(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here: graphs can be captured")
+    prepare(compute())
+    assert steps("vae")._capture(INDEX, None) is None  # type: ignore[arg-type]
+    assert "no CUDA graph (" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.parametrize("model", REGISTRY)
+def test_a_graph_gives_the_bits_of_single_steps(model: str) -> None:
+    cuda = torch.device("cuda")
+    prepare(compute(device="cuda"))
+    replayed, single = steps(model, cuda), steps(model, cuda)
+    single._stream = None
+    for number in EPOCHS:
+        assert torch.equal(replayed.epoch(0, number), single.epoch(0, number))
+    assert replayed._replay is not None

@@ -1,0 +1,81 @@
+"""The layers of `models/strided.py` are those of `torch.nn`, and only faster."""
+
+import pytest
+import torch
+from conftest import SAMPLE
+from test_training import CPU, compute, config
+from torch import Tensor, nn
+from usual import plain
+
+from generative.compute import prepare
+from generative.mnist import load_mnist
+from generative.models import strided
+from generative.models.ae import AE
+from generative.training import fit, initialise, make_optimizer
+
+LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
+    (strided.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
+    (strided.Conv2d(2, 3, padding=0), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
+    (
+        strided.ConvTranspose2d(2, 3, padding=1),
+        nn.ConvTranspose2d(2, 3, 3, 2, 1, 1),
+        (2, 4, 3),
+    ),
+    (strided.ConvTranspose2d(2, 3, padding=0), nn.ConvTranspose2d(2, 3, 3, 2), (2, 3, 4)),
+    (strided.BatchNorm2d(2), nn.BatchNorm2d(2), (2, 4, 3)),
+]
+
+
+def outcome(layer: nn.Module, images: Tensor) -> list[Tensor]:
+    """What a layer gives, its gradients and its state after a step of training."""
+    images = images.clone().requires_grad_()
+    out = layer(images)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+    (out * weights).sum().backward()
+    gradients = [parameter.grad for parameter in layer.parameters()]
+    found = [out, images.grad, *gradients, *layer.state_dict().values()]
+    return [tensor.detach() for tensor in found if tensor is not None]
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize(("ours", "theirs", "shape"), LAYERS)
+def test_results_and_gradients_are_those_of_torch(
+    ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], contiguous: bool
+) -> None:
+    theirs = theirs.double()
+    ours = ours.double()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(5, *shape, dtype=torch.float64)
+    if not contiguous:
+        images = images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    found, expected = outcome(ours, images), outcome(theirs, images)
+    assert (
+        len(found)
+        == len(expected)
+        == 2 + 2 * len(list(ours.parameters())) + (3 if isinstance(ours, nn.BatchNorm2d) else 0)
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "shape"), LAYERS)
+def test_under_autocast_they_are_torchs_own(
+    ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...]
+) -> None:
+    ours, theirs = ours.float(), theirs.float()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(5, *shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(images), theirs(images))
+
+
+def test_the_autoencoder_trains_as_with_torchs_own_layers() -> None:
+    prepare(compute())
+    data = load_mnist(SAMPLE, CPU)
+    losses = []
+    for change in (lambda model: model, plain):
+        model = change(initialise(AE, config(AE, epochs=5), 0, CPU))
+        trained = fit(model, make_optimizer(model), data, 0, compute(), CPU)
+        losses.append([value for epoch in trained for value in epoch.steps["Train/Total Loss"]])
+    ours, theirs = losses
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-6
