@@ -119,6 +119,7 @@ def main() -> None:
             workspace.set_params(model, epochs=1)
             results["step"][model] = workspace.measure("one_step", model)
             results["growth"][model] = _growth(workspace, model, console)
+        workspace.set_params("vae")
         results["start"] = _start(workspace, rounds)
     results["repro"] = _repro(rounds)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")

@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def usual(bench: Bench) -> list[float]:
     """Seconds of each epoch of the usual way."""
     import usual
 
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # four workers are the usual
     model = usual.plain(bench.untrained())
     torch.set_deterministic_debug_mode("default")  # the usual way does not ask for it
     with tempfile.TemporaryDirectory() as folder:

@@ -211,6 +211,18 @@ def test_models_that_are_gone_are_trained_again(workspace: Workspace) -> None:
 
 
 @pytest.mark.slow
+def test_a_damaged_record_and_a_store_that_is_gone_are_said(workspace: Workspace) -> None:
+    name = recorded(workspace)
+    output = verify(workspace, name, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "warning: MLflow's tracking store does not answer" in output
+    assert IDENTICAL in output
+    for picture in (spool(workspace)[0] / "images").rglob("2.png"):
+        picture.write_bytes(b"no picture")
+    output = verify(workspace, name, status=2)
+    assert "Verdict: cannot be rebuilt: its record cannot be used: " in output
+
+
+@pytest.mark.slow
 def test_what_is_missing_is_said(workspace: Workspace) -> None:
     run = trained(workspace)
     for path in (workspace.path / ".dvc/cache/files/md5").glob("*/*"):

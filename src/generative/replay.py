@@ -179,6 +179,7 @@ class Store:
         What it does not show yet, and `generative sync` would add, does not count.
 
         Raises:
+            RecordRefused: the record is damaged.
             UserError: the store no longer answers.
         """
         shown = self.shown.get(record.start.id)
@@ -186,6 +187,8 @@ class Store:
             return None
         try:
             found = audit(self._client, shown.run_id, record)
+        except RecordRefused:
+            raise
         except Exception as error:
             raise _unreachable(error) from None
         whole = shown.events >= record.length

@@ -14,15 +14,13 @@ from generative.comparison import Comparison, compare
 from generative.errors import UserError
 from generative.lookup import find_records
 from generative.rebuild import CannotRebuild, rebuild, scratch
-from generative.record import Record
+from generative.record import Record, RecordRefused
 from generative.replay import Store, has_store
 from generative.spool import host, spool_folder
 from generative.stage import raise_on_signals
 from generative.tracking.events import RunStarted
 from generative.verification import STATUS, Verification, judge
 from generative.workspace import main_root
-
-_SHOWN_LINES = 200  # of a patch
 
 
 def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
@@ -56,13 +54,14 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
 def _verify(
     root: Path, record: Record, store: Store | None, tolerance: float, own_packages: bool
 ) -> int:
+    """Rebuild one run, print what came out and tag it; the exit status of the verdict."""
     start, began = record.start, time.monotonic()
-    console = page()
     print(f"rebuilding {start.id}", file=sys.stderr)
     again: RunStarted | None = None
     comparison: Comparison | None = None
     discrepancies: list[Discrepancy] | None = None
     try:
+        discrepancies = _discrepancies(store, record)
         if record.end is None or record.end.status != "FINISHED":
             became = record.end.status if record.end else "cut off"
             raise CannotRebuild(
@@ -72,10 +71,12 @@ def _verify(
             rebuilt = rebuild(root, start, folder, own_packages)
             again = rebuilt.start
             comparison = compare(record, rebuilt, tolerance)
-        discrepancies = store.differences(record) if store else None
         found = judge(start, comparison, discrepancies or [])
     except CannotRebuild as error:
         found = Verification("cannot be rebuilt", str(error))
+    except RecordRefused as error:
+        found = Verification("cannot be rebuilt", f"its record cannot be used: {error}")
+    console = page()
     if comparison:
         show_differences(console, (start.id, "rebuilt"), comparison)
     if discrepancies:
@@ -91,27 +92,9 @@ def _verify(
     for row in rows.items():
         table.add_row(*row)
     console.print(table)
-    console.print(f"Verdict: {found.verdict}: {found.why}.")
-    if store and start.id in store.shown:
-        store.tag(start.id, _tags(found, _environment(again) if again else ""))
+    console.print(f"Verdict: {found.verdict}: {found.why.removesuffix('.')}.")
+    _tag(store, start.id, found, _environment(again) if again else "")
     return STATUS[found.verdict]
-
-
-def _tags(found: Verification, environment: str) -> dict[str, str]:
-    return {
-        "verified": found.verdict,
-        "verified.why": found.why,
-        "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        "verified.host": host(),
-        "verified.environment": environment,
-    }
-
-
-def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
-    """Say of a run in MLflow, named by its name or id there, that its record cannot be used."""
-    for record_id, shown in (store.shown if store else {}).items():
-        if store and name in (record_id, shown.run_id):
-            store.tag(record_id, _tags(Verification("cannot be rebuilt", str(error)), ""))
 
 
 def _store(root: Path) -> Store | None:
@@ -119,8 +102,45 @@ def _store(root: Path) -> Store | None:
     try:
         return Store(root) if has_store(root) else None
     except UserError as error:
-        print(f"warning: {error} The verdict is not tagged there.", file=sys.stderr)
+        _warn(error)
         return None
+
+
+def _discrepancies(store: Store | None, record: Record) -> list[Discrepancy] | None:
+    """What MLflow shows otherwise than the record has it; None where it cannot be seen."""
+    try:
+        return store.differences(record) if store else None
+    except UserError as error:
+        _warn(error)
+        return None
+
+
+def _tag(store: Store | None, record_id: str, found: Verification, environment: str) -> None:
+    """Say in MLflow what came out, where it shows the run; the verdict stands without."""
+    if store is None or record_id not in store.shown:
+        return
+    tags = {
+        "verified": found.verdict,
+        "verified.why": found.why,
+        "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "verified.host": host(),
+        "verified.environment": environment,
+    }
+    try:
+        store.tag(record_id, tags)
+    except UserError as error:
+        _warn(error)
+
+
+def _warn(error: UserError) -> None:
+    print(f"warning: {error} The verdict goes on without it.", file=sys.stderr)
+
+
+def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
+    """Say of a run in MLflow, named by its name or id there, that its record cannot be used."""
+    for record_id, shown in (store.shown if store else {}).items():
+        if store and name in (record_id, shown.run_id):
+            _tag(store, record_id, Verification("cannot be rebuilt", str(error)), "")
 
 
 def _made_here(root: Path, start: RunStarted) -> bool:
@@ -130,10 +150,8 @@ def _made_here(root: Path, start: RunStarted) -> bool:
 
 def _ask(start: RunStarted) -> None:
     lines = start.patch.decode(errors="replace").splitlines()
-    for line in lines[:_SHOWN_LINES]:
+    for line in lines:
         print("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line))
-    if len(lines) > _SHOWN_LINES:
-        print(f"... and {len(lines) - _SHOWN_LINES} lines more")
     question = f"{start.id} was made on another machine ({json.dumps(start.host)}) with this change"
     if not sys.stdin.isatty():
         raise UserError(f"{question}; rebuilding runs it: say --yes if you trust it.")
