@@ -23,6 +23,7 @@ repro: setup
 	@echo
 	@dvc metrics show
 	@echo
+	-@generative report
 	@echo 'Compare runs:      make mlflow'
 	@echo 'Follow losses:     make tensorboard'
 	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'

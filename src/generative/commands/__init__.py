@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def _port(text: str) -> int:
@@ -45,6 +46,13 @@ def main() -> None:
     prove.add_argument(
         "--yes", action="store_true", help="run a change that was made elsewhere without asking"
     )
+    side_by_side = commands.add_parser("report", help="one page about runs, side by side")
+    side_by_side.add_argument(
+        "runs", nargs="*", metavar="run", help=f"{WAYS}; without any, the workspace's"
+    )
+    side_by_side.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="default report.html"
+    )
     for command in (differ, prove):
         command.add_argument(
             "--tolerance",
@@ -82,6 +90,10 @@ def main() -> None:
             run, tolerance = arguments.run, arguments.tolerance
             own, yes = arguments.env, arguments.yes
             sys.exit(exit_status(lambda: verify(run, tolerance, own, yes)))
+        case "report":
+            from generative.commands.report import report
+
+            sys.exit(exit_status(lambda: report(arguments.runs, arguments.output)))
         case name:
             from generative.commands.viewers import view
 

@@ -1,0 +1,53 @@
+"""`generative report`: one page about runs, to open from a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from generative.errors import UserError
+from generative.files import write_atomic
+from generative.lookup import find_records
+from generative.record import Record, RecordRefused
+from generative.replay import read_runs, restored, spooled
+from generative.report import Run, read_run, render
+from generative.workspace import main_root
+
+
+def report(names: Sequence[str], output: Path) -> None:
+    """Write a page about the named runs; without a name, about those whose results are at hand.
+
+    Raises:
+        UserError: there is no such run, or its record is damaged.
+        OSError: the page cannot be written.
+    """
+    root = main_root()
+    found = [record for name in names for record in find_records(root, name)]
+    if not names:
+        found = [run.record for run in read_runs(restored(root), _refuse, sealed=True)]
+        found.sort(key=lambda record: record.start.time)
+    if not found:
+        raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
+    distinct = {record.start.id: record for record in found}
+    evaluations = [
+        run.record
+        for known in (restored(root), spooled(root))
+        for run in read_runs(known, lambda _label, _error: None, sealed=True)
+        if run.record.start.stage == "evaluate"
+    ]
+    page = render(
+        [_read(record) for record in distinct.values()],
+        [_read(record) for record in [*evaluations, *distinct.values()] if record.start.models],
+    )
+    write_atomic(output, page.encode())
+    print(f"{output}: {len(distinct)} runs side by side")
+
+
+def _read(record: Record) -> Run:
+    try:
+        return read_run(record)
+    except RecordRefused as error:
+        _refuse(record.start.id, error)
+        raise
+
+
+def _refuse(label: str, error: Exception) -> None:
+    raise UserError(f"{label}: its record cannot be used: {error}") from None

@@ -1,0 +1,204 @@
+"""One page about runs side by side: records in, HTML out."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment
+
+from generative.figures.histories import curves
+from generative.record import Record
+from generative.tracking.events import EpochEnded, ModelSaved, ModelsEvaluated, Png, RunStarted
+
+_BETTER_HIGH = ("PSNR", "Denoising PSNR", "ELBO")
+_NEITHER = ("KL", "KL-Divergence")
+"""More of it is neither better nor worse by itself."""
+
+_LOSSES = ("Train/", "Test/")
+"""What they are depends on params (the target, the loss, beta): none is called the best."""
+
+_CURVES_OF = ("Train/Total Loss", "Test/Total Loss")
+_PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a record tells, read and checked as a whole."""
+
+    start: RunStarted
+    status: str
+    seconds: float
+    history: Mapping[str, Sequence[float]]
+    """Each metric's mean in every epoch."""
+    model: str | None
+    """The SHA-256 of the model it made."""
+    figures: Mapping[str, Mapping[str, float]]
+    """Of an evaluation: by model, then by figure."""
+    pictures: Mapping[str, Png]
+    """The last of each title."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a value a run, the best ones marked."""
+
+    name: str
+    values: Sequence[str]
+    best: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All about the runs of one stage."""
+
+    stage: str
+    runs: Sequence[str]
+    differing: Sequence[Row]
+    figures: Sequence[Row]
+    curves: str
+    pictures: Sequence[tuple[str, Sequence[str]]]
+    """A title, and each run's picture as a data address, empty where it has none."""
+    equal: Sequence[Row]
+
+
+def read_run(record: Record) -> Run:
+    """A run, from its record.
+
+    Raises:
+        RecordRefused: the record is damaged.
+    """
+    start, *events = record.events()
+    assert isinstance(start, RunStarted)
+    history: dict[str, list[float]] = {}
+    figures: Mapping[str, Mapping[str, float]] = {}
+    pictures: dict[str, Png] = {}
+    model = None
+    for event in events:
+        match event:
+            case EpochEnded():
+                for name, value in event.means.items():
+                    history.setdefault(name, []).append(value)
+                pictures |= event.images
+            case ModelsEvaluated():
+                figures = event.figures
+                pictures |= event.images
+            case ModelSaved():
+                model = event.sha256
+    seconds = (record.last_sign_of_life - start.time) / 1000
+    status = record.end.status if record.end else "RUNNING"
+    return Run(start, status, seconds, history, model, figures, pictures)
+
+
+def render(runs: Sequence[Run], evaluations: Iterable[Run]) -> str:
+    """The page, complete in itself.
+
+    Args:
+        runs: what it is about.
+        evaluations: where the test figures of the models that `runs` trained may be.
+    """
+    tested: dict[str, Mapping[str, float]] = {}
+    for evaluation in sorted(evaluations, key=lambda run: run.start.time):
+        for model, digest in evaluation.start.models.items():
+            tested[digest] = evaluation.figures.get(model, {})
+    stages = dict.fromkeys(run.start.stage for run in runs)
+    sections = [
+        _section(stage, [run for run in runs if run.start.stage == stage], tested)
+        for stage in stages
+    ]
+    page = files("generative").joinpath("report.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(page)
+    return template.render(sections=sections, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+
+
+def _section(stage: str, runs: Sequence[Run], tested: Mapping[str, Mapping[str, float]]) -> Section:
+    params = _rows([run.start.params for run in runs])
+    origins = _rows([_origin(run) for run in runs])
+    figures = [_figures(run, tested) for run in runs]
+    labels = [_label(run) for run in runs]
+    series = {
+        name: {
+            label: run.history[name]
+            for label, run in zip(labels, runs, strict=True)
+            if name in run.history
+        }
+        for name in _CURVES_OF
+        if any(name in run.history for run in runs)
+    }
+    titles = dict.fromkeys(title for run in runs for title in run.pictures)
+    return Section(
+        stage=stage,
+        runs=labels,
+        differing=[row for row in params if _differs(row)] if len(runs) > 1 else params,
+        figures=[_marked(row, figures) for row in _rows(figures)],
+        curves=_address(curves(series)) if series else "",
+        pictures=[
+            (
+                title,
+                [_address(run.pictures[title]) if title in run.pictures else "" for run in runs],
+            )
+            for title in titles
+        ],
+        equal=([row for row in params if not _differs(row)] if len(runs) > 1 else []) + origins,
+    )
+
+
+def _label(run: Run) -> str:
+    experiment = run.start.tags.get("dvc.experiment")
+    own = run.start.id.removeprefix(f"{run.start.stage}-")
+    return f"{own} ({experiment})" if experiment else own
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    begun = datetime.fromtimestamp(run.start.time / 1000, UTC)
+    named = {name: run.start.tags[name] for name in _PROVENANCE if name in run.start.tags}
+    own = {"run": run.start.id, "status": run.status, "begun": f"{begun:%Y-%m-%d %H:%M:%S} UTC"}
+    return {**own, "seconds": f"{run.seconds:.0f}", "host": run.start.host, **named}
+
+
+def _figures(run: Run, tested: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Its test figures if its model was evaluated, then the last epoch's; an evaluation's own."""
+    own = {
+        f"{model}/{name}": value
+        for model, own in run.figures.items()
+        for name, value in own.items()
+    }
+    test = tested.get(run.model, {}) if run.model else {}
+    last = {name: values[-1] for name, values in run.history.items()}
+    return {**own, **{f"Evaluation/{name}": value for name, value in test.items()}, **last}
+
+
+def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for every name that some run has."""
+    names = dict.fromkeys(name for values in runs for name in values)
+    return [
+        Row(name, [_text(values.get(name)) for values in runs], [False] * len(runs))
+        for name in names
+    ]
+
+
+def _marked(row: Row, runs: Sequence[Mapping[str, float]]) -> Row:
+    """The row of a figure, its best values marked where there is something to choose."""
+    kind = row.name.rpartition("/")[2]
+    values = [figures.get(row.name) for figures in runs]
+    known = [value for value in values if value is not None]
+    if row.name.startswith(_LOSSES) or kind in _NEITHER or len(set(known)) < 2:
+        return row
+    best = max(known) if kind in _BETTER_HIGH else min(known)
+    return Row(row.name, row.values, [value == best for value in values])
+
+
+def _differs(row: Row) -> bool:
+    return len(set(row.values)) > 1
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _address(png: Png) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
