@@ -154,7 +154,6 @@ def _epochs(workspace: Workspace, rounds: int, console: Console) -> Results:
 def _growth(workspace: Workspace, model: str, console: Console) -> Results:
     """One epoch by number of images, batch size and latent size."""
     grown: Results = {"times": {}, "batch_size": {}, "latent_dim": {}}
-    workspace.set_params(model, epochs=1)
     for times in TIMES:
         grown["times"][times] = workspace.measure("growth", model, "--times", str(times))
     for key, values in (("batch_size", BATCHES), ("latent_dim", LATENTS[model])):
@@ -212,20 +211,16 @@ def table(results: Results) -> Table:
     for name, other in (("plain eager step", "plain"), ("its matrix products", "products")):
         ratios = [step[model]["ours"] / step[model][other] for model in MODELS]
         shown.add_row(f"step / {name}", *(f"{ratio:.2f}" for ratio in ratios))
-    for what in ("seconds", "peak"):
-        values = []
-        for model in MODELS:
-            grown = results["growth"][model]["times"]
-            first, last = grown[TIMES[0]], grown[TIMES[-1]]
-            if what == "seconds":
-                values.append(f"{last['seconds'] / first['seconds']:.2f}")
-            else:
-                more = last["peak"] - first["peak"]
-                values.append(f"{more / (last['bytes'] - first['bytes']):.2f}")
-        name = (
-            "epoch of 8 times the images / of 1" if what == "seconds" else "memory / images' bytes"
-        )
-        shown.add_row(name, *values)
+    ends = [
+        [results["growth"][model]["times"][times] for times in (TIMES[0], TIMES[-1])]
+        for model in MODELS
+    ]
+    slower = [last["seconds"] / first["seconds"] for first, last in ends]
+    shown.add_row("epoch of 8 times the images / of 1", *(f"{ratio:.2f}" for ratio in slower))
+    larger = [
+        (last["peak"] - first["peak"]) / (last["bytes"] - first["bytes"]) for first, last in ends
+    ]
+    shown.add_row("memory / images' bytes", *(f"{ratio:.2f}" for ratio in larger))
     ratios = [start[model] / start["torch"] for model in MODELS]
     shown.add_row("start to first step / import torch", *(f"{ratio:.2f}" for ratio in ratios))
     if repro := results["repro"]:

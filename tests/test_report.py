@@ -95,3 +95,12 @@ def test_what_cannot_be_shown_is_one_sentence(workspace: Workspace) -> None:
     output = workspace.run("generative", "report", status=2)
     assert output == "error: records/: holds no record yet; run 'dvc repro', or name runs.\n"
     assert spool(workspace) == []
+
+
+def test_an_evaluation_that_is_damaged_is_nobody_elses_trouble(workspace: Workspace) -> None:
+    damaged = workspace.path / ".generative" / "spool" / "evaluate-1"
+    shutil.copytree(workspace.path / "records" / "evaluation", damaged)
+    for picture in (damaged / "images").rglob("*.png"):
+        picture.unlink()
+        picture.write_bytes(b"no picture")
+    assert cells(report(workspace, "records/vae"), "Evaluation/ELBO")

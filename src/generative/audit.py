@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from generative.comparison import series_of
 from generative.record import Record
-from generative.tracking.events import EpochEnded, Event, ModelSaved, ModelsEvaluated
+from generative.tracking.events import ModelSaved
 from generative.tracking.mlflow import SHARED
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         shown = run.data.tags.get("model.sha256")
         if shown != model.sha256:
             found.append(Discrepancy("model.sha256", None, shown, model.sha256))
-    recorded = _points(events)
+    recorded = {
+        name: {epoch: mean for epoch, (mean, _) in series.items()}
+        for name, series in series_of(events).items()
+    }
     names = {name for name in run.data.metrics if not name.startswith(SHARED)} | recorded.keys()
     for name in sorted(names):
         points = client.get_metric_history(run_id, name)
@@ -53,19 +57,6 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         latest = run.data.metrics.get(name)
         found += _compare(name, shown_points, latest, recorded.get(name, {}))
     return found
-
-
-def _points(events: Iterable[Event]) -> dict[str, dict[int, float]]:
-    """Each metric's values by step, as MLflow should have them."""
-    points: dict[str, dict[int, float]] = {}
-    for event in events:
-        if isinstance(event, EpochEnded):
-            for name, value in event.means.items():
-                points.setdefault(name, {})[event.epoch] = value
-        elif isinstance(event, ModelsEvaluated):
-            for model, figures in event.figures.items():
-                points |= {f"{model}/{name}": {0: value} for name, value in figures.items()}
-    return points
 
 
 def _compare(

@@ -170,18 +170,19 @@ def _first_epochs(
 
 
 def _metric_differences(first: list[Event], second: list[Event]) -> dict[str, MetricDifference]:
-    series = _series(first), _series(second)
+    series = series_of(first), series_of(second)
     names = sorted(series[0].keys() | series[1].keys())
     found = {name: _difference(series[0].get(name, {}), series[1].get(name, {})) for name in names}
     return {name: difference for name, difference in found.items() if difference is not None}
 
 
-_Series = dict[int, tuple[float, list[float]]]
-"""A metric's mean and its value at each step, by epoch."""
+Series = dict[int, tuple[float, list[float]]]
+"""A metric's mean and its value at each step, by epoch; an evaluation's figure is at epoch 0."""
 
 
-def _series(events: Iterable[Event]) -> dict[str, _Series]:
-    series: dict[str, _Series] = {}
+def series_of(events: Iterable[Event]) -> dict[str, Series]:
+    """Every metric that a run logged, by its name in MLflow."""
+    series: dict[str, Series] = {}
     for event in events:
         if isinstance(event, EpochEnded):
             for name, mean in event.means.items():
@@ -193,7 +194,7 @@ def _series(events: Iterable[Event]) -> dict[str, _Series]:
     return series
 
 
-def _difference(first: _Series, second: _Series) -> MetricDifference | None:
+def _difference(first: Series, second: Series) -> MetricDifference | None:
     epochs = sorted(first.keys() | second.keys())
     different = [epoch for epoch in epochs if first.get(epoch) != second.get(epoch)]
     if not different:
@@ -215,7 +216,7 @@ def _first_step(
     return None, (first[0] if first else None, second[0] if second else None)
 
 
-def _mean(series: _Series, epoch: int) -> float | None:
+def _mean(series: Series, epoch: int) -> float | None:
     return series[epoch][0] if epoch in series else None
 
 

@@ -5,13 +5,11 @@ from pathlib import Path
 
 from generative.dvc_outs import known_records, records_at
 from generative.errors import UserError
+from generative.names import WAYS
 from generative.outputs import RECORDS
 from generative.record import START, Record, RecordRefused, files_in
 from generative.replay import Store, has_store, restored
 from generative.spool import spool_folder
-
-WAYS = "a run's name or MLflow id, a record's folder, or REVISION:ae, :vae or :evaluation"
-"""How a person can name a run."""
 
 
 def find_records(root: Path, name: str) -> list[Record]:

@@ -66,7 +66,7 @@ def rebuild(root: Path, start: RunStarted, folder: Path, own_packages: bool) -> 
     if own_packages:
         search = _install(checkout, folder / "environment")
     environment = _environment(start, checkout, search)
-    stages = _stages(checkout)
+    stages: dict[str, Any] = read_pipeline(checkout)["stages"]
     if start.stage not in stages:
         raise CannotRebuild(f"its dvc.yaml has no stage '{start.stage}'")
     _bring(root, checkout, start.stage, start.deps, stages, environment)
@@ -151,11 +151,6 @@ def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, s
 
 def _search(first: Path) -> str:
     return f"{first}{os.pathsep}{os.environ.get('PATH', '')}"
-
-
-def _stages(checkout: Path) -> dict[str, Any]:
-    stages: dict[str, Any] = read_pipeline(checkout)["stages"]
-    return stages
 
 
 def _bring(

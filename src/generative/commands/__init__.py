@@ -14,7 +14,7 @@ def _port(text: str) -> int:
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
-    from generative.lookup import WAYS
+    from generative.names import WAYS
     from generative.stage import exit_status
 
     parser = argparse.ArgumentParser(prog="generative", description=__doc__)

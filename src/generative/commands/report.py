@@ -1,7 +1,9 @@
 """`generative report`: one page about runs, to open from a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from generative.errors import UserError
 from generative.files import write_atomic
@@ -26,19 +28,19 @@ def report(names: Sequence[str], output: Path) -> None:
         found.sort(key=lambda record: record.start.time)
     if not found:
         raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
-    distinct = {record.start.id: record for record in found}
-    evaluations = [
-        run.record
-        for known in (restored(root), spooled(root))
-        for run in read_runs(known, lambda _label, _error: None, sealed=True)
-        if run.record.start.stage == "evaluate"
-    ]
-    page = render(
-        [_read(record) for record in distinct.values()],
-        [_read(record) for record in [*evaluations, *distinct.values()] if record.start.models],
-    )
+    runs = {record.start.id: _read(record) for record in found}
+    page = render([*runs.values()], [*_evaluations(root), *runs.values()])
     write_atomic(output, page.encode())
-    print(f"{output}: {len(distinct)} runs side by side")
+    print(f"{output}: {len(runs)} runs side by side")
+
+
+def _evaluations(root: Path) -> Iterator[Run]:
+    """Every evaluation whose record is in the workspace or the spool; damaged ones are left out."""
+    for known in (restored(root), spooled(root)):
+        for run in read_runs(known, lambda _label, _error: None, sealed=True):
+            if run.record.start.models:
+                with suppress(RecordRefused):
+                    yield read_run(run.record)
 
 
 def _read(record: Record) -> Run:
@@ -46,8 +48,7 @@ def _read(record: Record) -> Run:
         return read_run(record)
     except RecordRefused as error:
         _refuse(record.start.id, error)
-        raise
 
 
-def _refuse(label: str, error: Exception) -> None:
+def _refuse(label: str, error: Exception) -> NoReturn:
     raise UserError(f"{label}: its record cannot be used: {error}") from None
