@@ -2,7 +2,7 @@
 
 import checkout  # noqa: F401  (first: it decides whose code runs)
 
-from generative.evaluation_run import evaluate_all
+from generative.evaluation.run import evaluate_all
 from generative.stage import run_stage
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ def _new_workspace(path: Path) -> Workspace:
         vae__epochs=2,
         vae__hidden_dim=32,
         vae__latent_dim=8,
+        evaluate__importance_samples=20,
     )
     workspace.run("git", "init", "--quiet", "--initial-branch=main")
     workspace.run("git", "add", "--all")

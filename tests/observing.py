@@ -67,6 +67,10 @@ def everything(workspace: Workspace) -> dict[str, Any]:
     for run_id, run in found.items():
         full = store.get_run(run_id)
         names = {key: named.get(value, value) for key, value in run.data.tags.items()}
+        names.pop("description.sha256")  # its text is compared
+        for other, name in named.items():
+            note = names["mlflow.note.content"].replace(other, name)
+            names["mlflow.note.content"] = note
         model_id = names.pop("model.id", None)
         images = [file.path for file in store.list_artifacts(run_id, "images")]
         assert run.info.run_name not in shown, "one run a record"
@@ -132,10 +136,10 @@ def history(workspace: Workspace, model: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def event_files(workspace: Workspace, run: Run) -> Any:
+def event_files(workspace: Workspace, run: Run, part: str = "") -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = workspace.path / "tensorboard" / run.info.run_name
+    folder = workspace.path / "tensorboard" / run.info.run_name / part
     everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
     return EventAccumulator(str(folder), everything).Reload()
 

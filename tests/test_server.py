@@ -95,7 +95,10 @@ def test_a_server_on_postgresql_with_users(
                 assert_whole(address, folder)
         evaluation, ae, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
         assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
-        assert vae.data.metrics["Evaluation/ELBO"] == evaluation.data.metrics["vae/ELBO"]
+        assert (
+            vae.data.metrics["Evaluation/Likelihood/ELBO"]
+            == evaluation.data.metrics["vae/Likelihood/ELBO"]
+        )
         assert list((tmp_path / "artifacts").rglob("vae.safetensors"))
     assert not (workspace.path / "mlflow.db").exists()
 

@@ -65,7 +65,9 @@ def test_sync_all_brings_back_every_committed_run_and_experiment(workspace: Work
         assert shown["status"] == "FINISHED"
         if shown["model"]:
             assert shown["model"]["status"] == "READY"
-            assert shown["points"]["Evaluation/MSE"], "the evaluation's figures are back too"
+            assert shown["points"]["Evaluation/Reconstruction/MSE"], (
+                "the evaluation's figures are back too"
+            )
 
 
 def test_records_come_from_the_remote_where_the_cache_has_none(

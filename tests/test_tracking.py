@@ -16,6 +16,7 @@ from observing import (
     event_files,
     history,
     points_in,
+    points_of,
     read_until,
     runs,
     wait_until,
@@ -134,11 +135,37 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
             assert training.data.metrics[f"Evaluation/{name}"] == value
         logged = client(built).get_logged_model(training.data.tags["model.id"])
         by_name = {metric.key: metric for metric in logged.metrics}
-        assert by_name["Evaluation/MSE"].dataset_name == "mnist"
-    assert set(figures["vae"]) - set(figures["ae"]) == {"ELBO", "Reconstruction", "KL"}
-    assert figures["vae"]["ELBO"] == pytest.approx(
-        -figures["vae"]["Reconstruction"] - figures["vae"]["KL"]
-    )
+        assert by_name["Evaluation/Reconstruction/MSE"].dataset_name == "mnist"
+    assert {name.partition("/")[0] for name in figures["vae"].keys() - figures["ae"].keys()} == {
+        "Likelihood",
+        "Samples",
+    }
+    series = points_of(built, runs(built, "train-vae")[0], "Evaluation/Likelihood/KL by Dimension")
+    assert series == points_of(built, evaluation, "vae/Likelihood/KL by Dimension")
+    assert [step for step, _ in series] == list(range(1, 9))
+    total = sum(value for _, value in series)
+    assert total == pytest.approx(figures["vae"]["Likelihood/KL-Divergence"])
+
+
+def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(workspace: Workspace) -> None:
+    workspace.run("generative", "sync")
+    evaluation, training = runs(workspace, "evaluate")[0], runs(workspace, "train-vae")[0]
+    notes = {run.info.run_id: run.data.tags["mlflow.note.content"] for run in runs(workspace)}
+    address = f"#/experiments/{training.info.experiment_id}/runs"
+    note = notes[training.info.run_id]
+    assert note.startswith("**VAE**: latent\\_dim 8, beta 1.0, epochs 2, ")
+    assert f"({address}/{evaluation.info.run_id}): ELBO \\-" in note
+    assert f"commit {training.data.tags['git.commit'][:10]}" in note
+    assert f"`generative verify {training.info.run_name}`" in note
+    note = notes[evaluation.info.run_id]
+    assert f"- [VAE, its training]({address}/{training.info.run_id}): ELBO \\-" in note
+
+    client(workspace).set_tag(training.info.run_id, "mlflow.note.content", "mine")
+    workspace.run("python", "stages/evaluate.py")
+    notes = {run.info.run_id: run.data.tags["mlflow.note.content"] for run in runs(workspace)}
+    assert notes.pop(training.info.run_id) == "mine"
+    newest = runs(workspace, "evaluate")[0].info.run_id
+    assert f"/{newest})" in notes[runs(workspace, "train-ae")[0].info.run_id]
 
 
 def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Workspace) -> None:

@@ -92,7 +92,7 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(built: Workspace, p
             f'{address}/#/compare-runs?runs=["{ae.run_id}","{vae.run_id}"]'
             f'&experiments=["{ae.experiment_id}"]',
         )
-        for text in ("latent_dim", "Evaluation/MSE", "Test/Total Loss"):
+        for text in ("latent_dim", "Evaluation/Reconstruction/MSE", "Test/Total Loss"):
             expect(page.get_by_text(text, exact=True).first).to_be_visible()
         shoot(page, "mlflow-compare")
 

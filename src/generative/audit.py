@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from generative.comparison import series_of
 from generative.record import Record
+from generative.tracking.description import EVALUATION
 from generative.tracking.events import ModelSaved
-from generative.tracking.mlflow import SHARED
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         name: {epoch: mean for epoch, (mean, _) in series.items()}
         for name, series in series_of(events).items()
     }
-    names = {name for name in run.data.metrics if not name.startswith(SHARED)} | recorded.keys()
+    names = {name for name in run.data.metrics if not name.startswith(EVALUATION)} | recorded.keys()
     for name in sorted(names):
         points = client.get_metric_history(run_id, name)
         shown_points = [(point.step, point.value) for point in points]

@@ -177,7 +177,10 @@ def _metric_differences(first: list[Event], second: list[Event]) -> dict[str, Me
 
 
 Series = dict[int, tuple[float, list[float]]]
-"""A metric's mean and its value at each step, by epoch; an evaluation's figure is at epoch 0."""
+"""A metric's mean and its value at each step, by epoch; an evaluation's figure is at epoch 0.
+
+Of an evaluation's curves, the epoch is the point's x.
+"""
 
 
 def series_of(events: Iterable[Event]) -> dict[str, Series]:
@@ -191,6 +194,8 @@ def series_of(events: Iterable[Event]) -> dict[str, Series]:
             for model, figures in event.figures.items():
                 for name, value in figures.items():
                     series[f"{model}/{name}"] = {0: (value, [])}
+                for name, points in event.series.get(model, {}).items():
+                    series[f"{model}/{name}"] = {x: (y, []) for x, y in points}
     return series
 
 

@@ -31,6 +31,18 @@ class Split:
         """The images at `index` as float32 in [0, 1], (B, 1, 28, 28)."""
         return self.images[index].to(torch.float32) / 255
 
+    def choice(self, count: int, stream: torch.Generator) -> Tensor:
+        """Places of `count` images drawn at random, in rising order; of all where there are fewer.
+
+        Never every n-th: MNIST's order alternates between its two groups of writers.
+        """
+        order = torch.randperm(len(self), generator=stream, device=stream.device)
+        return order[:count].sort().values
+
+    def subset(self, index: Tensor) -> "Split":
+        """Just the images at `index`, with their labels."""
+        return Split(self.images[index], self.labels[index])
+
 
 @dataclass(frozen=True)
 class Mnist:

@@ -118,7 +118,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _sentence(schema: type[Section], detail: ErrorDetails, prefix: str) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     key = ".".join(part for part in (prefix, name) if part)
-    field = schema.model_fields.get(name)
+    field = schema.model_fields.get(name.partition(".")[0])
     description = (field and field.description) or "a block of keys"
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_nearest(name, schema.model_fields)}"

@@ -1,7 +1,7 @@
 """The record of a run: a folder that a person can read and sinks can play; docs/records.md.
 
 `run.json` says what began, `events.jsonl` what happened since, a line an event, in order;
-`images/` and `artifacts/` hold what the lines name.
+`images/`, `artifacts/` and `projections/` hold what the lines name.
 """
 
 import hashlib
@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import safetensors.numpy
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from generative.files import sha256, write_atomic
 from generative.tracking.events import (
@@ -25,6 +27,7 @@ from generative.tracking.events import (
     ModelSaved,
     ModelsEvaluated,
     Png,
+    Projection,
     Resumed,
     RunEnded,
     RunStarted,
@@ -115,6 +118,9 @@ class _Evaluation(_Part):
     time: int
     figures: dict[Name, dict[Key, float]]
     images: dict[str, str]
+    series: dict[Name, dict[Key, list[tuple[Annotated[int, Field(ge=1)], float]]]] = {}
+    configs: dict[Name, dict[Key, str | int | float | bool]] = {}
+    projections: dict[Name, str] = {}
 
 
 class _End(_Part):
@@ -288,7 +294,14 @@ class Record:
                     raise RecordRefused(f"'{line.file}' is damaged: its SHA-256 is another.")
                 return ModelSaved(line.time, line.name, path, line.sha256, line.epoch)
             case _Evaluation():
-                return ModelsEvaluated(line.time, line.figures, self._images(line.images))
+                return ModelsEvaluated(
+                    line.time,
+                    line.figures,
+                    self._images(line.images),
+                    line.series,
+                    line.configs,
+                    {model: self._projection(name) for model, name in line.projections.items()},
+                )
             case _End():
                 return _as_end(line)
 
@@ -303,6 +316,18 @@ class Record:
         except Exception:  # whatever Pillow says of a damaged file
             raise RecordRefused(f"'{name}' is no PNG, or damaged.") from None
         return content
+
+    def _projection(self, name: str) -> Projection:
+        try:
+            found = safetensors.numpy.load(self._content(name))
+            codes, labels, images = (found[key] for key in ("codes", "labels", "images"))
+        except (SafetensorError, KeyError):
+            raise RecordRefused(f"'{name}' holds no codes, or is damaged.") from None
+        layouts = [(array.dtype.name, array.ndim) for array in (codes, labels, images)]
+        counts = {array.shape[:1] for array in (codes, labels, images)}
+        if layouts != [("float32", 2), ("uint8", 1), ("uint8", 3)] or len(counts) != 1:
+            raise RecordRefused(f"'{name}' holds codes, labels and images that do not fit.")
+        return Projection(codes, labels, images)
 
     def _content(self, name: str) -> bytes:
         try:
@@ -359,8 +384,17 @@ def _as_line(event: Event) -> tuple[_Line, dict[str, bytes]]:
             )
         case ModelsEvaluated():
             names, files = _image_files(event.images, "1")
-            figures = {model: dict(values) for model, values in event.figures.items()}
-            line = _Evaluation(time=event.time, figures=figures, images=names)
+            projections = {model: f"projections/{model}.safetensors" for model in event.projections}
+            for model, projection in event.projections.items():
+                files[projections[model]] = safetensors.numpy.save(vars(projection))
+            line = _Evaluation(
+                time=event.time,
+                figures={model: dict(values) for model, values in event.figures.items()},
+                images=names,
+                series={model: dict(values) for model, values in event.series.items()},
+                configs={model: dict(values) for model, values in event.configs.items()},
+                projections=projections,
+            )
         case Resumed():
             line, files = _Resumed(**vars(event)), {}
         case RunEnded():

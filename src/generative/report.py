@@ -9,16 +9,19 @@ from typing import Any
 
 from jinja2 import Environment
 
-from generative.figures.histories import curves
+from generative.figures.curves import runs_curves
+from generative.figures.images import png
 from generative.record import Record
 from generative.tracking.events import EpochEnded, ModelSaved, ModelsEvaluated, Png, RunStarted
 
-_BETTER_HIGH = ("PSNR", "Denoising PSNR", "ELBO")
-_NEITHER = ("KL", "KL-Divergence")
-"""More of it is neither better nor worse by itself."""
+_HIGHER_IS_BETTER = ("PSNR", "SSIM", "Accuracy", "ELBO", "Bound")
+_LOWER_IS_BETTER = ("MSE", "BCE", "MMD2")
+"""How the names of figures end; more of any other is neither better nor worse by itself.
 
-_LOSSES = ("Train/", "Test/")
-"""What they are depends on params (the target, the loss, beta): none is called the best."""
+Losses are none of them: what they are depends on params (the target, the loss, beta).
+"""
+
+_BASELINES = ("Latents/PCA", "Latents/Pixels")
 
 _CURVES_OF = ("Train/Total Loss", "Test/Total Loss")
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
@@ -133,7 +136,7 @@ def _section(stage: str, runs: Sequence[Run], tested: Mapping[str, Mapping[str, 
         runs=labels,
         differing=[row for row in params if _differs(row)] if len(runs) > 1 else params,
         figures=[_marked(row, figures) for row in _rows(figures)],
-        curves=_address(curves(series)) if series else "",
+        curves=_address(png(runs_curves(series))) if series else "",
         pictures=[
             (
                 title,
@@ -181,12 +184,17 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def _marked(row: Row, runs: Sequence[Mapping[str, float]]) -> Row:
     """The row of a figure, its best values marked where there is something to choose."""
-    kind = row.name.rpartition("/")[2]
+    kind = row.name.partition(" at ")[0]
     values = [figures.get(row.name) for figures in runs]
     known = [value for value in values if value is not None]
-    if row.name.startswith(_LOSSES) or kind in _NEITHER or len(set(known)) < 2:
+    if len(set(known)) < 2 or any(baseline in kind for baseline in _BASELINES):
         return row
-    best = max(known) if kind in _BETTER_HIGH else min(known)
+    if kind.endswith(_HIGHER_IS_BETTER):
+        best = max(known)
+    elif kind.endswith(_LOWER_IS_BETTER):
+        best = min(known)
+    else:
+        return row
     return Row(row.name, row.values, [value == best for value in values])
 
 
@@ -200,5 +208,5 @@ def _text(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _address(png: Png) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _address(image: Png) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -1,7 +1,7 @@
 """`generative check`: is params.yaml right, before the first stage starts?"""
 
 from generative.compute import Compute
-from generative.evaluation import EvaluationConfig
+from generative.evaluation.config import EvaluationConfig
 from generative.mnist_files import Data
 from generative.models.registry import REGISTRY
 from generative.params import Params

@@ -58,8 +58,17 @@ class AE(Model[AEConfig]):
             ConvTranspose2d(8, 1, padding=1),  # (B, 1, 28, 28)
         )
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(self.encoder(images))
+    @property
+    def loss_unit(self) -> str:
+        errors = {"mse": "Squared error a pixel", "bce": "Cross entropy a pixel (nats)"}
+        return errors[self.config.loss]
+
+    def encode(self, images: Tensor) -> Tensor:
+        codes: Tensor = self.encoder(images)
+        return codes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(codes)
         return logits.contiguous()
 
     def training_losses(self, images: Tensor, noise: Generator) -> Losses:

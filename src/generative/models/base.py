@@ -52,6 +52,11 @@ class Model(nn.Module, ABC, Generic[C]):
         super().__init__()
         self.config = config
 
+    @property
+    @abstractmethod
+    def loss_unit(self) -> str:
+        """What its total loss is measured in."""
+
     @abstractmethod
     def training_losses(self, images: Tensor, noise: Generator) -> Losses:
         """The loss of each example as it is trained on."""
@@ -65,8 +70,16 @@ class Model(nn.Module, ABC, Generic[C]):
         """The scalar whose gradient is followed: the chapter's reduction over the batch."""
 
     @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """The codes of images, (B, Z); without randomness."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Logits of the images that codes, (B, Z), stand for: (B, 1, 28, 28)."""
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """Logits of the reconstruction, (B, 1, 28, 28); without randomness."""
+        return self.decode(self.encode(images))
 
     @abstractmethod
     def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
@@ -74,19 +87,48 @@ class Model(nn.Module, ABC, Generic[C]):
 
 
 class LatentVariableModel(Model[C], ABC):
-    """A model with a prior p(z) and an approximate posterior q(z|x)."""
+    """A model with the prior p(z) = N(0, I) and a diagonal Gaussian q(z|x)."""
 
     @abstractmethod
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z|x), (B, Z) each."""
+
+    @abstractmethod
+    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
+        """-log p(x|z), (B,), in nats an image; latents are (B, Z)."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The mean of q(z|x)."""
+        return self.posterior(images)[0]
+
     def elbo_terms(self, images: Tensor, noise: Generator) -> Losses:
         """`RECONSTRUCTION`, -log p(x|z) with z ~ q(z|x), and `KL`, in nats an image.
 
         ELBO = -(reconstruction + KL), whatever weight training gives the terms.
         Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), equation 3.
         """
+        mean, log_variance = self.posterior(images)
+        error = self.reconstruction_error(images, draw(mean, log_variance, noise))
+        return {RECONSTRUCTION: error, KL: divergence(mean, log_variance).sum(1)}
 
-    @abstractmethod
     def sample(self, count: int, noise: Generator) -> Tensor:
         """`count` images drawn from the prior: pixel means, (count, 1, 28, 28)."""
+        device = next(self.parameters()).device
+        latents = torch.randn((count, self.config.latent_dim), generator=noise, device=device)
+        return torch.sigmoid(self.decode(latents))
+
+
+def draw(mean: Tensor, log_variance: Tensor, noise: Generator) -> Tensor:
+    """Z ~ q(z|x) by the reparameterisation z = mean + exp(log_variance / 2) * epsilon."""
+    return mean + torch.exp(log_variance / 2) * normal_like(mean, noise)
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(q(z|x) || N(0, I)) of each dimension, (B, Z), nats.
+
+    Source: Kingma and Welling (2014), appendix B.
+    """
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp())
 
 
 def normal_like(tensor: Tensor, noise: Generator) -> Tensor:

@@ -14,7 +14,7 @@ from generative.models.base import (
     LatentVariableModel,
     Losses,
     ModelConfig,
-    normal_like,
+    draw,
 )
 
 
@@ -55,24 +55,24 @@ class VAE(LatentVariableModel[VAEConfig]):
             nn.Unflatten(1, (1, 28, 28)),
         )
 
+    @property
+    def loss_unit(self) -> str:
+        return "Nats an image"
+
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x), (B, Z) each."""
         features = self.encoder(images)
         # In float32 also under autocast: the KL would lose its digits in bfloat16.
         return self.mean(features).float(), self.log_variance(features).float()
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        mean, _ = self.posterior(images)
-        logits: Tensor = self.decoder(mean)
+    def decode(self, codes: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(codes)
         return logits
 
-    def elbo_terms(self, images: Tensor, noise: Generator) -> Losses:
-        mean, log_variance = self.posterior(images)
-        logits = self.decoder(_draw(mean, log_variance, noise))
+    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
+        logits = self.decode(latents)
         error = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
-        # Kingma and Welling (2014), appendix B.
-        kl = -0.5 * (1 + log_variance - mean.square() - log_variance.exp())
-        return {RECONSTRUCTION: error.flatten(1).sum(1), KL: kl.sum(1)}
+        return error.flatten(1).sum(1)
 
     def training_losses(self, images: Tensor, noise: Generator) -> Losses:
         terms = self.elbo_terms(images, noise)
@@ -85,17 +85,5 @@ class VAE(LatentVariableModel[VAEConfig]):
         return losses[TOTAL].sum()
 
     def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
-        reconstructed = torch.sigmoid(self.decoder(_draw(*self.posterior(images), noise)))
+        reconstructed = torch.sigmoid(self.decode(draw(*self.posterior(images), noise)))
         return [("Real data", images), ("Reconstruction data", reconstructed)]
-
-    def sample(self, count: int, noise: Generator) -> Tensor:
-        weight = self.mean.weight
-        latents = torch.randn(
-            (count, self.config.latent_dim), generator=noise, device=weight.device
-        )
-        return torch.sigmoid(self.decoder(latents))
-
-
-def _draw(mean: Tensor, log_variance: Tensor, noise: Generator) -> Tensor:
-    """Z ~ q(z|x) by the reparameterisation z = mean + exp(log_variance / 2) * epsilon."""
-    return mean + torch.exp(log_variance / 2) * normal_like(mean, noise)

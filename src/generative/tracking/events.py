@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 Png = bytes
@@ -72,6 +75,18 @@ class ModelSaved:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """Images and their codes."""
+
+    codes: npt.NDArray[np.float32]
+    """(N, Z)."""
+    labels: npt.NDArray[np.uint8]
+    """(N,): the digits."""
+    images: npt.NDArray[np.uint8]
+    """(N, 28, 28)."""
+
+
+@dataclass(frozen=True)
 class ModelsEvaluated:
     """Figures of the models the run read, and pictures."""
 
@@ -79,6 +94,12 @@ class ModelsEvaluated:
     figures: Mapping[str, Mapping[str, float]]
     """By model, then by figure."""
     images: Mapping[str, Png]
+    series: Mapping[str, Mapping[str, list[tuple[int, float]]]] = field(default_factory=dict)
+    """By model, then by name: the points of a curve, its x being 1 or more."""
+    configs: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
+    """By model: how it was built and trained."""
+    projections: Mapping[str, Projection] = field(default_factory=dict)
+    """By model: codes of some test images."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
 
+import hashlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from generative.record import RecordRefused
+from generative.tracking.description import EVALUATION, describe
 from generative.tracking.events import (
     Dataset,
     EpochEnded,
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LOADER = "generative.serving"
-SHARED = "Evaluation/"
-"""Before the names of the figures that an evaluation puts on the runs that trained its models."""
+_NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
+_NOTE_DIGEST = "description.sha256"
+"""The SHA-256 of the description as this sink wrote it: another one is a person's."""
 
 _Point = tuple[str, int, int]
 """A metric's name, step and time: what makes a point the same point."""
@@ -62,7 +65,8 @@ class MlflowSink(Sink):
             case Resumed():
                 self._resume()
             case EpochEnded():
-                self._log_points(event.means, event.time, event.epoch)
+                points = {(name, event.epoch): value for name, value in event.means.items()}
+                self._log_points(points, event.time)
                 for title, image in event.images.items():
                     self._log_image(title, image, event.time, event.epoch)
             case ModelSaved():
@@ -95,6 +99,7 @@ class MlflowSink(Sink):
         self._points = {
             point for metric in run.data.metrics for point in self._history(self._run_id, metric)
         }
+        self._describe(self._run_id)
         names = [file.path for file in self._client.list_artifacts(self._run_id, "images")]
         self._images = {name.rpartition("+")[0] for name in names if name.endswith(".png")}
 
@@ -123,19 +128,20 @@ class MlflowSink(Sink):
             tags["mlflow.source.git.commit"] = commit
         return self._client.create_run(self._experiment, event.time, tags, event.id)
 
-    def _log_points(self, values: Mapping[str, float], time: int, step: int) -> None:
+    def _log_points(self, values: Mapping[tuple[str, int], float], time: int) -> None:
+        """Log values by their metric and step, less those that the run has."""
         from mlflow.entities import Metric
 
-        points = {(name, step, time): value for name, value in values.items()}
+        new = {(name, step, time): value for (name, step), value in values.items()}
         self._client.log_batch(
             self._run_id,
             [
                 Metric(name, value, time, step)
-                for (name, step, time), value in points.items()
+                for (name, step, time), value in new.items()
                 if (name, step, time) not in self._points
             ],
         )
-        self._points |= points.keys()
+        self._points |= new.keys()
 
     def _log_image(self, title: str, image: Png, time: int, step: int) -> None:
         key = re.sub(r"[^\w\-./ ]", "", title, flags=re.ASCII)  # less what MLflow refuses
@@ -197,8 +203,10 @@ class MlflowSink(Sink):
         """The figures go to this run, and to every training run that made those very models."""
         assert self._start_event is not None
         for model, figures in event.figures.items():
-            values = {f"{model}/{name}": value for name, value in figures.items()}
-            self._log_points(values, event.time, 0)
+            points = {(f"{model}/{name}", 0): value for name, value in figures.items()}
+            for name, curve in event.series.get(model, {}).items():
+                points |= {(f"{model}/{name}", x): y for x, y in curve}
+            self._log_points(points, event.time)
         for title, image in event.images.items():
             self._log_image(title, image, event.time, 0)
         for model in event.figures:
@@ -217,23 +225,24 @@ class MlflowSink(Sink):
         model_id = training.data.tags["model.id"]
         dataset = self._client.get_run(evaluation_id).inputs.dataset_inputs[0].dataset
         points: list[Metric] = []
-        for key, value in evaluation.data.metrics.items():
-            name = SHARED + key.removeprefix(f"{model}/")
+        for key in evaluation.data.metrics:
             if key.startswith(f"{model}/"):
-                ((_, _, time),) = self._history(evaluation_id, key)
-                step = int(training.data.params["epochs"])
-                if (name, step, time) not in self._history(training_id, name):
-                    points.append(
-                        Metric(
-                            name,
-                            value,
-                            time,
-                            step,
-                            model_id=model_id,
-                            dataset_name=dataset.name,
-                            dataset_digest=dataset.digest,
+                name = EVALUATION + key.removeprefix(f"{model}/")
+                known = self._history(training_id, name).keys()
+                for (_, place, time), value in self._history(evaluation_id, key).items():
+                    step = place or int(training.data.params["epochs"])
+                    if (name, step, time) not in known:
+                        points.append(
+                            Metric(
+                                name,
+                                value,
+                                time,
+                                step,
+                                model_id=model_id,
+                                dataset_name=dataset.name,
+                                dataset_digest=dataset.digest,
+                            )
                         )
-                    )
         self._client.log_batch(training_id, points)
         digest = training.data.tags["model.sha256"]
         newest = self._search(f"{model}.sha256", digest)[-1].info.run_id
@@ -243,6 +252,19 @@ class MlflowSink(Sink):
             self._client.log_inputs(evaluation_id, models=[LoggedModelInput(model_id)])
         newest = self._search("model.sha256", digest)[-1].info.run_id
         self._client.set_tag(evaluation_id, f"{model}.run_id", newest)
+        self._describe(training_id)
+        self._describe(evaluation_id)
+
+    def _describe(self, run_id: str) -> None:
+        """Bring a run's description up to date, unless a person has written another."""
+        from mlflow.entities import RunTag
+
+        run = self._client.get_run(run_id)
+        shown = run.data.tags.get(_NOTE)
+        if shown is None or _digest(shown) == run.data.tags.get(_NOTE_DIGEST):
+            text = describe(run)
+            tags = [RunTag(_NOTE, text), RunTag(_NOTE_DIGEST, _digest(text))]
+            self._client.log_batch(run_id, tags=tags)
 
     def _end(self, event: RunEnded) -> None:
         if event.message:
@@ -264,9 +286,13 @@ class MlflowSink(Sink):
             )
         )
 
-    def _history(self, run_id: str, metric: str) -> set[_Point]:
+    def _history(self, run_id: str, metric: str) -> dict[_Point, float]:
         points = self._client.get_metric_history(run_id, metric)
-        return {(point.key, point.step, point.timestamp) for point in points}
+        return {(point.key, point.step, point.timestamp): point.value for point in points}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

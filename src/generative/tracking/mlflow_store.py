@@ -1,6 +1,7 @@
 """Where MLflow keeps runs: the server of `MLFLOW_TRACKING_URI`, else one SQLite file."""
 
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -68,12 +69,32 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     state_folder(root).mkdir(exist_ok=True)
     with FileLock(state_folder(root) / "mlflow.lock"):
         database = database_of(uri)
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+        if not database.exists():
+            _create(database, state_folder(root) / "new-database")
         client = MlflowClient(uri)
         location = artifact_location(root)
         return client, _experiment(client) or client.create_experiment(EXPERIMENT, location, _TAGS)
+
+
+def _create(database: Path, scratch: Path) -> None:
+    """Put an empty store at `database`, whole or not at all; `scratch` is a folder to make it in.
+
+    Killed in the middle of its migrations, MLflow would leave one that it never opens again.
+    """
+    from mlflow import MlflowClient
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    new, whole = scratch / database.name, Path(f"{database}.new")
+    MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    whole.unlink(missing_ok=True)
+    with closing(sqlite3.connect(new)) as connection:
+        connection.execute("VACUUM INTO ?", [str(whole)])
+    with closing(sqlite3.connect(whole)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    whole.rename(database)
+    shutil.rmtree(scratch)
 
 
 @dataclass(frozen=True)

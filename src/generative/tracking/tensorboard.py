@@ -1,20 +1,23 @@
 """The TensorBoard sink: one folder of event files a run."""
 
 import io
-import re
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
+from generative.tracking.description import plain
 from generative.tracking.events import (
     EpochEnded,
     Event,
     ModelSaved,
     ModelsEvaluated,
     Png,
+    Projection,
     Resumed,
     RunEnded,
     RunStarted,
@@ -32,7 +35,7 @@ def event_folder(root: Path) -> Path:
 
 
 class TensorBoardSink(Sink):
-    """Writes every step's losses and every epoch's pictures.
+    """Writes every step's losses, every epoch's pictures, and what an evaluation found.
 
     Through tensorboardX's `EventsWriter`: its `SummaryWriter` puts underscores into names, and both
     that and `FileWriter` pass each event through a queue between processes.
@@ -50,17 +53,17 @@ class TensorBoardSink(Sink):
         from tensorboardX.summary import text
 
         if isinstance(event, RunStarted):
-            folder = self._folder / event.id
-            if folder.exists():  # played again: event files only grow, so begin anew
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True)
-            self._writer = EventsWriter(str(folder / "events"))
+            self._run_folder = self._folder / event.id
+            if self._run_folder.exists():  # played again: event files only grow, so begin anew
+                shutil.rmtree(self._run_folder)
+            self._run_folder.mkdir(parents=True)
+            self._writer = EventsWriter(str(self._run_folder / "events"))
         assert self._writer is not None, "a run's first event is RunStarted"
         seconds = event.time / 1000
         match event:
             case RunStarted():
                 rows = {**event.params, **event.tags, "data set": event.dataset.digest}
-                table = "".join(f"\n| {key} | {_plain(value)} |" for key, value in rows.items())
+                table = "".join(f"\n| {key} | {plain(value)} |" for key, value in rows.items())
                 summary = text("Run", f"| key | value |\n|---|---|{table}")
                 self._add(summary, 0, seconds)
             case EpochEnded():
@@ -73,9 +76,8 @@ class TensorBoardSink(Sink):
                         self._add(row, number, seconds)
                 self._add(_images(event.images), event.epoch, seconds)
             case ModelsEvaluated():
-                for model, figures in event.figures.items():
-                    row = _scalars({f"{model}/{name}": value for name, value in figures.items()})
-                    self._add(row, 0, seconds)
+                for model in event.figures:
+                    _write_model(self._run_folder / model, model, event, seconds)
                 self._add(_images(event.images), 0, seconds)
             case RunEnded():
                 self._add(text("Status", event.status), 0, seconds)
@@ -84,19 +86,58 @@ class TensorBoardSink(Sink):
         self._writer.flush()
 
     def _add(self, summary: "Summary", step: int, seconds: float) -> None:
-        from tensorboardX.proto.event_pb2 import Event as FileEvent
-
         assert self._writer is not None
-        self._writer.write_event(FileEvent(wall_time=seconds, step=step, summary=summary))
+        _write(self._writer, summary, step, seconds)
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
 
 
-def _plain(value: object) -> str:
-    """A value as text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", str(value)).replace("\n", " ")
+def _write(writer: "EventsWriter", summary: "Summary", step: int, seconds: float) -> None:
+    from tensorboardX.proto.event_pb2 import Event as FileEvent
+
+    writer.write_event(FileEvent(wall_time=seconds, step=step, summary=summary))
+
+
+def _write_model(folder: Path, model: str, event: ModelsEvaluated, seconds: float) -> None:
+    """What an evaluation says of one model, as a run of its own: a row of the HParams tab."""
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.summary import hparams
+
+    folder.mkdir()
+    figures = event.figures[model]
+    writer = EventsWriter(str(folder / "events"))
+    for summary in hparams({"model": model, **event.configs.get(model, {})}, figures):
+        _write(writer, summary, 0, seconds)
+    _write(writer, _scalars(figures), 0, seconds)
+    for name, points in event.series.get(model, {}).items():
+        for x, y in points:
+            _write(writer, _scalars({name: y}), x, seconds)
+    writer.close()
+    if model in event.projections:
+        _write_projection(folder, f"Codes of the {model.upper()}", event.projections[model])
+
+
+def _write_projection(folder: Path, title: str, projection: Projection) -> None:
+    """The files of TensorBoard's Projector tab: codes, digits and thumbnails."""
+    from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
+
+    np.savetxt(folder / "codes.tsv", projection.codes, fmt="%.6g", delimiter="\t")
+    np.savetxt(folder / "digits.tsv", projection.labels, fmt="%d")
+    count, height, width = projection.images.shape
+    side = math.ceil(math.sqrt(count))  # it takes square pictures, filled row by row
+    padded = np.zeros((side * side, height, width), np.uint8)
+    padded[:count] = projection.images
+    rows = padded.reshape(side, side, height, width).transpose(0, 2, 1, 3)
+    Image.fromarray(rows.reshape(side * height, side * width)).save(folder / "images.png")
+    config = ProjectorConfig()
+    embedding = config.embeddings.add(
+        tensor_name=title, tensor_path="codes.tsv", metadata_path="digits.tsv"
+    )
+    embedding.sprite.image_path = "images.png"
+    embedding.sprite.single_image_dim.extend([width, height])
+    visualize_embeddings(str(folder), config)
 
 
 def _scalars(values: Mapping[str, float]) -> "Summary":

@@ -1,0 +1,84 @@
+"""What the codes of a model tell of the digits: how well simple classifiers read them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from generative.compute import generator
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.reconstruction import batches
+from generative.mnist import Mnist, Split
+from generative.models.base import Model
+
+NEIGHBOURS = 5
+
+Array = npt.NDArray[np.float32]
+
+
+@torch.inference_mode()
+def codes_of(model: Model[Any], split: Split, batch_size: int) -> Array:
+    """The codes of a split's images, (N, Z)."""
+    parts = [model.encode(images) for images in batches(split, batch_size)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def pixels_of(split: Split) -> Array:
+    """A split's images in [0, 1], (N, 784)."""
+    return split.floats(slice(None)).flatten(1).cpu().numpy()
+
+
+def baseline_figures(data: Mnist, config: EvaluationConfig, seed: int) -> dict[str, float]:
+    """`probe_figures` of the pixels themselves, as `Pixels ...`: no model has a part in it."""
+    train = _taught(data, config, seed)
+    figures = _accuracies(pixels_of(train), train, pixels_of(data.test), data.test)
+    return {f"Latents/Pixels {name}": value for name, value in figures.items()}
+
+
+def probe_figures(
+    model: Model[Any], codes: Array, data: Mnist, config: EvaluationConfig, seed: int
+) -> dict[str, float]:
+    """Test accuracies, 0 to 1, of classifiers trained on `probe_images` training images.
+
+    `Linear Probe` is a multinomial logistic regression on standardised features (Alain and Bengio,
+    "Understanding intermediate layers using linear classifier probes", 2016), `kNN` a vote of the
+    5 nearest by Euclidean distance; on the codes, and, `PCA ...`, on as many principal components
+    of the pixels.
+
+    Args:
+        model: the model.
+        codes: its codes of the test images, (N, Z).
+        data: both splits.
+        config: sizes.
+        seed: of the choice of training images.
+    """
+    train = _taught(data, config, seed)
+    pixels, test_pixels = pixels_of(train), pixels_of(data.test)
+    pca = PCA(min(codes.shape[1], *pixels.shape), svd_solver="covariance_eigh").fit(pixels)
+    own = _accuracies(codes_of(model, train, config.batch_size), train, codes, data.test)
+    same = _accuracies(pca.transform(pixels), train, pca.transform(test_pixels), data.test)
+    return {
+        **{f"Latents/{name}": value for name, value in own.items()},
+        **{f"Latents/PCA {name}": value for name, value in same.items()},
+    }
+
+
+def _taught(data: Mnist, config: EvaluationConfig, seed: int) -> Split:
+    stream = generator(data.train.images.device, seed, "evaluate/probes")
+    return data.train.subset(data.train.choice(config.probe_images, stream))
+
+
+def _accuracies(inputs: Array, train: Split, test_inputs: Array, test: Split) -> dict[str, float]:
+    labels, test_labels = train.labels.cpu().numpy(), test.labels.cpu().numpy()
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(inputs)), algorithm="brute")
+    return {
+        "Linear Probe Accuracy": float(probe.fit(inputs, labels).score(test_inputs, test_labels)),
+        "kNN Accuracy": float(neighbours.fit(inputs, labels).score(test_inputs, test_labels)),
+    }

@@ -1,0 +1,119 @@
+"""What a latent-variable model says of log p(x), and which of its dimensions say it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Generator, Tensor
+
+from generative.compute import generator
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.reconstruction import batches
+from generative.mnist import Split
+from generative.models.base import LatentVariableModel, divergence, draw, normal_like
+
+ACTIVE = 0.01
+"""The variance from which a dimension counts as active (Burda et al., 2016, section 5.3)."""
+
+_AT_ONCE = 20_000  # latents that are decoded in one go: 60 MB of pixels
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Figures of a split, and what they are made of."""
+
+    figures: dict[str, float]
+    order: list[int]
+    """The latent dimensions by falling KL."""
+    divergences: list[float]
+    """Their KL in that order, nats an image."""
+    active: list[bool]
+    """Which of them are active, in that order."""
+    bounds: dict[int, float]
+    """The importance-weighted bound by its number of samples; 1 is the ELBO."""
+
+
+@torch.inference_mode()
+def likelihood(
+    model: LatentVariableModel[Any], split: Split, config: EvaluationConfig, seed: int
+) -> Likelihood:
+    """Means over a split's images, nats an image.
+
+    - `ELBO`: the mean over `noise_seeds` seeds of the noise; `ELBO Interval` is half of its 95 %
+      interval by Student's t. The parts: `Reconstruction Error` and `KL-Divergence`.
+    - `Active Units`: how many dimensions of the posterior's mean vary by more than `ACTIVE`.
+    - `Importance-Weighted Bound`: on log p(x), with `importance_samples` samples, over
+      `importance_images` images drawn at random. Burda et al., "Importance Weighted
+      Autoencoders" (2016), equation 8.
+    """
+    device = split.images.device
+    streams = [generator(device, seed, "evaluate/latents", n) for n in range(config.noise_seeds)]
+    errors = torch.zeros(config.noise_seeds, dtype=torch.float64, device=device)
+    divergences, means = [], []
+    for images in batches(split, config.batch_size):
+        mean, log_variance = model.posterior(images)
+        for number, stream in enumerate(streams):
+            latents = draw(mean, log_variance, stream)
+            errors[number] += model.reconstruction_error(images, latents).double().sum()
+        divergences.append(divergence(mean, log_variance))
+        means.append(mean)
+    per_dimension = torch.cat(divergences).double().mean(0)
+    kl = per_dimension.sum().item()
+    active = torch.cat(means).double().var(0) > ACTIVE
+    elbos = (-errors / len(split) - kl).cpu()
+    quantile = float(stats.t.ppf(0.975, config.noise_seeds - 1))
+    stream = generator(device, seed, "evaluate/importance")
+    chosen = split.floats(split.choice(config.importance_images, stream))
+    weights = log_weights(model, chosen, config.importance_samples, stream)
+    bounds = {count: bound(weights, count) for count in _counts(config.importance_samples)}
+    figures = {
+        "Likelihood/ELBO": elbos.mean().item(),
+        "Likelihood/ELBO Interval": quantile * elbos.std().item() / math.sqrt(len(elbos)),
+        "Likelihood/Reconstruction Error": errors.mean().item() / len(split),
+        "Likelihood/KL-Divergence": kl,
+        "Likelihood/Active Units": float(active.sum().item()),
+        "Likelihood/Importance-Weighted Bound": bounds[config.importance_samples],
+    }
+    order = per_dimension.argsort(descending=True, stable=True)
+    return Likelihood(
+        figures, order.tolist(), per_dimension[order].tolist(), active[order].tolist(), bounds
+    )
+
+
+def log_weights(
+    model: LatentVariableModel[Any], images: Tensor, samples: int, noise: Generator
+) -> Tensor:
+    """Log p(x, z) - log q(z|x) of `samples` draws z ~ q(z|x) an image: (samples, B), float64."""
+    mean, log_variance = model.posterior(images)
+    at_once = max(1, _AT_ONCE // len(images))
+    parts = []
+    for start in range(0, samples, at_once):
+        count = min(at_once, samples - start)
+        epsilon = normal_like(mean.expand(count, *mean.shape), noise)
+        latents = mean + torch.exp(log_variance / 2) * epsilon
+        repeated = images.expand(count, *images.shape).flatten(0, 1)
+        error = model.reconstruction_error(repeated, latents.flatten(0, 1)).view(count, -1)
+        prior_to_posterior = 0.5 * (epsilon.square() + log_variance - latents.square()).sum(2)
+        parts.append(prior_to_posterior.double() - error.double())
+    return torch.cat(parts)
+
+
+def bound(weights: Tensor, count: int) -> float:
+    """The importance-weighted bound with `count` samples, nats: a mean over images.
+
+    Args:
+        weights: log weights, (samples, B); groups of `count` samples are averaged over.
+        count: a divisor of the number of samples.
+    """
+    groups = weights.view(-1, count, weights.shape[1])
+    return (groups.logsumexp(1) - math.log(count)).mean().item()
+
+
+def _counts(samples: int) -> list[int]:
+    """1, `samples`, and its whole tenths."""
+    counts = [samples]
+    while counts[-1] % 10 == 0:
+        counts.append(counts[-1] // 10)
+    return sorted({1, *counts})

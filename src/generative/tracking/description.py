@@ -1,0 +1,86 @@
+"""What MLflow says at the top of a run: a few lines of Markdown, made from what it shows below."""
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+EVALUATION = "Evaluation/"
+"""Before the names of the figures that an evaluation puts on the runs that trained its models."""
+
+_MAIN = (
+    "Likelihood/ELBO",
+    "Likelihood/Importance-Weighted Bound",
+    "Reconstruction/MSE",
+    "Reconstruction/SSIM",
+    "Latents/Linear Probe Accuracy",
+    "Samples/MMD2",
+)
+_CHOSEN = ("latent_dim", "target", "beta", "epochs", "batch_size", "lr", "optimizer", "seed")
+
+
+def describe(run: "Run") -> str:
+    """What it is, its main figures, what it comes from, and how to get it again."""
+    model = run.data.params.get("model")
+    lines = [_training(run, model) if model else _evaluation(run)]
+    lines.append(_origin(run))
+    lines.append(
+        f"Rebuild it and compare every bit: `generative verify {run.info.run_name}`, in a clone "
+        "that has that commit."
+    )
+    return "\n\n".join(lines)
+
+
+def plain(value: object) -> str:
+    """A value as text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", str(value)).replace("\n", " ")
+
+
+def _training(run: "Run", model: str) -> str:
+    params = ", ".join(
+        f"{plain(name)} {plain(run.data.params[name])}"
+        for name in _CHOSEN
+        if name in run.data.params
+    )
+    text = f"**{plain(model.upper())}**: {params}."
+    if "evaluation.run_id" in run.data.tags:
+        link = _link(run, run.data.tags["evaluation.run_id"], "its evaluation")
+        text += f"\n\nTest figures, from {link}: {_figures(run, EVALUATION)}."
+    return text
+
+
+def _evaluation(run: "Run") -> str:
+    models = [tag.removesuffix(".sha256") for tag in run.data.tags if tag.endswith(".sha256")]
+    lines = ["**Evaluation** on the test images of:"]
+    for model in sorted(set(models) - {"description"}):
+        training = run.data.tags.get(f"{model}.run_id")
+        name = plain(model.upper())
+        shown = _link(run, training, f"{name}, its training") if training else name
+        lines.append(f"- {shown}: {_figures(run, f'{model}/')}")
+    return "\n".join(lines)
+
+
+def _figures(run: "Run", prefix: str) -> str:
+    found = [
+        f"{name.rpartition('/')[2]} {run.data.metrics[prefix + name]:.5g}"
+        for name in _MAIN
+        if prefix + name in run.data.metrics
+    ]
+    return plain(", ".join(found)) if found else "none yet"
+
+
+def _origin(run: "Run") -> str:
+    tags = run.data.tags
+    text = "Made from "
+    if commit := tags.get("git.commit"):
+        dirty = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
+        text += f"commit {plain(commit[:10])}{dirty}, "
+    if experiment := tags.get("dvc.experiment"):
+        text += f"as the DVC experiment {plain(experiment)}, "
+    datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
+    return text + ", ".join(f"data {plain(data.name)} {plain(data.digest)}" for data in datasets)
+
+
+def _link(run: "Run", run_id: str, text: str) -> str:
+    return f"[{text}](#/experiments/{run.info.experiment_id}/runs/{run_id})"

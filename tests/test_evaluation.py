@@ -1,0 +1,341 @@
+"""Figures against known answers, pictures for every shape of model, and where they are shown."""
+
+import json
+import math
+from typing import Any, final
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE, Workspace
+from observing import event_files, runs
+from PIL import Image
+from scipy import stats
+from test_models import ae, noise, vae
+from test_training import compute
+from torch import Generator, Tensor
+
+from generative.compute import prepare
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.evaluate import Evaluated, evaluate
+from generative.evaluation.latents import baseline_figures, codes_of, pixels_of, probe_figures
+from generative.evaluation.likelihood import bound, likelihood, log_weights
+from generative.evaluation.pictures import pictures_of
+from generative.evaluation.reconstruction import image_errors, reconstruction_figures
+from generative.evaluation.samples import squared_mmd
+from generative.figures.images import png
+from generative.mnist import Mnist, load_mnist
+from generative.models.base import KL, RECONSTRUCTION, LatentVariableModel, Losses, Model, add_noise
+from generative.models.vae import VAEConfig
+
+
+def config(**changes: Any) -> EvaluationConfig:
+    sizes: dict[str, Any] = {
+        "batch_size": 50,
+        "noise_factors": [0.0, 0.3],
+        "noise_seeds": 4,
+        "importance_samples": 100,
+        "importance_images": 20,
+        "probe_images": 256,
+        "compared_samples": 100,
+        "pictured_images": 4,
+        "samples": 8,
+        "projected_images": 50,
+    }
+    return EvaluationConfig(**(sizes | changes))
+
+
+@pytest.fixture(scope="module")
+def data() -> Mnist:
+    return load_mnist(SAMPLE, prepare(compute()))
+
+
+class Stub(LatentVariableModel[VAEConfig]):
+    """What a model must have and these tests do not use."""
+
+    name = "stub"
+    config_class = VAEConfig
+    picture_title = ""
+    picture_size = 1
+    loss_unit = ""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def training_losses(self, images: Tensor, noise: Generator) -> Losses:
+        raise NotImplementedError
+
+    def test_losses(self, images: Tensor, noise: Generator) -> Losses:
+        raise NotImplementedError
+
+    def objective(self, losses: Losses) -> Tensor:
+        raise NotImplementedError
+
+    def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
+        raise NotImplementedError
+
+
+@final
+class LinearGaussian(Stub):
+    """x = W z + e with orthogonal columns in W: log p(x) and the posterior are known."""
+
+    def __init__(self, widened: float) -> None:
+        super().__init__(vae(latent_dim=3).config)
+        stream = torch.Generator().manual_seed(0)
+        basis = torch.linalg.qr(torch.randn(784, 3, generator=stream, dtype=torch.float64)).Q
+        self.weights = basis * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+        self.variance = 1 / (1 + self.weights.square().sum(0))
+        self.widened = widened
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean = images.flatten(1) @ self.weights * self.variance
+        return mean, (self.variance * self.widened).log().expand_as(mean)
+
+    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
+        law = torch.distributions.Normal(latents @ self.weights.T, 1.0)
+        log_likelihood: Tensor = law.log_prob(images.flatten(1))  # type: ignore[no-untyped-call]
+        return -log_likelihood.sum(1)
+
+    def log_likelihood(self, images: Tensor) -> Tensor:
+        law = torch.distributions.LowRankMultivariateNormal(
+            torch.zeros(784, dtype=torch.float64),
+            self.weights,
+            torch.ones(784, dtype=torch.float64),
+        )
+        found: Tensor = law.log_prob(images.flatten(1))  # type: ignore[no-untyped-call]
+        return found
+
+
+def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: Mnist) -> None:
+    model, images = LinearGaussian(1.0), data.test.floats(slice(10)).double()
+    weights = log_weights(model, images, 12, noise())
+    expected = model.log_likelihood(images).mean().item()
+    for count in (1, 3, 12):
+        assert bound(weights, count) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: Mnist) -> None:
+    model, images = LinearGaussian(4.0), data.test.floats(slice(10)).double()
+    weights = log_weights(model, images, 4000, noise())
+    mean, log_variance = model.posterior(images)
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    divergence = torch.distributions.kl_divergence(posterior, prior).sum(1)
+    at_mean = model.reconstruction_error(images, mean)
+    spread = (log_variance.exp() * model.weights.square().sum(0)).sum(1) / 2
+    elbo = (-at_mean - spread - divergence).mean().item()
+    bounds = [bound(weights, count) for count in (1, 10, 100, 4000)]
+    assert bounds[0] == pytest.approx(elbo, abs=0.05)
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == pytest.approx(model.log_likelihood(images).mean().item(), abs=0.01)
+    assert bounds[-1] - bounds[0] > 1
+
+
+def test_with_one_sample_the_bound_is_the_elbo(data: Mnist) -> None:
+    model, images = vae(latent_dim=5).eval(), data.test.floats(slice(20))
+    with torch.inference_mode():
+        weights = log_weights(model, images, 2000, noise())
+        terms = [model.elbo_terms(images, noise(str(n))) for n in range(500)]
+        elbos = torch.stack([-(part[RECONSTRUCTION] + part[KL]) for part in terms])
+    error = (weights.mean(1).std() / math.sqrt(2000)).item()
+    assert abs(bound(weights, 1) - elbos.mean().item()) < 5 * error
+
+
+def test_likelihood_figures_fit_together(data: Mnist) -> None:
+    model = vae(latent_dim=6).eval()
+    with torch.no_grad():
+        for parameters in (model.mean, model.log_variance):
+            parameters.weight[2:].zero_()
+            parameters.bias[2:].zero_()
+        model.mean.weight[:2] *= 20
+    found = likelihood(model, data.test, config(), 0)
+    assert found.figures["Likelihood/Active Units"] == 2
+    assert set(found.order[:2]) == {0, 1}
+    assert found.active == [True] * 2 + [False] * 4
+    assert found.divergences == sorted(found.divergences, reverse=True)
+    assert found.divergences[2:] == [0.0] * 4
+    kl = found.figures["Likelihood/KL-Divergence"]
+    assert sum(found.divergences) == pytest.approx(kl)
+    elbo = found.figures["Likelihood/ELBO"]
+    assert elbo == pytest.approx(-kl - found.figures["Likelihood/Reconstruction Error"])
+    assert list(found.bounds) == [1, 10, 100]
+    assert list(found.bounds.values()) == sorted(found.bounds.values())
+    assert found.figures["Likelihood/Importance-Weighted Bound"] == found.bounds[100]
+
+
+def test_the_elbos_interval_is_students(data: Mnist) -> None:
+    model = vae(latent_dim=6).eval()
+    two, many = (likelihood(model, data.test, config(noise_seeds=n), 0) for n in (2, 40))
+    first, mean = (found.figures["Likelihood/ELBO"] for found in (two, many))
+    half = two.figures["Likelihood/ELBO Interval"]
+    # Of two values, mean and standard error tell both.
+    error = half / stats.t.ppf(0.975, 1)
+    seeds = [first - error, first + error]
+    assert stats.t.interval(0.95, 1, np.mean(seeds), stats.sem(seeds))[1] == pytest.approx(
+        first + half
+    )
+    assert abs(first - mean) < half
+    assert many.figures["Likelihood/ELBO Interval"] < half
+
+
+def test_errors_of_images_that_are_known(data: Mnist) -> None:
+    images = data.test.floats(slice(8))
+    same = image_errors(torch.logit(images, eps=1e-7), images)
+    assert same["MSE"].max() < 1e-12
+    torch.testing.assert_close(same["SSIM"], torch.ones(8))
+    grey = image_errors(torch.zeros_like(images), images)
+    expected = (images - 0.5).square().mean((1, 2, 3))
+    torch.testing.assert_close(grey["MSE"], expected)
+    torch.testing.assert_close(grey["PSNR"], -10 * expected.log10())
+    torch.testing.assert_close(grey["BCE"], torch.full((8,), 784 * math.log(2)))
+    assert grey["SSIM"].max() < 0.1
+
+
+def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: Mnist) -> None:
+    model = ae().eval()
+    one, other = (
+        reconstruction_figures(model, data.test, config(batch_size=size, noise_factors=[0]), 0)
+        for size in (7, 128)
+    )
+    assert one == pytest.approx(other, rel=1e-5)
+    for name in ("MSE", "BCE", "PSNR", "SSIM"):
+        assert one[f"Reconstruction/{name}"] == one[f"Denoising/{name} at 0"]
+
+
+class Codes(Stub):
+    """A model whose codes are known."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(vae().config)
+        self._function = function
+
+    def encode(self, images: Tensor) -> Tensor:
+        codes: Tensor = self._function(images)
+        return codes
+
+
+class Identity(Codes):
+    """A model that gives back what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda images: images)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return torch.logit(codes, eps=1e-7)
+
+
+def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: Mnist) -> None:
+    model, levels = Identity(), [0.1, 0.3, 0.5]
+    found = reconstruction_figures(model, data.test, config(noise_factors=levels), 0)
+    assert found["Reconstruction/MSE"] < 1e-12
+    for level in levels:
+        images = data.test.floats(slice(None))
+        expected = (add_noise(images, level, noise()) - images).square().mean().item()
+        assert found[f"Denoising/MSE at {level}"] == pytest.approx(expected, rel=0.02)
+    similarities = [found[f"Denoising/SSIM at {level}"] for level in levels]
+    assert 1 > similarities[0] > similarities[1] > similarities[2]
+
+
+def test_probes_read_what_is_in_the_codes(data: Mnist) -> None:
+    pixels, nothing = Codes(lambda images: images.flatten(1)), Codes(lambda i: i[:, 0, :2, 0] * 0)
+    baseline = baseline_figures(data, config(), 0)
+    codes = codes_of(pixels, data.test, 50)
+    assert np.array_equal(codes, pixels_of(data.test))
+    found = probe_figures(pixels, codes, data, config(), 0)
+    for name in ("Linear Probe Accuracy", "kNN Accuracy"):
+        assert found[f"Latents/{name}"] == baseline[f"Latents/Pixels {name}"] > 0.6
+    found = probe_figures(nothing, codes_of(nothing, data.test, 50), data, config(), 0)
+    assert found["Latents/Linear Probe Accuracy"] < 0.2
+    assert found["Latents/PCA Linear Probe Accuracy"] > 0.3
+
+
+def test_the_mean_discrepancy_is_the_papers_sum() -> None:
+    random = np.random.default_rng(0)
+    first, second = (random.normal(size=(n, 3)).astype(np.float32) for n in (6, 5))
+
+    def kernel(a: Any, b: Any) -> float:
+        return math.exp(-float(((a - b) ** 2).sum()) / (2 * 1.5**2))
+
+    def within(part: Any) -> float:
+        pairs = [(a, b) for i, a in enumerate(part) for j, b in enumerate(part) if i != j]
+        return sum(kernel(a, b) for a, b in pairs) / len(pairs)
+
+    between = sum(kernel(a, b) for a in first for b in second) / 30
+    expected = within(first) + within(second) - 2 * between
+    assert squared_mmd(first, second, 1.5) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_mean_discrepancy_tells_laws_apart() -> None:
+    random = np.random.default_rng(0)
+    first, second = (random.normal(size=(1000, 5)).astype(np.float32) for _ in range(2))
+    floor = squared_mmd(first, second, 2.0)
+    assert abs(floor) < 2e-3
+    assert squared_mmd(first, second + np.float32(0.3), 2.0) > 10 * abs(floor)
+
+
+def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: Mnist) -> None:
+    chosen = data.test.choice(20, noise())
+    assert torch.equal(chosen, data.test.choice(20, noise()))
+    assert not torch.equal(chosen, data.test.choice(20, noise("other")))
+    assert len(set(chosen.tolist())) == 20
+    assert chosen.tolist() == sorted(chosen.tolist())
+    assert torch.equal(data.test.choice(10**6, noise()), torch.arange(len(data.test)))
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 9])
+def test_pictures_fit_every_latent_size_and_are_byte_stable(data: Mnist, latent_dim: int) -> None:
+    models: dict[str, Model[Any]] = {"ae": ae(latent_dim), "vae": vae(latent_dim)}
+    evaluated: dict[str, Evaluated] = {
+        name: evaluate(model.eval(), data, config(), 0, {}) for name, model in models.items()
+    }
+    first, second = (pictures_of(evaluated, data.test, config(), 0) for _ in range(2))
+    plane = {"ae_plane", "vae_plane"} if latent_dim == 2 else set()
+    both = ("extremes", "interpolation", "latent_map", "traversals")
+    assert set(first) == {
+        *("reconstructions", "denoising", "vae_samples", "vae_divergences"),
+        *(f"{model}_{name}" for model in models for name in both),
+        *plane,
+    }
+    for name, pixels in first.items():
+        assert pixels.dtype == np.uint8
+        assert pixels.ndim == 3
+        assert png(pixels) == png(second[name])
+
+
+def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspace) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    figures = json.loads(built.read("metrics/evaluation.json"))
+    evaluation = runs(built, "evaluate")[0]
+    folder = built.path / "tensorboard" / evaluation.info.run_name
+    for model, latent_dim in (("ae", 4), ("vae", 8)):
+        events = event_files(built, evaluation, model)
+        for name, value in figures[model].items():
+            (point,) = events.Scalars(name)
+            assert point.value == pytest.approx(value, rel=1e-6)
+        content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+        assert hparams["model"].string_value == model
+        assert hparams["latent_dim"].number_value == latent_dim
+        codes = np.loadtxt(folder / model / "codes.tsv")
+        assert codes.shape == (128, latent_dim)
+        assert len((folder / model / "digits.tsv").read_text().splitlines()) == 128
+        with Image.open(folder / model / "images.png") as sprite:
+            assert sprite.size == (12 * 28, 12 * 28)
+        assert 'tensor_path: "codes.tsv"' in (folder / model / "projector_config.pbtxt").read_text()
+    assert len(event_files(built, evaluation, "vae").Scalars("Likelihood/KL by Dimension")) == 8
+    pictures = {path.stem for path in (built.path / "metrics/pictures").iterdir()}
+    assert set(event_files(built, evaluation).Tags()["images"]) == pictures
+
+
+def test_figures_do_not_depend_on_how_many_cores_there_are(workspace: Workspace) -> None:
+    before = workspace.read("metrics/evaluation.json")
+    few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "GENERATIVE_TRACKERS": "off"}
+    workspace.run("python", "stages/evaluate.py", environment=few)
+    assert workspace.read("metrics/evaluation.json") == before
