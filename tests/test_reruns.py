@@ -113,7 +113,7 @@ def test_a_second_run_imports_the_deps_alone_and_gives_equal_bytes(
         for path in (built.path / folder).rglob("*")
         if path.is_file() and path.name != ".gitignore"
     ]
-    assert len(outputs) == 4 + 2 + 5 + 4  # data, models, figures, pictures
+    assert len(outputs) == 4 + 2 + 5 + 13  # data, models, figures, pictures
     for name in outputs:
         assert workspace.read(str(name)) == built.read(str(name)), name
 

@@ -65,7 +65,7 @@ def test_sync_all_brings_back_every_committed_run_and_experiment(workspace: Work
         assert shown["status"] == "FINISHED"
         if shown["model"]:
             assert shown["model"]["status"] == "READY"
-            assert shown["points"]["Evaluation/Reconstruction/MSE"], (
+            assert shown["points"]["Eval/Reconstruction/MSE"], (
                 "the evaluation's figures are back too"
             )
 

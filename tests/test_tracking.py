@@ -132,19 +132,19 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
         assert training.data.tags["evaluation.run_id"] == evaluation.info.run_id
         for name, value in values.items():
             assert evaluation.data.metrics[f"{model}/{name}"] == value
-            assert training.data.metrics[f"Evaluation/{name}"] == value
+            assert training.data.metrics[f"Eval/{name}"] == value
         logged = client(built).get_logged_model(training.data.tags["model.id"])
         by_name = {metric.key: metric for metric in logged.metrics}
-        assert by_name["Evaluation/Reconstruction/MSE"].dataset_name == "mnist"
+        assert by_name["Eval/Reconstruction/MSE"].dataset_name == "mnist"
     assert {name.partition("/")[0] for name in figures["vae"].keys() - figures["ae"].keys()} == {
         "Likelihood",
         "Samples",
     }
-    series = points_of(built, runs(built, "train-vae")[0], "Evaluation/Likelihood/KL by Dimension")
-    assert series == points_of(built, evaluation, "vae/Likelihood/KL by Dimension")
+    series = points_of(built, runs(built, "train-vae")[0], "Eval/Likelihood/KL by Unit")
+    assert series == points_of(built, evaluation, "vae/Likelihood/KL by Unit")
     assert [step for step, _ in series] == list(range(1, 9))
     total = sum(value for _, value in series)
-    assert total == pytest.approx(figures["vae"]["Likelihood/KL-Divergence"])
+    assert total == pytest.approx(figures["vae"]["Likelihood/KL"])
 
 
 def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(workspace: Workspace) -> None:
@@ -158,6 +158,7 @@ def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(workspace: Wor
     assert f"commit {training.data.tags['git.commit'][:10]}" in note
     assert f"`generative verify {training.info.run_name}`" in note
     note = notes[evaluation.info.run_id]
+    assert [line[:5] for line in note.splitlines() if line.startswith("- ")] == ["- [AE", "- [VA"]
     assert f"- [VAE, its training]({address}/{training.info.run_id}): ELBO \\-" in note
 
     client(workspace).set_tag(training.info.run_id, "mlflow.note.content", "mine")

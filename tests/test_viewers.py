@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from conftest import Workspace
@@ -24,7 +25,12 @@ def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            args=[
+                "--no-sandbox",
+                "--disable-background-networking",
+                "--use-angle=swiftshader",  # WebGL without a GPU, for TensorBoard's projector
+                "--enable-unsafe-swiftshader",
+            ],
         )
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
         page.set_default_timeout(30_000)
@@ -52,16 +58,17 @@ def viewing(workspace: Workspace, viewer: str, port: int) -> Iterator[str]:
                 process.kill()
 
 
-def wait_for_picture(page: Page) -> None:
+def wait_for_picture(page: Page, width: int = 300) -> None:
     """Until some picture of ours, also one inside web components, has been drawn."""
     page.wait_for_function(
-        """() => {
+        """(width) => {
             const images = (root) => [...root.querySelectorAll("*")].flatMap((node) => [
                 ...(node.tagName === "IMG" ? [node] : []),
                 ...(node.shadowRoot ? images(node.shadowRoot) : []),
             ]);
-            return images(document).some((image) => image.naturalWidth > 300);
-        }"""
+            return images(document).some((image) => image.naturalWidth > width);
+        }""",
+        arg=width,
     )
 
 
@@ -87,17 +94,33 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(built: Workspace, p
             expect(page.get_by_text(run.run_name).first).to_be_visible()
         shoot(page, "mlflow-runs")
 
+        chosen = json.dumps([run.info.run_id for run in runs(built)])
         visit(
             page,
-            f'{address}/#/compare-runs?runs=["{ae.run_id}","{vae.run_id}"]'
-            f'&experiments=["{ae.experiment_id}"]',
+            f'{address}/#/compare-runs?runs={chosen}&experiments=["{ae.experiment_id}"]',
         )
-        for text in ("latent_dim", "Evaluation/Reconstruction/MSE", "Test/Total Loss"):
+        expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
+        for text in ("latent_dim", "Eval/Denoising/MSE at 0.1"):
             expect(page.get_by_text(text, exact=True).first).to_be_visible()
         shoot(page, "mlflow-compare")
 
+        training = quote('params.model LIKE "%ae"')
+        visit(page, f"{experiment}/runs?compareRunsMode=CHART&searchFilter={training}")
+        for text in ("Eval/traversals", "Eval/latent_map"):
+            expect(page.get_by_text(text, exact=True).first).to_be_visible()
+        wait_for_picture(page, width=200)  # MLflow's own thumbnails
+        shoot(page, "mlflow-charts")
+
+        visit(page, f"{experiment}/runs/{vae.run_id}")
+        page.get_by_text("Show more").click()
+        with page.expect_popup() as popup:
+            page.get_by_role("link", name="its evaluation").click()
+        expect(popup.value.get_by_role("link", name="VAE, its training")).to_be_visible()
+        shoot(popup.value, "mlflow-description")
+        popup.value.close()
+
         visit(page, f"{experiment}/runs/{vae.run_id}/model-metrics")
-        expect(page.get_by_text("Evaluation").first).to_be_visible()
+        expect(page.get_by_text("Eval/Denoising").first).to_be_visible()
         shoot(page, "mlflow-metrics")
 
         visit(page, f"{experiment}/runs/{vae.run_id}/artifacts")
@@ -116,7 +139,21 @@ def test_tensorboard_shows_scalars_and_images(built: Workspace, page: Page) -> N
         shoot(page, "tensorboard-scalars")
         visit(page, f"{address}/#images")
         wait_for_picture(page)
+        title = "Test image - Above: Real data, below: reconstruction data"
+        shown = page.locator("tf-image-loader", has_text=title)
+        expect(shown.get_by_text("step 2")).to_be_visible()
+        shown.locator("#steps").press("ArrowLeft")
+        expect(shown.get_by_text("step 1")).to_be_visible()
         shoot(page, "tensorboard-images")
+        visit(page, f"{address}/#hparams")
+        for text in ("latent_dim", "evaluate-"):
+            expect(page.get_by_text(text).first).to_be_visible()
+        shoot(page, "tensorboard-hparams")
+        visit(page, f"{address}/#projector")
+        projector = page.frame_locator("iframe").frame_locator("iframe")
+        expect(projector.get_by_text("Points: 128")).to_be_visible()
+        expect(projector.get_by_text("Codes of the AE").first).to_be_visible()
+        shoot(page, "tensorboard-projector")
 
 
 @needs_chromium

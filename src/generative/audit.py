@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from generative.comparison import series_of
 from generative.record import Record
-from generative.tracking.description import EVALUATION
 from generative.tracking.events import ModelSaved
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class Discrepancy:
 def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepancy]:
     """Compare all metric points of a run, its params and its model's SHA-256 with its record.
 
-    Figures that evaluations put on a training run (`Evaluation/…`) belong to their own records.
+    Metrics of other groups than the record's belong to others: to evaluations, or to people.
 
     Raises:
         RecordRefused: the record is damaged.
@@ -50,8 +49,9 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         name: {epoch: mean for epoch, (mean, _) in series.items()}
         for name, series in series_of(events).items()
     }
-    names = {name for name in run.data.metrics if not name.startswith(EVALUATION)} | recorded.keys()
-    for name in sorted(names):
+    groups = {name.partition("/")[0] for name in recorded}
+    names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
+    for name in sorted(names | recorded.keys()):
         points = client.get_metric_history(run_id, name)
         shown_points = [(point.step, point.value) for point in points]
         latest = run.data.metrics.get(name)

@@ -12,6 +12,7 @@ from jinja2 import Environment
 from generative.figures.curves import runs_curves
 from generative.figures.images import png
 from generative.record import Record
+from generative.tracking.description import EVALUATION
 from generative.tracking.events import EpochEnded, ModelSaved, ModelsEvaluated, Png, RunStarted
 
 _HIGHER_IS_BETTER = ("PSNR", "SSIM", "Accuracy", "ELBO", "Bound")
@@ -21,7 +22,6 @@ _LOWER_IS_BETTER = ("MSE", "BCE", "MMD2")
 Losses are none of them: what they are depends on params (the target, the loss, beta).
 """
 
-_BASELINES = ("Latents/PCA", "Latents/Pixels")
 
 _CURVES_OF = ("Train/Total Loss", "Test/Total Loss")
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
@@ -170,7 +170,7 @@ def _figures(run: Run, tested: Mapping[str, Mapping[str, float]]) -> dict[str, f
     }
     test = tested.get(run.model, {}) if run.model else {}
     last = {name: values[-1] for name, values in run.history.items()}
-    return {**own, **{f"Evaluation/{name}": value for name, value in test.items()}, **last}
+    return {**own, **{f"{EVALUATION}{name}": value for name, value in test.items()}, **last}
 
 
 def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -187,7 +187,7 @@ def _marked(row: Row, runs: Sequence[Mapping[str, float]]) -> Row:
     kind = row.name.partition(" at ")[0]
     values = [figures.get(row.name) for figures in runs]
     known = [value for value in values if value is not None]
-    if len(set(known)) < 2 or any(baseline in kind for baseline in _BASELINES):
+    if len(set(known)) < 2:
         return row
     if kind.endswith(_HIGHER_IS_BETTER):
         best = max(known)

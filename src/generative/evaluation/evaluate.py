@@ -30,8 +30,8 @@ class Evaluated:
         if self.likelihood is None:
             return {}
         return {
-            "Likelihood/KL by Dimension": list(enumerate(self.likelihood.divergences, start=1)),
-            "Likelihood/Bound by Samples": list(self.likelihood.bounds.items()),
+            "Likelihood/KL by Unit": list(enumerate(self.likelihood.divergences, start=1)),
+            "Likelihood/Bound by K": list(self.likelihood.bounds.items()),
         }
 
 

@@ -35,10 +35,10 @@ def pixels_of(split: Split) -> Array:
 
 
 def baseline_figures(data: Mnist, config: EvaluationConfig, seed: int) -> dict[str, float]:
-    """`probe_figures` of the pixels themselves, as `Pixels ...`: no model has a part in it."""
+    """`probe_figures` on the pixels themselves (`of Pixels`): no model has a part in it."""
     train = _taught(data, config, seed)
     figures = _accuracies(pixels_of(train), train, pixels_of(data.test), data.test)
-    return {f"Latents/Pixels {name}": value for name, value in figures.items()}
+    return {f"Latents/{kind} of Pixels": accuracy for kind, accuracy in figures.items()}
 
 
 def probe_figures(
@@ -46,10 +46,10 @@ def probe_figures(
 ) -> dict[str, float]:
     """Test accuracies, 0 to 1, of classifiers trained on `probe_images` training images.
 
-    `Linear Probe` is a multinomial logistic regression on standardised features (Alain and Bengio,
-    "Understanding intermediate layers using linear classifier probes", 2016), `kNN` a vote of the
-    5 nearest by Euclidean distance; on the codes, and, `PCA ...`, on as many principal components
-    of the pixels.
+    `Probe` is a linear probe: multinomial logistic regression on standardised features (Alain and
+    Bengio, "Understanding intermediate layers using linear classifier probes", 2016). `kNN` is a
+    vote of the 5 nearest by Euclidean distance. Both are taught the codes (`Accuracy`), and as many
+    principal components of the pixels (`of PCA`).
 
     Args:
         model: the model.
@@ -64,8 +64,8 @@ def probe_figures(
     own = _accuracies(codes_of(model, train, config.batch_size), train, codes, data.test)
     same = _accuracies(pca.transform(pixels), train, pca.transform(test_pixels), data.test)
     return {
-        **{f"Latents/{name}": value for name, value in own.items()},
-        **{f"Latents/PCA {name}": value for name, value in same.items()},
+        **{f"Latents/{kind} Accuracy": accuracy for kind, accuracy in own.items()},
+        **{f"Latents/{kind} of PCA": accuracy for kind, accuracy in same.items()},
     }
 
 
@@ -79,6 +79,6 @@ def _accuracies(inputs: Array, train: Split, test_inputs: Array, test: Split) ->
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(inputs)), algorithm="brute")
     return {
-        "Linear Probe Accuracy": float(probe.fit(inputs, labels).score(test_inputs, test_labels)),
-        "kNN Accuracy": float(neighbours.fit(inputs, labels).score(test_inputs, test_labels)),
+        "Probe": float(probe.fit(inputs, labels).score(test_inputs, test_labels)),
+        "kNN": float(neighbours.fit(inputs, labels).score(test_inputs, test_labels)),
     }

@@ -42,9 +42,9 @@ def likelihood(
     """Means over a split's images, nats an image.
 
     - `ELBO`: the mean over `noise_seeds` seeds of the noise; `ELBO Interval` is half of its 95 %
-      interval by Student's t. The parts: `Reconstruction Error` and `KL-Divergence`.
+      interval by Student's t. Its parts: `Reconstruction` and `KL`.
     - `Active Units`: how many dimensions of the posterior's mean vary by more than `ACTIVE`.
-    - `Importance-Weighted Bound`: on log p(x), with `importance_samples` samples, over
+    - `IWAE Bound`: on log p(x), with `importance_samples` samples, over
       `importance_images` images drawn at random. Burda et al., "Importance Weighted
       Autoencoders" (2016), equation 8.
     """
@@ -71,10 +71,10 @@ def likelihood(
     figures = {
         "Likelihood/ELBO": elbos.mean().item(),
         "Likelihood/ELBO Interval": quantile * elbos.std().item() / math.sqrt(len(elbos)),
-        "Likelihood/Reconstruction Error": errors.mean().item() / len(split),
-        "Likelihood/KL-Divergence": kl,
+        "Likelihood/Reconstruction": errors.mean().item() / len(split),
+        "Likelihood/KL": kl,
         "Likelihood/Active Units": float(active.sum().item()),
-        "Likelihood/Importance-Weighted Bound": bounds[config.importance_samples],
+        "Likelihood/IWAE Bound": bounds[config.importance_samples],
     }
     order = per_dimension.argsort(descending=True, stable=True)
     return Likelihood(

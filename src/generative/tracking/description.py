@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-EVALUATION = "Evaluation/"
+EVALUATION = "Eval/"
 """Before the names of the figures that an evaluation puts on the runs that trained its models."""
 
 _MAIN = (
     "Likelihood/ELBO",
-    "Likelihood/Importance-Weighted Bound",
+    "Likelihood/IWAE Bound",
     "Reconstruction/MSE",
     "Reconstruction/SSIM",
-    "Latents/Linear Probe Accuracy",
+    "Latents/Probe Accuracy",
     "Samples/MMD2",
 )
 _CHOSEN = ("latent_dim", "target", "beta", "epochs", "batch_size", "lr", "optimizer", "seed")
@@ -51,9 +51,8 @@ def _training(run: "Run", model: str) -> str:
 
 
 def _evaluation(run: "Run") -> str:
-    models = [tag.removesuffix(".sha256") for tag in run.data.tags if tag.endswith(".sha256")]
-    lines = ["**Evaluation** on the test images of:"]
-    for model in sorted(set(models) - {"description"}):
+    lines = ["**Evaluation** of trained models on the test images:\n"]
+    for model in sorted({name.partition("/")[0] for name in run.data.metrics}):
         training = run.data.tags.get(f"{model}.run_id")
         name = plain(model.upper())
         shown = _link(run, training, f"{name}, its training") if training else name

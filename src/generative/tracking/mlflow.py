@@ -41,7 +41,9 @@ _NOTE_DIGEST = "description.sha256"
 """The SHA-256 of the description as this sink wrote it: another one is a person's."""
 
 _Point = tuple[str, int, int]
-"""A metric's name, step and time: what makes a point the same point."""
+"""A metric's or picture's name, step and time: what makes a point the same point."""
+
+_PICTURE = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
 
 
 class MlflowSink(Sink):
@@ -56,7 +58,7 @@ class MlflowSink(Sink):
         self._start_event: RunStarted | None = None
         self._events = 0
         self._points: set[_Point] = set()
-        self._images: set[str] = set()
+        self._images: set[_Point] = set()
 
     def handle(self, event: Event) -> None:
         match event:
@@ -100,8 +102,7 @@ class MlflowSink(Sink):
             point for metric in run.data.metrics for point in self._history(self._run_id, metric)
         }
         self._describe(self._run_id)
-        names = [file.path for file in self._client.list_artifacts(self._run_id, "images")]
-        self._images = {name.rpartition("+")[0] for name in names if name.endswith(".png")}
+        self._images = set(self._pictures(self._run_id))
 
     def _resume(self) -> None:
         """The run had ended, and goes on."""
@@ -145,11 +146,10 @@ class MlflowSink(Sink):
 
     def _log_image(self, title: str, image: Png, time: int, step: int) -> None:
         key = re.sub(r"[^\w\-./ ]", "", title, flags=re.ASCII)  # less what MLflow refuses
-        name = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{time}"
-        if name not in self._images:
+        if (key, step, time) not in self._images:
             with Image.open(io.BytesIO(image), formats=["PNG"]) as pixels:
                 self._client.log_image(self._run_id, pixels, key=key, step=step, timestamp=time)
-            self._images.add(name)
+            self._images.add((key, step, time))
 
     def _log_model(self, event: ModelSaved) -> None:
         """Log the model as a pyfunc: safetensors and this package's code; nothing is pickled."""
@@ -244,6 +244,9 @@ class MlflowSink(Sink):
                             )
                         )
         self._client.log_batch(training_id, points)
+        self._copy_pictures(
+            evaluation_id, training_id, model, step=int(training.data.params["epochs"])
+        )
         digest = training.data.tags["model.sha256"]
         newest = self._search(f"{model}.sha256", digest)[-1].info.run_id
         self._client.set_tag(training_id, "evaluation.run_id", newest)
@@ -254,6 +257,20 @@ class MlflowSink(Sink):
         self._client.set_tag(evaluation_id, f"{model}.run_id", newest)
         self._describe(training_id)
         self._describe(evaluation_id)
+
+    def _copy_pictures(self, evaluation_id: str, training_id: str, model: str, step: int) -> None:
+        """Show a model's own pictures of an evaluation beside its figures, less those shown."""
+        shown = self._pictures(training_id)
+        for (title, _, time), path in self._pictures(evaluation_id).items():
+            if title.startswith(f"{model}_"):
+                key = EVALUATION + title.removeprefix(f"{model}_")
+                if (key, step, time) not in shown:
+                    with tempfile.TemporaryDirectory() as folder:
+                        file = self._client.download_artifacts(evaluation_id, path, folder)
+                        with Image.open(file, formats=["PNG"]) as pixels:
+                            self._client.log_image(
+                                training_id, pixels, key=key, step=step, timestamp=time
+                            )
 
     def _describe(self, run_id: str) -> None:
         """Bring a run's description up to date, unless a person has written another."""
@@ -285,6 +302,16 @@ class MlflowSink(Sink):
                 order_by=["attributes.start_time ASC"],
             )
         )
+
+    def _pictures(self, run_id: str) -> dict[_Point, str]:
+        """Where a run's pictures lie, by key, step and time: their files are named after these."""
+        found: dict[_Point, str] = {}
+        for file in self._client.list_artifacts(run_id, "images"):
+            name = file.path.removeprefix("images/")
+            if match := _PICTURE.fullmatch(name):
+                key, step, time = match.groups()
+                found[key.replace("~", "/"), int(step), int(time)] = file.path
+        return found
 
     def _history(self, run_id: str, metric: str) -> dict[_Point, float]:
         points = self._client.get_metric_history(run_id, metric)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.summary_pb2 import Summary
 
+_EVALUATION = "eval/"
+"""Before the names of test figures: in lower case they come after the losses, which open first."""
+
 
 def event_folder(root: Path) -> Path:
     """Where runs of the main repository at `root` leave their event files, a folder a run."""
@@ -106,14 +109,14 @@ def _write_model(folder: Path, model: str, event: ModelsEvaluated, seconds: floa
     from tensorboardX.summary import hparams
 
     folder.mkdir()
-    figures = event.figures[model]
+    figures = {_EVALUATION + name: value for name, value in event.figures[model].items()}
     writer = EventsWriter(str(folder / "events"))
     for summary in hparams({"model": model, **event.configs.get(model, {})}, figures):
         _write(writer, summary, 0, seconds)
     _write(writer, _scalars(figures), 0, seconds)
     for name, points in event.series.get(model, {}).items():
         for x, y in points:
-            _write(writer, _scalars({name: y}), x, seconds)
+            _write(writer, _scalars({_EVALUATION + name: y}), x, seconds)
     writer.close()
     if model in event.projections:
         _write_projection(folder, f"Codes of the {model.upper()}", event.projections[model])
