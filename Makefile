@@ -21,7 +21,7 @@ repro: setup
 	dvc repro
 	-generative sync
 	@echo
-	@dvc metrics show
+	@dvc metrics show metrics/ae.json metrics/vae.json
 	@echo
 	-@generative report
 	@echo 'Compare runs:      make mlflow'

@@ -55,6 +55,16 @@ def test_the_committed_params_are_right() -> None:
             "ae.batch_size is 12.5; it should be a whole number, 1 or more.",
         ),
         (
+            "  noise_factors: [0.1, 0.3, 0.5]",
+            "  noise_factors: [0.1, -1]",
+            "evaluate.noise_factors.1 is -1; it should be a list of 1 to 8 numbers from 0 to 10.",
+        ),
+        (
+            "  noise_factors: [0.1, 0.3, 0.5]",
+            "  noise_factors: 0.3",
+            "evaluate.noise_factors is 0.3; it should be a list of 1 to 8 numbers from 0 to 10.",
+        ),
+        (
             "  latent_dim: 4",
             "  latent_dim: 0",
             "ae.latent_dim is 0; it should be a whole number, 1 or more.",

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 from conftest import Workspace
 from observing import history
 
 from generative.record import Journal, Record, RecordRefused, files_in
-from generative.tracking.events import Dataset, EpochEnded, RunEnded, RunStarted
+from generative.tracking.events import Dataset, EpochEnded, ModelsEvaluated, RunEnded, RunStarted
 
 START = RunStarted("run-1", "train-ae", 1, "host", {"lr": 0.1}, {}, Dataset("mnist", "d", "data"))
 
@@ -206,3 +207,26 @@ def test_what_could_not_be_written_is_written_with_the_next_event(tmp_path: Path
     assert events.stat().st_size == size
     journal.write(epochs[2])
     assert read(folder) == [START, *epochs]
+
+
+def test_codes_of_an_evaluation_come_back_and_damaged_ones_are_refused(
+    built: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "record"
+    shutil.copytree(built.path / "records" / "evaluation", folder)
+    (evaluated,) = [event for event in read(folder) if isinstance(event, ModelsEvaluated)]
+    projection = evaluated.projections["vae"]
+    assert projection.codes.shape == (128, 8)
+    assert projection.images.shape == (128, 28, 28)
+    assert sorted(set(projection.labels.tolist())) == list(range(10))
+    assert evaluated.configs["vae"]["latent_dim"] == 8
+    assert [x for x, _ in evaluated.series["vae"]["Likelihood/KL by Unit"]] == list(range(1, 9))
+    path = folder / "projections" / "vae.safetensors"
+    path.unlink()
+    path.write_bytes(b"no codes")
+    with pytest.raises(RecordRefused, match=r"vae\.safetensors' holds no codes, or is damaged"):
+        read(folder)
+    arrays = vars(projection) | {"labels": projection.labels[:-1]}
+    path.write_bytes(safetensors.numpy.save(arrays))
+    with pytest.raises(RecordRefused, match="holds codes, labels and images that do not fit"):
+        read(folder)

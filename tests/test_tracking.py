@@ -337,3 +337,15 @@ def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
     assert run.data.tags["dvc.baseline"] == baseline
     assert run.data.params["epochs"] == "1"
     assert len(event_files(workspace, run).Scalars("Test/Total Loss")) == 2
+
+
+def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(workspace: Workspace) -> None:
+    scratch = workspace.path / ".generative" / "new-database"
+    with workspace.start("python", "stages/train_vae.py") as process:
+        wait_until(lambda: (scratch / "mlflow.db").exists())
+        process.kill()
+    assert not (workspace.path / "mlflow.db").exists()
+    output = workspace.run("python", "stages/train_vae.py")
+    assert "MLflow is left behind" not in output
+    assert runs(workspace, "train-vae")[0].info.status == "FINISHED"
+    assert not scratch.exists()

@@ -5,6 +5,8 @@ import io
 import json
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Column, Table
 from threadpoolctl import threadpool_limits
 
 from generative.compute import generator
@@ -72,10 +74,7 @@ def evaluate_all() -> None:
                 projections=_projections(evaluated, setting, config.projected_images),
             )
         )
-        for name, values in figures.items():
-            print(f"{name}:")
-            for figure, value in values.items():
-                print(f"  {figure:<40} {value:10.4f}")
+        _print_table(figures)
 
 
 def _projections(
@@ -89,6 +88,15 @@ def _projections(
     return {
         name: Projection(found.codes[index], labels, images) for name, found in evaluated.items()
     }
+
+
+def _print_table(figures: dict[str, dict[str, float]]) -> None:
+    """A row a figure, a column a model."""
+    table = Table("Test images", *(Column(name.upper(), justify="right") for name in figures))
+    for figure in dict.fromkeys(figure for values in figures.values() for figure in values):
+        shown = (values.get(figure) for values in figures.values())
+        table.add_row(figure, *("" if value is None else f"{value:.4f}" for value in shown))
+    Console().print(table)
 
 
 def _read_history(path: Path) -> dict[str, list[float]]:

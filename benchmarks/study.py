@@ -1,0 +1,125 @@
+"""The tables and pictures of docs/study.md, from the experiments of this repository.
+
+`python benchmarks/study.py FOLDER` prints the tables and writes study.png and samples.png there.
+"""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import numpy as np
+from PIL import Image
+
+from generative.figures.canvas import COLOURS, drawn, new_figure
+from generative.figures.images import png
+
+Row = dict[str, Any]
+
+VAE = {
+    "ELBO": "Likelihood/ELBO",
+    "± (95 %)": "Likelihood/ELBO Interval",
+    "IWAE bound, K = 500": "Likelihood/IWAE Bound",
+    "KL": "Likelihood/KL",
+    "active units": "Likelihood/Active Units",
+    "SSIM": "Reconstruction/SSIM",
+    "probe": "Latents/Probe Accuracy",
+    "probe of PCA": "Latents/Probe of PCA",
+    "kNN": "Latents/kNN Accuracy",
+    "MMD² (floor {floor:.4f})": "Samples/MMD2",
+}
+AE = {
+    "MSE": "Reconstruction/MSE",
+    "SSIM": "Reconstruction/SSIM",
+    "denoising MSE at 0.1": "Denoising/MSE at 0.1",
+    "at 0.3": "Denoising/MSE at 0.3",
+    "at 0.5": "Denoising/MSE at 0.5",
+    "probe": "Latents/Probe Accuracy",
+    "probe of PCA": "Latents/Probe of PCA",
+    "kNN": "Latents/kNN Accuracy",
+}
+
+
+def main(folder: Path) -> None:
+    """Print the tables and write the pictures."""
+    rows = [row for row in dvc.api.exp_show() if row["Experiment"]]
+    default = (4, "noisy")
+    vaes = {row["vae.latent_dim"]: row for row in rows if ae_of(row) == default}
+    aes = {ae_of(row): row for row in rows if row["vae.latent_dim"] == 200}
+    vaes, aes = dict(sorted(vaes.items())), dict(sorted(aes.items()))
+    print_table("| latent_dim |", VAE, "vae", {f"{dim:g}": row for dim, row in vaes.items()})
+    print_table("| latent_dim, target |", AE, "ae", {f"{d:g}, {t}": r for (d, t), r in aes.items()})
+    (folder / "study.png").write_bytes(png(panels(vaes, aes)))
+    pictures = [picture(row, "vae_samples") for row in vaes.values()]
+    joined = np.concatenate([np.pad(part, ((0, 0), (0, 12), (0, 0))) for part in pictures], axis=1)
+    (folder / "samples.png").write_bytes(png(joined))
+    (folder / "plane.png").write_bytes(png(picture(vaes[2], "vae_plane")))
+
+
+def ae_of(row: Row) -> tuple[float, str]:
+    """The autoencoder's setting."""
+    return row["ae.latent_dim"], row["ae.target"]
+
+
+def print_table(first: str, columns: dict[str, str], model: str, rows: dict[str, Row]) -> None:
+    """A Markdown table, a row an experiment."""
+    floor = next(iter(rows.values()))["vae.Samples/MMD2 Floor"]
+    print(first, *(f"{name.format(floor=floor)} |" for name in columns))
+    print("|", *("--- |" for _ in range(len(columns) + 1)))
+    for name, row in rows.items():
+        print(f"| {name} |", *(f"{row[f'{model}.{key}']:.4g} |" for key in columns.values()))
+    print()
+
+
+def panels(vaes: dict[float, Row], aes: dict[tuple[float, str], Row]) -> Any:
+    """Figures against the size of the code."""
+    figure = new_figure(11, 7)
+    likelihood, accuracy, samples, denoising = figure.subplots(2, 2).flat
+    sizes = list(vaes)
+    for name, key in (("IWAE bound, K = 500", "IWAE Bound"), ("ELBO", "ELBO")):
+        values = [row[f"vae.Likelihood/{key}"] for row in vaes.values()]
+        likelihood.plot(sizes, values, "o-", label=name, color=COLOURS[key == "ELBO"])
+    label(likelihood, "VAE: log p(x)", "Nats an image")
+    for number, (name, key) in enumerate(
+        (("VAE codes", "Probe Accuracy"), ("PCA of the same size", "Probe of PCA"))
+    ):
+        values = [row[f"vae.Latents/{key}"] for row in vaes.values()]
+        accuracy.plot(sizes, values, "o-", label=name, color=COLOURS[number])
+    for number, target in enumerate(("noisy", "clean"), start=2):
+        found = {dim: row for (dim, aim), row in aes.items() if aim == target}
+        values = [row["ae.Latents/Probe Accuracy"] for row in found.values()]
+        accuracy.plot(list(found), values, "s--", label=f"AE, {target}", color=COLOURS[number])
+        errors = [row["ae.Denoising/MSE at 0.3"] for row in found.values()]
+        denoising.plot(list(found), errors, "s--", label=f"AE, {target}", color=COLOURS[number])
+    label(accuracy, "Linear probe of the codes", "Accuracy")
+    values = [row["vae.Samples/MMD2"] for row in vaes.values()]
+    samples.plot(sizes, values, "o-", label="VAE samples", color=COLOURS[0])
+    floor = [row["vae.Samples/MMD2 Floor"] for row in vaes.values()]
+    samples.plot(sizes, floor, "--", label="training images (floor)", color=COLOURS[6])
+    samples.set_ylim(bottom=0)
+    label(samples, "Samples against test images", "Squared MMD")
+    label(denoising, "Denoising, noise of 0.3", "Squared error a pixel")
+    return drawn(figure)
+
+
+def label(axes: Any, title: str, y: str) -> None:
+    """What every panel has."""
+    axes.set_title(title)
+    axes.set_xscale("log")
+    axes.set_xlabel("Latent dimensions")
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def picture(row: Row, name: str) -> Any:
+    """A picture that an experiment committed."""
+    path = f"{row['rev']}:metrics/pictures/{name}.png"
+    content = subprocess.run(["git", "show", path], check=True, capture_output=True).stdout
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
