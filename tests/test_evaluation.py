@@ -174,6 +174,7 @@ def test_likelihood_figures_fit_together(data: Mnist) -> None:
     assert list(found.bounds) == [1, 10, 100]
     assert list(found.bounds.values()) == sorted(found.bounds.values())
     assert found.figures["Likelihood/IWAE Bound"] == found.bounds[100]
+    assert found.figures["Likelihood/IWAE Gain"] == found.bounds[100] - found.bounds[1]
 
 
 def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: Mnist) -> None:

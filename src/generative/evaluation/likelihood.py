@@ -44,9 +44,9 @@ def likelihood(
     - `ELBO`: the mean over `noise_seeds` seeds of the noise; `ELBO Interval` is half of its 95 %
       interval by Student's t. Its parts: `Reconstruction` and `KL`.
     - `Active Units`: how many dimensions of the posterior's mean vary by more than `ACTIVE`.
-    - `IWAE Bound`: on log p(x), with `importance_samples` samples, over
-      `importance_images` images drawn at random. Burda et al., "Importance Weighted
-      Autoencoders" (2016), equation 8.
+    - `IWAE Bound`: importance-weighted bound on log p(x) with `importance_samples` samples, over
+      `importance_images` images drawn at random; `IWAE Gain`: by how much it is above those
+      images' ELBO. Burda et al., "Importance Weighted Autoencoders" (2016), equation 8.
     """
     device = split.images.device
     streams = [generator(device, seed, "evaluate/latents", n) for n in range(config.noise_seeds)]
@@ -75,6 +75,7 @@ def likelihood(
         "Likelihood/KL": kl,
         "Likelihood/Active Units": float(active.sum().item()),
         "Likelihood/IWAE Bound": bounds[config.importance_samples],
+        "Likelihood/IWAE Gain": bounds[config.importance_samples] - bounds[1],
     }
     order = per_dimension.argsort(descending=True, stable=True)
     return Likelihood(
