@@ -37,6 +37,9 @@ def test_without_names_it_shows_the_workspace(workspace: Workspace) -> None:
     assert cells(html, "vae/Likelihood/ELBO") == cells(html, "Eval/Likelihood/ELBO")
     assert cells(html, "hidden_dim") == [("32", False)]
     assert 'alt="Total loss by epoch"' in html
+    titles = re.findall(r"<h3>(.*?)</h3>", html)
+    assert "vae_samples" in titles
+    assert "Eval/samples" not in titles, "the evaluation shows it"
     assert not re.search(r"https?:", html)
 
 
@@ -56,6 +59,11 @@ def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(
     assert not any(best for _, best in cells(html, "vae/Likelihood/KL"))
     assert not any(best for _, best in cells(html, "Test/Total Loss"))
     assert html.count('alt="Total loss by epoch"') == 1
+    html = report(workspace, "records/vae", "HEAD:vae")
+    assert html.count('alt="Eval/samples"') == 1, "one model's evaluation is at hand"
+    assert html.count('alt="Eval/plane"') == 1
+    assert "Eval/extremes" in html
+    assert "interpolation" in html
 
 
 @needs_chromium

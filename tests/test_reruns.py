@@ -47,7 +47,10 @@ def reverse_params(workspace: Workspace) -> None:
         ),
         pytest.param(lambda w: w.set_params(ae__lr=0.002), ["train-ae", "evaluate"], id="ae.lr"),
         pytest.param(
-            lambda w: w.set_params(vae__latent_dim=4), ["train-vae", "evaluate"], id="latent_dim"
+            lambda w: w.set_params(vae__latent_dim=4),
+            ["train-vae", "evaluate"],
+            id="latent_dim",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             append("src/generative/models/vae.py", "\n# changed\n"),

@@ -48,6 +48,7 @@ def test_stages_that_dvc_restored_appear_in_mlflow(workspace: Workspace) -> None
     assert counts == {"created": 0, "completed": 0, "already there": 3, "failed": 0}
 
 
+@pytest.mark.slow
 def test_sync_all_brings_back_every_committed_run_and_experiment(workspace: Workspace) -> None:
     workspace.set_params(vae__latent_dim=4)
     workspace.repro()

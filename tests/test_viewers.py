@@ -152,7 +152,7 @@ def test_tensorboard_shows_scalars_and_images(built: Workspace, page: Page) -> N
         visit(page, f"{address}/#projector")
         projector = page.frame_locator("iframe").frame_locator("iframe")
         expect(projector.get_by_text("Points: 128")).to_be_visible()
-        expect(projector.get_by_role("button", name="1 tensor found")).to_have_text(
+        expect(projector.get_by_role("button", name="1 tensor found")).to_have_value(
             "Codes of the AE"
         )
         shoot(page, "tensorboard-projector")

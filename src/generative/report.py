@@ -45,6 +45,15 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """What an evaluation says of one model."""
+
+    figures: Mapping[str, float]
+    pictures: Mapping[str, Png]
+    """The model's own, by title."""
+
+
+@dataclass(frozen=True)
 class Row:
     """A line of a table: a value a run, the best ones marked."""
 
@@ -100,12 +109,20 @@ def render(runs: Sequence[Run], evaluations: Iterable[Run]) -> str:
 
     Args:
         runs: what it is about.
-        evaluations: where the test figures of the models that `runs` trained may be.
+        evaluations: where the test figures of the models that `runs` trained may be, and their
+            pictures, which are left out where the evaluation's own run shows them.
     """
-    tested: dict[str, Mapping[str, float]] = {}
+    tested: dict[str, Tested] = {}
+    shown = {run.start.id for run in runs}
     for evaluation in sorted(evaluations, key=lambda run: run.start.time):
+        pictures = {} if evaluation.start.id in shown else evaluation.pictures
         for model, digest in evaluation.start.models.items():
-            tested[digest] = evaluation.figures.get(model, {})
+            own = {
+                EVALUATION + title.removeprefix(f"{model}_"): picture
+                for title, picture in pictures.items()
+                if title.startswith(f"{model}_")
+            }
+            tested[digest] = Tested(evaluation.figures.get(model, {}), own)
     stages = dict.fromkeys(run.start.stage for run in runs)
     sections = [
         _section(stage, [run for run in runs if run.start.stage == stage], tested)
@@ -116,10 +133,12 @@ def render(runs: Sequence[Run], evaluations: Iterable[Run]) -> str:
     return template.render(sections=sections, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
 
 
-def _section(stage: str, runs: Sequence[Run], tested: Mapping[str, Mapping[str, float]]) -> Section:
+def _section(stage: str, runs: Sequence[Run], tested: Mapping[str, Tested]) -> Section:
     params = _rows([run.start.params for run in runs])
     origins = _rows([_origin(run) for run in runs])
-    figures = [_figures(run, tested) for run in runs]
+    tests = [tested.get(run.model or "", Tested({}, {})) for run in runs]
+    figures = [_figures(run, test) for run, test in zip(runs, tests, strict=True)]
+    pictures = [{**run.pictures, **test.pictures} for run, test in zip(runs, tests, strict=True)]
     labels = [_label(run) for run in runs]
     series = {
         name: {
@@ -130,7 +149,7 @@ def _section(stage: str, runs: Sequence[Run], tested: Mapping[str, Mapping[str, 
         for name in _CURVES_OF
         if any(name in run.history for run in runs)
     }
-    titles = dict.fromkeys(title for run in runs for title in run.pictures)
+    titles = dict.fromkeys(title for own in pictures for title in own)
     return Section(
         stage=stage,
         runs=labels,
@@ -140,7 +159,7 @@ def _section(stage: str, runs: Sequence[Run], tested: Mapping[str, Mapping[str, 
         pictures=[
             (
                 title,
-                [_address(run.pictures[title]) if title in run.pictures else "" for run in runs],
+                [_address(own[title]) if title in own else "" for own in pictures],
             )
             for title in titles
         ],
@@ -161,16 +180,15 @@ def _origin(run: Run) -> dict[str, Any]:
     return {**own, "seconds": f"{run.seconds:.0f}", "host": run.start.host, **named}
 
 
-def _figures(run: Run, tested: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _figures(run: Run, test: Tested) -> dict[str, float]:
     """Its test figures if its model was evaluated, then the last epoch's; an evaluation's own."""
     own = {
         f"{model}/{name}": value
         for model, own in run.figures.items()
         for name, value in own.items()
     }
-    test = tested.get(run.model, {}) if run.model else {}
     last = {name: values[-1] for name, values in run.history.items()}
-    return {**own, **{f"{EVALUATION}{name}": value for name, value in test.items()}, **last}
+    return {**own, **{f"{EVALUATION}{name}": value for name, value in test.figures.items()}, **last}
 
 
 def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
