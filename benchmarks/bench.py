@@ -28,11 +28,11 @@ from typing import Any
 
 import torch
 import yaml
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from generative.compute import Compute, prepare
+from generative.figures.canvas import COLOURS, new_figure
 from generative.provenance import device_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,9 +230,9 @@ def table(results: Results) -> Table:
 
 def draw(results: Results) -> None:
     """The seconds of an epoch, and how they grow."""
-    figure = Figure(figsize=(11, 3.4), dpi=100, layout="constrained")
+    figure = new_figure(11, 3.4)
     bars, images, batches = figure.subplots(1, 3)
-    colours = {"ae": "#0072B2", "vae": "#D55E00"}  # Okabe and Ito's
+    colours = dict(zip(MODELS, COLOURS, strict=False))
     for offset, model in enumerate(MODELS):
         values = [results["epoch"][model][kind] for kind in KINDS]
         places = [place + 0.4 * offset for place in range(len(KINDS))]

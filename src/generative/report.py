@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from generative.figures.curves import runs_curves
+from generative.figures.histories import runs_curves
 from generative.figures.images import png
 from generative.record import Record
 from generative.tracking.description import EVALUATION

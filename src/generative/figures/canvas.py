@@ -9,6 +9,8 @@ from generative.figures.images import Pixels
 # Okabe and Ito's, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
+STYLES = ("-", "--", ":", "-.")
+
 # Tol's "muted", likewise, with black in place of its pale grey: one a digit.
 DIGITS = (
     *("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE"),
