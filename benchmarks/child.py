@@ -21,6 +21,7 @@ from generative.mnist import Mnist, Split, load_mnist
 from generative.mnist_files import DATA_DIR
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
+from generative.optimizers import make_optimizer
 from generative.params import Params
 
 _BLOCK, _BLOCKS = 25, 16  # steps a block; blocks of each kind, alternating
@@ -49,7 +50,7 @@ class Bench:
     def epochs(self, data: Mnist) -> Iterator[float]:
         """Seconds of each epoch of our loop, without a record and without a tracker."""
         model = self.untrained()
-        optimizer = training.make_optimizer(model)
+        optimizer = make_optimizer(model)
         started = time.perf_counter()
         for _ in training.fit(model, optimizer, data, self.seed, self.compute, self.device):
             yield time.perf_counter() - started
@@ -80,7 +81,7 @@ def loop(bench: Bench) -> list[float]:
 def floor(bench: Bench) -> list[float]:
     """Seconds of an epoch's steps and test losses, all on one batch that is there already."""
     model, size, seconds = bench.untrained(), bench.config.batch_size, []
-    optimizer = training.make_optimizer(model)
+    optimizer = make_optimizer(model)
     noise = generator(bench.device, bench.seed, "floor")
     images = bench.data.train.floats(slice(0, size))
     for _ in range(bench.config.epochs):
@@ -106,7 +107,7 @@ def one_step(bench: Bench) -> dict[str, float]:
     images = bench.data.train.floats(slice(0, bench.config.batch_size))
     noise = generator(bench.device, bench.seed, "steps")
     ours, plain = bench.untrained(), usual.plain(bench.untrained())
-    optimizers = training.make_optimizer(ours), usual.plain_adam(plain)
+    optimizers = make_optimizer(ours), usual.plain_adam(plain)
 
     def step_of_ours() -> None:
         torch.set_deterministic_debug_mode("error" if bench.compute.deterministic else "default")

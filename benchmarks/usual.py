@@ -21,6 +21,7 @@ _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     strided.Conv2d: nn.Conv2d,
     strided.ConvTranspose2d: nn.ConvTranspose2d,
     strided.BatchNorm2d: nn.BatchNorm2d,
+    strided.BatchLast: nn.Identity,
 }
 
 

@@ -24,9 +24,10 @@ from generative.compute import prepare
 from generative.mnist import load_mnist
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
+from generative.optimizers import make_optimizer
 from generative.record import Journal
 from generative.tracking.events import Dataset, EpochEnded, RunEnded, RunStarted
-from generative.training import fit, initialise, make_optimizer
+from generative.training import fit, initialise
 
 TRAIN = ("python", "stages/train_vae.py")
 OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")

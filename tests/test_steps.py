@@ -8,8 +8,9 @@ from test_training import CPU, compute, config
 from generative.compute import prepare
 from generative.mnist import load_mnist
 from generative.models.registry import REGISTRY
+from generative.optimizers import make_optimizer
 from generative.steps import Steps
-from generative.training import initialise, make_optimizer
+from generative.training import initialise
 
 INDEX = torch.arange(100)
 EPOCHS = (1, 2, 3)

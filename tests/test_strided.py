@@ -11,7 +11,8 @@ from generative.compute import prepare
 from generative.mnist import load_mnist
 from generative.models import strided
 from generative.models.ae import AE
-from generative.training import fit, initialise, make_optimizer
+from generative.optimizers import make_optimizer
+from generative.training import fit, initialise
 
 LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
     (strided.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
@@ -56,6 +57,22 @@ def test_results_and_gradients_are_those_of_torch(
     )
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
+    ours, theirs = strided.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1)
+    ours.load_state_dict(theirs.state_dict())
+    earlier, later = torch.randn(2, 5, 2, size, size).unbind()
+    gradients = []
+    for layer in (ours, theirs):
+        with torch.inference_mode():
+            layer(later)
+        out = layer(earlier)
+        layer(later)
+        out.square().sum().backward()
+        gradients.append(layer.weight.grad)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "shape"), LAYERS)

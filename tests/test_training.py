@@ -15,7 +15,8 @@ from generative.models.ae import AE
 from generative.models.base import Model, ModelConfig
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE
-from generative.training import EpochResult, fit, initialise, make_optimizer
+from generative.optimizers import make_optimizer
+from generative.training import EpochResult, fit, initialise
 
 CPU = torch.device("cpu")
 

@@ -134,8 +134,7 @@ class Steps:
 
 def step(model: Model[Any], optimizer: Optimizer, losses: Losses) -> None:
     """Follow the gradient of the model's objective once."""
-    for parameter in model.parameters():
-        parameter.grad = None
+    optimizer.zero_grad()
     model.objective(losses).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         optimizer.step()

@@ -1,22 +1,19 @@
 """Training: the loop over epochs. Knows no tracker, no file and no particular model."""
 
-import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adadelta, Adam, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from generative.compute import Compute, autocast, generator
 from generative.errors import RunFailed
 from generative.mnist import Mnist, Split
 from generative.models.base import Model, ModelConfig
 from generative.steps import Steps, batch_means
-
-AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
 StepLosses = dict[str, list[float]]
 """Each loss's value at each step: its mean over that step's batch."""
@@ -87,34 +84,6 @@ def losses_on(
         with autocast(compute, device):
             rows.append(batch_means(model.test_losses(images, noise)))
     return torch.stack(rows)
-
-
-def make_optimizer(model: Model[Any]) -> Optimizer:
-    """The optimizer that the model's config names; weight decay is the L2 penalty in all three."""
-    config: ModelConfig = model.config
-    on_cuda = next(model.parameters()).is_cuda
-    settings: dict[str, Any] = {
-        "lr": config.lr,
-        "weight_decay": config.weight_decay,
-        "capturable": on_cuda,  # by a CUDA graph
-    }
-    match config.optimizer:
-        case "adam":
-            return _lean(Adam)(model.parameters(), fused=True, **settings)
-        case "rmsprop":
-            return _lean(RMSprop)(model.parameters(), **settings)
-        case "adadelta":
-            return _lean(Adadelta)(model.parameters(), **settings)
-
-
-def _lean(kind: type[AnyOptimizer]) -> type[AnyOptimizer]:
-    """An optimizer less the guards against being compiled: importing them takes a second.
-
-    One of them also kept `step` from recording gradients; here its caller does.
-    """
-    guarded = ("add_param_group", "load_state_dict", "state_dict", "step")
-    bare = {name: inspect.unwrap(getattr(kind, name)) for name in guarded}
-    return type(kind.__name__, (kind,), bare)
 
 
 @torch.inference_mode()

@@ -12,13 +12,14 @@ from generative.figures.images import image_rows, png
 from generative.files import sha256, write_atomic
 from generative.models.base import Model
 from generative.models.file import save_model
+from generative.optimizers import make_optimizer
 from generative.outputs import history_path, metrics_path, model_path, record_path
 from generative.params import Params
 from generative.progress import epochs
 from generative.setting import Setting, prepare_setting
 from generative.tracking.events import EpochEnded, ModelSaved, Resumed
 from generative.tracking.run import now, tracked
-from generative.training import fit, initialise, make_optimizer
+from generative.training import fit, initialise
 
 
 def train(model_class: type[Model[Any]]) -> None:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model, ModelConfig, add_noise
-from generative.models.strided import BatchNorm2d, Conv2d, ConvTranspose2d
+from generative.models.strided import BatchLast, BatchNorm2d, Conv2d, ConvTranspose2d
 
 
 class AEConfig(ModelConfig):
@@ -30,6 +30,7 @@ class AE(Model[AEConfig]):
 
     def __init__(self, config: AEConfig) -> None:
         super().__init__(config)
+        self.batch_last = BatchLast()
         self.encoder = nn.Sequential(
             Conv2d(1, 8, padding=1),  # (B, 8, 14, 14)
             nn.ReLU(),
@@ -69,13 +70,16 @@ class AE(Model[AEConfig]):
 
     def decode(self, codes: Tensor) -> Tensor:
         logits: Tensor = self.decoder(codes)
-        return logits.contiguous()
+        return logits
 
     def training_losses(self, images: Tensor, noise: Generator) -> Losses:
-        noisy = add_noise(images, self.config.noise_factor, noise)
-        return self._losses(noisy, noisy if self.config.target == "noisy" else images)
+        noisy = self.batch_last(add_noise(images, self.config.noise_factor, noise))
+        return self._losses(
+            noisy, noisy if self.config.target == "noisy" else self.batch_last(images)
+        )
 
     def test_losses(self, images: Tensor, noise: Generator) -> Losses:  # noqa: ARG002
+        images = self.batch_last(images)
         return self._losses(images, images)
 
     def objective(self, losses: Losses) -> Tensor:
@@ -90,8 +94,9 @@ class AE(Model[AEConfig]):
         """The mean over pixels, an example."""
         logits = self.reconstruct(images)
         if self.config.loss == "mse":
-            error = F.mse_loss(torch.sigmoid(logits), target, reduction="none")
+            error = (torch.sigmoid(logits) - target).square()
         else:
             error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        mean = error.flatten(1).mean(1)
+        pixels = error.flatten(1)
+        mean = pixels.sum(1) / pixels.shape[1]  # mean() would lay the gradient out anew
         return {RECONSTRUCTION: mean, TOTAL: mean}

@@ -138,4 +138,4 @@ def normal_like(tensor: Tensor, noise: Generator) -> Tensor:
 
 def add_noise(images: Tensor, factor: float, noise: Generator) -> Tensor:
     """Images plus Gaussian noise of standard deviation `factor`, clipped to [0, 1]."""
-    return (images + factor * normal_like(images, noise)).clamp(0, 1)
+    return torch.normal(images, factor, generator=noise).clamp_(0, 1)

@@ -8,12 +8,19 @@ On other devices, and under autocast, the layers are `torch.nn`'s.
 Shapes: C channels, O output channels, B batch, N = height * width * B of the smaller images.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn import functional as F
+
+
+class BatchLast(nn.Module):
+    """The same images, (B, C, H, W), in memory as the layers here have them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _batch_first(_batch_last(images).contiguous()) if _is_faster(images) else images
 
 
 class Conv2d(nn.Conv2d):
@@ -25,8 +32,9 @@ class Conv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         if not _is_faster(images):
             return super().forward(images)
-        arguments = (_batch_last(images), self.weight, self.bias, self.padding[0] == 1)
-        return _batch_first(_Convolution.apply(*arguments))
+        padded = self.padding[0] == 1
+        out: Tensor = _Convolution.apply(images, self.weight, self.bias, padded)
+        return out
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -40,8 +48,9 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
         if not _is_faster(images):
             return super().forward(images)
-        arguments = (_batch_last(images), self.weight, self.bias, self.padding[0] == 1)
-        return _batch_first(_Transposed.apply(*arguments))
+        padded = self.padding[0] == 1
+        out: Tensor = _Transposed.apply(images, self.weight, self.bias, padded)
+        return out
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -73,19 +82,21 @@ class _Convolution(Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, padded: bool) -> Tensor:
-        windows, height, width = _windows(images, padded)
+        batch, channels = images.shape[:2]
+        windows, height, width = _windows(_batch_last(images), padded)
         ctx.save_for_backward(windows, weight)
-        ctx.small, ctx.padded = (images.shape[0], 3, 3, height, width, images.shape[3]), padded
+        ctx.taps, ctx.padded = (channels, 3, 3, height, width, batch), padded
         out = torch.addmm(bias[:, None], weight.flatten(1), windows)
-        return out.view(-1, height, width, images.shape[3])
+        return _batch_first(out.view(-1, height, width, batch))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         windows, weight = ctx.saved_tensors
-        flat = gradient.reshape(len(weight), -1)
+        flat = _batch_last(gradient).reshape(len(weight), -1)
         images = None
         if ctx.needs_input_grad[0]:
-            images = _spread((weight.flatten(1).T @ flat).view(ctx.small), ctx.padded)
+            taps = (weight.flatten(1).T @ flat).view(ctx.taps)
+            images = _batch_first(_spread(taps, ctx.padded))
         return images, (flat @ windows.T).view(weight.shape), flat.sum(1), None
 
 
@@ -94,19 +105,20 @@ class _Transposed(Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, padded: bool) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.padded = padded
-        taps = weight.flatten(1).T @ images.flatten(1)
-        shape = (weight.shape[1], 3, 3, *images.shape[1:])
-        return _spread(taps.view(shape), padded).add_(bias[:, None, None, None])
+        last = _batch_last(images)
+        flat = last.flatten(1)
+        ctx.save_for_backward(flat, weight)
+        ctx.shape, ctx.padded = last.shape, padded
+        taps = (weight.flatten(1).T @ flat).view(-1, 3, 3, *last.shape[1:])
+        return _batch_first(_spread(taps, padded).add_(bias[:, None, None, None]))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight = ctx.saved_tensors
+        flat, weight = ctx.saved_tensors
+        gradient = _batch_last(gradient)
         windows, _, _ = _windows(gradient, ctx.padded)
-        flat = images.flatten(1)
-        back = (weight.flatten(1) @ windows).view(images.shape)
-        return back, (flat @ windows.T).view(weight.shape), gradient.sum((1, 2, 3)), None
+        images = _batch_first((weight.flatten(1) @ windows).view(ctx.shape))
+        return images, (flat @ windows.T).view(weight.shape), gradient.sum((1, 2, 3)), None
 
 
 def _windows(images: Tensor, padded: bool) -> tuple[Tensor, int, int]:
@@ -115,12 +127,26 @@ def _windows(images: Tensor, padded: bool) -> tuple[Tensor, int, int]:
     With padding, windows begin a pixel above and left of the image.
     """
     if padded:
-        images = F.pad(images, (0, 0, 1, 0, 1, 0))
+        framed = _frame(images.shape, images.dtype)
+        framed[:, 1:, 1:] = images
+        images = framed
     channels, height, width, batch = images.shape
     rows, columns = (height - 1) // 2, (width - 1) // 2
     c, h, w, b = images.stride()
     windows = images.as_strided((channels, 3, 3, rows, columns, batch), (c, h, w, 2 * h, 2 * w, b))
-    return windows.reshape(9 * channels, -1), rows, columns
+    copied = windows.clone(memory_format=torch.contiguous_format)  # the frame is used again
+    return copied.view(9 * channels, -1), rows, columns
+
+
+@lru_cache(maxsize=8)
+def _frame(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Zeros with room for images of that shape below and right of the first row and column.
+
+    One for all calls: what is written into the room leaves the zeros around it.
+    """
+    channels, height, width, batch = shape
+    with torch.inference_mode(mode=False):
+        return torch.zeros(channels, height + 1, width + 1, batch, dtype=dtype)
 
 
 def _spread(taps: Tensor, padded: bool) -> Tensor:
@@ -128,19 +154,20 @@ def _spread(taps: Tensor, padded: bool) -> Tensor:
 
     Tap k of place i falls on pixel 2 i + k, less 1 with padding.
     """
-    channels, _, _, height, width, batch = taps.shape
     if not padded:
-        out = taps.new_zeros(channels, 2 * height + 1, 2 * width + 1, batch)
-        for row in range(3):
-            for column in range(3):
-                places = out[:, row : row + 2 * height : 2, column : column + 2 * width : 2]
-                places += taps[:, row, column]
-        return out
-    above, even, odd = taps.unbind(1)  # of pixel rows
-    odd[:, :, :-1] += above[:, :, 1:]
-    out = taps.new_empty(channels, height, 2, width, 2, batch)
-    for row, (left, middle, right) in enumerate((even.unbind(1), odd.unbind(1))):
-        right[:, :, :-1] += left[:, :, 1:]
-        out[:, :, row, :, 0] = middle
-        out[:, :, row, :, 1] = right
-    return out.view(channels, 2 * height, 2 * width, batch)
+        return _weave(*_weave(*taps.unbind(1)).unbind(1))
+    channels, _, _, height, width, batch = taps.shape
+    taps[:, 2, :, :-1] += taps[:, 0, :, 1:]
+    taps[:, 1:, 2, :, :-1] += taps[:, 1:, 0, :, 1:]
+    pixels = taps[:, 1:, 1:].permute(0, 3, 1, 4, 2, 5)  # (C, h, 2, w, 2, B)
+    return pixels.reshape(channels, 2 * height, 2 * width, batch)
+
+
+def _weave(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+    """Tap k of place i falls on 2 i + k along the third axis."""
+    before, between, places, *after = first.shape
+    out = first.new_zeros(before, between, 2 * places + 1, *after)
+    out[:, :, :-1:2] = first
+    out[:, :, 1::2] = middle
+    out[:, :, 2::2] += last
+    return out

@@ -222,15 +222,16 @@ class MlflowSink(Sink):
         from mlflow.entities import LoggedModelInput, Metric
 
         evaluation_id, training_id = evaluation.info.run_id, training.info.run_id
-        model_id = training.data.tags["model.id"]
+        model_id, epochs = training.data.tags["model.id"], int(training.data.params["epochs"])
         dataset = self._client.get_run(evaluation_id).inputs.dataset_inputs[0].dataset
         points: list[Metric] = []
         for key in evaluation.data.metrics:
             if key.startswith(f"{model}/"):
                 name = EVALUATION + key.removeprefix(f"{model}/")
-                known = self._history(training_id, name).keys()
+                shown = name in training.data.metrics
+                known = self._history(training_id, name).keys() if shown else ()
                 for (_, place, time), value in self._history(evaluation_id, key).items():
-                    step = place or int(training.data.params["epochs"])
+                    step = place or epochs
                     if (name, step, time) not in known:
                         points.append(
                             Metric(
@@ -244,9 +245,7 @@ class MlflowSink(Sink):
                             )
                         )
         self._client.log_batch(training_id, points)
-        self._copy_pictures(
-            evaluation_id, training_id, model, step=int(training.data.params["epochs"])
-        )
+        self._copy_pictures(evaluation_id, training_id, model, step=epochs)
         digest = training.data.tags["model.sha256"]
         newest = self._search(f"{model}.sha256", digest)[-1].info.run_id
         self._client.set_tag(training_id, "evaluation.run_id", newest)

@@ -1,0 +1,74 @@
+"""The optimizers that params.yaml names, without what PyTorch does around their arithmetic."""
+
+import inspect
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Adadelta, Adam, Optimizer, RMSprop
+
+from generative.models.base import Model, ModelConfig
+
+AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
+
+
+def make_optimizer(model: Model[Any]) -> Optimizer:
+    """The optimizer that the model's config names; weight decay is the L2 penalty in all three."""
+    config: ModelConfig = model.config
+    on_cuda = next(model.parameters()).is_cuda
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "capturable": on_cuda,  # by a CUDA graph
+    }
+    match config.optimizer:
+        case "adam":
+            return _lean(_FusedAdam)(model.parameters(), fused=True, **settings)
+        case "rmsprop":
+            return _lean(RMSprop)(model.parameters(), **settings)
+        case "adadelta":
+            return _lean(Adadelta)(model.parameters(), **settings)
+
+
+class _FusedAdam(Adam):
+    """PyTorch's Adam, for parameters that all have gradients; calls its fused kernel directly.
+
+    `Adam.step` sorts the tensors anew at every step, for as long as the kernel needs for a small
+    model.
+    """
+
+    _gathered_from: object = None
+
+    def step(self) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        if self._gathered_from is not self.state:  # at the first step, and once it was loaded
+            self._gathered: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
+            self._init_group(group, *self._gathered)  # type: ignore[no-untyped-call]
+            self._gathered_from = self.state
+        parameters, _, averages, squares, _, steps = self._gathered
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            parameters,
+            [parameter.grad for parameter in parameters],  # type: ignore[misc]
+            averages,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+def _lean(kind: type[AnyOptimizer]) -> type[AnyOptimizer]:
+    """An optimizer less the guards against being compiled: importing them takes a second.
+
+    One of them also kept `step` from recording gradients; here its caller does.
+    """
+    guarded = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in guarded}
+    return type(kind.__name__, (kind,), bare)
