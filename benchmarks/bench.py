@@ -118,7 +118,7 @@ def main() -> None:
         for model in MODELS:
             workspace.set_params(model, epochs=1)
             results["step"][model] = workspace.measure("one_step", model)
-            results["growth"][model] = _growth(workspace, model, console)
+            results["growth"][model] = _growth(workspace, model, rounds, console)
         workspace.set_params("vae")
         results["start"] = _start(workspace, rounds)
     results["repro"] = _repro(rounds)
@@ -151,11 +151,17 @@ def _epochs(workspace: Workspace, rounds: int, console: Console) -> Results:
     }
 
 
-def _growth(workspace: Workspace, model: str, console: Console) -> Results:
-    """One epoch by number of images, batch size and latent size."""
+def _growth(workspace: Workspace, model: str, rounds: int, console: Console) -> Results:
+    """One epoch by number of images (medians), batch size and latent size."""
     grown: Results = {"times": {}, "batch_size": {}, "latent_dim": {}}
-    for times in TIMES:
-        grown["times"][times] = workspace.measure("growth", model, "--times", str(times))
+    samples = [
+        [workspace.measure("growth", model, "--times", str(times)) for times in TIMES]
+        for _ in range(rounds)
+    ]
+    for times, measured in zip(TIMES, zip(*samples, strict=True), strict=True):
+        grown["times"][times] = {
+            key: statistics.median(sample[key] for sample in measured) for key in measured[0]
+        }
     for key, values in (("batch_size", BATCHES), ("latent_dim", LATENTS[model])):
         for value in values:
             workspace.set_params(model, epochs=1, **{key: value})

@@ -21,7 +21,7 @@ from generative.evaluation.evaluate import Evaluated, evaluate
 from generative.evaluation.latents import baseline_figures, codes_of, pixels_of, probe_figures
 from generative.evaluation.likelihood import bound, likelihood, log_weights
 from generative.evaluation.pictures import pictures_of
-from generative.evaluation.reconstruction import image_errors, reconstruction_figures
+from generative.evaluation.reconstruction import image_errors, means_of, reconstruction_errors
 from generative.evaluation.samples import squared_mmd
 from generative.figures.images import png
 from generative.mnist import Mnist, load_mnist
@@ -204,7 +204,9 @@ def test_errors_of_images_that_are_known(data: Mnist) -> None:
 def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: Mnist) -> None:
     model = ae().eval()
     one, other = (
-        reconstruction_figures(model, data.test, config(batch_size=size, noise_factors=[0]), 0)
+        means_of(
+            reconstruction_errors(model, data.test, config(batch_size=size, noise_factors=[0]), 0)
+        )
         for size in (7, 128)
     )
     assert one == pytest.approx(other, rel=1e-5)
@@ -236,7 +238,7 @@ class Identity(Codes):
 
 def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: Mnist) -> None:
     model, levels = Identity(), [0.1, 0.3, 0.5]
-    found = reconstruction_figures(model, data.test, config(noise_factors=levels), 0)
+    found = means_of(reconstruction_errors(model, data.test, config(noise_factors=levels), 0))
     assert found["Reconstruction/MSE"] < 1e-12
     for level in levels:
         images = data.test.floats(slice(None))
@@ -311,6 +313,16 @@ def test_pictures_fit_every_latent_size_and_are_byte_stable(data: Mnist, latent_
         assert pixels.dtype == np.uint8
         assert pixels.ndim == 3
         assert png(pixels) == png(second[name])
+
+
+def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: Mnist) -> None:
+    model = ae(9).eval()
+    for parameter in model.encoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    evaluated: dict[str, Evaluated] = {"ae": evaluate(model, data, config(), 0, {})}
+    assert np.ptp(evaluated["ae"].codes) == 0
+    assert evaluated["ae"].figures["Latents/Probe Accuracy"] < 0.3
+    assert "ae_latent_map" in pictures_of(evaluated, data.test, config(), 0)
 
 
 def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspace) -> None:

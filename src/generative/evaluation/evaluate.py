@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.latents import Array, codes_of, probe_figures
 from generative.evaluation.likelihood import Likelihood, likelihood
-from generative.evaluation.reconstruction import reconstruction_figures
+from generative.evaluation.reconstruction import means_of, reconstruction_errors
 from generative.evaluation.samples import sample_figures
 from generative.mnist import Mnist
 from generative.models.base import LatentVariableModel, Model
@@ -21,6 +23,8 @@ class Evaluated:
     figures: Mapping[str, float]
     codes: Array
     """Of the test images, (N, Z)."""
+    errors: Mapping[str, Tensor]
+    """Of the test images, (N,) each: `reconstruction_errors`."""
     likelihood: Likelihood | None
     """Of a latent-variable model."""
 
@@ -52,10 +56,11 @@ def evaluate(
         baseline: figures that are the same for every model (`baseline_figures`).
     """
     codes = codes_of(model, data.test, config.batch_size)
-    figures = reconstruction_figures(model, data.test, config, seed)
+    errors = reconstruction_errors(model, data.test, config, seed)
+    figures = means_of(errors)
     figures |= {**probe_figures(model, codes, data, config, seed), **baseline}
     if not isinstance(model, LatentVariableModel):
-        return Evaluated(model, figures, codes, None)
+        return Evaluated(model, figures, codes, errors, None)
     found = likelihood(model, data.test, config, seed)
     figures |= {**found.figures, **sample_figures(model, data, config, seed)}
-    return Evaluated(model, figures, codes, found)
+    return Evaluated(model, figures, codes, errors, found)

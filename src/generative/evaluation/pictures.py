@@ -8,12 +8,10 @@ import numpy.typing as npt
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.nn import functional as F
 
 from generative.compute import generator
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.evaluate import Evaluated
-from generative.evaluation.reconstruction import batches
 from generative.figures.images import Pixels, image_grid, image_rows
 from generative.figures.latents import decoded_plane, divergence_bars, latent_map
 from generative.mnist import Split
@@ -86,12 +84,7 @@ def _denoising(
 
 
 def _extremes(found: Evaluated, split: Split, config: EvaluationConfig) -> Pixels:
-    errors = torch.cat(
-        [
-            F.mse_loss(_means(found.model, images), images, reduction="none").mean((1, 2, 3))
-            for images in batches(split, config.batch_size)
-        ]
-    )
+    errors = found.errors["Reconstruction/MSE"]
     order = errors.argsort(stable=True)
     count = config.pictured_images
     rows = []
@@ -141,9 +134,11 @@ def _map(found: Evaluated, split: Split) -> Pixels:
     elif dimensions == 2:
         names = ("First latent dimension", "Second latent dimension")
     else:
-        pca = PCA(2, svd_solver="covariance_eigh").fit(codes)
+        with np.errstate(invalid="ignore"):  # codes that are all the same have no variance
+            pca = PCA(2, svd_solver="covariance_eigh").fit(codes)
         codes = pca.transform(codes)
-        first, second = (f"{100 * share:.0f} %" for share in pca.explained_variance_ratio_)
+        shares = np.nan_to_num(pca.explained_variance_ratio_)
+        first, second = (f"{100 * share:.0f} %" for share in shares)
         title += f" ({dimensions} dimensions)"
         names = (
             f"First principal component ({first} of the variance)",

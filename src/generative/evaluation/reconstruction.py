@@ -1,6 +1,6 @@
 """How well images come back, from themselves and from noisy versions of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,10 +20,10 @@ _IMAGE = (1, 2, 3)
 
 
 @torch.inference_mode()
-def reconstruction_figures(
+def reconstruction_errors(
     model: Model[Any], split: Split, config: EvaluationConfig, seed: int
-) -> dict[str, float]:
-    """Means over a split's images: each figure is taken an image and then averaged.
+) -> dict[str, Tensor]:
+    """Each figure of each of a split's images, (N,); a model's figure is the mean.
 
     - `MSE`: squared error a pixel.
     - `BCE`: binary cross entropy, nats an image (summed over its pixels).
@@ -47,7 +47,12 @@ def reconstruction_figures(
             noisy = add_noise(images, factor, stream)
             for name, values in image_errors(model.reconstruct(noisy), images).items():
                 columns.setdefault(f"Denoising/{name}{level}", []).append(values)
-    return {name: torch.cat(parts).double().mean().item() for name, parts in columns.items()}
+    return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def means_of(errors: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean of each figure over the images."""
+    return {name: values.double().mean().item() for name, values in errors.items()}
 
 
 def image_errors(logits: Tensor, images: Tensor) -> dict[str, Tensor]:
