@@ -211,7 +211,8 @@ def table(results: Results) -> Table:
     epoch, step, start = results["epoch"], results["step"], results["start"]
     for kind in KINDS:
         shown.add_row(f"{kind}, s an epoch", *(f"{epoch[model][kind]:.2f}" for model in MODELS))
-    for over, under in (("usual", "stage"), ("stage", "loop"), ("loop", "floor")):
+    over_under = (("usual", "stage"), ("usual", "floor"), ("stage", "loop"), ("loop", "floor"))
+    for over, under in over_under:
         ratios = [epoch[model][over] / epoch[model][under] for model in MODELS]
         shown.add_row(f"{over} / {under}", *(f"{ratio:.2f}" for ratio in ratios))
     for name, other in (("plain eager step", "plain"), ("its matrix products", "products")):
@@ -223,10 +224,12 @@ def table(results: Results) -> Table:
     ]
     slower = [last["seconds"] / first["seconds"] for first, last in ends]
     shown.add_row("epoch of 8 times the images / of 1", *(f"{ratio:.2f}" for ratio in slower))
+    peaks = [first["peak"] / 2**20 for first, _ in ends]
+    shown.add_row("peak memory, MiB", *(f"{peak:.0f}" for peak in peaks))
     larger = [
         (last["peak"] - first["peak"]) / (last["bytes"] - first["bytes"]) for first, last in ends
     ]
-    shown.add_row("memory / images' bytes", *(f"{ratio:.2f}" for ratio in larger))
+    shown.add_row("its growth / of the images' bytes", *(f"{ratio:.2f}" for ratio in larger))
     ratios = [start[model] / start["torch"] for model in MODELS]
     shown.add_row("start to first step / import torch", *(f"{ratio:.2f}" for ratio in ratios))
     if repro := results["repro"]:
@@ -236,27 +239,32 @@ def table(results: Results) -> Table:
 
 def draw(results: Results) -> None:
     """The seconds of an epoch, and how they grow."""
-    figure = new_figure(11, 3.4)
-    bars, images, batches = figure.subplots(1, 3)
+    figure = new_figure(9, 6.4)
+    (bars, images), (batches, latents) = figure.subplots(2, 2)
     colours = dict(zip(MODELS, COLOURS, strict=False))
     for offset, model in enumerate(MODELS):
+        style = {"color": colours[model], "label": model.upper()}
         values = [results["epoch"][model][kind] for kind in KINDS]
         places = [place + 0.4 * offset for place in range(len(KINDS))]
-        drawn = bars.bar(places, values, 0.38, color=colours[model], label=model.upper())
-        bars.bar_label(drawn, fmt="%.1f", fontsize=8)
+        bars.bar_label(bars.bar(places, values, 0.38, **style), fmt="%.1f", fontsize=8)
         grown = results["growth"][model]
         seconds = [grown["times"][times]["seconds"] for times in TIMES]
-        images.plot(TIMES, seconds, "o-", color=colours[model], label=model.upper())
-        rates = [SOME / grown["batch_size"][size]["seconds"] for size in BATCHES]
-        batches.plot(BATCHES, rates, "o-", color=colours[model], label=model.upper())
+        images.plot(TIMES, seconds, "o-", **style)
+        for axes, key in ((batches, "batch_size"), (latents, "latent_dim")):
+            rates = [SOME / measured["seconds"] for measured in grown[key].values()]
+            axes.plot([*grown[key]], rates, "o-", **style)
+    bars.margins(y=0.1)
     bars.set_xticks([place + 0.2 for place in range(len(KINDS))], KINDS)
-    bars.set_ylabel("Seconds an epoch")
     images.set_xlabel("Training images, times 60,000")
-    images.set_ylabel("Seconds an epoch")
     batches.set_xlabel("Batch size, images")
-    batches.set_ylabel("Images a second, test included")
-    batches.set_xscale("log", base=2)
-    for axes in (bars, images, batches):
+    latents.set_xlabel("Latent dimensions")
+    for axes in (bars, images):
+        axes.set_ylabel("Seconds an epoch")
+    for axes in (batches, latents):
+        axes.set_ylabel("Images a second, test included")
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(bottom=0)
+    for axes in (bars, images, batches, latents):
         axes.legend()
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
