@@ -11,6 +11,7 @@ from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
 from generative.compute import generator, prepare
 from generative.mnist import load_mnist
+from generative.models.ae import AE
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
 from generative.optimizers import make_optimizer
@@ -59,3 +60,16 @@ def test_steps_are_bit_for_bit_those_of_pytorch(
         assert values.keys() == their_state[number].keys()
         for key, value in values.items():
             assert torch.equal(value, their_state[number][key]), (number, key)
+
+
+def test_a_parameter_without_a_gradient_is_left_until_it_has_one() -> None:
+    model = initialise(AE, config(AE), 0, CPU)
+    late = next(model.parameters())
+    images = load_mnist(SAMPLE, CPU).train.floats(slice(0, 16))
+    optimizer, before, changed = make_optimizer(model), late.detach().clone(), []
+    for wanted in (True, False, False, True):
+        late.requires_grad_(wanted)
+        step(model, optimizer, model.training_losses(images, generator(CPU, 0, "noise")))
+        changed.append(not torch.equal(late, before))
+        before = late.detach().clone()
+    assert changed == [True, False, False, True]

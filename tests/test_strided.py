@@ -1,5 +1,8 @@
 """The layers of `models/strided.py` are those of `torch.nn`, and only faster."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from conftest import SAMPLE
@@ -73,6 +76,20 @@ def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
         out.square().sum().backward()
         gradients.append(layer.weight.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    layer = strided.Conv2d(8, 8, padding=1)
+    images = torch.randn(8, 64, 8, 28, 28)
+    with torch.inference_mode(), ThreadPoolExecutor(4) as pool:
+        expected = [layer(batch) for batch in images]
+        for _ in range(10):
+            for found, one in zip(pool.map(_in_inference(layer), images), expected, strict=True):
+                assert torch.equal(found, one)
+
+
+def _in_inference(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    return torch.inference_mode()(layer.forward)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "shape"), LAYERS)

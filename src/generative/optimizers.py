@@ -31,9 +31,9 @@ def make_optimizer(model: Model[Any]) -> Optimizer:
 
 
 class _FusedAdam(Adam):
-    """PyTorch's Adam, for parameters that all have gradients; calls its fused kernel directly.
+    """PyTorch's Adam, which calls its fused kernel directly where every parameter has a gradient.
 
-    `Adam.step` sorts the tensors anew at every step, for as long as the kernel needs for a small
+    `Adam.step` sorts the tensors anew at every step, for longer than the kernel needs for a small
     model.
     """
 
@@ -41,6 +41,11 @@ class _FusedAdam(Adam):
 
     def step(self) -> None:  # type: ignore[override]
         (group,) = self.param_groups
+        gradients = [parameter.grad for parameter in group["params"]]
+        if any(gradient is None for gradient in gradients):
+            super().step()
+            self._gathered_from = None
+            return
         if self._gathered_from is not self.state:  # at the first step, and once it was loaded
             self._gathered: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
             self._init_group(group, *self._gathered)  # type: ignore[no-untyped-call]
@@ -49,7 +54,7 @@ class _FusedAdam(Adam):
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
             parameters,
-            [parameter.grad for parameter in parameters],  # type: ignore[misc]
+            gradients,
             averages,
             squares,
             [],

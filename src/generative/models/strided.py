@@ -9,6 +9,7 @@ Shapes: C channels, O output channels, B batch, N = height * width * B of the sm
 """
 
 from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ def _windows(images: Tensor, padded: bool) -> tuple[Tensor, int, int]:
     With padding, windows begin a pixel above and left of the image.
     """
     if padded:
-        framed = _frame(images.shape, images.dtype)
+        framed = _frame(images.shape, images.dtype, get_ident())
         framed[:, 1:, 1:] = images
         images = framed
     channels, height, width, batch = images.shape
@@ -139,10 +140,10 @@ def _windows(images: Tensor, padded: bool) -> tuple[Tensor, int, int]:
 
 
 @lru_cache(maxsize=8)
-def _frame(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _frame(shape: torch.Size, dtype: torch.dtype, thread: int) -> Tensor:  # noqa: ARG001
     """Zeros with room for images of that shape below and right of the first row and column.
 
-    One for all calls: what is written into the room leaves the zeros around it.
+    One for all calls of a thread: what is written into the room leaves the zeros around it.
     """
     channels, height, width, batch = shape
     with torch.inference_mode(mode=False):
