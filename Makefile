@@ -7,14 +7,19 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 setup: $(VENV)/installed
 
+# A .venv that was moved or copied holds programs that call the old place: it is made anew.
+ifneq ($(shell cat $(VENV)/installed 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/installed
+endif
+
 $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=...")'
 	@echo 'setting up $(VENV): once, several GB'
-	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@{ [ "$$(cat $@ 2>/dev/null)" = '$(CURDIR)' ] && $(VENV)/bin/python -m pip --version >/dev/null 2>&1; } || $(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode --requirements requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo '$(CURDIR)' > $@
 
 repro: setup
 	generative check

@@ -69,3 +69,39 @@ def test_a_run_that_is_not_known_is_one_sentence(workspace: Workspace) -> None:
     assert len(output.splitlines()) == 1
     output = workspace.run("generative", "compare", "HEAD", "HEAD:vae", status=2)
     assert output.startswith("error: HEAD: has 3 records (train-ae, train-vae, evaluate); name one")
+
+
+@pytest.mark.parametrize(
+    ("tag", "why"),
+    [
+        ("--output={victim}", "the tag 'git.commit' is no commit id"),
+        ("HEAD", "the tag 'git.commit' is no commit id"),
+        ("-p", "the tag 'git.commit' is no commit id"),
+    ],
+)
+def test_a_record_whose_commit_is_an_option_is_refused(
+    workspace: Workspace, tag: str, why: str
+) -> None:
+    victim = workspace.path / "victim.txt"
+    victim.write_text("precious")
+    start = workspace.path / "records/vae/run.json"
+    content = json.loads(start.read_text())
+    content["tags"]["git.commit"] = tag.format(victim=victim)
+    start.chmod(0o644)
+    start.write_text(json.dumps(content))
+    output = workspace.run("generative", "compare", "records/vae", "HEAD:vae", status=2)
+    assert why in output
+    assert victim.read_text() == "precious"
+
+
+def test_what_a_record_says_cannot_steer_the_terminal(workspace: Workspace) -> None:
+    start = workspace.path / "records/vae/run.json"
+    content = json.loads(start.read_text())
+    content["tags"]["python"] = "3\x1b[2J\x1b]0;owned\x07"
+    content["params"]["optimizer"] = "\x1b[1A\x1b[2KVerdict: bit-identical"
+    content["host"] = "\x1b[31mhost"
+    start.chmod(0o644)
+    start.write_text(json.dumps(content))
+    output = workspace.run("generative", "compare", "records/vae", "HEAD:vae")
+    assert "\x1b" not in output
+    assert "\ufffd[31mhost" in output

@@ -8,6 +8,7 @@ import torch
 from conftest import Workspace
 from observing import client, read_until, runs
 
+from generative.params import Params
 from generative.provenance import Origin, collect
 from generative.record import Record, files_in
 
@@ -21,7 +22,8 @@ def append(workspace: Workspace, name: str, text: str) -> None:
 
 
 def origin(workspace: Workspace, **environment: str) -> Origin:
-    return collect(workspace.path, STAGE, CPU, environment)
+    params = Params(workspace.path / "params.yaml", workspace.path / "dvc.yaml")
+    return collect(workspace.path, STAGE, params, CPU, environment)
 
 
 def test_a_clean_run_has_a_commit_its_deps_and_no_patch(built: Workspace) -> None:
@@ -107,15 +109,15 @@ def test_without_git_a_run_knows_what_it_can(workspace: Workspace) -> None:
     assert found.deps
 
 
-def test_code_that_is_edited_while_it_runs_is_said(workspace: Workspace) -> None:
+def test_code_that_is_edited_while_it_runs_fails_the_run(workspace: Workspace) -> None:
     workspace.set_params(vae__batch_size=1, vae__epochs=4)
     with workspace.start("python", "stages/train_vae.py") as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 1/")
         append(workspace, "src/generative/models/vae.py", "# edited\n")
         output = process.stdout.read()
-        assert process.wait() == 0
-    assert "warning: src/generative/models/vae.py changed while train-vae ran: " in output
+        assert process.wait() == 1
+    assert "error: src/generative/models/vae.py changed while train-vae ran: " in output
     (run,) = runs(workspace)
-    assert run.info.status == "FINISHED"
+    assert run.info.status == "FAILED"
     assert run.data.tags["deps.changed"] == "src/generative/models/vae.py"

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,51 @@ def test_sync_killed_in_the_middle_ends_right_when_started_again(workspace: Work
         counts = summary(workspace.run("generative", "sync"))
         assert counts["completed"] >= 1 or counts["already there"] >= 1, counts
         assert everything(workspace) == whole
+
+
+def test_a_new_database_never_meets_an_old_ones_log(workspace: Workspace) -> None:
+    """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
+    workspace.run("generative", "sync")
+    database = workspace.path / "mlflow.db"
+    with closing(sqlite3.connect(database)) as connection:
+        for number in range(500):
+            with connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS junk (text)")
+                connection.execute("INSERT INTO junk VALUES (?)", [f"{number}" * 2000])
+        for name in ("-wal", "-shm"):  # what a process leaves behind that is killed
+            shutil.copyfile(f"{database}{name}", workspace.path / f"kept{name}")
+    before = everything(workspace)
+    forget_mlflow(workspace)
+    for name in ("-wal", "-shm"):
+        shutil.copyfile(workspace.path / f"kept{name}", f"{database}{name}")
+    assert summary(workspace.run("generative", "sync"))["created"] == 3
+    assert everything(workspace) == before
+
+
+def test_a_moved_folder_takes_its_pictures_and_models_along(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    workspace.run("generative", "sync")
+    before = everything(workspace)
+    moved = Workspace(tmp_path / "moved")
+    shutil.copytree(workspace.path, moved.path, symlinks=True)
+    original = snapshot(workspace.path / "mlruns")
+    output = moved.run("python", "stages/train_vae.py")
+    assert f"{moved.path / 'mlflow.db'} was moved or copied" in output
+    assert snapshot(workspace.path / "mlruns") == original, "nothing of the copy's goes there"
+    shutil.rmtree(workspace.path)
+    shown = everything(moved)
+    assert {name: run["images"] for name, run in shown.items() if name in before} == {
+        name: run["images"] for name, run in before.items()
+    }
+    (new,) = shown.keys() - before.keys()
+    assert shown[new]["images"]
+    assert shown[new]["model"]["files"]
+    assert "was moved" not in moved.run("generative", "sync")
+
+
+def snapshot(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
 def test_event_files_are_written_anew(workspace: Workspace) -> None:
@@ -234,7 +281,7 @@ def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None
 
 def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
     output = workspace.run("generative", "doctor", status=0)
-    assert output.count("✓") == 9
+    assert output.count("✓") == 10
     workspace.set_params(vae__epochs=100000)
     with workspace.start("python", "stages/train_vae.py") as process:
         assert process.stdout is not None

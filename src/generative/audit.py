@@ -1,15 +1,23 @@
 """Does MLflow show what the record of a run says?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from generative.comparison import series_of
-from generative.record import Record
-from generative.tracking.events import ModelSaved
+from generative.record import PATCH, Record
+from generative.redact import printable
+from generative.tracking.events import ModelSaved, RunStarted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_TAG = 5000
+"""Characters of a tag that are compared: MLflow may keep no more."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,12 @@ class Discrepancy:
     """MLflow's step, which is the epoch; None for params and tags."""
     shown: float | str | None
     recorded: float | str | None
+    of_origin: bool = False
+    """It is where the run came from: MLflow shows another run than the record's."""
 
 
 def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepancy]:
-    """Compare all metric points of a run, its params and its model's SHA-256 with its record.
+    """Compare a run's origin, its params, metric points and model's SHA-256 with its record.
 
     Metrics of other groups than the record's belong to others: to evaluations, or to people.
 
@@ -36,7 +46,8 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
     events = list(record.events())
     run = client.get_run(run_id)
     params = {key: str(value) for key, value in record.start.params.items()}
-    found = [
+    found = [*_origin(client, run, record.start)]
+    found += [
         Discrepancy(name, None, run.data.params.get(name), params.get(name))
         for name in sorted(params.keys() | run.data.params)
         if run.data.params.get(name) != params.get(name)
@@ -57,6 +68,29 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         latest = run.data.metrics.get(name)
         found += _compare(name, shown_points, latest, recorded.get(name, {}))
     return found
+
+
+def _origin(client: "MlflowClient", run: "Run", start: RunStarted) -> Iterator[Discrepancy]:
+    """What MLflow shows otherwise of a run's commit, machine and uncommitted change."""
+    for name, value in start.tags.items():
+        shown = run.data.tags.get(name, value)
+        if printable(shown)[:_TAG] != value[:_TAG]:
+            yield Discrepancy(name, None, printable(shown), value, of_origin=True)
+    recorded = start.patch.decode(errors="replace")
+    clean = run.data.tags.get("git.dirty") == "false"
+    shown_patch = "" if clean else _patch(client, run.info.run_id)
+    if shown_patch is not None and shown_patch != recorded:
+        shown, value = (sha256(text.encode()).hexdigest() for text in (shown_patch, recorded))
+        yield Discrepancy(f"the SHA-256 of {PATCH}", None, shown, value, of_origin=True)
+
+
+def _patch(client: "MlflowClient", run_id: str) -> str | None:
+    """A run's uncommitted change as MLflow has it, if it has."""
+    name = f"provenance/{PATCH}"
+    if name not in {file.path for file in client.list_artifacts(run_id, "provenance")}:
+        return None
+    with TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes().decode()
 
 
 def _compare(

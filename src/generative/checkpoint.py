@@ -99,7 +99,14 @@ class Checkpoints:
             old.unlink()
 
     def remove(self, run_id: str) -> None:
-        """Remove a run's checkpoints: it ended well. Those that nobody will need go too."""
+        """Remove a run's checkpoints: it ended well. Those that nobody will need go too.
+
+        What cannot be removed now, or goes while another process does the same, is for next time.
+        """
+        with suppress(OSError):
+            self._remove(run_id)
+
+    def _remove(self, run_id: str) -> None:
         shutil.rmtree(self._folder / run_id, ignore_errors=True)
         folders = sorted(self._all.glob("*/*/"), key=lambda folder: folder.stat().st_mtime)
         useful = [folder for folder in folders if self._may_go_on(folder.name)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from generative.files import sha256_of, sha256_of_files, write_atomic
-from generative.git import git
+from generative.git import OutsideGit, commit_of, git
 from generative.outputs import RECORDS
 from generative.record import Files
 
@@ -37,8 +37,12 @@ def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
 
 
 def records_at(root: Path, revision: str) -> dict[str, Files | None]:
-    """The files of each record in a commit, branch, tag or DVC experiment, by the record's path."""
-    text = git(root, "show", f"{_commit(root, revision)}:./dvc.lock")
+    """The files of each record in a commit, branch, tag or DVC experiment, by the record's path.
+
+    Raises:
+        GitFailed: Git refuses.
+    """
+    text = _lock_file(root, revision)
     oids = {out.path: out.oid for out in _outs_in(text) if out.path.startswith(RECORDS)}
     if not oids:
         return {}
@@ -106,11 +110,16 @@ def _opened(root: Path) -> "Repo":
     return Repo(str(root))
 
 
-def _commit(root: Path, revision: str) -> str:
-    """A revision's commit; DVC keeps experiments as refs that end with their names."""
-    refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
+def _lock_file(root: Path, revision: str) -> bytes:
+    """The dvc.lock of a revision; DVC keeps experiments as refs that end with their names."""
+    try:
+        refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
+    except OutsideGit:
+        return b""
     names = [ref for ref in refs if ref.rpartition("/")[2] == revision]
-    return names[0] if names else revision
+    commit = commit_of(root, names[0] if names else revision)
+    entry = git(root, "ls-tree", commit, "--", "dvc.lock").split() if commit else []
+    return git(root, "cat-file", "blob", entry[2].decode()) if entry else b""
 
 
 def _known(repo: "Repo", root: Path) -> Iterator[_Out]:
@@ -146,7 +155,11 @@ def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
 def _blobs(root: Path, path: str) -> Iterator[str]:
     """Every version of a file in Git, in commits and experiments."""
     arguments = ("rev-list", "--all", "--full-history", "--objects", "--", path)
-    for line in git(root, *arguments).decode().splitlines():
+    try:
+        listed = git(root, *arguments).decode()
+    except OutsideGit:
+        return
+    for line in listed.splitlines():
         blob, _, name = line.partition(" ")
         if name.endswith(path):
             yield blob

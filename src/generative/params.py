@@ -69,6 +69,10 @@ class Params:
             raise UserError(f"{self._path}: {_wrong('seed', seed, description)}")
         return seed
 
+    def values(self, keys: Iterable[str]) -> dict[str, object]:
+        """What the file holds under each of these keys, dotted ones too; None for what it lacks."""
+        return {key: _at(self._document, key) for key in keys}
+
     def _value(self, name: str, description: str) -> object:
         if name not in self._document:
             raise UserError(f"{self._path}: key '{name}' is missing; it should be {description}.")
@@ -96,6 +100,12 @@ def validate(schema: type[S], values: object, source: str, prefix: str = "") -> 
         details = error.errors(include_url=False)
         details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
         raise UserError(f"{source}: {_sentence(schema, details[0], prefix)}") from None
+
+
+def _at(document: object, dotted: str) -> object:
+    for key in dotted.split("."):
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Rebuilding a run from its record: the commit, the change, the data, then its stage once more."""
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -15,7 +14,7 @@ from typing import Any
 
 from generative.dvc_outs import restore_out
 from generative.files import sha256_of
-from generative.git import git
+from generative.git import COMMIT, GitFailed, commit_of, git
 from generative.params import read_pipeline
 from generative.provenance import outs_of
 from generative.record import Record, files_in
@@ -23,7 +22,6 @@ from generative.redact import redact
 from generative.spool import is_live, lock_of, records_in, state_folder
 from generative.tracking.events import RunStarted
 
-_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _GRACE = 10.0  # seconds that a stage which is told to stop has
 
 # Variables of the original that the rebuilt run gets too, unless the person sets them otherwise.
@@ -96,27 +94,25 @@ def scratch(root: Path) -> Iterator[Path]:
 def _check_out(root: Path, start: RunStarted, clone: Path) -> Path:
     """The code of the run, in a clone; the folder in it that `root` is in its own repository."""
     commit = start.tags.get("git.commit", "")
-    if not _COMMIT.fullmatch(commit):
+    if refused := start.tags.get("git.error"):
+        raise CannotRebuild(f"its code was not recorded: {refused}")
+    if not COMMIT.fullmatch(commit):
         raise CannotRebuild("it was run outside Git, so that its code is not known")
     if left_out := start.tags.get("git.patch"):
         raise CannotRebuild(f"its uncommitted change was {left_out}")
-    if git(root, "cat-file", "-t", commit).strip() != b"commit":
-        raise CannotRebuild(
-            f"its commit {commit} is not in this clone; fetch it, if it is anywhere"
-        )
-    top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
-    _git("clone", "--quiet", "--shared", "--no-checkout", "--", str(top), str(clone))
-    _git("-C", str(clone), "checkout", "--quiet", "--detach", commit)
-    if start.patch:
-        _git("-C", str(clone), "apply", "--whitespace=nowarn", "-", given=start.patch)
+    try:
+        if commit_of(root, commit) is None:
+            raise CannotRebuild(
+                f"its commit {commit} is not in this clone; fetch it, if it is anywhere"
+            )
+        top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+        git(root, "clone", "--quiet", "--shared", "--no-checkout", "--", str(top), str(clone))
+        git(clone, "checkout", "--quiet", "--detach", commit)
+        if start.patch:
+            git(clone, "apply", "--whitespace=nowarn", "-", given=start.patch)
+    except GitFailed as error:
+        raise CannotRebuild(str(error)) from None
     return clone / root.resolve().relative_to(top.resolve())
-
-
-def _git(*arguments: str, given: bytes = b"") -> None:
-    command = ["git", *arguments]
-    done = subprocess.run(command, input=given, capture_output=True, check=False)
-    if done.returncode:
-        raise CannotRebuild(f"Git refuses: {_last_line(done.stderr.decode(errors='replace'))}")
 
 
 def _install(checkout: Path, environment: Path) -> Path:

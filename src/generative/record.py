@@ -16,10 +16,20 @@ from typing import Annotated, Any, Literal
 
 import safetensors.numpy
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from safetensors import SafetensorError
 
 from generative.files import sha256, write_atomic
+from generative.git import COMMIT
+from generative.redact import printable
 from generative.tracking.events import (
     Dataset,
     EpochEnded,
@@ -87,6 +97,17 @@ class _Start(_Part):
     deps: dict[str, Sha256] = {}
     patch: Sha256 | None = None
     """Of the file `change.patch`."""
+
+    @field_validator("tags")
+    @classmethod
+    def _harmless(cls, tags: dict[str, str]) -> dict[str, str]:
+        """Refuse what Git could take for an option; show what could steer a terminal as U+FFFD."""
+        for name, value in tags.items():
+            if name == "git.commit" and not COMMIT.fullmatch(value):
+                raise ValueError(f"the tag '{name}' is no commit id")
+            if name.startswith(("git.", "dvc.")) and value.startswith("-"):
+                raise ValueError(f"the tag '{name}' begins with '-'")
+        return {name: printable(value) for name, value in tags.items()}
 
 
 class _Resumed(_Part):

@@ -23,6 +23,11 @@ def holds_secret(text: str, environment: Mapping[str, str] = os.environ) -> bool
     return found or any(value in text for value in _secrets(environment))
 
 
+def printable(text: str) -> str:
+    """`text` as one line without what would steer a terminal: such characters become U+FFFD."""
+    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
+
+
 def _secrets(environment: Mapping[str, str]) -> list[str]:
     return [
         value
@@ -33,4 +38,4 @@ def _secrets(environment: Mapping[str, str]) -> list[str]:
 
 def reason(error: Exception) -> str:
     """The first line of what went wrong, fit to be shown, without a full stop."""
-    return redact((str(error).strip() or repr(error)).splitlines()[0].rstrip("."))
+    return printable(redact((str(error).strip() or repr(error)).splitlines()[0].rstrip(".")))

@@ -1,5 +1,6 @@
 """What every stage that computes begins with: its place, its device, its data, its origin."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,5 +39,7 @@ def prepare_setting(stage: str, params: Params) -> Setting:
     root, device = main_root(), prepare(compute)
     data = load_mnist(DATA_DIR, device)
     dataset = Dataset("mnist", data.digest, str(DATA_DIR))
-    origin = collect(Path.cwd(), stage, device)
+    origin = collect(Path.cwd(), stage, params, device)
+    if origin.trouble:
+        print(f"warning: {origin.trouble} It cannot be rebuilt later.", file=sys.stderr)
     return Setting(root, stage, seed, compute, device, data, dataset, origin)

@@ -1,9 +1,10 @@
 """The spool: the record of every run that was started here, whatever became of it."""
 
+import hashlib
 import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,24 @@ def records_in(root: Path) -> list[Path]:
 def host() -> str:
     """This machine's name."""
     return platform.node()
+
+
+def remember_patch(root: Path, patch: bytes) -> None:
+    """Note that code with that change was run from this repository on this machine."""
+    if patch:
+        note = _note_of(root, patch)
+        with suppress(OSError):  # a later `verify` asks, then
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
+
+
+def was_run_here(root: Path, patch: bytes) -> bool:
+    """Was code with that very change run from this repository on this machine?"""
+    return _note_of(root, patch).exists()
+
+
+def _note_of(root: Path, patch: bytes) -> Path:
+    return state_folder(root) / "patches" / hashlib.sha256(patch).hexdigest()
 
 
 @contextmanager

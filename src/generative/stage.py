@@ -1,14 +1,19 @@
 """Running a stage: how it starts, and how it ends for the shell that started it."""
 
 import ctypes
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from generative.errors import RunFailed, UserError
+from generative.git import forget_steering
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _PR_SET_PDEATHSIG = 1
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
@@ -27,13 +32,43 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main` and exit: 0 done, 2 bad input, 1 failed, 128 + the signal if stopped."""
     if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
         _stop_with_parent()
+    set_up_process()
     raise_on_signals()
     status = exit_status(main)
-    if status > 128:  # stopped: threads of the trackers must not hold up the end
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of trackers that are not waited for must not hold up the end
+
+
+def set_up_process() -> None:
+    """Outlive the console, and do nothing by what steers the Git of whoever started this."""
+    forget_steering()
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+
+
+class _LastingFile(io.FileIO):
+    """A console. Once it is gone (its reader has ended, its terminal was closed), nobody's."""
+
+    def write(self, data: "ReadableBuffer") -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for programs that this one starts, too
+            os.close(nowhere)
+            return super().write(data) or 0
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    """The same console, on which work does not depend: neither on its end nor on its encoding."""
+    try:
+        file = io.BufferedWriter(_LastingFile(stream.fileno(), "w", closefd=False))
+    except (AttributeError, OSError):  # there is none
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        file, stream.encoding, "replace", line_buffering=True, write_through=True
+    )
 
 
 def exit_status(main: Callable[[], int | None]) -> int:
@@ -72,6 +107,13 @@ def raise_on_signals() -> None:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) == signal.SIG_DFL:
             signal.signal(signum, _on_signal)
+
+
+def end_waiting_on_signals(stop: Callable[[], None]) -> None:
+    """From here on the work is done and kept: a signal to end calls `stop`, and raises nothing."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+            signal.signal(signum, lambda _signum, _frame: stop())
 
 
 def _on_signal(signum: int, _frame: FrameType | None) -> None:

@@ -51,7 +51,9 @@ def train(model_class: type[Model[Any]]) -> None:
     print(f"{setting.stage}: {compute.threads} threads, {where}")
 
     with (
-        tracked(setting, record_path(name), shown, stopped=wanted) as tracker,
+        tracked(
+            setting, record_path(name), shown, stopped=wanted, finished=checkpoints.remove
+        ) as tracker,
         epochs(name, config.epochs) as show,
     ):
         history: History = []
@@ -76,7 +78,6 @@ def train(model_class: type[Model[Any]]) -> None:
         write_atomic(history_path(name), _csv(history))
         write_atomic(metrics_path(name), (json.dumps(history[-1], indent=2) + "\n").encode())
         tracker.log(ModelSaved(now(), name, path.resolve(), sha256(path), config.epochs))
-    checkpoints.remove(tracker.run_id)
 
 
 def _identity(setting: Setting, params: Mapping[str, object]) -> dict[str, object]:

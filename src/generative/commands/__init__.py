@@ -15,8 +15,9 @@ def _port(text: str) -> int:
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     from generative.names import WAYS
-    from generative.stage import exit_status
+    from generative.stage import exit_status, set_up_process
 
+    set_up_process()
     parser = argparse.ArgumentParser(prog="generative", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="check params.yaml, every block of it, before any work")

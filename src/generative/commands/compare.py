@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from generative.comparison import Comparison, MetricDifference, Pair, compare, largest_of
-from generative.git import CODE, git
+from generative.git import CODE, commit_of, git
 from generative.lookup import find_record
+from generative.redact import printable
 from generative.workspace import main_root
 
 _PAGE = 200  # columns
@@ -62,7 +63,7 @@ def show_differences(console: Console, names: tuple[str, str], found: Comparison
         console.print(_pairs("Files (SHA-256)", names, found.outs))
     for picture, epoch in found.pictures.items():
         place = f"from epoch {epoch} on" if epoch else "of the evaluation"
-        console.print(f"The pictures '{picture}' {place} differ.")
+        console.print(f"The pictures '{printable(picture)}' {place} differ.")
 
 
 def _sentence(found: Comparison) -> str:
@@ -77,7 +78,8 @@ def _sentence(found: Comparison) -> str:
 def _pairs(title: str, names: tuple[str, str], differences: Mapping[str, Pair]) -> Table:
     table = Table("", *names, title=title, title_justify="left")
     for key, values in differences.items():
-        table.add_row(key, *("-" if value is None else _short(str(value)) for value in values))
+        shown = ("-" if value is None else _short(str(value)) for value in values)
+        table.add_row(*map(printable, (key, *shown)))
     return table
 
 
@@ -94,7 +96,7 @@ def _metrics(names: tuple[str, str], differences: Mapping[str, MetricDifference]
         if metric.step is not None:
             place += f", step {metric.step}"
         values = [_figure(value) for value in (*metric.first, *metric.last)]
-        table.add_row(name, place, *values, f"{metric.largest:.2g}")
+        table.add_row(printable(name), place, *values, f"{metric.largest:.2g}")
     return table
 
 
@@ -104,6 +106,7 @@ def _figure(value: float | None) -> str:
 
 def _diff_stat(root: Path, commits: Pair) -> str:
     """What Git says of the code between two commits; nothing where it lacks one of them."""
-    if None in commits:
+    if None in [commit and commit_of(root, commit) for commit in commits]:
         return ""
-    return git(root, "diff", "--stat", "--no-color", *commits, "--", *CODE).decode()
+    stat = ("diff-tree", "--stat", "--no-color", "--end-of-options", *commits)
+    return git(root, *stat, "--", *CODE).decode()

@@ -51,6 +51,7 @@ def _checks(root: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         return Store(root)
 
     yield "versions", lambda: _versions(root)
+    yield "Git", lambda: _git(root)
     yield "device", lambda: _device(root)
     yield "data", lambda: _data(root)
     yield "tracking store", lambda: _tracking_store(root, store())
@@ -77,6 +78,21 @@ def _versions(root: Path) -> str:
                 f"{name} is {found[name]}, requirements.lock says {wanted}; run 'make setup'"
             )
     return ", ".join([f"Python {python_version()}", *(f"{k} {v}" for k, v in found.items())])
+
+
+def _git(root: Path) -> str:
+    from generative.git import OutsideGit, commit_of, git
+
+    try:
+        commit = commit_of(root, "HEAD")
+    except OutsideGit:
+        raise _Problem(
+            f"{root} is in no Git repository: no run here can be rebuilt; run 'git init' and commit"
+        ) from None
+    if commit is None:
+        raise _Problem("the repository has no commit yet: no run here can be rebuilt; commit")
+    changed = len(git(root, "status", "--porcelain").splitlines())
+    return f"commit {commit[:10]}, {changed} uncommitted changes"
 
 
 def _device(root: Path) -> str:

@@ -9,7 +9,7 @@ from rich.progress import Progress
 from generative.dvc_outs import known_records
 from generative.errors import RunFailed, UserError
 from generative.record import Files, Record
-from generative.redact import reason
+from generative.redact import printable, reason
 from generative.replay import (
     CUT_OFF,
     Run,
@@ -85,7 +85,7 @@ class _Report:
         self._console = Console(soft_wrap=True, highlight=False, markup=False)
 
     def failed(self, label: str, error: Exception) -> None:
-        self._console.print(f"{label}: {reason(error)}.")
+        self._console.print(f"{printable(label)}: {reason(error)}.")
         self._counts["failed"] += 1
 
     def closed(self, records: Iterable[Record]) -> None:

@@ -15,8 +15,9 @@ from generative.errors import UserError
 from generative.lookup import find_records
 from generative.rebuild import CannotRebuild, rebuild, scratch
 from generative.record import Record, RecordRefused
+from generative.redact import printable
 from generative.replay import Store, has_store
-from generative.spool import host, spool_folder
+from generative.spool import host, was_run_here
 from generative.stage import raise_on_signals
 from generative.tracking.events import RunStarted
 from generative.verification import STATUS, Verification, judge
@@ -32,7 +33,7 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
         name: as `find_records` takes it.
         tolerance: the largest relative difference of figures that still counts as equal.
         own_packages: rebuild the virtual environment too, from the lock file of the run's commit.
-        trusted: run the code of a change that was not made here without asking.
+        trusted: run the code of a change that was never run here without asking.
 
     Raises:
         UserError: there is no such run, or its change is not trusted.
@@ -46,7 +47,7 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
         _tag_unknown(store, name, error)
         raise
     for record in records:
-        if not (trusted or _made_here(root, record.start)):
+        if record.start.patch and not (trusted or was_run_here(root, record.start.patch)):
             _ask(record.start)
     return max(_verify(root, record, store, tolerance, own_packages) for record in records)
 
@@ -90,10 +91,15 @@ def _verify(
     }
     table = Table(show_header=False)
     for row in rows.items():
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
-    console.print(f"Verdict: {found.verdict}: {found.why.removesuffix('.')}.")
-    _tag(store, start.id, found, _environment(again) if again else "")
+    console.print(f"Verdict: {found.verdict}: {printable(found.why).removesuffix('.')}.")
+    if any(one.of_origin for one in discrepancies or ()):
+        _warn(
+            UserError("MLflow shows another run under this name: the verdict is not tagged there.")
+        )
+    else:
+        _tag(store, start.id, found, _environment(again) if again else "")
     return STATUS[found.verdict]
 
 
@@ -143,16 +149,14 @@ def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
             _tag(store, record_id, Verification("cannot be rebuilt", str(error)), "")
 
 
-def _made_here(root: Path, start: RunStarted) -> bool:
-    """Is the run's code only what is in this clone's commits, or what was run here before?"""
-    return not start.patch or ((spool_folder(root) / start.id).is_dir() and start.host == host())
-
-
 def _ask(start: RunStarted) -> None:
     lines = start.patch.decode(errors="replace").splitlines()
     for line in lines:
-        print("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line))
-    question = f"{start.id} was made on another machine ({json.dumps(start.host)}) with this change"
+        print(printable(line))
+    question = (
+        f"{start.id} (of {json.dumps(start.host)}) has this change, which was never run from this "
+        "repository on this machine"
+    )
     if not sys.stdin.isatty():
         raise UserError(f"{question}; rebuilding runs it: say --yes if you trust it.")
     if input(f"{question}. Rebuilding runs it. Go on? [y/N] ").strip().lower() != "y":
@@ -184,5 +188,6 @@ def _shown(discrepancies: list[Discrepancy]) -> Table:
     table = Table("", "step", "MLflow", "record", title="MLflow", title_justify="left")
     for found in discrepancies:
         values = (found.step, found.shown, found.recorded)
-        table.add_row(found.name, *("-" if value is None else str(value) for value in values))
+        shown = ("-" if value is None else str(value) for value in values)
+        table.add_row(*map(printable, (found.name, *shown)))
     return table

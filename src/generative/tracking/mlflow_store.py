@@ -20,6 +20,14 @@ EVENTS_TAG = "record.events"
 """How many events of its record a run shows; set with the last one."""
 
 _SQLITE = "sqlite:///"
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow's tables hold whole addresses of artifacts."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
 
 
@@ -70,10 +78,12 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     state_folder(root).mkdir(exist_ok=True)
     with FileLock(state_folder(root) / "mlflow.lock"):
         database = database_of(uri)
+        location = artifact_location(root)
         if not database.exists():
             _create(database, state_folder(root) / "new-database")
+        elif database.is_relative_to(root):
+            _follow(database, location)
         client = MlflowClient(uri)
-        location = artifact_location(root)
         return client, _experiment(client) or client.create_experiment(EXPERIMENT, location, _TAGS)
 
 
@@ -94,8 +104,31 @@ def _create(database: Path, scratch: Path) -> None:
         connection.execute("VACUUM INTO ?", [str(whole)])
     with closing(sqlite3.connect(whole)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
+    for left in ("-wal", "-shm", "-journal"):  # of one that was deleted: SQLite would play it in
+        Path(f"{database}{left}").unlink(missing_ok=True)
     whole.rename(database)
     shutil.rmtree(scratch)
+
+
+def _follow(database: Path, location: str) -> None:
+    """Let a store whose folder was moved or copied keep its artifacts beside it, not in the old.
+
+    MLflow writes down whole addresses; those under our experiment's old one become `location`.
+    """
+    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
+        row = connection.execute(
+            "SELECT artifact_location FROM experiments WHERE name = ?", [EXPERIMENT]
+        ).fetchone()
+        if row is None or row[0] == location:
+            return
+        (old,) = row
+        for table, column in _ADDRESSES:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                [location, len(old) + 1, old, len(old) + 1, f"{old}/"],
+            )
+    print(f"{database} was moved or copied: its artifacts are now those in {location}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from generative.redact import reason, redact
 from generative.tracking.events import Event, RunEnded, RunStarted
 
 RETRY = 10.0  # seconds that a sink which failed is left alone
+UNSAID = 2.0  # seconds of waiting for sinks that need no word
 LAST_CALL = 1.5  # seconds kept for showing how the run ended
 
 
@@ -52,7 +53,10 @@ class Tracker:
         """Track a run, of which `past` events are in the journal already."""
         self._journal = journal
         self._journal_failed = False
-        self._lanes = [_Lane(sink, root, journal.folder, past) for sink in sinks]
+        self._stopped = False
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Something each time that a lane is done, or the waiting for them is to end."""
+        self._lanes = [_Lane(sink, root, journal.folder, past, self._news) for sink in sinks]
 
     @property
     def run_id(self) -> str:
@@ -85,15 +89,46 @@ class Tracker:
         deadline = time.monotonic() + patience
         for lane in self._lanes:
             lane.finish(deadline)
-        for lane in self._lanes:
-            lane.join(deadline)
+        behind = self._wait(min(deadline, time.monotonic() + UNSAID))
+        if behind and time.monotonic() < deadline:
+            names = " and ".join(lane.name for lane in behind)
+            print(
+                f"waiting for {names} to show the run, at most {patience:.0f} s; Ctrl-C ends that"
+            )
+            behind = self._wait(deadline)
+        for lane in behind:
+            lane.warn("it did not answer in time" if not self._stopped else "not waited for")
+
+    def stop_waiting(self) -> None:
+        """End the waiting in `close`, also one that has not begun. For signal handlers."""
+        self._stopped = True
+        self._news.put(None)
+
+    def _wait(self, deadline: float) -> "list[_Lane]":
+        """The lanes that are not done when the deadline has passed, or the waiting was ended."""
+        while (behind := [lane for lane in self._lanes if not lane.done]) and not self._stopped:
+            try:
+                self._news.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+        return behind
 
 
 class _Lane:
     """One sink's thread. After a failure the sink is made anew and played the record so far."""
 
-    def __init__(self, sink_class: type[Sink], root: Path, record: Path, past: int) -> None:
+    def __init__(
+        self,
+        sink_class: type[Sink],
+        root: Path,
+        record: Path,
+        past: int,
+        news: "queue.SimpleQueue[None]",
+    ) -> None:
         self.queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.name = sink_class.name
+        self.done = False
+        self._news = news
         self._sink_class = sink_class
         self._root = root
         self._record = record
@@ -109,12 +144,14 @@ class _Lane:
         self._skip_from = deadline - LAST_CALL
         self.queue.put(None)
 
-    def join(self, deadline: float) -> None:
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive():
-            self._warn("it did not answer in time")
-
     def _run(self) -> None:
+        try:
+            self._show_all()
+        finally:
+            self.done = True
+            self._news.put(None)
+
+    def _show_all(self) -> None:
         events: Iterator[Event] = iter(self.queue.get, None)
         for number, event in enumerate(events, start=self._first):
             moment = time.monotonic()
@@ -125,7 +162,7 @@ class _Lane:
             try:
                 self._sink.close()
             except Exception as error:
-                self._warn(reason(error))
+                self.warn(reason(error))
 
     def _show(self, number: int, event: Event) -> None:
         try:
@@ -141,13 +178,13 @@ class _Lane:
         except Exception as error:
             self._sink = None
             self._retry_at = time.monotonic() + RETRY
-            self._warn(reason(error))
+            self.warn(reason(error))
 
     def _past(self, count: int) -> Iterator[Event]:
         """The first `count` events of the run."""
         return islice(Record(files_in(self._record)).events(), count) if count else iter(())
 
-    def _warn(self, why: str) -> None:
+    def warn(self, why: str) -> None:
         if not self._warned:
             _warn(
                 f"{self._sink_class.name} is left behind: {why}; the run goes on and is "

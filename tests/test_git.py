@@ -1,0 +1,154 @@
+"""Git as this pipeline runs it: no caller steers it, and what it refuses is said."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import IDENTITY, Workspace
+
+from generative.git import GitFailed, OutsideGit, commit_of, git, unsteered
+from generative.params import Params
+from generative.provenance import Origin, collect
+
+STEERING = subprocess.run(
+    ["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True
+).stdout.split()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pipeline of one stage, committed."""
+    for name, value in IDENTITY.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "repository"
+    (folder / "src").mkdir(parents=True)
+    (folder / "src/code.py").write_bytes(b"ONE = 1\n")
+    (folder / "params.yaml").write_text("lr: 1\n")
+    (folder / "dvc.yaml").write_text("stages: {train: {params: [lr], deps: [src/code.py]}}\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=one")
+    return folder
+
+
+def origin(folder: Path) -> Origin:
+    params = Params(folder / "params.yaml", folder / "dvc.yaml")
+    return collect(folder, "train", params, torch.device("cpu"), {})
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_no_variable_by_which_a_caller_steers_git_reaches_it(name: str) -> None:
+    assert unsteered({name: "x", "PATH": "y", "GIT_AUTHOR_NAME": "z"}) == {
+        "PATH": "y",
+        "GIT_AUTHOR_NAME": "z",
+    }
+
+
+def test_a_hooks_git_dir_leads_nowhere_else(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    git(tmp_path, "init", "--quiet", str(other))
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / "index"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    commit = commit_of(repository, "HEAD")
+    assert origin(repository).tags["git.commit"] == commit
+    assert origin(repository).tags["git.dirty"] == "false"
+    assert not (other / "index").exists()
+
+
+def test_an_option_in_place_of_a_revision_is_none(repository: Path) -> None:
+    for revision in (f"--output={repository / 'src/code.py'}", "--all", "-p", "no-such", ""):
+        assert commit_of(repository, revision) is None
+    assert (repository / "src/code.py").read_bytes() == b"ONE = 1\n"
+
+
+def test_another_owners_repository_is_said_with_gits_remedy(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    found = origin(repository)
+    assert found.trouble.startswith("the code of the run is not recorded: Git refuses: detected ")
+    assert f"run 'git config --global --add safe.directory {repository}'" in found.trouble
+    assert "dubious ownership" in found.tags["git.error"]
+    assert "git.dirty" not in found.tags, "it is not known to be clean"
+
+
+def test_a_file_that_git_will_not_add_is_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = input\nsafecrlf = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
+    (repository / "src/code.py").write_bytes(b"TWO = 2\n")
+    (repository / "src/new.py").write_bytes(b"NEW = 1\r\n")
+    found = origin(repository)
+    assert found.patch == b""
+    assert found.tags["git.dirty"] == "true"
+    assert found.tags["git.patch"].startswith("left out: Git refuses: ")
+    assert "src/new.py" in found.trouble
+
+
+def test_a_filter_that_is_not_installed_is_said(repository: Path) -> None:
+    (repository / ".gitattributes").write_text("*.bin filter=lfs\n")
+    git(repository, "config", "filter.lfs.clean", "no-such-program clean")
+    git(repository, "config", "filter.lfs.required", "true")
+    (repository / "src/weights.bin").write_bytes(b"\0\1")
+    found = origin(repository)
+    assert found.tags["git.dirty"] == "true"
+    assert "Git refuses: " in found.trouble
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("diff.noprefix=true", "diff.mnemonicPrefix=true", "diff.renames=copies"),
+        *("diff.external=false", "color.ui=always", "diff.context=0", "diff.srcPrefix=x/"),
+    ],
+)
+def test_no_setting_of_a_persons_shapes_the_patch(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    (repository / "params.yaml").write_text("lr: 2\n")
+    (repository / "src/other.py").write_bytes(b"ONE = 1\n")
+    expected = origin(repository).patch
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
+    key, _, value = setting.partition("=")
+    git(repository, "config", "--global", key, value)
+    assert origin(repository).patch == expected
+    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "clone"))
+    git(tmp_path / "clone", "apply", "-", given=expected)
+    assert (tmp_path / "clone/params.yaml").read_text() == "lr: 2\n"
+
+
+def test_no_git_no_repository_and_no_commit_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("lr: 1\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {params: [lr]}}\n")
+    with pytest.raises(OutsideGit):
+        git(tmp_path, "status")
+    assert origin(tmp_path).trouble.endswith("this is no Git repository.")
+    git(tmp_path, "init", "--quiet")
+    assert origin(tmp_path).trouble.endswith("the Git repository has no commit yet.")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(GitFailed, match="Git cannot be run"):
+        git(tmp_path, "status")
+    assert "Git cannot be run" in origin(tmp_path).trouble
+
+
+def test_a_run_says_at_its_start_that_git_refuses(workspace: Workspace) -> None:
+    output = workspace.run(
+        "python", "stages/train_vae.py", environment={"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+    )
+    warning, *rest = output.splitlines()
+    assert warning.startswith("warning: the code of the run is not recorded: Git refuses: ")
+    assert warning.endswith("It cannot be rebuilt later.")
+    assert any("epoch 1/" in line for line in rest)
+    output = workspace.run("generative", "verify", "records/vae", status=2)
+    assert "cannot be rebuilt: its code was not recorded: Git refuses: detected dubious" in output
+    output = workspace.run(
+        "generative", "doctor", status=1, environment={"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+    )
+    assert "✗ Git: Git refuses: detected dubious ownership" in output
