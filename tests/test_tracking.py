@@ -295,6 +295,7 @@ def test_training_does_not_outlive_a_killed_dvc(workspace: Workspace, shell: str
     with workspace.start("dvc", "repro", "train-vae", SHELL=shell) as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 1/")
+        wait_until(lambda: points_in(workspace) > 0)  # a new database may take longer than a stop
         process.send_signal(signal.SIGKILL)
         process.stdout.read()  # ends when nobody holds the pipe any more: training is over too
     (run,) = runs(workspace)
