@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test test-all check bench lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all check bench lock mlflow tensorboard
 
 setup: $(VENV)/installed
 
@@ -24,11 +24,11 @@ $(VENV)/installed: requirements.lock pyproject.toml
 repro: setup
 	generative check
 	dvc repro
-	-generative sync
+	-runrecord sync
 	@echo
 	@dvc metrics show metrics/ae.json metrics/vae.json
 	@echo
-	-@generative report
+	-@runrecord report
 	@echo 'Compare runs:      make mlflow'
 	@echo 'Follow losses:     make tensorboard'
 	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'
@@ -36,6 +36,9 @@ repro: setup
 test: setup
 	pytest -m 'not slow'
 	@echo 'The long campaigns too: make test-all'
+
+smoke: setup
+	pytest -q -m 'not slow and not workspace'
 
 test-all: setup
 	pytest
@@ -49,10 +52,10 @@ bench: setup
 	python benchmarks/bench.py
 
 lock: setup
-	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock
 
 mlflow: setup
-	generative mlflow
+	runrecord mlflow
 
 tensorboard: setup
-	generative tensorboard
+	runrecord tensorboard

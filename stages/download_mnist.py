@@ -2,10 +2,10 @@
 
 import checkout  # noqa: F401  (first: it decides whose code runs)
 
-from generative.download import download
-from generative.mnist_files import Data
-from generative.params import Params
-from generative.stage import run_stage
+from generative.config import Params
+from generative.data.download import download
+from generative.data.mnist import Data
+from generative.pipeline.stage import run
 
 if __name__ == "__main__":
-    run_stage(lambda: download(Params().section("data", Data)))
+    run(lambda: download(Params().section("data", Data)))

@@ -2,8 +2,8 @@
 
 import checkout  # noqa: F401  (first: it decides whose code runs)
 
-from generative.evaluation.run import evaluate_all
-from generative.stage import run_stage
+from generative.pipeline.evaluate import evaluate_all
+from generative.pipeline.stage import run
 
 if __name__ == "__main__":
-    run_stage(evaluate_all)
+    run(evaluate_all)

@@ -3,8 +3,8 @@
 import checkout  # noqa: F401  (first: it decides whose code runs)
 
 from generative.models.vae import VAE
-from generative.stage import run_stage
-from generative.training_run import train
+from generative.pipeline.stage import run
+from generative.pipeline.train import train
 
 if __name__ == "__main__":
-    run_stage(lambda: train(VAE))
+    run(lambda: train(VAE))

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -36,17 +35,3 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_files(files: Mapping[str, Path]) -> str:
-    """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
-    lines = [f"{sha256(files[name])}  {name}\n" for name in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, or of all files in a folder."""
-    if not path.is_dir():
-        return sha256(path)
-    inside = [file for file in path.rglob("*") if file.is_file()]
-    return sha256_of_files({file.relative_to(path).as_posix(): file for file in inside})

@@ -1,1 +1,1 @@
-"""What a trained model is worth: figures and pictures on test images."""
+"""What a trained model is worth: metrics and pictures of test images."""

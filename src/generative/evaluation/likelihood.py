@@ -8,11 +8,16 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from generative.compute import generator
+from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.reconstruction import batches
-from generative.mnist import Split
-from generative.models.base import LatentVariableModel, divergence, draw, normal_like
+from generative.models.base import (
+    LatentVariableModel,
+    gaussian_kl,
+    normal_like,
+    reparameterize,
+)
+from generative.rng import generator
 
 ACTIVE = 0.01
 """The variance from which a dimension counts as active (Burda et al., 2016, section 5.3)."""
@@ -24,7 +29,7 @@ _AT_ONCE = 20_000  # latents that are decoded in one go: 60 MB of pixels
 class Likelihood:
     """Figures of a split, and what they are made of."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     order: list[int]
     """The latent dimensions by falling KL."""
     divergences: list[float]
@@ -55,9 +60,9 @@ def likelihood(
     for images in batches(split, config.batch_size):
         mean, log_variance = model.posterior(images)
         for number, stream in enumerate(streams):
-            latents = draw(mean, log_variance, stream)
+            latents = reparameterize(mean, log_variance, stream)
             errors[number] += model.reconstruction_error(images, latents).double().sum()
-        divergences.append(divergence(mean, log_variance))
+        divergences.append(gaussian_kl(mean, log_variance))
         means.append(mean)
     per_dimension = torch.cat(divergences).double().mean(0)
     kl = per_dimension.sum().item()
@@ -65,10 +70,10 @@ def likelihood(
     elbos = (-errors / len(split) - kl).cpu()
     quantile = float(stats.t.ppf(0.975, config.noise_seeds - 1))
     stream = generator(device, seed, "evaluate/importance")
-    chosen = split.floats(split.choice(config.importance_images, stream))
+    chosen = split.to_float(split.random_subset(config.importance_images, stream))
     weights = log_weights(model, chosen, config.importance_samples, stream)
-    bounds = {count: bound(weights, count) for count in _counts(config.importance_samples)}
-    figures = {
+    bounds = {count: iwae_bound(weights, count) for count in _counts(config.importance_samples)}
+    metrics = {
         "Likelihood/ELBO": elbos.mean().item(),
         "Likelihood/ELBO Interval": quantile * elbos.std().item() / math.sqrt(len(elbos)),
         "Likelihood/Reconstruction": errors.mean().item() / len(split),
@@ -79,12 +84,12 @@ def likelihood(
     }
     order = per_dimension.argsort(descending=True, stable=True)
     return Likelihood(
-        figures, order.tolist(), per_dimension[order].tolist(), active[order].tolist(), bounds
+        metrics, order.tolist(), per_dimension[order].tolist(), active[order].tolist(), bounds
     )
 
 
 def log_weights(
-    model: LatentVariableModel[Any], images: Tensor, samples: int, noise: Generator
+    model: LatentVariableModel[Any], images: Tensor, samples: int, rng: Generator
 ) -> Tensor:
     """Log p(x, z) - log q(z|x) of `samples` draws z ~ q(z|x) an image: (samples, B), float64."""
     mean, log_variance = model.posterior(images)
@@ -92,7 +97,7 @@ def log_weights(
     parts = []
     for start in range(0, samples, at_once):
         count = min(at_once, samples - start)
-        epsilon = normal_like(mean.expand(count, *mean.shape), noise)
+        epsilon = normal_like(mean.expand(count, *mean.shape), rng)
         latents = mean + torch.exp(log_variance / 2) * epsilon
         repeated = images.expand(count, *images.shape).flatten(0, 1)
         error = model.reconstruction_error(repeated, latents.flatten(0, 1)).view(count, -1)
@@ -101,7 +106,7 @@ def log_weights(
     return torch.cat(parts)
 
 
-def bound(weights: Tensor, count: int) -> float:
+def iwae_bound(weights: Tensor, count: int) -> float:
     """The importance-weighted bound with `count` samples, nats: a mean over images.
 
     Args:

@@ -11,10 +11,10 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from generative.compute import generator
+from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
-from generative.mnist import Split
 from generative.models.base import Model, add_noise
+from generative.rng import generator
 
 _IMAGE = (1, 2, 3)
 
@@ -23,7 +23,7 @@ _IMAGE = (1, 2, 3)
 def reconstruction_errors(
     model: Model[Any], split: Split, config: EvaluationConfig, seed: int
 ) -> dict[str, Tensor]:
-    """Each figure of each of a split's images, (N,); a model's figure is the mean.
+    """Each metric of each of a split's images, (N,); a model's metric is the mean.
 
     - `MSE`: squared error a pixel.
     - `BCE`: binary cross entropy, nats an image (summed over its pixels).
@@ -51,7 +51,7 @@ def reconstruction_errors(
 
 
 def means_of(errors: Mapping[str, Tensor]) -> dict[str, float]:
-    """The mean of each figure over the images."""
+    """The mean of each metric over the images."""
     return {name: values.double().mean().item() for name, values in errors.items()}
 
 
@@ -74,4 +74,4 @@ def image_errors(logits: Tensor, images: Tensor) -> dict[str, Tensor]:
 def batches(split: Split, size: int) -> Iterator[Tensor]:
     """A split's images in order, `size` at a time, as floats."""
     for start in range(0, len(split), size):
-        yield split.floats(slice(start, start + size))
+        yield split.to_float(slice(start, start + size))

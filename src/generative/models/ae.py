@@ -5,10 +5,10 @@ from typing import Literal, final
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model, ModelConfig, add_noise
-from generative.models.strided import BatchLast, BatchNorm2d, Conv2d, ConvTranspose2d
+from generative.models.layers.losses import cross_entropy, squared_error
+from generative.models.layers.strided_cpu import BatchNorm2d, Conv2d, ConvTranspose2d
 
 
 class AEConfig(ModelConfig):
@@ -25,12 +25,11 @@ class AE(Model[AEConfig]):
 
     name = "ae"
     config_class = AEConfig
-    picture_title = "Original - Noisy - Reconstructed"
-    picture_size = 5
+    preview_title = "Original - Noisy - Reconstructed"
+    preview_size = 5
 
     def __init__(self, config: AEConfig) -> None:
         super().__init__(config)
-        self.batch_last = BatchLast()
         self.encoder = nn.Sequential(
             Conv2d(1, 8, padding=1),  # (B, 8, 14, 14)
             nn.ReLU(),
@@ -65,38 +64,30 @@ class AE(Model[AEConfig]):
         return errors[self.config.loss]
 
     def encode(self, images: Tensor) -> Tensor:
-        codes: Tensor = self.encoder(images)
-        return codes
+        latents: Tensor = self.encoder(images)
+        return latents
 
-    def decode(self, codes: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(codes)
+    def decode(self, latents: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(latents)
         return logits
 
-    def training_losses(self, images: Tensor, noise: Generator) -> Losses:
-        noisy = self.batch_last(add_noise(images, self.config.noise_factor, noise))
-        return self._losses(
-            noisy, noisy if self.config.target == "noisy" else self.batch_last(images)
-        )
+    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
+        noisy = add_noise(images, self.config.noise_factor, rng)
+        return self._losses(noisy, noisy if self.config.target == "noisy" else images)
 
-    def test_losses(self, images: Tensor, noise: Generator) -> Losses:  # noqa: ARG002
-        images = self.batch_last(images)
+    def test_losses(self, images: Tensor, rng: Generator) -> Losses:  # noqa: ARG002
         return self._losses(images, images)
 
     def objective(self, losses: Losses) -> Tensor:
         return losses[TOTAL].mean()
 
-    def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
-        noisy = add_noise(images, self.config.noise_factor, noise)
+    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
+        noisy = add_noise(images, self.config.noise_factor, rng)
         reconstructed = torch.sigmoid(self.reconstruct(noisy))
         return [("Original", images), ("Noisy", noisy), ("Reconstructed", reconstructed)]
 
     def _losses(self, images: Tensor, target: Tensor) -> Losses:
         """The mean over pixels, an example."""
         logits = self.reconstruct(images)
-        if self.config.loss == "mse":
-            error = (torch.sigmoid(logits) - target).square()
-        else:
-            error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        pixels = error.flatten(1)
-        mean = pixels.sum(1) / pixels.shape[1]  # mean() would lay the gradient out anew
-        return {RECONSTRUCTION: mean, TOTAL: mean}
+        error = (squared_error if self.config.loss == "mse" else cross_entropy)(logits, target)
+        return {RECONSTRUCTION: error, TOTAL: error}

@@ -1,4 +1,4 @@
-"""What a model owes the rest of the pipeline."""
+"""Interface of a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from generative.params import Section
+from generative.config import Section
 
 TOTAL = "Total Loss"
 RECONSTRUCTION = "Reconstruction Error"
@@ -44,9 +44,9 @@ class Model(nn.Module, ABC, Generic[C]):
     name: ClassVar[str]
     """The model's block in params.yaml and the stem of its files."""
     config_class: ClassVar[type[ModelConfig]]
-    picture_title: ClassVar[str]
-    picture_size: ClassVar[int]
-    """How many test images the picture of an epoch shows."""
+    preview_title: ClassVar[str]
+    preview_size: ClassVar[int]
+    """How many test images the preview of an epoch shows."""
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ class Model(nn.Module, ABC, Generic[C]):
         """What its total loss is measured in."""
 
     @abstractmethod
-    def training_losses(self, images: Tensor, noise: Generator) -> Losses:
+    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
         """The loss of each example as it is trained on."""
 
     @abstractmethod
-    def test_losses(self, images: Tensor, noise: Generator) -> Losses:
+    def test_losses(self, images: Tensor, rng: Generator) -> Losses:
         """The loss of each example as it is reported on the test set."""
 
     @abstractmethod
@@ -71,19 +71,19 @@ class Model(nn.Module, ABC, Generic[C]):
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """The codes of images, (B, Z); without randomness."""
+        """The latents of images, (B, Z); without randomness."""
 
     @abstractmethod
-    def decode(self, codes: Tensor) -> Tensor:
-        """Logits of the images that codes, (B, Z), stand for: (B, 1, 28, 28)."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """Logits of the images that latents, (B, Z), stand for: (B, 1, 28, 28)."""
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Logits of the reconstruction, (B, 1, 28, 28); without randomness."""
         return self.decode(self.encode(images))
 
     @abstractmethod
-    def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
-        """The rows of an epoch's picture: a title and `picture_size` images in [0, 1] each."""
+    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
+        """The rows of an epoch's preview: a title and `preview_size` images in [0, 1] each."""
 
 
 class LatentVariableModel(Model[C], ABC):
@@ -101,29 +101,29 @@ class LatentVariableModel(Model[C], ABC):
         """The mean of q(z|x)."""
         return self.posterior(images)[0]
 
-    def elbo_terms(self, images: Tensor, noise: Generator) -> Losses:
+    def elbo_terms(self, images: Tensor, rng: Generator) -> Losses:
         """`RECONSTRUCTION`, -log p(x|z) with z ~ q(z|x), and `KL`, in nats an image.
 
         ELBO = -(reconstruction + KL), whatever weight training gives the terms.
         Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), equation 3.
         """
         mean, log_variance = self.posterior(images)
-        error = self.reconstruction_error(images, draw(mean, log_variance, noise))
-        return {RECONSTRUCTION: error, KL: divergence(mean, log_variance).sum(1)}
+        error = self.reconstruction_error(images, reparameterize(mean, log_variance, rng))
+        return {RECONSTRUCTION: error, KL: gaussian_kl(mean, log_variance).sum(1)}
 
-    def sample(self, count: int, noise: Generator) -> Tensor:
+    def sample(self, count: int, rng: Generator) -> Tensor:
         """`count` images drawn from the prior: pixel means, (count, 1, 28, 28)."""
         device = next(self.parameters()).device
-        latents = torch.randn((count, self.config.latent_dim), generator=noise, device=device)
+        latents = torch.randn((count, self.config.latent_dim), generator=rng, device=device)
         return torch.sigmoid(self.decode(latents))
 
 
-def draw(mean: Tensor, log_variance: Tensor, noise: Generator) -> Tensor:
+def reparameterize(mean: Tensor, log_variance: Tensor, rng: Generator) -> Tensor:
     """Z ~ q(z|x) by the reparameterisation z = mean + exp(log_variance / 2) * epsilon."""
-    return mean + torch.exp(log_variance / 2) * normal_like(mean, noise)
+    return mean + torch.exp(log_variance / 2) * normal_like(mean, rng)
 
 
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(q(z|x) || N(0, I)) of each dimension, (B, Z), nats.
 
     Source: Kingma and Welling (2014), appendix B.
@@ -131,11 +131,11 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp())
 
 
-def normal_like(tensor: Tensor, noise: Generator) -> Tensor:
-    """Standard normal noise of a tensor's shape, on its device, from `noise`."""
-    return torch.randn(tensor.shape, generator=noise, device=tensor.device)
+def normal_like(tensor: Tensor, rng: Generator) -> Tensor:
+    """Standard normal noise of a tensor's shape, on its device, from `rng`."""
+    return torch.randn(tensor.shape, generator=rng, device=tensor.device)
 
 
-def add_noise(images: Tensor, factor: float, noise: Generator) -> Tensor:
+def add_noise(images: Tensor, factor: float, rng: Generator) -> Tensor:
     """Images plus Gaussian noise of standard deviation `factor`, clipped to [0, 1]."""
-    return torch.normal(images, factor, generator=noise).clamp_(0, 1)
+    return torch.normal(images, factor, generator=rng).clamp_(0, 1)

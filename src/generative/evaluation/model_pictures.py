@@ -1,0 +1,185 @@
+"""Pictures of what models do with test images: models in, pixels out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from generative.data.dataset import Split
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.suite import Evaluated
+from generative.models.base import LatentVariableModel, Model, add_noise
+from generative.plots.image_grids import Pixels, image_grid, image_rows
+from generative.plots.latent import decoded_plane, divergence_bars, latent_map
+from generative.rng import generator
+
+_STEPS = 11  # images in a row that goes from one place to another
+_DIMENSIONS = 8  # at most, in a picture of traversals
+_PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # digits to go between
+_PLANE = 20  # images a side
+
+
+@torch.inference_mode()
+def pictures_of(
+    evaluated: Mapping[str, Evaluated], split: Split, config: EvaluationConfig, seed: int
+) -> dict[str, Pixels]:
+    """Reconstructions and denoising by all models side by side, then each model's own pictures."""
+    pictures = {
+        "reconstructions": _reconstructions(evaluated, split, config),
+        "denoising": _denoising(evaluated, split, config, seed),
+    }
+    for name, found in evaluated.items():
+        pictures[f"{name}_extremes"] = _extremes(found, split, config)
+        if rows := _interpolation(found, split):
+            pictures[f"{name}_interpolation"] = _rows(rows)
+        pictures[f"{name}_latent_map"] = _map(found, split)
+        if found.latents.shape[1] == 2:
+            pictures[f"{name}_plane"] = _plane(found)
+        pictures[f"{name}_traversals"] = _traversals(found)
+        if isinstance(found.model, LatentVariableModel):
+            samples = found.model.sample(
+                config.samples, generator(split.images.device, seed, "evaluate/samples")
+            )
+            title = f"Samples from the {_label(found)}'s prior"
+            pictures[f"{name}_samples"] = image_grid(title, _array(samples), columns=8)
+        if found.likelihood:
+            pictures[f"{name}_divergences"] = divergence_bars(
+                f"KL of each latent dimension of the {_label(found)}",
+                found.likelihood.divergences,
+                found.likelihood.active,
+            )
+    return pictures
+
+
+def _reconstructions(
+    evaluated: Mapping[str, Evaluated], split: Split, config: EvaluationConfig
+) -> Pixels:
+    images = split.to_float(slice(0, config.pictured_images))
+    rows = [("Original", images)]
+    rows += [
+        (f"Reconstructed by the {_label(found)}", _means(found.model, images))
+        for found in evaluated.values()
+    ]
+    return _rows(rows)
+
+
+def _denoising(
+    evaluated: Mapping[str, Evaluated], split: Split, config: EvaluationConfig, seed: int
+) -> Pixels:
+    images = split.to_float(slice(0, config.pictured_images))
+    rows = [("Original", images)]
+    for factor in config.noise_factors:
+        rng = generator(images.device, seed, f"evaluate/noise/{factor:g}")
+        noisy = add_noise(images, factor, rng)
+        rows.append((f"Noisy, standard deviation {factor:g}", noisy))
+        rows += [
+            (f"Denoised by the {_label(found)}", _means(found.model, noisy))
+            for found in evaluated.values()
+        ]
+    return _rows(rows)
+
+
+def _extremes(found: Evaluated, split: Split, config: EvaluationConfig) -> Pixels:
+    errors = found.errors["Reconstruction/MSE"]
+    order = errors.argsort(stable=True)
+    count = config.pictured_images
+    rows = []
+    for kind, index in (("Best", order[:count]), ("Worst", order[-count:].flip(0))):
+        images = split.to_float(index)
+        mse = f"MSE {errors[index[0]].item():.4f} to {errors[index[-1]].item():.4f}"
+        rows += [
+            (f"{kind} reconstructions: original", images),
+            (f"by the {_label(found)}, {mse}", _means(found.model, images)),
+        ]
+    return _rows(rows)
+
+
+def _traversals(found: Evaluated) -> Pixels:
+    """The mean code, one dimension at a time taken through what test latents are there."""
+    mean = found.latents.mean(0)
+    rows = []
+    for dimension in _order(found)[:_DIMENSIONS]:
+        low, high = np.quantile(found.latents[:, dimension], (0.01, 0.99))
+        latents = np.tile(mean, (_STEPS, 1))
+        latents[:, dimension] = np.linspace(low, high, _STEPS)
+        title = f"{_label(found)}, latent dimension {dimension}: {low:.2f} to {high:.2f}"
+        rows.append((title, _decoded(found.model, latents)))
+    return _rows(rows)
+
+
+def _interpolation(found: Evaluated, split: Split) -> list[tuple[str, Tensor]]:
+    """Straight lines between the latents of the first test images of two digits."""
+    labels = split.labels.cpu().numpy()
+    parts = torch.linspace(0, 1, _STEPS).numpy()[:, None]
+    rows = []
+    for first, last in _PAIRS:
+        if first in labels and last in labels:
+            start, end = (found.latents[np.flatnonzero(labels == d)[0]] for d in (first, last))
+            latents = (1 - parts) * start + parts * end
+            title = f"{_label(found)}: from a {first} to a {last}"
+            rows.append((title, _decoded(found.model, latents)))
+    return rows
+
+
+def _map(found: Evaluated, split: Split) -> Pixels:
+    latents, labels = found.latents, split.labels.cpu().numpy()
+    title = f"Test images in the latent space of the {_label(found)}"
+    dimensions = latents.shape[1]
+    if dimensions == 1:
+        latents, names = np.pad(latents, ((0, 0), (0, 1))), ("Latent dimension", "")
+    elif dimensions == 2:
+        names = ("First latent dimension", "Second latent dimension")
+    else:
+        with np.errstate(invalid="ignore"):  # latents that are all the same have no variance
+            pca = PCA(2, svd_solver="covariance_eigh").fit(latents)
+        latents = pca.transform(latents)
+        shares = np.nan_to_num(pca.explained_variance_ratio_)
+        first, second = (f"{100 * share:.0f} %" for share in shares)
+        title += f" ({dimensions} dimensions)"
+        names = (
+            f"First principal component ({first} of the variance)",
+            f"Second principal component ({second} of the variance)",
+        )
+    return latent_map(title, latents, labels, names)
+
+
+def _plane(found: Evaluated) -> Pixels:
+    low, high = np.quantile(found.latents, (0.01, 0.99), axis=0)
+    x, y = np.linspace(low, high, _PLANE).T
+    latents = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2).astype(np.float32)
+    images = _array(_decoded(found.model, latents)).reshape(_PLANE, _PLANE, 28, 28)
+    title = f"The latent plane of the {_label(found)}, decoded"
+    return decoded_plane(title, images, x.tolist(), y.tolist())
+
+
+def _label(found: Evaluated) -> str:
+    return found.model.name.upper()
+
+
+def _order(found: Evaluated) -> list[int]:
+    """Its latent dimensions, those that tell most first: by KL, else by variance."""
+    if found.likelihood:
+        return found.likelihood.order
+    order: list[int] = np.argsort(-found.latents.var(0), kind="stable").tolist()
+    return order
+
+
+def _decoded(model: Model[Any], latents: npt.NDArray[np.floating[Any]]) -> Tensor:
+    device = next(model.parameters()).device
+    return torch.sigmoid(model.decode(torch.tensor(latents, dtype=torch.float32, device=device)))
+
+
+def _means(model: Model[Any], images: Tensor) -> Tensor:
+    return torch.sigmoid(model.reconstruct(images))
+
+
+def _rows(rows: list[tuple[str, Tensor]]) -> Pixels:
+    return image_rows([(title, _array(images)) for title, images in rows])
+
+
+def _array(images: Tensor) -> npt.NDArray[np.float32]:
+    return images.float().cpu().numpy()

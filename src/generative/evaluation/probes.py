@@ -1,0 +1,84 @@
+"""What the latents of a model tell of the digits: how well simple classifiers read them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from generative.data.dataset import Mnist, Split
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.reconstruction import batches
+from generative.models.base import Model
+from generative.rng import generator
+
+NEIGHBOURS = 5
+
+Array = npt.NDArray[np.float32]
+
+
+@torch.inference_mode()
+def latents_of(model: Model[Any], split: Split, batch_size: int) -> Array:
+    """The latents of a split's images, (N, Z)."""
+    parts = [model.encode(images) for images in batches(split, batch_size)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def pixels_of(split: Split) -> Array:
+    """A split's images in [0, 1], (N, 784)."""
+    return split.to_float(slice(None)).flatten(1).cpu().numpy()
+
+
+def baseline_metrics(data: Mnist, config: EvaluationConfig, seed: int) -> dict[str, float]:
+    """`probe_metrics` on the pixels themselves (`of Pixels`): no model has a part in it."""
+    train = _taught(data, config, seed)
+    metrics = _accuracies(pixels_of(train), train, pixels_of(data.test), data.test)
+    return {f"Latents/{kind} of Pixels": accuracy for kind, accuracy in metrics.items()}
+
+
+def probe_metrics(
+    model: Model[Any], latents: Array, data: Mnist, config: EvaluationConfig, seed: int
+) -> dict[str, float]:
+    """Test accuracies, 0 to 1, of classifiers trained on `probe_images` training images.
+
+    `Probe` is a linear probe: multinomial logistic regression on standardised features (Alain and
+    Bengio, "Understanding intermediate layers using linear classifier probes", 2016). `kNN` is a
+    vote of the 5 nearest by Euclidean distance. Both are taught the latents (`Accuracy`), and as
+    many principal components of the pixels (`of PCA`).
+
+    Args:
+        model: the model.
+        latents: of the test images, (N, Z).
+        data: both splits.
+        config: sizes.
+        seed: of the choice of training images.
+    """
+    train = _taught(data, config, seed)
+    pixels, test_pixels = pixels_of(train), pixels_of(data.test)
+    pca = PCA(min(latents.shape[1], *pixels.shape), svd_solver="covariance_eigh").fit(pixels)
+    own = _accuracies(latents_of(model, train, config.batch_size), train, latents, data.test)
+    same = _accuracies(pca.transform(pixels), train, pca.transform(test_pixels), data.test)
+    return {
+        **{f"Latents/{kind} Accuracy": accuracy for kind, accuracy in own.items()},
+        **{f"Latents/{kind} of PCA": accuracy for kind, accuracy in same.items()},
+    }
+
+
+def _taught(data: Mnist, config: EvaluationConfig, seed: int) -> Split:
+    stream = generator(data.train.images.device, seed, "evaluate/probes")
+    return data.train.subset(data.train.random_subset(config.probe_images, stream))
+
+
+def _accuracies(inputs: Array, train: Split, test_inputs: Array, test: Split) -> dict[str, float]:
+    labels, test_labels = train.labels.cpu().numpy(), test.labels.cpu().numpy()
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(inputs)), algorithm="brute")
+    return {
+        "Probe": float(probe.fit(inputs, labels).score(test_inputs, test_labels)),
+        "kNN": float(neighbours.fit(inputs, labels).score(test_inputs, test_labels)),
+    }

@@ -1,0 +1,66 @@
+"""All metrics of a trained model: a model and images in, plain numbers out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from generative.data.dataset import Mnist
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.likelihood import Likelihood, likelihood
+from generative.evaluation.mmd import sample_metrics
+from generative.evaluation.probes import Array, latents_of, probe_metrics
+from generative.evaluation.reconstruction import means_of, reconstruction_errors
+from generative.models.base import LatentVariableModel, Model
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model, and what the test images say of it."""
+
+    model: Model[Any]
+    metrics: Mapping[str, float]
+    latents: Array
+    """Of the test images, (N, Z)."""
+    errors: Mapping[str, Tensor]
+    """Of the test images, (N,) each: `reconstruction_errors`."""
+    likelihood: Likelihood | None
+    """Of a latent-variable model."""
+
+    @property
+    def series(self) -> dict[str, list[tuple[int, float]]]:
+        """Figures that are curves: by name, x and y."""
+        if self.likelihood is None:
+            return {}
+        return {
+            "Likelihood/KL by Unit": list(enumerate(self.likelihood.divergences, start=1)),
+            "Likelihood/Bound by K": list(self.likelihood.bounds.items()),
+        }
+
+
+def evaluate(
+    model: Model[Any],
+    data: Mnist,
+    config: EvaluationConfig,
+    seed: int,
+    baseline: Mapping[str, float],
+) -> Evaluated:
+    """Evaluate a model on the test images.
+
+    Args:
+        model: on the data's device.
+        data: both splits; the training images teach the classifiers that read latents.
+        config: sizes.
+        seed: of all noise and every choice of images.
+        baseline: metrics that are the same for every model (`baseline_metrics`).
+    """
+    latents = latents_of(model, data.test, config.batch_size)
+    errors = reconstruction_errors(model, data.test, config, seed)
+    metrics = means_of(errors)
+    metrics |= {**probe_metrics(model, latents, data, config, seed), **baseline}
+    if not isinstance(model, LatentVariableModel):
+        return Evaluated(model, metrics, latents, errors, None)
+    found = likelihood(model, data.test, config, seed)
+    metrics |= {**found.metrics, **sample_metrics(model, data, config, seed)}
+    return Evaluated(model, metrics, latents, errors, found)

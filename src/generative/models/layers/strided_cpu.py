@@ -1,0 +1,172 @@
+"""Convolutions by 3 x 3 windows with stride 2, up to three times as fast on a CPU as PyTorch's own.
+
+Parameters, state dict and results are those of `torch.nn` (to rounding). With a few channels, a
+blocked convolution mostly moves and pads data. Here images are laid out with the batch last,
+(C, H, W, B): then windows, products and sums over channels all run along contiguous memory.
+On other devices, and under autocast, the layers are `torch.nn`'s.
+
+Shapes: C channels, O output channels, B batch, N = height * width * B of the smaller images.
+"""
+
+from functools import lru_cache
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+
+def to_batch_last(images: Tensor) -> Tensor:
+    """The same images, (B, C, H, W), in memory as the layers here have them."""
+    return _batch_first(_batch_last(images).contiguous()) if _is_faster(images) else images
+
+
+class Conv2d(nn.Conv2d):
+    """(B, C, 2h, 2w) to (B, O, h, w) with padding 1; (B, C, 2h + 1, 2w + 1) without."""
+
+    def __init__(self, channels: int, out_channels: int, padding: int) -> None:
+        super().__init__(channels, out_channels, 3, stride=2, padding=padding)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not _is_faster(images):
+            return super().forward(images)
+        padded = self.padding[0] == 1
+        out: Tensor = _Convolution.apply(images, self.weight, self.bias, padded)
+        return out
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """(B, C, h, w) to (B, O, 2h, 2w) with padding 1; to (B, O, 2h + 1, 2w + 1) without."""
+
+    def __init__(self, channels: int, out_channels: int, padding: int) -> None:
+        super().__init__(
+            channels, out_channels, 3, stride=2, padding=padding, output_padding=padding
+        )
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        if not _is_faster(images):
+            return super().forward(images)
+        padded = self.padding[0] == 1
+        out: Tensor = _Transposed.apply(images, self.weight, self.bias, padded)
+        return out
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn`'s, which takes a tensor with the batch last as one image of (C, H * W, B)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not _is_faster(images):
+            return super().forward(images)
+        last = _batch_last(images).contiguous()
+        channels, height, width, batch = last.shape
+        normal = super().forward(last.view(1, channels, height * width, batch))
+        return _batch_first(normal.view(last.shape))
+
+
+def _is_faster(images: Tensor) -> bool:
+    return images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+def _batch_last(images: Tensor) -> Tensor:
+    return images.permute(1, 2, 3, 0)
+
+
+def _batch_first(images: Tensor) -> Tensor:
+    return images.permute(3, 0, 1, 2)
+
+
+class _Convolution(Function):
+    """Weights (O, C, 3, 3); the windows of the images are one matrix, (9 C, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, padded: bool) -> Tensor:
+        batch, channels = images.shape[:2]
+        windows, height, width = _windows(_batch_last(images), padded)
+        ctx.save_for_backward(windows, weight)
+        ctx.taps, ctx.padded = (channels, 3, 3, height, width, batch), padded
+        out = torch.addmm(bias[:, None], weight.flatten(1), windows)
+        return _batch_first(out.view(-1, height, width, batch))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        windows, weight = ctx.saved_tensors
+        flat = _batch_last(gradient).reshape(len(weight), -1)
+        images = None
+        if ctx.needs_input_grad[0]:
+            taps = (weight.flatten(1).T @ flat).view(ctx.taps)
+            images = _batch_first(_spread(taps, ctx.padded))
+        return images, (flat @ windows.T).view(weight.shape), flat.sum(1), None
+
+
+class _Transposed(Function):
+    """Weights (C, O, 3, 3); the windows of the gradient are one matrix, (9 O, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, padded: bool) -> Tensor:
+        last = _batch_last(images)
+        flat = last.flatten(1)
+        ctx.save_for_backward(flat, weight)
+        ctx.shape, ctx.padded = last.shape, padded
+        taps = (weight.flatten(1).T @ flat).view(-1, 3, 3, *last.shape[1:])
+        return _batch_first(_spread(taps, padded).add_(bias[:, None, None, None]))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        flat, weight = ctx.saved_tensors
+        gradient = _batch_last(gradient)
+        windows, _, _ = _windows(gradient, ctx.padded)
+        images = _batch_first((weight.flatten(1) @ windows).view(ctx.shape))
+        return images, (flat @ windows.T).view(weight.shape), gradient.sum((1, 2, 3)), None
+
+
+def _windows(images: Tensor, padded: bool) -> tuple[Tensor, int, int]:
+    """The 3 x 3 windows of (C, H, W, B) at every other place, (9 C, N), and how many there are.
+
+    With padding, windows begin a pixel above and left of the image.
+    """
+    if padded:
+        framed = _frame(images.shape, images.dtype, get_ident())
+        framed[:, 1:, 1:] = images
+        images = framed
+    channels, height, width, batch = images.shape
+    rows, columns = (height - 1) // 2, (width - 1) // 2
+    c, h, w, b = images.stride()
+    windows = images.as_strided((channels, 3, 3, rows, columns, batch), (c, h, w, 2 * h, 2 * w, b))
+    copied = windows.clone(memory_format=torch.contiguous_format)  # the frame is used again
+    return copied.view(9 * channels, -1), rows, columns
+
+
+@lru_cache(maxsize=8)
+def _frame(shape: torch.Size, dtype: torch.dtype, thread: int) -> Tensor:  # noqa: ARG001
+    """Zeros with room for images of that shape below and right of the first row and column.
+
+    One for all calls of a thread: what is written into the room leaves the zeros around it.
+    """
+    channels, height, width, batch = shape
+    with torch.inference_mode(mode=False):
+        return torch.zeros(channels, height + 1, width + 1, batch, dtype=dtype)
+
+
+def _spread(taps: Tensor, padded: bool) -> Tensor:
+    """Add what each of the nine taps gives, (C, 3, 3, h, w, B), where it falls; `taps` is used up.
+
+    Tap k of place i falls on pixel 2 i + k, less 1 with padding.
+    """
+    if not padded:
+        return _weave(*_weave(*taps.unbind(1)).unbind(1))
+    channels, _, _, height, width, batch = taps.shape
+    taps[:, 2, :, :-1] += taps[:, 0, :, 1:]
+    taps[:, 1:, 2, :, :-1] += taps[:, 1:, 0, :, 1:]
+    pixels = taps[:, 1:, 1:].permute(0, 3, 1, 4, 2, 5)  # (C, h, 2, w, 2, B)
+    return pixels.reshape(channels, 2 * height, 2 * width, batch)
+
+
+def _weave(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+    """Tap k of place i falls on 2 i + k along the third axis."""
+    before, between, places, *after = first.shape
+    out = first.new_zeros(before, between, 2 * places + 1, *after)
+    out[:, :, :-1:2] = first
+    out[:, :, 1::2] = middle
+    out[:, :, 2::2] += last
+    return out

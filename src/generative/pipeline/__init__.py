@@ -1,0 +1,1 @@
+"""The stages: data and models joined with `runrecord`."""

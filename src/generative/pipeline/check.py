@@ -1,0 +1,36 @@
+"""`generative check`: is params.yaml right, before the first stage starts?"""
+
+import sys
+
+from generative.config import Params
+from generative.data.mnist import Data
+from generative.errors import RunFailed, UserError
+from generative.evaluation.config import EvaluationConfig
+from generative.models.registry import REGISTRY
+from generative.training.runtime import Compute
+from runrecord.process import exit_status
+
+
+def check() -> None:
+    """Validate every block of params.yaml, also those of stages that come last.
+
+    Raises:
+        UserError: naming what is wrong.
+    """
+    params = Params()
+    params.seed()
+    for name, schema in (("data", Data), ("compute", Compute), ("evaluate", EvaluationConfig)):
+        params.section(name, schema)
+    for name, model in REGISTRY.items():
+        params.section(name, model.config_class)
+
+
+def main() -> None:
+    """The command line; what was `generative COMMAND` before is `runrecord COMMAND`."""
+    match sys.argv[1:]:
+        case ["check"]:
+            sys.exit(exit_status(check, mistakes=(UserError,), failures=(RunFailed,)))
+        case ["-h" | "--help"]:
+            print("usage: generative check    (all other commands: runrecord --help)")
+        case given:
+            sys.exit(f"error: the command is now: {' '.join(['runrecord', *given])}")

@@ -1,0 +1,119 @@
+"""The evaluation stage: trained models and test images in; metrics, plots, a tracked run out."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+from threadpoolctl import threadpool_limits
+
+from generative.config import Params
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.model_pictures import pictures_of
+from generative.evaluation.probes import baseline_metrics
+from generative.evaluation.suite import Evaluated, evaluate
+from generative.files import sha256, write_atomic
+from generative.models.io import load_model
+from generative.models.registry import REGISTRY
+from generative.pipeline.context import StageContext, prepare_stage
+from generative.pipeline.paths import (
+    EVALUATION_FILE,
+    PICTURES_DIR,
+    history_path,
+    model_path,
+    record_path,
+)
+from generative.plots.curves import loss_curves
+from generative.plots.image_grids import png
+from generative.rng import generator
+from runrecord.events import Embedding, EvaluationEnded
+from runrecord.run import now, start_run
+
+
+def evaluate_all() -> None:
+    """Evaluate every registered model on the test images, and write what the stage owes.
+
+    Raises:
+        UserError: before any work, for bad input.
+        OSError: a file cannot be written.
+    """
+    params = Params()
+    context = prepare_stage("evaluate", params)
+    config = params.section("evaluate", EvaluationConfig)
+    seed, data = context.seed, context.data
+    models = {
+        name: load_model(model_path(name), model_class).to(context.device)
+        for name, model_class in REGISTRY.items()
+    }
+    digests = {name: sha256(model_path(name)) for name in models}
+    histories = {name: _read_history(history_path(name)) for name in models}
+    factors = ", ".join(f"{factor:g}" for factor in config.noise_factors)
+    shown = {"seed": seed, **context.compute.model_dump(), **config.model_dump()}
+    shown["noise_factors"] = factors
+    with (
+        start_run(
+            context.root,
+            context.stage,
+            record_path("evaluation"),
+            shown,
+            context.dataset,
+            context.origin,
+            models=digests,
+        ) as tracker,
+        threadpool_limits(context.compute.threads),
+    ):
+        baseline = baseline_metrics(data, config, seed)
+        evaluated = {
+            name: evaluate(model, data, config, seed, baseline) for name, model in models.items()
+        }
+        metrics = {name: dict(found.metrics) for name, found in evaluated.items()}
+        units = {name: model.loss_unit for name, model in models.items()}
+        pictures = {
+            "loss_curves": loss_curves(histories, units),
+            **pictures_of(evaluated, data.test, config, seed),
+        }
+        images = {name: png(pixels) for name, pixels in pictures.items()}
+        write_atomic(EVALUATION_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
+        for name, content in images.items():
+            write_atomic(PICTURES_DIR / f"{name}.png", content)
+        tracker.log(
+            EvaluationEnded(
+                now(),
+                metrics,
+                images,
+                series={name: found.series for name, found in evaluated.items()},
+                configs={name: model.config.model_dump() for name, model in models.items()},
+                embeddings=_embeddings(evaluated, context, config.projected_images),
+            )
+        )
+        _print_table(metrics)
+
+
+def _embeddings(
+    evaluated: dict[str, Evaluated], context: StageContext, count: int
+) -> dict[str, Embedding]:
+    """The latents of the same few test images by every model."""
+    test = context.data.test
+    stream = generator(context.device, context.seed, "evaluate/projected")
+    index = test.random_subset(count, stream).cpu().numpy()
+    images, labels = test.images.cpu().numpy()[index, 0], test.labels.cpu().numpy()[index]
+    return {
+        name: Embedding(found.latents[index], labels, images) for name, found in evaluated.items()
+    }
+
+
+def _print_table(metrics: dict[str, dict[str, float]]) -> None:
+    """A row a metric, a column a model."""
+    table = Table("Test images", *(Column(name.upper(), justify="right") for name in metrics))
+    for metric in dict.fromkeys(metric for values in metrics.values() for metric in values):
+        shown = (values.get(metric) for values in metrics.values())
+        table.add_row(metric, *("" if value is None else f"{value:.4f}" for value in shown))
+    Console().print(table)
+
+
+def _read_history(path: Path) -> dict[str, list[float]]:
+    """A history file's columns."""
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    return {key: [float(row[key]) for row in rows] for key in rows[0]}

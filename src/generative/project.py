@@ -1,0 +1,57 @@
+"""What `runrecord` is told of this experiment; pyproject.toml names it."""
+
+from pathlib import Path
+
+from generative.serving import save_model
+from runrecord.errors import UserError
+from runrecord.project import ModelFlavor, Project
+
+
+def _device(root: Path) -> str:
+    from generative.config import PARAMS_FILE, PIPELINE_FILE, Params
+    from generative.training.runtime import Compute, device_name, prepare
+
+    compute = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("compute", Compute)
+    device = prepare(compute)
+    return f"{device.type} ({device_name(device)}), {compute.threads} threads"
+
+
+def _data(root: Path) -> str:
+    from generative.config import PARAMS_FILE, PIPELINE_FILE, Params
+    from generative.data.mnist import DATA_DIR, Data
+    from generative.files import sha256
+
+    digests = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("data", Data).digests()
+    for name, digest in digests.items():
+        path = root / DATA_DIR / name
+        if not path.is_file():
+            raise UserError(f"{DATA_DIR / name} is missing; run 'dvc repro download-mnist'")
+        if sha256(path) != digest:
+            raise UserError(
+                f"{DATA_DIR / name} has another SHA-256 than params.yaml says; delete {DATA_DIR} "
+                "and run 'dvc repro download-mnist'"
+            )
+    return f"four files in {DATA_DIR}, SHA-256 checked"
+
+
+PROJECT = Project(
+    experiment="mnist-generative",
+    code=("src", "stages", "params.yaml", "dvc.yaml", "requirements.lock"),
+    packages=("torch", "numpy", "safetensors", "pillow", "matplotlib", "dvc", "mlflow"),
+    headline=(
+        "Likelihood/ELBO",
+        "Likelihood/IWAE Bound",
+        "Reconstruction/MSE",
+        "Reconstruction/SSIM",
+        "Latents/Probe Accuracy",
+        "Samples/MMD2",
+    ),
+    better={
+        **dict.fromkeys(("PSNR", "SSIM", "Accuracy", "ELBO", "Bound"), "higher"),
+        **dict.fromkeys(("MSE", "BCE", "MMD2"), "lower"),
+    },
+    params=("latent_dim", "target", "beta", "epochs", "batch_size", "lr", "optimizer", "seed"),
+    curves=("Train/Total Loss", "Test/Total Loss"),
+    flavor=ModelFlavor("autoencoder", save_model),
+    checks={"device": _device, "data": _data},
+)

@@ -1,1 +1,0 @@
-"""The sinks that a run's events play into."""

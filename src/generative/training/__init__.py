@@ -1,0 +1,1 @@
+"""Training: knows no tracker, no file and no particular model."""

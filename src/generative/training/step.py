@@ -1,0 +1,156 @@
+"""The steps of an epoch, with nothing between them: on CUDA one graph, replayed; else eager."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.optim import Optimizer
+
+from generative.data.dataset import Split
+from generative.models.base import Losses, Model
+from generative.rng import generator, reseed
+from generative.training.runtime import Compute, autocast
+
+_BEFORE_CAPTURE = 3  # eager steps: libraries set themselves up, the optimizer makes its state
+
+Step = Callable[[Tensor], Tensor]
+"""From the numbers of a batch's images, (B,), to its mean losses, (terms,)."""
+
+
+class Steps:
+    """The training steps of one model. Losses stay on the device; nothing waits for it."""
+
+    def __init__(
+        self,
+        model: Model[Any],
+        optimizer: Optimizer,
+        split: Split,
+        compute: Compute,
+        device: torch.device,
+    ) -> None:
+        self.names: list[str] = []
+        """Of the losses, known once a step was taken."""
+        self._model, self._optimizer, self._split = model, optimizer, split
+        self._compute, self._device = compute, device
+        self._noise = Generator(device)
+        self._steps_taken = 0
+        self._replay: Step | None = None
+        self._stream = _side_stream(device)
+
+    def epoch(self, seed: int, number: int) -> Tensor:
+        """Train on every image once, in an order and with noise of this epoch's own.
+
+        Returns each loss's mean over each batch, (steps, terms), on the device.
+        """
+        stream = generator(self._device, seed, "order", number)
+        order = torch.randperm(len(self._split), generator=stream, device=self._device)
+        reseed(self._noise, seed, "noise", number)
+        self._model.train()
+        batches = torch.split(order, self._model.config.batch_size)
+        with self._on_stream():
+            first = self._take(batches[0])
+            means = first.new_empty(len(batches), len(first))
+            means[0] = first
+            for count, index in enumerate(batches[1:], start=1):
+                means[count] = self._take(index)
+        return means
+
+    def eager(self, index: Tensor) -> Tensor:
+        """Take one step."""
+        with autocast(self._compute, self._device):
+            losses = self._model.training_losses(self._split.to_float(index), self._noise)
+        step(self._model, self._optimizer, losses)
+        self.names = list(losses)
+        return batch_means(losses)
+
+    def _take(self, index: Tensor) -> Tensor:
+        self._steps_taken += 1
+        whole = len(index) == self._model.config.batch_size  # the last batch can be short
+        if self._stream and whole and self._steps_taken == _BEFORE_CAPTURE + 1:
+            self._replay = self._capture(index, self._stream)
+        if self._replay and whole:
+            return self._replay(index)
+        return self.eager(index)
+
+    def _capture(self, index: Tensor, stream: torch.cuda.Stream) -> Step | None:
+        """A step as a CUDA graph, if it can be one that gives the same bits as the eager step."""
+        try:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self._noise)
+            place = index.clone()
+            with torch.cuda.graph(graph, stream=stream):
+                means = self.eager(place)
+        except RuntimeError as error:
+            _say_why_not(str(error).partition("\n")[0].rstrip("."))
+            return None
+
+        def replay(index: Tensor) -> Tensor:
+            place.copy_(index)
+            graph.replay()
+            return means
+
+        if not self._compute.deterministic or self.agree(self.eager, replay, index):
+            return replay
+        _say_why_not("it gives other bits than single steps")
+        return None
+
+    def agree(self, first: Step, second: Step, index: Tensor) -> bool:
+        """Do both change the model, the optimizer and the noise alike? Leaves all as it was."""
+        outcomes = []
+        for taken in (first, second):
+            with self._restored() as tensors:
+                results = [taken(index).clone() for _ in range(2)]
+                outcomes.append([*results, *(tensor.clone() for tensor in tensors)])
+        pairs = zip(*outcomes, strict=True)
+        return all(torch.equal(a, b) for a, b in pairs)
+
+    @contextmanager
+    def _restored(self) -> Iterator[list[Tensor]]:
+        """The tensors that steps change; as they were once this is over."""
+        states = self._optimizer.state.values()
+        tensors = [*self._model.state_dict().values()]
+        tensors += [value for state in states for value in state.values()]
+        before, noise = [tensor.clone() for tensor in tensors], self._noise.get_state()
+        try:
+            yield tensors
+        finally:
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+            self._noise.set_state(noise)
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+def step(model: Model[Any], optimizer: Optimizer, losses: Losses) -> None:
+    """Follow the gradient of the model's objective once."""
+    optimizer.zero_grad()
+    model.objective(losses).backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        optimizer.step()
+
+
+def batch_means(losses: Losses) -> Tensor:
+    """The mean of each loss over the batch, (terms,)."""
+    return torch.stack([values.detach().mean() for values in losses.values()])
+
+
+def _say_why_not(why: str) -> None:
+    print(f"no CUDA graph ({why}): steps are taken one by one, more slowly.", file=sys.stderr)
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Graphs are not captured on the default stream."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

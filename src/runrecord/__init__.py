@@ -1,0 +1,1 @@
+"""Records, replays and proves the runs of DVC pipelines."""

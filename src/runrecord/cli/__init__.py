@@ -1,0 +1,119 @@
+"""The command line: `runrecord COMMAND`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+RUN = "a run's name or MLflow id, a record's folder, or REVISION:WHAT for its records/WHAT"
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its status."""
+    from runrecord.process import exit_status, set_up_process
+
+    set_up_process()
+    sys.exit(exit_status(_command(_parser().parse_args())))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="runrecord", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("runs", help="list the runs that left a record here")
+    show = commands.add_parser("show", help="tell all of one run")
+    show.add_argument("run", help=RUN)
+    which = commands.add_parser("which", help="which run made a model, plot or metrics file?")
+    which.add_argument("file", type=Path)
+    sync = commands.add_parser("sync", help="make MLflow hold every run that left a record")
+    sync.add_argument(
+        "--all", action="store_true", help="those of every commit and DVC experiment too"
+    )
+    sync.add_argument(
+        "--tensorboard", action="store_true", help="write their TensorBoard files anew as well"
+    )
+    commands.add_parser("reap", help="close as KILLED the runs here whose process is gone")
+    commands.add_parser("doctor", help="is everything as it should be, and if not, what to do?")
+    compare = commands.add_parser("compare", help="why do two runs differ?")
+    for name in ("first", "second"):
+        compare.add_argument(name, help=RUN)
+    compare.add_argument("--json", action="store_true", help="print it as JSON")
+    verify = commands.add_parser("verify", help="rebuild a run, and prove it equal bit for bit")
+    verify.add_argument("run", help=f"{RUN}; REVISION alone for all of them")
+    verify.add_argument(
+        "--env", action="store_true", help="rebuild its virtual environment too, from its lock file"
+    )
+    verify.add_argument(
+        "--yes", action="store_true", help="run a change that was made elsewhere without asking"
+    )
+    for command in (compare, verify):
+        command.add_argument(
+            "--tolerance",
+            type=float,
+            default=0.01,
+            help="the relative difference of metrics up to which they are equal, default 0.01",
+        )
+    report = commands.add_parser("report", help="one page about runs, side by side")
+    report.add_argument(
+        "runs", nargs="*", metavar="run", help=f"{RUN}; without any, the workspace's"
+    )
+    report.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="default report.html"
+    )
+    for name, port in (("mlflow", 5000), ("tensorboard", 6006)):
+        command = commands.add_parser(name, help=f"show the runs in {name}, on this machine only")
+        command.add_argument(
+            "--port", type=_port, default=port, help=f"default {port}, or the next free one"
+        )
+    return parser
+
+
+def _command(given: argparse.Namespace) -> Callable[[], int | None]:
+    """What to run; its module is imported now, and no other's."""
+    match given.command:
+        case "runs":
+            from runrecord.cli.runs import list_runs
+
+            return list_runs
+        case "show":
+            from runrecord.cli.show import show
+
+            return lambda: show(given.run)
+        case "which":
+            from runrecord.cli.which import which
+
+            return lambda: which(given.file)
+        case "sync":
+            from runrecord.cli.sync import sync
+
+            return lambda: sync(given.all, given.tensorboard)
+        case "reap":
+            from runrecord.cli.reap import reap
+
+            return reap
+        case "doctor":
+            from runrecord.cli.doctor import doctor
+
+            return doctor
+        case "compare":
+            from runrecord.cli.compare import show_comparison
+
+            return lambda: show_comparison(given.first, given.second, given.tolerance, given.json)
+        case "verify":
+            from runrecord.cli.verify import verify
+
+            return lambda: verify(given.run, given.tolerance, given.env, given.yes)
+        case "report":
+            from runrecord.cli.report import report
+
+            return lambda: report(given.runs, given.output)
+        case viewer:
+            from runrecord.cli.viewers import view
+
+            return lambda: view(viewer, given.port)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if port not in range(1, 65536):
+        raise ValueError
+    return port

@@ -1,0 +1,177 @@
+"""`runrecord doctor`: is everything as it should be, and if not, what to do?"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from platform import python_version
+
+from rich.console import Console
+
+from runrecord.catalog import newest_of_each, read_runs, records_in_store
+from runrecord.errors import RunFailed
+from runrecord.paths import repo_root
+from runrecord.project import Project, load_project
+from runrecord.provenance.environment import LOCK_FILE, versions
+from runrecord.record.reader import files_in
+from runrecord.run_store import host, is_running, run_dir, run_dirs
+from runrecord.secrets import redact
+from runrecord.sinks.mlflow_store import tracking_uri
+from runrecord.sync import Store
+from runrecord.text import reason
+
+_ENOUGH_DISK = 2 * 10**9  # bytes: room for some hundred runs, models and pictures included
+
+
+class _Problem(Exception):
+    """Something needs doing; the message says what."""
+
+
+def doctor() -> None:
+    """Check what the pipeline stands on, a line each.
+
+    Raises:
+        RunFailed: something needs doing.
+    """
+    root = repo_root()
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    problems = 0
+    for name, check in _checks(root):
+        try:
+            console.print(f"✓ {name}: {check()}")
+        except Exception as error:
+            problems += 1
+            console.print(f"✗ {name}: {reason(error)}.")
+    if problems:
+        raise RunFailed(f"{problems} of the above need doing.")
+
+
+def _checks(root: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    @cache
+    def store() -> Store:
+        return Store(root)
+
+    project = load_project(root)
+    yield "versions", lambda: _versions(root, project)
+    yield "Git", lambda: _git(root)
+    for name, check in project.checks.items():
+        yield name, partial(check, root)
+    yield "tracking store", lambda: _tracking_store(root, store())
+    yield "run store", lambda: _run_store(root, store())
+    yield "running", lambda: _running(root, store())
+    yield "DVC cache", lambda: _cache(root)
+    yield "DVC remote", lambda: _remote(root)
+    yield "disk", lambda: _disk(root)
+
+
+def _versions(root: Path, project: Project) -> str:
+    lock = root / LOCK_FILE
+    text = lock.read_text() if lock.exists() else ""
+    found = versions(project.packages)
+    for name in project.packages:
+        pinned = re.findall(rf"^{re.escape(name)}==([^\s;]+)", text, re.MULTILINE | re.IGNORECASE)
+        if pinned and found.get(name) not in pinned:  # one for each version of Python
+            raise _Problem(
+                f"{name} is {found.get(name, 'missing')}, {LOCK_FILE} says {' or '.join(pinned)}; "
+                f"install what {LOCK_FILE} says"
+            )
+    return ", ".join([f"Python {python_version()}", *(f"{k} {v}" for k, v in found.items())])
+
+
+def _git(root: Path) -> str:
+    from runrecord.provenance.git import OutsideGit, commit_of, git
+
+    try:
+        commit = commit_of(root, "HEAD")
+    except OutsideGit:
+        raise _Problem(
+            f"{root} is in no Git repository: no run here can be rebuilt; run 'git init' and commit"
+        ) from None
+    if commit is None:
+        raise _Problem("the repository has no commit yet: no run here can be rebuilt; commit")
+    changed = len(git(root, "status", "--porcelain").splitlines())
+    return f"commit {commit[:10]}, {changed} uncommitted changes"
+
+
+def _tracking_store(root: Path, store: Store) -> str:
+    store.write_probe()
+    return redact(f"{tracking_uri(root)}: reachable and writable, {len(store.shown)} runs")
+
+
+def _run_store(root: Path, store: Store) -> str:
+    failures: list[str] = []
+
+    def on_failure(label: str, error: Exception) -> None:
+        failures.append(f"{label}: {reason(error)}")
+
+    runs = newest_of_each(read_runs(records_in_store(root), on_failure, sealed=False), on_failure)
+    if failures:
+        raise _Problem(f"{failures[0]}; move that folder away")
+    behind = [run for run in runs if not store.holds(run)]
+    if behind:
+        raise _Problem(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
+    files = (file for folder in run_dirs(root) for file in files_in(folder).values())
+    size = sum(file.stat().st_size for file in files)
+    return f"{len(runs)} runs, {size / 1e6:.0f} MB, all in MLflow"
+
+
+def _running(root: Path, store: Store) -> str:
+    """What MLflow calls RUNNING must be a live process of this host, or another host's."""
+    shown = store.shown
+    running = {key for key, run in shown.items() if run.status == "RUNNING" and not run.deleted}
+    here = {key for key in running if shown[key].host == host()}
+    gone = [key for key in here if not is_running(run_dir(root, key))]
+    if gone:
+        raise _Problem(
+            f"{len(gone)} are RUNNING though their process is gone; run 'runrecord reap'"
+        )
+    return f"{len(here)} on this host, {len(running - here)} on others"
+
+
+def _cache(root: Path) -> str:
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        folder = Path(repo.cache.local.path)
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(place, os.W_OK):
+            raise _Problem(f"{place} cannot be written; correct its permissions")
+        outs = [out for out in repo.index.outs if out.use_cache]
+        missing = [str(out) for out in outs if not out.hash_info or out.changed_cache()]
+    if missing:
+        raise _Problem(
+            f"it lacks {len(missing)} of {len(outs)} outs ({', '.join(missing)}); "
+            "run 'dvc pull' or 'dvc repro'"
+        )
+    return f"{folder}: writable, all {len(outs)} outs of dvc.lock are in it"
+
+
+def _remote(root: Path) -> str:
+    from dvc.config import NoRemoteError
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        try:
+            remote = repo.cloud.get_remote_odb()
+        except NoRemoteError:
+            return "none: what this machine made lies on it alone ('dvc remote add' names one)"
+        address = redact(remote.fs.unstrip_protocol(remote.path))
+        try:
+            remote.fs.info(remote.path)
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError):
+                return f"{address}: answers, nothing is pushed yet"
+            raise _Problem(
+                f"{address} does not answer ({reason(error)}); start it, or correct it with "
+                "'dvc remote modify'"
+            ) from None
+        return f"{address}: answers"
+
+
+def _disk(root: Path) -> str:
+    free = shutil.disk_usage(root).free
+    if free < _ENOUGH_DISK:
+        raise _Problem(f"{free / 1e9:.1f} GB are free under {root}; make room")
+    return f"{free / 1e9:.0f} GB free"

@@ -1,0 +1,56 @@
+"""`runrecord report`: one page about runs, to open from a file."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from runrecord.catalog import read_runs, records_in_store, records_in_workspace
+from runrecord.errors import UserError
+from runrecord.files import write_atomic
+from runrecord.lookup import find_records
+from runrecord.paths import repo_root
+from runrecord.project import load_project
+from runrecord.record.reader import Record
+from runrecord.record.schema import RecordRefused
+from runrecord.report.page import Run, read_run, render
+
+
+def report(names: Sequence[str], output: Path) -> None:
+    """Write a page about the named runs; without a name, about those whose results are at hand.
+
+    Raises:
+        UserError: there is no such run, or its record is damaged.
+        OSError: the page cannot be written.
+    """
+    root = repo_root()
+    found = [record for name in names for record in find_records(root, name)]
+    if not names:
+        found = [run.record for run in read_runs(records_in_workspace(root), _refuse, sealed=True)]
+        found.sort(key=lambda record: record.start.time)
+    if not found:
+        raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
+    runs = {record.start.id: _read(record) for record in found}
+    page = render([*runs.values()], [*_evaluations(root), *runs.values()], load_project(root))
+    write_atomic(output, page.encode())
+    print(f"{output}: {len(runs)} runs side by side")
+
+
+def _evaluations(root: Path) -> Iterator[Run]:
+    """Every evaluation whose record is in the workspace or the store, less damaged ones."""
+    for known in (records_in_workspace(root), records_in_store(root)):
+        for run in read_runs(known, lambda _label, _error: None, sealed=True):
+            if run.record.start.models:
+                with suppress(RecordRefused):
+                    yield read_run(run.record)
+
+
+def _read(record: Record) -> Run:
+    try:
+        return read_run(record)
+    except RecordRefused as error:
+        _refuse(record.start.id, error)
+
+
+def _refuse(label: str, error: Exception) -> NoReturn:
+    raise UserError(f"{label}: its record cannot be used: {error}") from None

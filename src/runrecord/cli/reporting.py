@@ -1,0 +1,63 @@
+"""What became of each record, for a person."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from rich.progress import Progress
+
+from runrecord.catalog import Run
+from runrecord.errors import RunFailed, UserError
+from runrecord.record.reader import Record
+from runrecord.record.schema import Files
+from runrecord.sync import CUT_OFF
+from runrecord.text import printable, reason
+
+
+class Report:
+    """What became of each record, for a person."""
+
+    def __init__(self) -> None:
+        outcomes = ("created", "completed", "already there", "failed")
+        self._counts = Counter(dict.fromkeys(outcomes, 0))
+        self._console = Console(soft_wrap=True, highlight=False, markup=False)
+
+    def failed(self, label: str, error: Exception) -> None:
+        self._console.print(f"{printable(label)}: {reason(error)}.")
+        self._counts["failed"] += 1
+
+    def closed(self, records: Iterable[Record]) -> None:
+        for record in records:
+            detail = f"; {CUT_OFF}" if record.cut_off else ""
+            self._console.print(f"{record.start.id}: its process is gone: KILLED{detail}.")
+
+    def found(self, known: Iterable[tuple[str, Files | None]]) -> Iterable[tuple[str, Files]]:
+        """Those records that can be had."""
+        for label, files in known:
+            if files is None:
+                self._console.print(f"{label}: in neither DVC's cache nor its remote.")
+                self._counts["not found"] += 1
+            else:
+                yield label, files
+
+    def each(self, title: str, runs: list[Run], play: Callable[[Run], str | None]) -> None:
+        """Play every run, showing how far it is."""
+        with Progress(console=self._console, disable=not self._console.is_terminal) as bar:
+            for run in bar.track(runs, description=title):
+                if run.sealed and run.record.cut_off:
+                    self._console.print(f"{run.label}: {CUT_OFF}.")
+                try:
+                    outcome = play(run)
+                except UserError:
+                    raise
+                except Exception as error:
+                    self.failed(run.label, error)
+                else:
+                    self._counts.update([outcome] if outcome else [])
+
+    def summary(self) -> str:
+        return "MLflow: " + ", ".join(f"{count} {what}" for what, count in self._counts.items())
+
+    def conclude(self) -> None:
+        if count := self._counts["failed"]:
+            raise RunFailed(f"{count} of the records failed, as said above; all others are used.")

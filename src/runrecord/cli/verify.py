@@ -1,0 +1,198 @@
+"""`runrecord verify RUN`: rebuild a run, and prove it equal."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.table import Table
+
+from runrecord.cli.compare import show_differences
+from runrecord.cli.console import page
+from runrecord.errors import UserError
+from runrecord.events import RunStarted
+from runrecord.lookup import find_records
+from runrecord.paths import repo_root
+from runrecord.process import raise_on_signals
+from runrecord.project import load_project
+from runrecord.record.reader import Record
+from runrecord.record.schema import RecordRefused
+from runrecord.run_store import host, was_run_here
+from runrecord.sync import Store, has_store
+from runrecord.text import printable
+from runrecord.verify.audit import Discrepancy
+from runrecord.verify.compare import Comparison, compare
+from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
+from runrecord.verify.verdict import STATUS, Verdict, judge
+
+
+def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
+    """Rebuild every run that goes by `name`, and print and tag the verdict on each.
+
+    Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt.
+
+    Args:
+        name: as `find_records` takes it.
+        tolerance: the largest relative difference of metrics that still counts as equal.
+        own_packages: rebuild the virtual environment too, from the lock file of the run's commit.
+        trusted: run the code of a change that was never run here without asking.
+
+    Raises:
+        UserError: there is no such run, or its change is not trusted.
+    """
+    raise_on_signals()
+    root = repo_root()
+    store = _store(root)
+    try:
+        records = find_records(root, name)
+    except UserError as error:
+        _tag_unknown(store, name, error)
+        raise
+    for record in records:
+        if record.start.patch and not (trusted or was_run_here(root, record.start.patch)):
+            _ask(record.start)
+    return max(_verify(root, record, store, tolerance, own_packages) for record in records)
+
+
+def _verify(
+    root: Path, record: Record, store: Store | None, tolerance: float, own_packages: bool
+) -> int:
+    """Rebuild one run, print what came out and tag it; the exit status of the verdict."""
+    start, began = record.start, time.monotonic()
+    print(f"rebuilding {start.id}", file=sys.stderr)
+    again: RunStarted | None = None
+    comparison: Comparison | None = None
+    discrepancies: list[Discrepancy] | None = None
+    try:
+        discrepancies = _discrepancies(store, record)
+        if record.end is None or record.end.status != "FINISHED":
+            became = record.end.status if record.end else "cut off"
+            raise CannotRebuild(
+                f"it did not finish: it was {became} at epoch {record.last_epoch()}"
+            )
+        with scratch(root) as folder:
+            rebuilt = rebuild(root, start, folder, own_packages)
+            again = rebuilt.start
+            comparison = compare(record, rebuilt, tolerance, load_project(root).code)
+        found = judge(start, comparison, discrepancies or [])
+    except CannotRebuild as error:
+        found = Verdict("cannot be rebuilt", str(error))
+    except RecordRefused as error:
+        found = Verdict("cannot be rebuilt", f"its record cannot be used: {error}")
+    console = page()
+    if comparison:
+        show_differences(console, (start.id, "rebuilt"), comparison)
+    if discrepancies:
+        console.print(_shown(discrepancies))
+    rows = {
+        "run": start.id,
+        "made from": _made_from(record),
+        "rebuilt on": _environment(again) if again else "-",
+        "MLflow": _mlflow(discrepancies),
+        "took": f"{time.monotonic() - began:.0f} s",
+    }
+    table = Table(show_header=False)
+    for row in rows.items():
+        table.add_row(*map(printable, row))
+    console.print(table)
+    console.print(f"Verdict: {found.outcome}: {printable(found.why).removesuffix('.')}.")
+    if any(one.of_origin for one in discrepancies or ()):
+        print("MLflow shows another run under this name: it is not tagged.", file=sys.stderr)
+    else:
+        _tag(store, start.id, found, _environment(again) if again else "")
+    return STATUS[found.outcome]
+
+
+def _store(root: Path) -> Store | None:
+    """MLflow's store, where there is one that answers."""
+    try:
+        return Store(root) if has_store(root) else None
+    except UserError as error:
+        _warn(error)
+        return None
+
+
+def _discrepancies(store: Store | None, record: Record) -> list[Discrepancy] | None:
+    """What MLflow shows otherwise than the record has it; None where it cannot be seen."""
+    try:
+        return store.differences(record) if store else None
+    except UserError as error:
+        _warn(error)
+        return None
+
+
+def _tag(store: Store | None, record_id: str, found: Verdict, environment: str) -> None:
+    """Say in MLflow what came out, where it shows the run; the verdict stands without."""
+    if store is None or record_id not in store.shown:
+        return
+    tags = {
+        "verified": found.outcome,
+        "verified.why": found.why,
+        "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "verified.host": host(),
+        "verified.environment": environment,
+    }
+    try:
+        store.tag(record_id, tags)
+    except UserError as error:
+        _warn(error)
+
+
+def _warn(error: UserError) -> None:
+    print(f"warning: {error} The verdict goes on without it.", file=sys.stderr)
+
+
+def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
+    """Say of a run in MLflow, named by its name or id there, that its record cannot be used."""
+    for record_id, shown in (store.shown if store else {}).items():
+        if store and name in (record_id, shown.run_id):
+            _tag(store, record_id, Verdict("cannot be rebuilt", str(error)), "")
+
+
+def _ask(start: RunStarted) -> None:
+    lines = start.patch.decode(errors="replace").splitlines()
+    for line in lines:
+        print(printable(line))
+    question = (
+        f"{start.id} (of {json.dumps(start.host)}) has this change, which was never run from this "
+        "repository on this machine"
+    )
+    if not sys.stdin.isatty():
+        raise UserError(f"{question}; rebuilding runs it: say --yes if you trust it.")
+    try:
+        answer = input(f"{question}. Rebuilding runs it. Go on? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() != "y":
+        raise UserError("nothing was run.")
+
+
+def _made_from(record: Record) -> str:
+    start = record.start
+    commit = start.tags.get("git.commit", "no commit")[:10]
+    parts = [commit + (" and its uncommitted change" if start.patch else "")]
+    if record.end and record.end.changed:
+        parts.append(f"edited while it ran, which is left out: {', '.join(record.end.changed)}")
+    return "; ".join(parts)
+
+
+def _environment(start: RunStarted) -> str:
+    tags = start.tags
+    names = ("device.name", "python", "torch")
+    return ", ".join([start.host, *(f"{name} {tags[name]}" for name in names if name in tags)])
+
+
+def _mlflow(discrepancies: list[Discrepancy] | None) -> str:
+    if discrepancies is None:
+        return "does not show this run here"
+    return "shows other values" if discrepancies else "shows what the record says"
+
+
+def _shown(discrepancies: list[Discrepancy]) -> Table:
+    table = Table("", "step", "MLflow", "record", title="MLflow", title_justify="left")
+    for found in discrepancies:
+        values = (found.step, found.shown, found.recorded)
+        shown = ("-" if value is None else str(value) for value in values)
+        table.add_row(*map(printable, (found.name, *shown)))
+    return table

@@ -1,0 +1,53 @@
+"""`runrecord which FILE`: the run that made a file, by its SHA-256."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from runrecord.catalog import all_runs, newest_of_each, read_runs
+from runrecord.cli.console import say
+from runrecord.dvc_cache import known_records
+from runrecord.errors import RunFailed
+from runrecord.files import sha256_of
+from runrecord.paths import repo_root
+from runrecord.record.reader import Record
+from runrecord.text import reason
+
+
+def which(file: Path) -> None:
+    """Print every run that wrote that very content: as an out, a model or a picture.
+
+    Records that only DVC's cache or remote has are looked at where no other tells.
+
+    Raises:
+        RunFailed: no record tells of it.
+        OSError: the file cannot be read.
+    """
+    root = repo_root()
+    if not file.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(file))
+    digest = sha256_of(file)
+    found = [run.record for run in all_runs(root, _say) if digest in _made_by(run.record)]
+    if not found:
+        known = ((label, files) for label, files in known_records(root) if files is not None)
+        runs = newest_of_each(read_runs(known, _say, sealed=True), _say)
+        found = [run.record for run in runs if digest in _made_by(run.record)]
+    for record in found:
+        commit = record.start.tags.get("git.commit", "no commit")[:10]
+        change = " and its uncommitted change" if record.start.patch else ""
+        say(f"{file}: made by {record.start.id}, from {commit}{change}")
+    if not found:
+        raise RunFailed(
+            f"{file}: no record here, in DVC's cache or its remote tells of a run that wrote this "
+            f"content (SHA-256 {digest})."
+        )
+
+
+def _made_by(record: Record) -> Iterator[str]:
+    """SHA-256 of all that a run wrote."""
+    outs = record.end.outs.values() if record.end else ()
+    return chain(outs, (sha256_of(file) for file in record.artifacts()))
+
+
+def _say(label: str, error: Exception) -> None:
+    say(f"{label}: {reason(error)}.")

@@ -1,0 +1,216 @@
+"""What DVC has kept of the stages' outs, records among them: by commit, by experiment, by hash."""
+
+import errno
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from runrecord.errors import UserError
+from runrecord.files import sha256_of, sha256_of_files, write_atomic
+from runrecord.paths import RECORDS
+from runrecord.provenance.git import OutsideGit, commit_of, git
+from runrecord.record.schema import Files
+from runrecord.text import reason
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
+    """A label and the files of each record that DVC knows; no files where none can be had.
+
+    Records that are not in DVC's cache are fetched from its remote.
+    """
+    with _opened(root) as repo:
+        outs: dict[str, _Out] = {}
+        for out in _known(repo, root):
+            if out.path.startswith(RECORDS):
+                outs.setdefault(out.oid, out)
+        had = _fetched(repo, outs)
+        for oid, out in outs.items():
+            yield f"{out.path} of {out.where}", had[oid]
+
+
+def records_at(root: Path, revision: str) -> dict[str, Files | None]:
+    """The files of each record in a commit, branch, tag or DVC experiment, by the record's path.
+
+    Raises:
+        GitFailed: Git refuses.
+    """
+    text = _lock_file(root, revision)
+    oids = {out.path: out.oid for out in _outs_in(text) if out.path.startswith(RECORDS)}
+    if not oids:
+        return {}
+    with _opened(root) as repo:
+        had = _fetched(repo, oids.values())
+    return {path: had[oid] for path, oid in oids.items()}
+
+
+def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
+    """Put at `target` the out that has that SHA-256 and was at `path`, if it can be had.
+
+    Looked for in the workspace, in Git, and in all that DVC's cache and remote have.
+    """
+    here = root / path
+    if here.exists() and sha256_of(here) == digest:
+        _copy(_files_of(here), target)
+        return True
+    for blob in _blobs(root, path):
+        content = git(root, "cat-file", "blob", blob)
+        if hashlib.sha256(content).hexdigest() == digest:
+            write_atomic(target, content)
+            return True
+    with _opened(root) as repo:
+        oids = {out.oid for out in _known(repo, root) if out.path == path}
+        for oid in sorted(oids, key=lambda oid: not _cached(repo, oid).exists()):
+            files = _fetched(repo, [oid])[oid]
+            if files is not None and _digest(files) == digest:
+                _copy(files, target)
+                return True
+    return False
+
+
+def _files_of(path: Path) -> Files:
+    """A folder's files; a file as the only one, named by nothing."""
+    if path.is_file():
+        return {"": path}
+    inside = [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(path).as_posix(): file for file in inside}
+
+
+def _digest(files: Files) -> str:
+    return sha256_of(files[""]) if "" in files else sha256_of_files(files)
+
+
+def _copy(files: Files, target: Path) -> None:
+    for name, file in files.items():
+        place = target / name if name else target
+        if not place.resolve().is_relative_to(target.resolve()):
+            raise OSError(errno.EINVAL, "leads outside the folder", name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+
+
+@dataclass(frozen=True)
+class _Out:
+    path: str
+    oid: str
+    """The MD5 by which DVC knows its content; a folder's ends with `.dir`."""
+    where: str = ""
+
+
+def _opened(root: Path) -> "Repo":
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        return Repo(str(root))
+    except DvcException as error:
+        raise UserError(f"DVC cannot open {root} ({reason(error)}).") from None
+
+
+def _lock_file(root: Path, revision: str) -> bytes:
+    """The dvc.lock of a revision; DVC keeps experiments as refs that end with their names."""
+    try:
+        refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
+    except OutsideGit:
+        return b""
+    names = [ref for ref in refs if ref.rpartition("/")[2] == revision]
+    commit = commit_of(root, names[0] if names else revision)
+    entry = git(root, "ls-tree", commit, "--", "dvc.lock").split() if commit else []
+    return git(root, "cat-file", "blob", entry[2].decode()) if entry else b""
+
+
+def _known(repo: "Repo", root: Path) -> Iterator[_Out]:
+    """Every out that some dvc.lock or DVC's run cache names, the most recent first."""
+    for where, text in _lock_files(root):
+        yield from _outs_in(text, where)
+    for path in sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*")):
+        stage = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+        yield from _outs_of(stage, "DVC's run cache")
+
+
+def _outs_in(lock_file: bytes, where: str = "") -> Iterator[_Out]:
+    try:
+        document = yaml.load(lock_file, Loader=yaml.CSafeLoader) or {}
+    except yaml.YAMLError:  # one with conflict markers was committed
+        print(f"{where or 'its dvc.lock'}: no YAML; passed over", file=sys.stderr)
+        return
+    for stage in document.get("stages", {}).values():
+        yield from _outs_of(stage, where)
+
+
+def _outs_of(stage: dict[str, Any], where: str) -> Iterator[_Out]:
+    for out in stage.get("outs", []):
+        if "md5" in out:
+            yield _Out(out["path"], out["md5"], where)
+
+
+def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Every version of dvc.lock: the working tree's, and all in Git, experiments included."""
+    lock = root / "dvc.lock"
+    if lock.exists():
+        yield "the working tree", lock.read_bytes()
+    for blob in _blobs(root, "dvc.lock"):
+        yield f"a dvc.lock in Git ({blob[:10]})", git(root, "cat-file", "blob", blob)
+
+
+def _blobs(root: Path, path: str) -> Iterator[str]:
+    """Every version of a file in Git, in commits and experiments."""
+    arguments = ("rev-list", "--all", "--full-history", "--objects", "--", path)
+    try:
+        listed = git(root, *arguments).decode()
+    except OutsideGit:
+        return
+    for line in listed.splitlines():
+        blob, _, name = line.partition(" ")
+        if name.endswith(path):
+            yield blob
+
+
+def _fetched(repo: "Repo", oids: Collection[str]) -> dict[str, Files | None]:
+    """The files of the outs with those hashes, fetched if need be; None for what is nowhere."""
+    _fetch(repo, oids)  # folders' listings and single files, then what the listings name
+    listed = {oid: _files(repo, oid) for oid in oids}
+    _fetch(repo, {oid for files in listed.values() for oid in _missing(files)})
+    return {oid: None if _missing(files) else files for oid, files in listed.items()}
+
+
+def _files(repo: "Repo", oid: str) -> Files | None:
+    """The files of the out with that hash in DVC's cache; some may be missing there."""
+    path = _cached(repo, oid)
+    if not path.exists():
+        return None
+    if not oid.endswith(".dir"):
+        return {"": path}
+    entries = json.loads(path.read_bytes())
+    return {entry["relpath"]: _cached(repo, entry["md5"]) for entry in entries}
+
+
+def _cached(repo: "Repo", oid: str) -> Path:
+    """Where DVC's cache has, or would have, what has that hash."""
+    return Path(repo.cache.local.oid_to_path(oid))
+
+
+def _missing(files: Files | None) -> set[str]:
+    """The hashes of those files that the cache lacks."""
+    return {path.parent.name + path.name for path in (files or {}).values() if not path.exists()}
+
+
+def _fetch(repo: "Repo", oids: Iterable[str]) -> None:
+    """Bring into the cache what it lacks of these and the remote has."""
+    from dvc.config import NoRemoteError
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    lacking = [oid for oid in oids if not _cached(repo, oid).exists()]
+    with suppress(NoRemoteError):
+        if lacking:
+            repo.cloud.pull([HashInfo("md5", oid) for oid in lacking])

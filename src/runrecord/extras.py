@@ -1,0 +1,15 @@
+"""Packages that the engine can do without."""
+
+from importlib.util import find_spec
+
+from runrecord.errors import UserError
+
+
+def require(package: str, name: str, extra: str) -> None:
+    """Refuse to go on without a package that is an extra.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if find_spec(package) is None:
+        raise UserError(f"{name} is not installed; run \"pip install 'runrecord[{extra}]'\".")

@@ -1,0 +1,53 @@
+"""Writing files so that a reader never sees half of one, and naming their content."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` at once or not at all; what `path` held stays until then.
+
+    Raises:
+        OSError: naming `path`, when it cannot be written (no space left, no permission).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_files(files: Mapping[str, Path]) -> str:
+    """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
+    lines = [f"{sha256(files[name])}  {name}\n" for name in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, or of all files in a folder."""
+    if not path.is_dir():
+        return sha256(path)
+    found = (file for file in path.rglob("*") if file.is_file())
+    inside = [file for file in found if "__pycache__" not in file.parts]  # as .dvcignore has it
+    return sha256_of_files({file.relative_to(path).as_posix(): file for file in inside})

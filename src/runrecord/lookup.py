@@ -1,0 +1,77 @@
+"""Finding the records of the runs that a person names."""
+
+from itertools import chain
+from pathlib import Path
+
+from runrecord.catalog import records_in_workspace
+from runrecord.dvc_cache import known_records, records_at
+from runrecord.errors import UserError
+from runrecord.paths import RECORDS
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import START, RecordRefused
+from runrecord.run_store import run_dir
+from runrecord.sync import Store, has_store
+
+
+def find_records(root: Path, name: str) -> list[Record]:
+    """The records of the runs that go by `name`, which is one of these.
+
+    - a run's name, which is its record's id; or its id in MLflow;
+    - a folder that holds a record;
+    - `REVISION:WHAT`: that of `records/WHAT` in a commit, branch, tag or DVC experiment;
+    - `REVISION`: all records there.
+
+    Raises:
+        UserError: there is no such run, or its record is gone or damaged.
+    """
+    try:
+        found = _find(root, name)
+    except RecordRefused as error:
+        raise UserError(f"{name}: its record cannot be used: {error}") from None
+    if not found:
+        raise UserError(
+            f"{name}: no record of such a run is in the run store, DVC's cache or its remote; name "
+            "a run's name or MLflow id, a record's folder, or REVISION:WHAT for records/WHAT there."
+        )
+    return found
+
+
+def find_record(root: Path, name: str) -> Record:
+    """The record of the one run that goes by `name`.
+
+    Raises:
+        UserError: there is no such run, or there are several, or its record is gone or damaged.
+    """
+    found = find_records(root, name)
+    if len(found) > 1:
+        stages = ", ".join(record.start.stage for record in found)
+        names = ", ".join(f"{name}:{what.removeprefix(RECORDS)}" for what in records_at(root, name))
+        raise UserError(f"{name}: has {len(found)} records ({stages}); name one: {names}.")
+    return found[0]
+
+
+def _find(root: Path, name: str) -> list[Record]:
+    for folder in (Path(name), run_dir(root, name)):
+        if (folder / START).is_file():
+            return [Record(files_in(folder))]
+    revision, colon, what = name.partition(":")
+    there = records_at(root, revision)
+    chosen = [there.get(RECORDS + what)] if colon else there.values()
+    if there:
+        return [Record(files) for files in chosen if files is not None]
+    shown = Store(root).shown if has_store(root) else {}
+    ids = {run.run_id: record_id for record_id, run in shown.items()}
+    return _by_id(root, ids.get(name, name))
+
+
+def _by_id(root: Path, record_id: str) -> list[Record]:
+    """The record with that id: in the run store, in the workspace, or known to DVC."""
+    folder = run_dir(root, record_id)
+    if (folder / START).is_file():
+        return [Record(files_in(folder))]
+    for _, files in chain(records_in_workspace(root), known_records(root)):
+        if files is not None:
+            record = Record(files)
+            if record.start.id == record_id:
+                return [record]
+    return []

@@ -1,0 +1,31 @@
+"""Where things that outlive a run are kept: under the main repository's root."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from runrecord.errors import UserError
+
+RECORDS = "records/"
+"""Where stages put their sealed records, from the repository's root."""
+
+
+def repo_root(cwd: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The root of the DVC repository a person works in, also from inside DVC's temporary copies.
+
+    DVC sets `DVC_ROOT` to it for every stage it runs, `dvc exp run --temp` and queues included.
+
+    Raises:
+        UserError: there is no DVC repository, or `DVC_ROOT` is none.
+    """
+    if given := environment.get("DVC_ROOT"):
+        if not (Path(given) / ".dvc").is_dir():
+            raise UserError(
+                f"DVC_ROOT is '{given}', which is no DVC repository; unset it or correct it."
+            )
+        return Path(given).resolve()
+    start = (cwd or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / ".dvc").is_dir():
+            return folder
+    raise UserError(f"{start}: not inside a DVC repository; run from the repository's root.")

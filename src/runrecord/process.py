@@ -1,0 +1,143 @@
+"""Running a stage: how it starts, and how it ends for the shell that started it."""
+
+import ctypes
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from runrecord.errors import RunFailed, UserError
+from runrecord.provenance.git import forget_steering
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_PR_SET_PDEATHSIG = 1
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+
+
+class Terminated(BaseException):
+    """A signal asked this process to end, or the `dvc` that started it is gone."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.status = 128 + signum
+        """What the shell expects of a process that this signal ended."""
+
+
+Kinds = tuple[type[Exception], ...]
+
+
+def run_stage(main: Callable[[], None], mistakes: Kinds = (), failures: Kinds = ()) -> NoReturn:
+    """Run a stage's `main` and exit: 0 done, 2 bad input, 1 failed, 128 + the signal if stopped.
+
+    Args:
+        main: the stage.
+        mistakes: errors of its own that mean bad input, besides UserError.
+        failures: errors of its own that mean that its work failed, besides RunFailed.
+    """
+    if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
+        _stop_with_parent()
+    set_up_process()
+    raise_on_signals()
+    status = exit_status(main, mistakes, failures)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of trackers that are not waited for must not hold up the end
+
+
+def set_up_process() -> None:
+    """Outlive the console, and do nothing by what steers the Git of whoever started this."""
+    forget_steering()
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+
+
+class _LastingFile(io.FileIO):
+    """A console. Once it is gone (its reader has ended, its terminal was closed), nobody's."""
+
+    def write(self, data: "ReadableBuffer") -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno == errno.ENOSPC and "DVC_STAGE" not in os.environ:
+                raise OSError(error.errno, os.strerror(error.errno), "the output") from None
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for programs that this one starts, too
+            os.close(nowhere)
+            return super().write(data) or 0
+
+
+def _lasting(stream: TextIO | None) -> TextIO:
+    """The same console, on which work does not depend: neither on its end nor on its encoding."""
+    if stream is None:  # it was closed before this process began
+        return open(os.devnull, "w")
+    try:
+        file = io.BufferedWriter(_LastingFile(stream.fileno(), "w", closefd=False))
+    except OSError:  # it is no file
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        file, stream.encoding, "replace", line_buffering=True, write_through=True
+    )
+
+
+def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: Kinds = ()) -> int:
+    """Run `main` for its status, or 0; a user's mistake becomes one sentence, not a traceback."""
+    mistakes, failures = (UserError, *mistakes), (RunFailed, *failures)
+    try:
+        return main() or 0
+    except mistakes as error:
+        stop = "" if str(error).endswith((".", "?")) else "."
+        print(f"error: {error}{stop}", file=sys.stderr)
+        return 2
+    except failures as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:  # PyTorch has no common class for these
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        reason = str(error).partition("\n")[0].removesuffix(".")
+        print(
+            f"error: out of memory ({reason}); try smaller sizes in params.yaml.", file=sys.stderr
+        )
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Terminated as stop:
+        print("terminated", file=sys.stderr)
+        return stop.status
+
+
+def raise_on_signals() -> None:
+    """SIGTERM, and SIGHUP unless `nohup` has it ignored, end the run as Ctrl-C does."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) == signal.SIG_DFL:
+            signal.signal(signum, _on_signal)
+
+
+def end_waiting_on_signals(stop: Callable[[], None]) -> None:
+    """From here on the work is done and kept: a signal to end calls `stop`, and raises nothing."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+            signal.signal(signum, lambda _signum, _frame: stop())
+
+
+def _on_signal(signum: int, _frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # once is enough
+    raise Terminated(signum)
+
+
+def _stop_with_parent() -> None:
+    """Killing `dvc` would leave its child training on; Linux can tell the child."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,86 @@
+"""What the engine is told of a project, and must not know by itself."""
+
+import importlib
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from runrecord.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class ModelFlavor:
+    """How a model file is packed so that MLflow can serve it."""
+
+    kind: str
+    """What MLflow calls the type of the model."""
+    save: "Callable[[Path, Path, Model], None]"
+    """Packs a model file into a new folder, as MLflow's `save_model` does, for that `Model`."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project that uses the engine. Every field has a default: none has to be told."""
+
+    experiment: str = ""
+    """The experiment in MLflow; without one, the name of the DVC repository's folder."""
+    code: tuple[str, ...] = (".",)
+    """Files and folders that a result can depend on besides data, from the repository's root."""
+    packages: tuple[str, ...] = ("dvc", "mlflow")
+    """Whose versions are part of a run's environment."""
+    headline: tuple[str, ...] = ()
+    """The main test metrics: a run's description has them, in this order."""
+    better: Mapping[str, Better] = field(default_factory=dict)
+    """Which way is better, by how a metric's name ends (before ` at `, if there is one).
+
+    Not of losses: what they are depends on params.
+    """
+    params: tuple[str, ...] = ()
+    """Params that a run's description begins with."""
+    curves: tuple[str, ...] = ()
+    """Metrics by epoch that a report draws."""
+    flavor: ModelFlavor | None = None
+    """How models are packed for MLflow; without one, their files are artifacts."""
+    checks: Mapping[str, Callable[[Path], str]] = field(default_factory=dict)
+    """What `doctor` checks besides: by name, given the root; what is so, or UserError."""
+
+
+def load_project(root: Path) -> Project:
+    """The project that `[tool.runrecord]` in the pyproject.toml of a DVC root names.
+
+    Raises:
+        UserError: it names none that there is.
+    """
+    file = root / "pyproject.toml"
+    try:
+        named: object = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Project()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not TOML: {error}.") from None
+    for key in ("tool", "runrecord", "project"):
+        named = named.get(key) if isinstance(named, dict) else None
+    if named is None:
+        return Project()
+    module, _, name = str(named).partition(":")
+    sys.path.append(str(root))  # the project need not be installed
+    try:
+        project = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file}: tool.runrecord.project is '{named}', which cannot be had ({error}); "
+            "it should be MODULE:NAME of a runrecord.project.Project."
+        ) from None
+    finally:
+        sys.path.remove(str(root))
+    if not isinstance(project, Project):
+        raise UserError(f"{file}: tool.runrecord.project is '{named}', which is no Project.")
+    return project

@@ -1,0 +1,88 @@
+"""The machine, the versions and the variables of a run; all that a run comes from."""
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from runrecord.files import sha256
+from runrecord.project import Project
+from runrecord.provenance.pipeline import hash_deps, params_of
+from runrecord.provenance.source_patch import describe_code
+from runrecord.secrets import holds_secret
+from runrecord.text import printable
+
+LOCK_FILE = Path("requirements.lock")
+
+# Variables that change results: how many threads, which kernels, how exact.
+_NUMERIC = re.compile(
+    r"(OMP|MKL|KMP|GOMP|OPENBLAS|ONEDNN|DNNL|ATEN|TORCH|PYTORCH|CUBLAS|CUDNN|CUDA|NVIDIA)_"
+    r"|PYTHONHASHSEED$"
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run came from."""
+
+    tags: dict[str, str]
+    deps: dict[str, str]
+    """SHA-256 of each of the stage's dependencies, by its path."""
+    params: dict[str, object]
+    """What params.yaml held under each key that the stage reads."""
+    patch: bytes
+    """What the code differed by from its commit, as `git apply` takes it."""
+    trouble: str
+    """Why the code of the run cannot be had again, if it cannot: a sentence for a person."""
+
+
+def collect_origin(
+    checkout: Path,
+    stage: str,
+    project: Project,
+    device: Mapping[str, str],
+    environment: Mapping[str, str] = os.environ,
+) -> Origin:
+    """Where a run of `stage` comes from, taken before its work; what is not known is left out.
+
+    Args:
+        checkout: where the stage runs.
+        stage: as dvc.yaml names it.
+        project: what its code and its packages are.
+        device: tags that tell what it computes on.
+        environment: variables.
+    """
+    code, patch, trouble = describe_code(checkout, project.code)
+    lock = checkout / LOCK_FILE
+    tags = {
+        **code,
+        "dvc.stage": environment.get("DVC_STAGE"),
+        "dvc.experiment": environment.get("DVC_EXP_NAME"),
+        "dvc.baseline": environment.get("DVC_EXP_BASELINE_REV"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "lock.sha256": sha256(lock) if lock.exists() else "",
+        **device,
+        **{f"env.{name}": value for name, value in environment.items() if _NUMERIC.match(name)},
+        **versions(project.packages),
+    }
+    shown = {
+        key: printable(value)
+        for key, value in tags.items()
+        if value and not value.startswith("-") and not holds_secret(value)
+    }
+    return Origin(shown, hash_deps(checkout, stage), params_of(checkout, stage), patch, trouble)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each package that is installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,74 @@
+"""The code of a run: the commit, and what it differs by."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git
+from runrecord.secrets import holds_secret
+
+_PATCH_LIMIT = 2**20  # bytes
+
+
+def describe_code(checkout: Path, code: Iterable[str]) -> tuple[dict[str, str], bytes, str]:
+    """Tags that tell the code, its uncommitted change, and what stands in the way, if anything."""
+    try:
+        commit = commit_of(checkout, "HEAD")
+        if commit is None:
+            raise GitFailed("the Git repository has no commit yet")
+        tags = {
+            "git.commit": commit,
+            "git.branch": git(checkout, "branch", "--show-current").decode().strip(),
+            "git.remote": _remote(checkout),
+        }
+    except OutsideGit:
+        return {}, b"", "the code of the run is not recorded: this is no Git repository."
+    except GitFailed as error:
+        return {"git.error": str(error)}, b"", f"the code of the run is not recorded: {error}."
+    try:
+        patch, left_out = _change(checkout, code)
+    except GitFailed as error:
+        patch, left_out = b"", f"left out: {error}"
+    tags |= {"git.dirty": str(bool(patch or left_out)).lower(), "git.patch": left_out}
+    trouble = (
+        f"the uncommitted change is {left_out}; commit what the run needs." if left_out else ""
+    )
+    return tags, patch, trouble
+
+
+def _remote(checkout: Path) -> str:
+    try:
+        address = git(checkout, "remote", "get-url", "origin").decode(errors="replace").strip()
+    except GitFailed:  # there is none
+        return ""
+    return re.sub(r"//[^/\s]*@", "//", address)
+
+
+def _change(checkout: Path, code: Iterable[str]) -> tuple[bytes, str]:
+    """The uncommitted change to the code, new files included; else why it is left out.
+
+    Made by Git's plumbing, which no setting of a person's shapes.
+
+    Raises:
+        GitFailed: Git refuses a file.
+    """
+    there = [name for name in code if (checkout / name).exists()]
+    listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *there)
+    names = os.fsdecode(git(checkout, *listing)).split("\0")
+    changed = [checkout / name for name in names if name]
+    size = sum(path.lstat().st_size for path in changed if os.path.lexists(path))
+    if size > _PATCH_LIMIT:
+        return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}  # the person's own stays untouched
+        git(checkout, "read-tree", "HEAD", environment=index)
+        exact = ("-c", "core.safecrlf=true")  # Git refuses what it would not give back as it is
+        git(checkout, *exact, "add", "--all", "--", *there, environment=index)
+        diff = ("diff-index", "--cached", "-p", "--binary", "--no-color", "--no-ext-diff")
+        shape = ("--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
+        patch = git(checkout, *diff, *shape, "HEAD", "--", *there, environment=index)
+    if holds_secret(patch.decode(errors="replace")):
+        return b"", "left out: it holds a password or a token"
+    return patch, ""

@@ -1,0 +1,46 @@
+"""Pictures of several runs' curves: numbers in, a PNG file out."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from runrecord.extras import require
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, told apart by colour-blind readers too."""
+
+_STYLES = ("-", "--", ":", "-.")
+
+
+def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """A panel a metric, in it a line a run.
+
+    Args:
+        metrics: by metric, then by the run's label, its value in every epoch from 1 on.
+    """
+    require("matplotlib", "matplotlib", "report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    columns = min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(5.5 * columns, 3.1 * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (name, runs) in zip(panels, metrics.items(), strict=False):
+        for number, (label, values) in enumerate(runs.items()):
+            colour = _COLOURS[number % len(_COLOURS)]
+            style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+            epochs = range(1, len(values) + 1)
+            marker = "o" if len(values) == 1 else None
+            axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
+        axes.set_title(name, parse_math=False)
+        axes.set_xlabel("Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    for axes in list(panels):
+        axes.set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()

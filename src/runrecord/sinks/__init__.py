@@ -1,0 +1,1 @@
+"""Where events are shown: MLflow and TensorBoard."""

@@ -1,0 +1,298 @@
+"""The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from runrecord.events import (
+    Dataset,
+    EpochEnded,
+    EvaluationEnded,
+    Event,
+    ModelSaved,
+    Png,
+    Resumed,
+    RunEnded,
+    RunStarted,
+)
+from runrecord.project import load_project
+from runrecord.record.schema import RecordRefused
+from runrecord.sinks.base import Sink
+from runrecord.sinks.description import EVALUATION, describe
+from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, history_of, pictures_of, points_of
+from runrecord.sinks.mlflow_store import connect
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, LoggedModel, Run
+
+_NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
+_NOTE_DIGEST = "description.sha256"
+"""The SHA-256 of the description as this sink wrote it: another one is a person's."""
+
+
+class MlflowSink(Sink):
+    """Plays a run's events into the tracking store of the main repository at `root`."""
+
+    name = "MLflow"
+    remedy = "'runrecord sync' completes MLflow later"
+
+    def __init__(self, root: Path) -> None:
+        self._project = load_project(root)
+        self._client, self._experiment = connect(root)
+        self._run_id = ""
+        self._start_event: RunStarted | None = None
+        self._events = 0
+        self._points: set[Point] = set()
+        self._images: set[Point] = set()
+
+    def handle(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._start(event)
+            case Resumed():
+                self._resume()
+            case EpochEnded():
+                points = {(name, event.epoch): value for name, value in event.means.items()}
+                self._log_points(points, event.time)
+                for title, image in event.images.items():
+                    self._log_image(title, image, event.time, event.epoch)
+            case ModelSaved():
+                self._log_model(event)
+            case EvaluationEnded():
+                self._log_evaluation(event)
+            case RunEnded():
+                self._end(event)
+        self._events += 1
+
+    def close(self) -> None:
+        pass
+
+    def _start(self, event: RunStarted) -> None:
+        """Create the run, or find it with what it has already: then only the rest is added."""
+        from mlflow.entities import Param
+
+        self._start_event, self._events = event, 0
+        run = next(iter(self._search("record.id", event.id)), None) or self._create(event)
+        if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
+            raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
+        self._run_id = run.info.run_id
+        params = [Param(key, str(value)) for key, value in event.params.items()]
+        self._client.log_batch(self._run_id, params=params)
+        self._client.log_inputs(self._run_id, [_dataset_input(event.dataset)])
+        self._client.log_dict(self._run_id, dict(event.deps), "provenance/deps.json")
+        if event.patch:
+            patch = event.patch.decode(errors="replace")
+            self._client.log_text(self._run_id, patch, "provenance/change.patch")
+        self._points = points_of(self._client, run)
+        self._describe(self._run_id)
+        self._images = set(pictures_of(self._client, self._run_id))
+
+    def _resume(self) -> None:
+        """The run had ended, and goes on."""
+        if "error" in self._client.get_run(self._run_id).data.tags:
+            self._client.delete_tag(self._run_id, "error")
+        self._client.update_run(self._run_id, "RUNNING")
+
+    def _create(self, event: RunStarted) -> "Run":
+        tags = {
+            **event.tags,
+            **{f"{name}.sha256": digest for name, digest in event.models.items()},
+            "host": event.host,
+            "mlflow.source.name": event.stage,
+            "mlflow.source.type": "LOCAL",
+            "record.id": event.id,
+        }
+        if commit := event.tags.get("git.commit"):
+            tags["mlflow.source.git.commit"] = commit
+        return self._client.create_run(self._experiment, event.time, tags, event.id)
+
+    def _log_points(self, values: Mapping[tuple[str, int], float], time: int) -> None:
+        """Log values by their metric and step, less those that the run has."""
+        from mlflow.entities import Metric
+
+        new = {(name, step, time): value for (name, step), value in values.items()}
+        self._client.log_batch(
+            self._run_id,
+            [
+                Metric(name, value, time, step)
+                for (name, step, time), value in new.items()
+                if (name, step, time) not in self._points
+            ],
+        )
+        self._points |= new.keys()
+
+    def _log_image(self, title: str, image: Png, time: int, step: int) -> None:
+        key = re.sub(r"[^\w\-./ ]", "", title, flags=re.ASCII)  # less what MLflow refuses
+        if (key, step, time) not in self._images:
+            with Image.open(io.BytesIO(image), formats=["PNG"]) as pixels:
+                self._client.log_image(self._run_id, pixels, key=key, step=step, timestamp=time)
+            self._images.add((key, step, time))
+
+    def _log_model(self, event: ModelSaved) -> None:
+        """Log the model as its project packs it; without that, its file."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+        from mlflow.models import Model
+
+        assert self._start_event is not None
+        flavor = self._project.flavor
+        model = self._logged_model(event.name) or self._client.create_logged_model(
+            self._experiment,
+            name=event.name,
+            source_run_id=self._run_id,
+            tags={"model.sha256": event.sha256},
+            params={key: str(value) for key, value in self._start_event.params.items()},
+            model_type=flavor.kind if flavor else None,
+        )
+        outputs = self._client.get_run(self._run_id).outputs
+        if not outputs or not outputs.model_outputs:
+            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.epoch)])
+        if model.status != LoggedModelStatus.READY:
+            with tempfile.TemporaryDirectory() as folder:
+                weights = Path(folder) / "file" / event.file
+                weights.parent.mkdir()
+                shutil.copyfile(event.path, weights)
+                packed = Path(folder) / "model"
+                if flavor:
+                    of_run = Model(run_id=self._run_id, model_id=model.model_id)
+                    flavor.save(weights, packed, of_run)
+                else:
+                    packed.mkdir()
+                    weights.rename(packed / weights.name)
+                self._client.log_model_artifacts(model.model_id, str(packed))
+            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self._client.set_tag(self._run_id, "model.id", model.model_id)
+        self._client.set_tag(self._run_id, "model.sha256", event.sha256)
+        training = self._client.get_run(self._run_id)
+        for evaluation in self._search(f"{event.name}.sha256", event.sha256):
+            self._connect(evaluation, training, event.name)
+
+    def _logged_model(self, name: str) -> "LoggedModel | None":
+        """The model of that name that this run has already, whole or not."""
+        found = self._client.search_logged_models(
+            [self._experiment], f"source_run_id = '{self._run_id}' AND name = '{name}'"
+        )
+        return found[0] if found else None
+
+    def _log_evaluation(self, event: EvaluationEnded) -> None:
+        """The metrics go to this run, and to every training run that made those very models."""
+        assert self._start_event is not None
+        for model, metrics in event.metrics.items():
+            points = {(f"{model}/{name}", 0): value for name, value in metrics.items()}
+            for name, curve in event.series.get(model, {}).items():
+                points |= {(f"{model}/{name}", x): y for x, y in curve}
+            self._log_points(points, event.time)
+        for title, image in event.images.items():
+            self._log_image(title, image, event.time, 0)
+        for model in event.metrics:
+            for training in self._search("model.sha256", self._start_event.models[model]):
+                self._connect(self._client.get_run(self._run_id), training, model)
+
+    def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
+        """Link an evaluation to a run that trained a model it read, and that run to its metrics.
+
+        Whichever of the two reaches MLflow last does it. Where several have the same model, each
+        gets the metrics, and the tags name the newest.
+        """
+        from mlflow.entities import LoggedModelInput, Metric
+
+        evaluation_id, training_id = evaluation.info.run_id, training.info.run_id
+        (made,) = training.outputs.model_outputs
+        model_id, epochs = made.model_id, made.step
+        dataset = self._client.get_run(evaluation_id).inputs.dataset_inputs[0].dataset
+        points: list[Metric] = []
+        for key in evaluation.data.metrics:
+            if key.startswith(f"{model}/"):
+                name = EVALUATION + key.removeprefix(f"{model}/")
+                shown = name in training.data.metrics
+                known = history_of(self._client, training_id, name).keys() if shown else ()
+                for (_, place, time), value in history_of(self._client, evaluation_id, key).items():
+                    step = place or epochs
+                    if (name, step, time) not in known:
+                        points.append(
+                            Metric(
+                                name,
+                                value,
+                                time,
+                                step,
+                                model_id=model_id,
+                                dataset_name=dataset.name,
+                                dataset_digest=dataset.digest,
+                            )
+                        )
+        self._client.log_batch(training_id, points)
+        self._copy_pictures(evaluation_id, training_id, model, step=epochs)
+        digest = training.data.tags["model.sha256"]
+        newest = self._search(f"{model}.sha256", digest)[-1].info.run_id
+        self._client.set_tag(training_id, "evaluation.run_id", newest)
+        inputs = self._client.get_run(evaluation_id).inputs.model_inputs
+        if model_id not in {entry.model_id for entry in inputs}:
+            self._client.log_inputs(evaluation_id, models=[LoggedModelInput(model_id)])
+        newest = self._search("model.sha256", digest)[-1].info.run_id
+        self._client.set_tag(evaluation_id, f"{model}.run_id", newest)
+        self._describe(training_id)
+        self._describe(evaluation_id)
+
+    def _copy_pictures(self, evaluation_id: str, training_id: str, model: str, step: int) -> None:
+        """Show a model's own pictures of an evaluation beside its metrics, less those shown."""
+        shown = pictures_of(self._client, training_id)
+        for (title, _, time), path in pictures_of(self._client, evaluation_id).items():
+            if title.startswith(f"{model}_"):
+                key = EVALUATION + title.removeprefix(f"{model}_")
+                if (key, step, time) not in shown:
+                    with tempfile.TemporaryDirectory() as folder:
+                        file = self._client.download_artifacts(evaluation_id, path, folder)
+                        with Image.open(file, formats=["PNG"]) as pixels:
+                            self._client.log_image(
+                                training_id, pixels, key=key, step=step, timestamp=time
+                            )
+
+    def _describe(self, run_id: str) -> None:
+        """Bring a run's description up to date, unless a person has written another."""
+        from mlflow.entities import RunTag
+
+        run = self._client.get_run(run_id)
+        shown = run.data.tags.get(_NOTE)
+        if shown is None or _digest(shown) == run.data.tags.get(_NOTE_DIGEST):
+            text = describe(run, self._project)
+            tags = [RunTag(_NOTE, text), RunTag(_NOTE_DIGEST, _digest(text))]
+            self._client.log_batch(run_id, tags=tags)
+
+    def _end(self, event: RunEnded) -> None:
+        if event.message:
+            self._client.set_tag(self._run_id, "error", event.message[:5000])
+        if event.changed:
+            self._client.set_tag(self._run_id, "deps.changed", ", ".join(event.changed)[:5000])
+        if event.traceback:
+            self._client.log_text(self._run_id, event.traceback, "traceback.txt")
+        self._client.set_tag(self._run_id, EVENTS_TAG, str(self._events + 1))
+        self._client.set_terminated(self._run_id, event.status, event.time)
+
+    def _search(self, tag: str, value: str) -> "list[Run]":
+        """The runs with that tag, the oldest first."""
+        return list(
+            self._client.search_runs(
+                [self._experiment],
+                f"tags.`{tag}` = '{value}'",
+                order_by=["attributes.start_time ASC"],
+            )
+        )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _dataset_input(dataset: Dataset) -> "DatasetInput":
+    from mlflow.entities import Dataset as MlflowDataset
+    from mlflow.entities import DatasetInput
+
+    source = json.dumps({"uri": dataset.source})
+    return DatasetInput(MlflowDataset(dataset.name, dataset.digest, "local", source))

@@ -1,0 +1,144 @@
+"""Where MLflow keeps runs: the server of `MLFLOW_TRACKING_URI`, else one SQLite file."""
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from runrecord.extras import require
+from runrecord.project import load_project
+from runrecord.run_store import state_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SQLITE = "sqlite:///"
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow's tables hold whole addresses of artifacts."""
+_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
+
+
+def tracking_uri(root: Path) -> str:
+    """The address of the tracking store, for a main repository rooted at `root`."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if is_embedded(given):
+        return f"{_SQLITE}{root / given.removeprefix(_SQLITE)}"  # an absolute path stays itself
+    return given
+
+
+def is_embedded(uri: str) -> bool:
+    """Is that tracking store a SQLite file of ours, and no server?"""
+    return uri.startswith(_SQLITE)
+
+
+def database_of(uri: str) -> Path:
+    """The SQLite file of an embedded store."""
+    return Path(uri.removeprefix(_SQLITE))
+
+
+def artifact_location(root: Path) -> str:
+    """Where the embedded store keeps artifacts; its own default would depend on the cwd."""
+    return (root / "mlruns").as_uri()
+
+
+def connect(root: Path) -> "tuple[MlflowClient, str]":
+    """A client of the tracking store, and the id of our experiment there, made if missing."""
+    # A server that is gone would block each call for minutes with MLflow's own defaults.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    require("mlflow", "MLflow", "mlflow")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri, name = tracking_uri(root), load_project(root).experiment or root.name
+    if not is_embedded(uri):
+        client = MlflowClient(uri)
+        try:
+            return client, _experiment(client, name) or client.create_experiment(name, tags=_TAGS)
+        except MlflowException:  # somebody else may have been first to create it
+            if found := _experiment(client, name):
+                return client, found
+            raise
+
+    # Processes that create the database at once crash each other in its migration.
+    with FileLock(state_folder(root) / "mlflow.lock"):
+        database = database_of(uri)
+        location = artifact_location(root)
+        if not database.exists():
+            _create(database, state_folder(root) / "new-database")
+        elif database.is_relative_to(root):
+            _follow(database, name, root)
+        client = MlflowClient(uri)
+        return client, _experiment(client, name) or client.create_experiment(name, location, _TAGS)
+
+
+def _create(database: Path, scratch: Path) -> None:
+    """Put an empty store at `database`, whole or not at all; `scratch` is a folder to make it in.
+
+    Killed in the middle of its migrations, MLflow would leave one that it never opens again.
+    """
+    from mlflow import MlflowClient
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    new, whole = scratch / database.name, Path(f"{database}.new")
+    MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    whole.unlink(missing_ok=True)
+    with closing(sqlite3.connect(new)) as connection:
+        connection.execute("VACUUM INTO ?", [str(whole)])
+    with closing(sqlite3.connect(whole)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    for left in ("-wal", "-shm", "-journal"):  # of one that was deleted: SQLite would play it in
+        Path(f"{database}{left}").unlink(missing_ok=True)
+    whole.rename(database)
+    shutil.rmtree(scratch)
+
+
+def _follow(database: Path, experiment: str, root: Path) -> None:
+    """Let a store whose folder was moved or copied keep its artifacts beside it, not in the old.
+
+    MLflow writes down whole addresses; those under our experiment's old one become today's.
+    """
+    location = artifact_location(root)
+    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+            return  # MLflow has not made its tables yet
+        row = connection.execute(
+            "SELECT artifact_location FROM experiments WHERE name = ? "
+            "AND artifact_location LIKE 'file://%/mlruns'",
+            [experiment],
+        ).fetchone()
+        # A project in a subfolder, which shares the database, has its own artifacts there.
+        if row is None or row[0] == location or row[0].startswith(f"{root.as_uri()}/"):
+            return
+        (old,) = row
+        for table, column in _ADDRESSES:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                [location, len(old) + 1, old, len(old) + 1, f"{old}/"],
+            )
+    print(f"{database} was moved or copied: its artifacts are now those in {location}")
+
+
+def _experiment(client: "MlflowClient", name: str) -> str | None:
+    """The id of our experiment, brought back where a person deleted it: its name stays taken."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)

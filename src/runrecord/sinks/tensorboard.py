@@ -1,0 +1,166 @@
+"""The TensorBoard sink: one folder of event files a run."""
+
+import io
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from runrecord.events import (
+    Embedding,
+    EpochEnded,
+    EvaluationEnded,
+    Event,
+    ModelSaved,
+    Png,
+    Resumed,
+    RunEnded,
+    RunStarted,
+)
+from runrecord.extras import require
+from runrecord.sinks.base import Sink
+from runrecord.sinks.description import plain
+
+if TYPE_CHECKING:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.summary_pb2 import Summary
+
+_EVALUATION = "eval/"
+"""Before the names of test metrics: in lower case they come after the losses, which open first."""
+
+
+def event_folder(root: Path) -> Path:
+    """Where runs of the main repository at `root` leave their event files, a folder a run."""
+    return root / "tensorboard"
+
+
+class TensorBoardSink(Sink):
+    """Writes every step's losses, every epoch's pictures, and what an evaluation found.
+
+    Through tensorboardX's `EventsWriter`: its `SummaryWriter` puts underscores into names, and both
+    that and `FileWriter` pass each event through a queue between processes.
+    """
+
+    name = "TensorBoard"
+    remedy = "'runrecord sync --tensorboard' completes TensorBoard later"
+
+    def __init__(self, root: Path) -> None:
+        require("tensorboardX", self.name, "tensorboard")
+        self._folder = event_folder(root)
+        self._writer: EventsWriter | None = None
+
+    def handle(self, event: Event) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.summary import text
+
+        if isinstance(event, RunStarted):
+            self._run_folder = self._folder / event.id
+            if self._run_folder.exists():  # played again: event files only grow, so begin anew
+                shutil.rmtree(self._run_folder)
+            self._run_folder.mkdir(parents=True)
+            self._writer = EventsWriter(str(self._run_folder / "events"))
+        assert self._writer is not None, "a run's first event is RunStarted"
+        seconds = event.time / 1000
+        match event:
+            case RunStarted():
+                rows = {**event.params, **event.tags, "data set": event.dataset.digest}
+                table = "".join(f"\n| {key} | {plain(value)} |" for key, value in rows.items())
+                summary = text("Run", f"| key | value |\n|---|---|{table}")
+                self._add(summary, 0, seconds)
+            case EpochEnded():
+                for group in dict.fromkeys(name.partition("/")[0] for name in event.steps):
+                    columns = {k: v for k, v in event.steps.items() if k.partition("/")[0] == group}
+                    steps = zip(*columns.values(), strict=True)
+                    count = len(next(iter(columns.values())))
+                    for number, values in enumerate(steps, start=(event.epoch - 1) * count):
+                        row = _scalars(dict(zip(columns, values, strict=True)))
+                        self._add(row, number, seconds)
+                self._add(_images(event.images), event.epoch, seconds)
+            case EvaluationEnded():
+                for model in event.metrics:
+                    _write_model(self._run_folder / model, model, event, seconds)
+                self._add(_images(event.images), 0, seconds)
+            case RunEnded():
+                self._add(text("Status", event.status), 0, seconds)
+            case ModelSaved() | Resumed():
+                pass
+        self._writer.flush()
+
+    def _add(self, summary: "Summary", step: int, seconds: float) -> None:
+        assert self._writer is not None
+        _write(self._writer, summary, step, seconds)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _write(writer: "EventsWriter", summary: "Summary", step: int, seconds: float) -> None:
+    from tensorboardX.proto.event_pb2 import Event as FileEvent
+
+    writer.write_event(FileEvent(wall_time=seconds, step=step, summary=summary))
+
+
+def _write_model(folder: Path, model: str, event: EvaluationEnded, seconds: float) -> None:
+    """What an evaluation says of one model, as a run of its own: a row of the HParams tab."""
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.summary import hparams
+
+    folder.mkdir()
+    metrics = {_EVALUATION + name: value for name, value in event.metrics[model].items()}
+    writer = EventsWriter(str(folder / "events"))
+    for summary in hparams({"model": model, **event.configs.get(model, {})}, metrics):
+        _write(writer, summary, 0, seconds)
+    _write(writer, _scalars(metrics), 0, seconds)
+    for name, points in event.series.get(model, {}).items():
+        for x, y in points:
+            _write(writer, _scalars({_EVALUATION + name: y}), x, seconds)
+    writer.close()
+    if model in event.embeddings:
+        _write_embedding(folder, f"Embedding of {model}", event.embeddings[model])
+
+
+def _write_embedding(folder: Path, title: str, found: Embedding) -> None:
+    """The files of TensorBoard's Projector tab: vectors, labels and thumbnails."""
+    from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
+
+    np.savetxt(folder / "vectors.tsv", found.vectors, fmt="%.6g", delimiter="\t")
+    np.savetxt(folder / "labels.tsv", found.labels, fmt="%d")
+    count, height, width = found.thumbnails.shape
+    side = math.ceil(math.sqrt(count))  # it takes square pictures, filled row by row
+    padded = np.zeros((side * side, height, width), np.uint8)
+    padded[:count] = found.thumbnails
+    rows = padded.reshape(side, side, height, width).transpose(0, 2, 1, 3)
+    Image.fromarray(rows.reshape(side * height, side * width)).save(folder / "thumbnails.png")
+    config = ProjectorConfig()
+    embedding = config.embeddings.add(
+        tensor_name=title, tensor_path="vectors.tsv", metadata_path="labels.tsv"
+    )
+    embedding.sprite.image_path = "thumbnails.png"
+    embedding.sprite.single_image_dim.extend([width, height])
+    visualize_embeddings(str(folder), config)
+
+
+def _scalars(values: Mapping[str, float]) -> "Summary":
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    return Summary(
+        value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    )
+
+
+def _images(images: Mapping[str, Png]) -> "Summary":
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    values = []
+    for tag, content in images.items():
+        width, height = Image.open(io.BytesIO(content), formats=["PNG"]).size
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=content
+        )
+        values.append(Summary.Value(tag=tag, image=image))
+    return Summary(value=values)

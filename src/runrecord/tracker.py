@@ -1,0 +1,176 @@
+"""The fan-out: events go to the record, then to every sink; none can hold up or end a run."""
+
+import math
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from runrecord.events import Event, RunEnded, RunStarted
+from runrecord.record.reader import Record, files_in
+from runrecord.record.writer import RecordWriter
+from runrecord.secrets import redact
+from runrecord.sinks.base import Sink
+from runrecord.text import reason
+
+RETRY = 10.0  # seconds that a sink which failed is left alone
+UNSAID = 2.0  # seconds of waiting for sinks that need no word
+_FOR_THE_END = 1.5  # seconds kept for showing how the run ended
+
+
+class Tracker:
+    """Writes events to the writer and hands them to sinks, each on a thread of its own."""
+
+    def __init__(
+        self, writer: RecordWriter, root: Path, sinks: Sequence[type[Sink]], past: int = 0
+    ) -> None:
+        """Track a run, of which `past` events are in the writer already."""
+        self._writer = writer
+        self._writer_failed = False
+        self._stopped = False
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Something each time that a thread is done, or the waiting for them is to end."""
+        self._threads = [_SinkThread(sink, root, writer.folder, past, self._news) for sink in sinks]
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run, and of its record."""
+        return self._writer.folder.name
+
+    def last_epoch(self) -> int:
+        """The last epoch that is in the run's record."""
+        return Record(files_in(self._writer.folder)).last_epoch()
+
+    def log(self, event: Event) -> None:
+        """Write an event down and queue it for every sink; returns without waiting for a sink."""
+        try:
+            self._writer.write(event)
+        except OSError as error:
+            if not self._writer_failed:
+                _warn(
+                    f"the run's record cannot be written ({error.filename}: {error.strerror}); "
+                    "make room: what is missing is written with the next epoch."
+                )
+            self._writer_failed = True
+        for thread in self._threads:
+            thread.queue.put(event)
+
+    def close(self, patience: float) -> None:
+        """Wait until every sink has shown everything, at most `patience` seconds.
+
+        Shortly before, a sink that is behind goes on to the run's end: its status is shown in time.
+        """
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.finish(deadline)
+        behind = self._wait(min(deadline, time.monotonic() + UNSAID))
+        if behind and not self._stopped and time.monotonic() < deadline:
+            names = " and ".join(thread.name for thread in behind)
+            print(
+                f"waiting for {names} to show the run, at most {patience:.0f} s; Ctrl-C ends that"
+            )
+            behind = self._wait(deadline)
+        for thread in behind:
+            thread.warn("it did not answer in time" if not self._stopped else "not waited for")
+
+    def stop_waiting(self) -> None:
+        """End the waiting in `close`, also one that has not begun. For signal handlers."""
+        self._stopped = True
+        self._news.put(None)
+
+    def _wait(self, deadline: float) -> "list[_SinkThread]":
+        """The threads that are not done when the deadline has passed, or the waiting was ended."""
+        while (
+            behind := [thread for thread in self._threads if not thread.done]
+        ) and not self._stopped:
+            try:
+                self._news.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+        return behind
+
+
+class _SinkThread:
+    """One sink's thread. After a failure the sink is made anew and played the record so far."""
+
+    def __init__(
+        self,
+        sink_class: type[Sink],
+        root: Path,
+        record: Path,
+        past: int,
+        news: "queue.SimpleQueue[None]",
+    ) -> None:
+        self.queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.name = sink_class.name
+        self.done = False
+        self._news = news
+        self._sink_class = sink_class
+        self._root = root
+        self._record = record
+        self._first = past
+        self._sink: Sink | None = None
+        self._warned = False
+        self._retry_at = 0.0
+        self._skip_from = math.inf
+        self._thread = threading.Thread(target=self._run, name=sink_class.name, daemon=True)
+        self._thread.start()
+
+    def finish(self, deadline: float) -> None:
+        self._skip_from = deadline - _FOR_THE_END
+        self.queue.put(None)
+
+    def _run(self) -> None:
+        try:
+            self._show_all()
+        finally:
+            self.done = True
+            self._news.put(None)
+
+    def _show_all(self) -> None:
+        events: Iterator[Event] = iter(self.queue.get, None)
+        for number, event in enumerate(events, start=self._first):
+            moment = time.monotonic()
+            due = moment < self._skip_from and (self._sink or moment >= self._retry_at)
+            if due or isinstance(event, RunEnded):
+                self._show(number, event)
+        if self._sink is not None:
+            try:
+                self._sink.close()
+            except Exception as error:
+                self.warn(reason(error))
+
+    def _show(self, number: int, event: Event) -> None:
+        try:
+            if self._sink is None:
+                sink = self._sink_class(self._root)
+                for past in self._past(number):
+                    if isinstance(past, RunStarted) or time.monotonic() < self._skip_from:
+                        sink.handle(past)
+                self._sink = sink
+                if self._warned:
+                    print(f"{sink.name} answers again and gets all that it missed.")
+            self._sink.handle(event)
+        except Exception as error:
+            self._sink = None
+            self._retry_at = time.monotonic() + RETRY
+            self.warn(reason(error))
+
+    def _past(self, count: int) -> Iterator[Event]:
+        """The first `count` events of the run."""
+        return islice(Record(files_in(self._record)).events(), count) if count else iter(())
+
+    def warn(self, why: str) -> None:
+        if not self._warned:
+            _warn(
+                f"{self._sink_class.name} is left behind: {why}; the run goes on and is "
+                f"recorded, and {self._sink_class.remedy}."
+            )
+        self._warned = True
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {redact(text)}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Rebuilding runs, and comparing them bit for bit."""

@@ -1,0 +1,114 @@
+"""Does MLflow show what the record of a run says?"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from runrecord.events import ModelSaved, RunStarted
+from runrecord.record.reader import Record
+from runrecord.record.schema import PATCH
+from runrecord.text import printable
+from runrecord.verify.compare import series_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_TAG = 5000
+"""Characters of a tag that are compared: MLflow may keep no more."""
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """Something that MLflow shows otherwise than the record has it; None where one lacks it."""
+
+    name: str
+    """Of the metric, param or tag."""
+    step: int | None
+    """MLflow's step, which is the epoch; None for params and tags."""
+    shown: float | str | None
+    recorded: float | str | None
+    of_origin: bool = False
+    """It is where the run came from: MLflow shows another run than the record's."""
+
+
+def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepancy]:
+    """Compare a run's origin, its params, metric points and model's SHA-256 with its record.
+
+    Metrics of other groups than the record's belong to others: to evaluations, or to people.
+
+    Raises:
+        RecordRefused: the record is damaged.
+        MlflowException: the store does not answer.
+    """
+    events = list(record.events())
+    run = client.get_run(run_id)
+    params = {key: str(value) for key, value in record.start.params.items()}
+    found = [*_origin(client, run, record.start)]
+    found += [
+        Discrepancy(name, None, run.data.params.get(name), params.get(name))
+        for name in sorted(params.keys() | run.data.params)
+        if run.data.params.get(name) != params.get(name)
+    ]
+    for model in (event for event in events if isinstance(event, ModelSaved)):
+        shown = run.data.tags.get("model.sha256")
+        if shown != model.sha256:
+            found.append(Discrepancy("model.sha256", None, shown, model.sha256))
+    recorded = {
+        name: {epoch: mean for epoch, (mean, _) in series.items()}
+        for name, series in series_of(events).items()
+    }
+    groups = {name.partition("/")[0] for name in recorded}
+    names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
+    for name in sorted(names | recorded.keys()):
+        points = client.get_metric_history(run_id, name)
+        shown_points = [(point.step, point.value) for point in points]
+        latest = run.data.metrics.get(name)
+        found += _compare(name, shown_points, latest, recorded.get(name, {}))
+    return found
+
+
+def _origin(client: "MlflowClient", run: "Run", start: RunStarted) -> Iterator[Discrepancy]:
+    """What MLflow shows otherwise of a run's commit, machine and uncommitted change."""
+    for name, value in start.tags.items():
+        shown = run.data.tags.get(name, value)
+        if printable(shown)[:_TAG] != value[:_TAG]:
+            yield Discrepancy(name, None, printable(shown), value, of_origin=True)
+    recorded = start.patch.decode(errors="replace")
+    clean = run.data.tags.get("git.dirty") == "false"
+    shown_patch = "" if clean else _patch(client, run.info.run_id)
+    if shown_patch is not None and shown_patch != recorded:
+        shown, value = (sha256(text.encode()).hexdigest() for text in (shown_patch, recorded))
+        yield Discrepancy(f"the SHA-256 of {PATCH}", None, shown, value, of_origin=True)
+
+
+def _patch(client: "MlflowClient", run_id: str) -> str | None:
+    """A run's uncommitted change as MLflow has it, if it has."""
+    name = f"provenance/{PATCH}"
+    if name not in {file.path for file in client.list_artifacts(run_id, "provenance")}:
+        return None
+    with TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes().decode()
+
+
+def _compare(
+    name: str,
+    shown: Iterable[tuple[int, float]],
+    latest: float | None,
+    recorded: Mapping[int, float],
+) -> list[Discrepancy]:
+    """A metric's points, which MLflow could have more than one of at a step, and its last value."""
+    shown = sorted(shown)
+    found = [
+        Discrepancy(name, step, value, recorded.get(step))
+        for step, value in shown
+        if value != recorded.get(step)
+    ]
+    missing = recorded.keys() - {step for step, _ in shown}
+    found += [Discrepancy(name, step, None, recorded[step]) for step in sorted(missing)]
+    if recorded and latest != recorded[max(recorded)] and not found:
+        found.append(Discrepancy(name, max(recorded), latest, recorded[max(recorded)]))
+    return found

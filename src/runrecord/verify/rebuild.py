@@ -1,0 +1,236 @@
+"""Rebuilding a run from its record: the commit, the change, the data, then its stage once more."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from runrecord.dvc_cache import restore_out
+from runrecord.errors import UserError
+from runrecord.events import RunStarted
+from runrecord.files import sha256_of
+from runrecord.provenance.git import GitFailed, commit_of, git
+from runrecord.provenance.pipeline import outs_of, read_pipeline
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import COMMIT
+from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
+from runrecord.secrets import redact
+
+_GRACE = 10.0  # seconds that a stage which is told to stop has
+
+# Variables of the original that the rebuilt run gets too, unless the person sets them otherwise.
+# Others can name files and devices of the other machine.
+_PORTABLE = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "PYTHONHASHSEED",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+_NOT_INHERITED = ("DVC_", "GENERATIVE_", "GIT_", "MLFLOW_", "RUNRECORD_")
+
+
+class CannotRebuild(Exception):
+    """Something is missing; the message is a clause for a person that says what."""
+
+
+def rebuild(root: Path, start: RunStarted, folder: Path, own_packages: bool) -> Record:
+    """Run a stage as it was run, in `folder`; the record of the new run, which lies there too.
+
+    Nothing of it reaches the tracking store, and neither DVC's run cache nor a checkpoint is used.
+
+    Args:
+        root: the main repository.
+        start: how the original began.
+        folder: an empty one, for the clone.
+        own_packages: also make a virtual environment from the lock file of the run's commit.
+
+    Raises:
+        CannotRebuild: the commit, the change or the data cannot be had, or the stage fails.
+    """
+    checkout = _check_out(root, start, folder / "repository")
+    search = Path(sys.executable).parent
+    if own_packages:
+        search = _install(checkout, folder / "environment")
+    environment = _environment(start, checkout, search)
+    stages = _pipeline(checkout)
+    if start.stage not in stages:
+        raise CannotRebuild(f"its dvc.yaml has no stage '{start.stage}'")
+    _restore_deps(root, checkout, start.stage, start.deps, stages, environment)
+    _run(start.stage, _command(stages[start.stage]), checkout, environment)
+    for path in run_dirs(checkout):
+        record = Record(files_in(path))
+        if record.start.stage == start.stage:
+            return record
+    raise CannotRebuild(f"{start.stage} of that commit leaves no record where one is looked for")
+
+
+def _command(stage: Mapping[str, Any]) -> str:
+    """The command of a stage; of a list, each after the one before it ended well."""
+    command = stage.get("cmd")
+    if not command:
+        raise CannotRebuild("its dvc.yaml gives the stage no command of its own")
+    return command if isinstance(command, str) else " && ".join(command)
+
+
+def _pipeline(checkout: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return read_pipeline(checkout)
+    except UserError as error:
+        raise CannotRebuild(str(error).rstrip(".")) from None
+
+
+@contextmanager
+def scratch(root: Path) -> Iterator[Path]:
+    """A folder that goes when it is done with; those of processes that were killed go too."""
+    folders = state_folder(root) / "verify"
+    for left in folders.glob("*/"):
+        if not is_running(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = folders / token_hex(4)
+    folder.mkdir(parents=True)
+    try:
+        with lock_of(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another process verifies too
+            folders.rmdir()
+
+
+def _check_out(root: Path, start: RunStarted, clone: Path) -> Path:
+    """The code of the run, in a clone; the folder in it that `root` is in its own repository."""
+    commit = start.tags.get("git.commit", "")
+    if refused := start.tags.get("git.error"):
+        raise CannotRebuild(f"its code was not recorded: {refused}")
+    if not COMMIT.fullmatch(commit):
+        raise CannotRebuild("it was run outside Git, so that its code is not known")
+    if left_out := start.tags.get("git.patch"):
+        raise CannotRebuild(f"its uncommitted change was {left_out}")
+    try:
+        if commit_of(root, commit) is None:
+            raise CannotRebuild(
+                f"its commit {commit} is not in this clone; fetch it, if it is anywhere"
+            )
+        top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+        git(root, "clone", "--quiet", "--shared", "--no-checkout", "--", str(top), str(clone))
+        git(clone, "checkout", "--quiet", "--detach", commit)
+        if start.patch:
+            git(clone, "apply", "--whitespace=nowarn", "-", given=start.patch)
+    except GitFailed as error:
+        raise CannotRebuild(str(error)) from None
+    return clone / root.resolve().relative_to(top.resolve())
+
+
+def _install(checkout: Path, environment: Path) -> Path:
+    """Make a virtual environment from the checkout's lock file; the folder of its programs."""
+    lock = checkout / "requirements.lock"
+    if not lock.exists():
+        raise CannotRebuild("its commit has no requirements.lock to install from")
+    python = environment / "bin" / "python"
+    uv = shlex.quote(shutil.which("uv", path=_search(Path(sys.executable).parent)) or "uv")
+    install = f"{uv} pip install --quiet --require-hashes --requirements requirements.lock"
+    for command in (
+        f"{shlex.quote(sys.executable)} -m venv --without-pip {shlex.quote(str(environment))}",
+        f"{install} --python {shlex.quote(str(python))}",
+    ):
+        _run("--env", command, checkout, dict(os.environ))
+    return python.parent
+
+
+def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, str]:
+    mine = {key: text for key, text in os.environ.items() if not key.startswith(_NOT_INHERITED)}
+    its = {name: start.tags[f"env.{name}"] for name in _PORTABLE if f"env.{name}" in start.tags}
+    return {
+        **its,
+        **mine,
+        "PATH": _search(search),
+        "DVC_ROOT": str(checkout),
+        "DVC_STAGE": start.stage,
+        "RUNRECORD_SINKS": "off",
+        "GENERATIVE_TRACKERS": "off",  # for commits of version 0.1
+        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",  # in the clone, for code that knows no `off`
+    }
+
+
+def _search(first: Path) -> str:
+    return f"{first}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def _restore_deps(
+    root: Path,
+    checkout: Path,
+    stage: str,
+    digests: Mapping[str, str],
+    stages: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> None:
+    """Bring what `stage` reads and other stages made: from where it is kept, else made again."""
+    makers = {path: name for name, other in stages.items() for path in outs_of(other)}
+    for path in stages[stage].get("deps", []):
+        if path not in makers or _is_there(checkout / path, digests.get(path)):
+            continue
+        if path in digests and restore_out(root, path, digests[path], checkout / path):
+            continue
+        maker = makers[path]
+        print(f"{path} is kept nowhere: running {maker}", file=sys.stderr)
+        _restore_deps(root, checkout, maker, digests, stages, environment)
+        _run(maker, _command(stages[maker]), checkout, environment)
+
+
+def _is_there(path: Path, digest: str | None) -> bool:
+    return path.exists() and digest in (None, sha256_of(path))
+
+
+def _run(name: str, command: str, checkout: Path, environment: Mapping[str, str]) -> None:
+    """Run a command to its end, what it says going to standard error; if we stop, so does it."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        cwd=checkout,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    said = ""
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            sys.stderr.write(line)
+            said = line if line.strip() else said
+        process.wait()
+    finally:
+        _stop(process)
+    if process.returncode:
+        raise CannotRebuild(f"{name} fails here: {_last_line(said).removeprefix('error: ')}")
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    if process.poll() is not None:
+        return
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signum)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+            return
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return redact(lines[-1].strip().rstrip(".")) if lines else "without a word"
