@@ -4,7 +4,7 @@
     python benchmarks/bench.py --rounds 1   # a rough look
 
 Every sample is a process of its own in a temporary clone with this checkout's code and data; the
-kinds alternate. Needs data/mnist (`dvc repro download-mnist`). An epoch is train, test and picture.
+kinds alternate. Needs data/mnist (`dvc repro download-mnist`). An epoch is train, test and preview.
 
     usual   torchvision's data set, four workers, PyTorch's layers and Adam, a scalar call a step
     stage   stages/train_*.py as dvc runs it: record, checkpoints, MLflow, TensorBoard
@@ -31,9 +31,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from generative.compute import Compute, prepare
-from generative.figures.canvas import COLOURS, new_figure
-from generative.provenance import device_name
+from generative.plots.style import COLOURS, new_plot
+from generative.training.runtime import Compute, device_name, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -56,7 +55,8 @@ class Workspace:
         subprocess.run(["git", "clone", "-q", "--shared", ROOT, self.path], check=True)
         for name in ("src", "stages"):
             shutil.copytree(ROOT / name, self.path / name, dirs_exist_ok=True)
-        shutil.copy(ROOT / "dvc.yaml", self.path)
+        for name in ("dvc.yaml", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.path)
         (self.path / "data").mkdir(exist_ok=True)
         (self.path / "data" / "mnist").symlink_to(ROOT / "data" / "mnist")
         self.environment = os.environ | {"DVC_ROOT": str(self.path)}
@@ -239,7 +239,7 @@ def table(results: Results) -> Table:
 
 def draw(results: Results) -> None:
     """The seconds of an epoch, and how they grow."""
-    figure = new_figure(9, 6.4)
+    figure = new_plot(9, 6.4)
     (bars, images), (batches, latents) = figure.subplots(2, 2)
     colours = dict(zip(MODELS, COLOURS, strict=False))
     for offset, model in enumerate(MODELS):

@@ -5,7 +5,6 @@ study-plane.png there.
 """
 
 import io
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import dvc.api
 import numpy as np
 from PIL import Image
 
-from generative.figures.canvas import COLOURS, drawn, new_figure
-from generative.figures.images import png
+from generative.plots.image_grids import png
+from generative.plots.style import COLOURS, drawn, new_plot
 
 Row = dict[str, Any]
 
@@ -78,7 +77,7 @@ def print_table(first: str, columns: dict[str, str], model: str, rows: dict[str,
 
 def panels(vaes: dict[float, Row], aes: dict[tuple[float, str], Row]) -> Any:
     """Figures against the size of the code."""
-    figure = new_figure(11, 7)
+    figure = new_plot(11, 7)
     likelihood, accuracy, samples, denoising = figure.subplots(2, 2).flat
     sizes = list(vaes)
     elbos = np.array([row["vae.Likelihood/ELBO"] for row in vaes.values()])
@@ -122,9 +121,8 @@ def label(axes: Any, title: str, y: str) -> None:
 
 
 def picture(row: Row, name: str) -> Any:
-    """A picture that an experiment committed."""
-    path = f"{row['rev']}:metrics/pictures/{name}.png"
-    content = subprocess.run(["git", "show", path], check=True, capture_output=True).stdout
+    """A picture that an experiment made, from DVC's cache or, of older ones, from Git."""
+    content = dvc.api.read(f"metrics/pictures/{name}.png", rev=row["rev"], mode="rb")
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 

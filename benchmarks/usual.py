@@ -3,33 +3,48 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from tensorboardX import SummaryWriter
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 from torchvision.utils import make_grid
 
-from generative.models import strided
-from generative.models.base import TOTAL, Model
+from generative.models.ae import AE
+from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model
+from generative.models.layers import strided_cpu
 
 WORKERS = 4
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    strided.Conv2d: nn.Conv2d,
-    strided.ConvTranspose2d: nn.ConvTranspose2d,
-    strided.BatchNorm2d: nn.BatchNorm2d,
-    strided.BatchLast: nn.Identity,
+    strided_cpu.Conv2d: nn.Conv2d,
+    strided_cpu.ConvTranspose2d: nn.ConvTranspose2d,
+    strided_cpu.BatchNorm2d: nn.BatchNorm2d,
 }
 
 
 def plain(model: Model[Any]) -> Model[Any]:
-    """The model with PyTorch's own layers in place of ours; the same parameters."""
+    """The model with PyTorch's own layers and losses in place of ours; the same parameters."""
     for module in model.modules():
         module.__class__ = _PLAIN.get(type(module), type(module))
+    if isinstance(model, AE):
+        model._losses = MethodType(_plain_losses, model)  # type: ignore[method-assign]
     return model
+
+
+def _plain_losses(model: AE, images: Tensor, target: Tensor) -> Losses:
+    """The mean over pixels, an example; targets lie in memory as they come."""
+    logits = model.reconstruct(images)
+    if model.config.loss == "mse":
+        error = F.mse_loss(torch.sigmoid(logits), target, reduction="none")
+    else:
+        error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    mean = error.mean((1, 2, 3))
+    return {RECONSTRUCTION: mean, TOTAL: mean}
 
 
 def plain_adam(model: Model[Any]) -> torch.optim.Adam:
@@ -39,7 +54,7 @@ def plain_adam(model: Model[Any]) -> torch.optim.Adam:
 
 
 def train(model: Model[Any], device: torch.device, data: Path, folder: Path) -> Iterator[float]:
-    """Train; the seconds of each epoch: training, test and picture.
+    """Train; the seconds of each epoch: training, test and preview.
 
     Args:
         model: untrained, with PyTorch's own layers.
@@ -81,8 +96,8 @@ def train(model: Model[Any], device: torch.device, data: Path, folder: Path) -> 
             for images, _ in loaders[False]:
                 total += model.test_losses(images.to(device), noise)[TOTAL].sum().item()
             writer.add_scalar("Test/Total Loss", total, epoch)
-            rows = model.picture(images[: model.picture_size].to(device), noise)
-            grid = make_grid(torch.cat([row for _, row in rows]), nrow=model.picture_size)
-            writer.add_image("picture", grid.cpu(), epoch)
+            rows = model.preview(images[: model.preview_size].to(device), noise)
+            grid = make_grid(torch.cat([row for _, row in rows]), nrow=model.preview_size)
+            writer.add_image("preview", grid.cpu(), epoch)
         yield time.perf_counter() - started
     writer.close()

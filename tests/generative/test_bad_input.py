@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Workspace
-from observing import runs
+from helpers import Workspace, runs
 
 
 def truncate_data(workspace: Workspace) -> None:

@@ -1,4 +1,4 @@
-"""`generative verify`: a run is rebuilt elsewhere and proved equal, or why not is said."""
+"""`runrecord verify`: a run is rebuilt elsewhere and proved equal, or why not is said."""
 
 import hashlib
 import json
@@ -10,15 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
+from helpers import TRAIN, Workspace, everything, read_until, runs, spool, stop, wait_until
 from mlflow.entities import Run
-from observing import everything, read_until, runs, spool, wait_until
-from test_resume import TRAIN, stop
 
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
 OTHER_PRODUCTS = "COMPATIBLE"
 """For MKL_CBWR: kernels for any processor, which round otherwise than those MKL takes by itself."""
-RECORD_ONLY = {"GENERATIVE_TRACKERS": "off"}
+RECORD_ONLY = {"RUNRECORD_SINKS": "off"}
 
 
 def verify(
@@ -26,14 +24,14 @@ def verify(
 ) -> str:
     """Verify a run, expecting an exit status; nothing may be left behind."""
     output = workspace.run(
-        "generative", "verify", name, *options, status=status, environment=environment
+        "runrecord", "verify", name, *options, status=status, environment=environment
     )
     assert_nothing_left(workspace)
     return output
 
 
 def assert_nothing_left(workspace: Workspace) -> None:
-    assert not (workspace.path / ".generative" / "verify").exists()
+    assert not (workspace.path / ".runrecord" / "verify").exists()
 
 
 def trained(workspace: Workspace) -> Run:
@@ -115,13 +113,13 @@ def test_a_record_that_was_changed_is_different_from_there_on(workspace: Workspa
 
 def test_other_arithmetic_is_equal_within_tolerance_and_named(workspace: Workspace) -> None:
     output = verify(workspace, "HEAD:ae", MKL_CBWR=OTHER_PRODUCTS)
-    assert "Verdict: equal within tolerance: figures differ by at most " in output
+    assert "Verdict: equal within tolerance: metrics differ by at most " in output
     assert re.search(r", first \S.* at epoch \d, step \d+; other here: env\.MKL_CBWR\.", output)
 
 
 @pytest.mark.slow
 def test_what_is_not_within_tolerance_is_different(workspace: Workspace) -> None:
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     output = verify(workspace, "HEAD:ae", "--tolerance=0", status=1, MKL_CBWR=OTHER_PRODUCTS)
     assert "possible cause: env.MKL_CBWR." in output
     (run,) = runs(workspace, "train-ae")
@@ -178,7 +176,7 @@ def test_experiments_by_their_name_and_restored_runs(workspace: Workspace) -> No
     assert output.count(IDENTICAL) == 3
     workspace.set_params(vae__latent_dim=4)
     assert workspace.repro() == [], "restored from the run cache"
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     trainings = runs(workspace, "train-vae")
     (run,) = [run for run in trainings if run.data.params["latent_dim"] == "4"]
     assert IDENTICAL in verify(workspace, run.info.run_id)
@@ -245,7 +243,7 @@ def test_what_is_missing_is_said(workspace: Workspace) -> None:
     shutil.rmtree(spool(workspace)[0])
     shutil.rmtree(workspace.path / "records")
     output = verify(workspace, run.info.run_id, status=2)
-    assert f"error: {run.info.run_id}: no record of such a run is in the spool" in output
+    assert f"error: {run.info.run_id}: no record of such a run is in the run store" in output
     assert verdict(workspace, run) == "cannot be rebuilt"
 
 
@@ -289,7 +287,7 @@ def test_a_forged_change_is_asked_about_and_never_tags_the_real_run(
     output = verify(workspace, str(forged), "--yes", status=1)
     assert victim.exists()
     assert "different: MLflow shows the SHA-256 of change.patch = " in output
-    assert "the verdict is not tagged there" in output
+    assert "MLflow shows another run under this name: it is not tagged." in output
     (shown,) = runs(workspace)
     assert "verified" not in shown.data.tags
     assert IDENTICAL in verify(workspace, run.info.run_id), "the real one is not asked about"
@@ -319,10 +317,10 @@ def test_verify_in_a_hook_leaves_the_persons_repository_alone(workspace: Workspa
 def test_interrupted_it_leaves_nothing_behind(workspace: Workspace, sent: signal.Signals) -> None:
     workspace.set_params(vae__batch_size=1, vae__epochs=3)
     run = recorded(workspace)
-    with workspace.start("generative", "verify", run) as process:
+    with workspace.start("runrecord", "verify", run) as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 1/")
-        (folder,) = (workspace.path / ".generative/verify").iterdir()
+        (folder,) = (workspace.path / ".runrecord/verify").iterdir()
         process.send_signal(sent)
         process.stdout.read()
     if sent == signal.SIGKILL:

@@ -1,16 +1,17 @@
 """The steps of an epoch, and the check that a CUDA graph has to pass before it takes any."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from conftest import SAMPLE
-from test_training import CPU, compute, config
+from helpers import CPU, SAMPLE, compute, config
 
-from generative.compute import prepare
-from generative.mnist import load_mnist
+from generative.data.dataset import load_mnist
 from generative.models.registry import REGISTRY
-from generative.optimizers import make_optimizer
-from generative.steps import Steps
-from generative.training import initialise
+from generative.training.loop import initialise
+from generative.training.optimizers import make_optimizer
+from generative.training.runtime import prepare
+from generative.training.step import Steps
 
 INDEX = torch.arange(100)
 EPOCHS = (1, 2, 3)
@@ -56,14 +57,23 @@ def test_what_does_other_things_does_not_agree(model: str) -> None:
         assert not taken.agree(taken.eager, other, INDEX)
 
 
-def test_where_a_graph_cannot_be_captured_a_line_says_why(
-    capfd: pytest.CaptureFixture[str],
+def test_where_a_graph_cannot_be_captured_a_line_says_why_and_steps_are_single(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("a CUDA device is here: graphs can be captured")
+    def broken() -> None:
+        raise RuntimeError("the driver is too old.\nIts trace.")
+
     prepare(compute())
-    assert steps("vae")._capture(INDEX, None) is None  # type: ignore[arg-type]
-    assert "no CUDA graph (" in capfd.readouterr().err
+    failing, single = steps("vae"), steps("vae")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", broken)
+    monkeypatch.setattr(failing, "_stream", object())
+    monkeypatch.setattr(failing, "_on_stream", nullcontext)
+    for number in EPOCHS:
+        assert torch.equal(failing.epoch(0, number), single.epoch(0, number))
+    assert failing._replay is None
+    assert capfd.readouterr().err == (
+        "no CUDA graph (the driver is too old): steps are taken one by one, more slowly.\n"
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")

@@ -5,16 +5,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
+from helpers import EXPERIMENT, POSTGRES, Workspace, mlflow_server, postgresql, read_until
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from observing import EXPERIMENT, read_until
-from servers import POSTGRES, mlflow_server, postgresql
 
-from generative.commands.viewers import free_port
-from generative.record import Record, files_in
-from generative.spool import records_in
-from generative.tracking.events import EpochEnded
+from runrecord.cli.viewers import free_port
+from runrecord.events import EpochEnded
+from runrecord.record.reader import Record, files_in
+from runrecord.run_store import run_dirs
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong-staple-7"
@@ -76,23 +74,23 @@ def test_a_server_on_postgresql_with_users(
             )
         wrong = right | {"MLFLOW_TRACKING_PASSWORD": WRONG}
         output = workspace.run("python", "stages/train_ae.py", environment=wrong)
-        output += workspace.run("generative", "sync", status=2, environment=wrong)
+        output += workspace.run("runrecord", "sync", status=2, environment=wrong)
         assert output.count("warning: MLflow is left behind: ") == 1
         assert "error: MLflow's tracking store does not answer (" in output
 
         in_address = address.replace("http://", "http://admin:hunter22@")
         by_address = {"MLFLOW_TRACKING_URI": in_address}
-        output += workspace.run("generative", "doctor", status=1, environment=by_address)
-        for place in (".generative", "records", "tensorboard"):
+        output += workspace.run("runrecord", "doctor", status=1, environment=by_address)
+        for place in (".runrecord", "records", "tensorboard"):
             for file in (workspace.path / place).rglob("*"):
                 if file.is_file():
                     content = file.read_bytes()
                     assert not any(s.encode() in content for s in (WRONG, PASSWORD, "hunter22"))
         assert not any(secret in output for secret in (WRONG, PASSWORD, "hunter22"))
 
-        output = workspace.run("generative", "sync", environment=right)
+        output = workspace.run("runrecord", "sync", environment=right)
         assert "MLflow: 1 created, 0 completed, 2 already there, 0 failed" in output
-        for folder in records_in(workspace.path):
+        for folder in run_dirs(workspace.path):
             if not folder.name.startswith("evaluate"):
                 assert_whole(address, folder)
         evaluation, ae, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
@@ -131,15 +129,15 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
                     assert process.wait() == 0
                     assert "MLflow answers again and gets all that it missed." in output
                     assert "warning" not in output
-                    assert_whole(address, records_in(workspace.path)[-1])
+                    assert_whole(address, run_dirs(workspace.path)[-1])
             else:  # never, as far as the run can know
                 output = process.stdout.read()
                 assert process.wait() == 0
                 assert "warning" not in output
         assert [workspace.read(name) for name in OUTS] == undisturbed
     with mlflow_server(tmp_path, port, database) as address:
-        output = workspace.run("generative", "sync", environment=environment)
+        output = workspace.run("runrecord", "sync", environment=environment)
         assert "1 completed" in output
-        for folder in records_in(workspace.path):
+        for folder in run_dirs(workspace.path):
             assert_whole(address, folder)
     assert os.listdir(workspace.path / "records" / "vae")

@@ -3,46 +3,22 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
-from conftest import Workspace
-from observing import answers, runs, wait_until
-from playwright.sync_api import Page, expect, sync_playwright
+from helpers import Workspace, answers, needs_chromium, runs, wait_until
+from playwright.sync_api import Page, expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 SHOTS = os.environ.get("SCREENSHOTS")
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox",
-                "--disable-background-networking",
-                "--use-angle=swiftshader",  # WebGL without a GPU, for TensorBoard's projector
-                "--enable-unsafe-swiftshader",
-            ],
-        )
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
-        yield page
-        browser.close()
 
 
 @contextmanager
 def viewing(workspace: Workspace, viewer: str, port: int) -> Iterator[str]:
     """The address of a running viewer."""
-    with workspace.start("generative", viewer, "--port", str(port)) as process:
+    with workspace.start("runrecord", viewer, "--port", str(port)) as process:
         try:
             assert process.stdout is not None
             found = re.search(r"http://[\d.:]+", process.stdout.readline())
@@ -164,7 +140,7 @@ def test_markup_in_somebody_elses_record_is_shown_as_text(workspace: Workspace, 
     start = json.loads(path.read_text())
     start["params"]["optimizer"] = start["tags"]["git.branch"] = markup
     path.write_text(json.dumps(start))
-    workspace.run("generative", "sync", "--tensorboard")
+    workspace.run("runrecord", "sync", "--tensorboard")
     with viewing(workspace, "mlflow", 5100) as address:
         run = runs(workspace, "train-vae")[0].info
         visit(page, f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}")
@@ -189,6 +165,6 @@ def test_a_taken_port_is_passed_over(built: Workspace) -> None:
 
 def test_a_tracking_servers_own_interface_is_named(built: Workspace) -> None:
     output = built.run(
-        "generative", "mlflow", status=2, MLFLOW_TRACKING_URI="http://u:secret@127.0.0.1:9"
+        "runrecord", "mlflow", status=2, MLFLOW_TRACKING_URI="http://u:secret@127.0.0.1:9"
     )
     assert output == ("error: MLFLOW_TRACKING_URI names a server; open its address in a browser.\n")

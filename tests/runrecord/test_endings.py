@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
-from observing import read_until, spool
-from test_resume import OUTS, TRAIN
+from helpers import OUTS, TRAIN, Workspace, read_until, spool
 
-from generative.record import Record, files_in
+from runrecord.record.reader import Record, files_in
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
-"""`generative compare`: what differs between two runs, and nothing else."""
+"""`runrecord compare`: what differs between two runs, and nothing else."""
 
 import json
 from typing import Any
 
 import pytest
-from conftest import Workspace
-from observing import runs, spool
+from helpers import Workspace, runs, spool
 
 
 def compare(workspace: Workspace, first: str, second: str, *options: str) -> dict[str, Any]:
-    output = workspace.run("generative", "compare", first, second, "--json", *options)
+    output = workspace.run("runrecord", "compare", first, second, "--json", *options)
     found: dict[str, Any] = json.loads(output)
     return found
 
@@ -19,7 +18,7 @@ def test_a_rerun_is_bit_identical(workspace: Workspace) -> None:
     found = compare(workspace, "HEAD:vae", "records/vae")
     assert found["verdict"] == "bit-identical"
     assert not any(found[key] for key in ("code", "params", "data", "metrics", "model"))
-    output = workspace.run("generative", "compare", "HEAD:vae", "records/vae")
+    output = workspace.run("runrecord", "compare", "HEAD:vae", "records/vae")
     assert "Verdict: bit-identical: every metric at every step, and what it wrote." in output
 
 
@@ -42,7 +41,7 @@ def test_what_differs_is_named_and_nothing_else(workspace: Workspace) -> None:
     assert found["verdict"] == "equal within tolerance"
     tight = compare(workspace, "HEAD:vae", folder.name, "--tolerance", "1e-9")
     assert tight["verdict"] == "different"
-    output = workspace.run("generative", "compare", "HEAD:vae", "records/vae")
+    output = workspace.run("runrecord", "compare", "HEAD:vae", "records/vae")
     for text in ("lr", "0.0010001", "epoch 1, step 2", "Verdict: equal within tolerance"):
         assert text in output
     assert "latent_dim" not in output
@@ -62,12 +61,12 @@ def test_an_experiment_is_found_by_its_name(workspace: Workspace) -> None:
 
 
 def test_a_run_that_is_not_known_is_one_sentence(workspace: Workspace) -> None:
-    output = workspace.run("generative", "compare", "nothing", "HEAD:vae", status=2)
-    assert output.startswith("error: nothing: no record of such a run is in the spool, DVC's")
-    output = workspace.run("generative", "compare", "HEAD:gan", "HEAD:vae", status=2)
-    assert output.startswith("error: HEAD:gan: no record of such a run is in the spool, ")
+    output = workspace.run("runrecord", "compare", "nothing", "HEAD:vae", status=2)
+    assert output.startswith("error: nothing: no record of such a run is in the run store, DVC's")
+    output = workspace.run("runrecord", "compare", "HEAD:gan", "HEAD:vae", status=2)
+    assert output.startswith("error: HEAD:gan: no record of such a run is in the run store, ")
     assert len(output.splitlines()) == 1
-    output = workspace.run("generative", "compare", "HEAD", "HEAD:vae", status=2)
+    output = workspace.run("runrecord", "compare", "HEAD", "HEAD:vae", status=2)
     assert output.startswith("error: HEAD: has 3 records (train-ae, train-vae, evaluate); name one")
 
 
@@ -89,7 +88,7 @@ def test_a_record_whose_commit_is_an_option_is_refused(
     content["tags"]["git.commit"] = tag.format(victim=victim)
     start.chmod(0o644)
     start.write_text(json.dumps(content))
-    output = workspace.run("generative", "compare", "records/vae", "HEAD:vae", status=2)
+    output = workspace.run("runrecord", "compare", "records/vae", "HEAD:vae", status=2)
     assert why in output
     assert victim.read_text() == "precious"
 
@@ -102,6 +101,6 @@ def test_what_a_record_says_cannot_steer_the_terminal(workspace: Workspace) -> N
     content["host"] = "\x1b[31mhost"
     start.chmod(0o644)
     start.write_text(json.dumps(content))
-    output = workspace.run("generative", "compare", "records/vae", "HEAD:vae")
+    output = workspace.run("runrecord", "compare", "records/vae", "HEAD:vae")
     assert "\x1b" not in output
     assert "\ufffd[31mhost" in output

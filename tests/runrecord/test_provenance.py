@@ -4,16 +4,13 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import Workspace
-from observing import client, read_until, runs
+from helpers import Workspace, client, read_until, runs
 
-from generative.params import Params
-from generative.provenance import Origin, collect
-from generative.record import Record, files_in
+from generative.project import PROJECT
+from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.record.reader import Record, files_in
 
 STAGE = "train-vae"
-CPU = torch.device("cpu")
 
 
 def append(workspace: Workspace, name: str, text: str) -> None:
@@ -22,8 +19,7 @@ def append(workspace: Workspace, name: str, text: str) -> None:
 
 
 def origin(workspace: Workspace, **environment: str) -> Origin:
-    params = Params(workspace.path / "params.yaml", workspace.path / "dvc.yaml")
-    return collect(workspace.path, STAGE, params, CPU, environment)
+    return collect_origin(workspace.path, STAGE, PROJECT, {}, environment)
 
 
 def test_a_clean_run_has_a_commit_its_deps_and_no_patch(built: Workspace) -> None:

@@ -4,12 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import IDENTITY, Workspace
+from helpers import IDENTITY, Workspace
 
-from generative.git import GitFailed, OutsideGit, commit_of, git, unsteered
-from generative.params import Params
-from generative.provenance import Origin, collect
+from runrecord.project import Project
+from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git, unsteered
 
 STEERING = subprocess.run(
     ["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True
@@ -33,8 +32,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def origin(folder: Path) -> Origin:
-    params = Params(folder / "params.yaml", folder / "dvc.yaml")
-    return collect(folder, "train", params, torch.device("cpu"), {})
+    project = Project(code=("src", "params.yaml", "dvc.yaml"))
+    return collect_origin(folder, "train", project, {}, {})
 
 
 @pytest.mark.parametrize("name", STEERING)
@@ -43,6 +42,32 @@ def test_no_variable_by_which_a_caller_steers_git_reaches_it(name: str) -> None:
         "PATH": "y",
         "GIT_AUTHOR_NAME": "z",
     }
+
+
+def test_of_settings_in_variables_only_safe_directories_stay() -> None:
+    given = {
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "core.worktree",
+        "GIT_CONFIG_VALUE_0": "/elsewhere",
+        "GIT_CONFIG_KEY_1": "safe.directory",
+        "GIT_CONFIG_VALUE_1": "*",
+    }
+    kept = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+    }
+    assert unsteered(given) == kept
+    assert unsteered(kept) == kept
+
+
+def test_a_file_that_git_would_not_give_back_as_it_is_is_left_out(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = input\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
+    (repository / "src/new.py").write_bytes(b"NEW = 1\r\n")
+    assert origin(repository).tags["git.patch"].startswith("left out: Git refuses: ")
 
 
 def test_a_hooks_git_dir_leads_nowhere_else(
@@ -142,13 +167,13 @@ def test_a_run_says_at_its_start_that_git_refuses(workspace: Workspace) -> None:
     output = workspace.run(
         "python", "stages/train_vae.py", environment={"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
     )
-    warning, *rest = output.splitlines()
+    _, warning, *rest = output.splitlines()
     assert warning.startswith("warning: the code of the run is not recorded: Git refuses: ")
     assert warning.endswith("It cannot be rebuilt later.")
     assert any("epoch 1/" in line for line in rest)
-    output = workspace.run("generative", "verify", "records/vae", status=2)
+    output = workspace.run("runrecord", "verify", "records/vae", status=2)
     assert "cannot be rebuilt: its code was not recorded: Git refuses: detected dubious" in output
     output = workspace.run(
-        "generative", "doctor", status=1, environment={"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+        "runrecord", "doctor", status=1, environment={"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
     )
     assert "✗ Git: Git refuses: detected dubious ownership" in output

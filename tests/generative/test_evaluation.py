@@ -1,4 +1,4 @@
-"""Figures against known answers, pictures for every shape of model, and where they are shown."""
+"""Metrics against known answers, pictures for every shape of model, and where they are shown."""
 
 import json
 import math
@@ -8,25 +8,22 @@ from typing import Any, final
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE, Workspace
-from observing import event_files, runs
+from helpers import SAMPLE, Workspace, ae, compute, event_files, noise, runs, vae
 from PIL import Image
-from test_models import ae, noise, vae
-from test_training import compute
 from torch import Generator, Tensor
 
-from generative.compute import prepare
+from generative.data.dataset import Mnist, load_mnist
 from generative.evaluation.config import EvaluationConfig
-from generative.evaluation.evaluate import Evaluated, evaluate
-from generative.evaluation.latents import baseline_figures, codes_of, pixels_of, probe_figures
-from generative.evaluation.likelihood import bound, likelihood, log_weights
-from generative.evaluation.pictures import pictures_of
+from generative.evaluation.likelihood import iwae_bound, likelihood, log_weights
+from generative.evaluation.mmd import squared_mmd
+from generative.evaluation.model_pictures import pictures_of
+from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
 from generative.evaluation.reconstruction import image_errors, means_of, reconstruction_errors
-from generative.evaluation.samples import squared_mmd
-from generative.figures.images import png
-from generative.mnist import Mnist, load_mnist
+from generative.evaluation.suite import Evaluated, evaluate
 from generative.models.base import KL, RECONSTRUCTION, LatentVariableModel, Losses, Model, add_noise
 from generative.models.vae import VAEConfig
+from generative.plots.image_grids import png
+from generative.training.runtime import prepare
 
 
 def config(**changes: Any) -> EvaluationConfig:
@@ -62,11 +59,11 @@ class Stub(LatentVariableModel[VAEConfig]):
 
     name = "stub"
     config_class = VAEConfig
-    picture_title = ""
-    picture_size = 1
+    preview_title = ""
+    preview_size = 1
     loss_unit = ""
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         raise NotImplementedError
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,16 +72,16 @@ class Stub(LatentVariableModel[VAEConfig]):
     def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def training_losses(self, images: Tensor, noise: Generator) -> Losses:
+    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
         raise NotImplementedError
 
-    def test_losses(self, images: Tensor, noise: Generator) -> Losses:
+    def test_losses(self, images: Tensor, rng: Generator) -> Losses:
         raise NotImplementedError
 
     def objective(self, losses: Losses) -> Tensor:
         raise NotImplementedError
 
-    def picture(self, images: Tensor, noise: Generator) -> list[tuple[str, Tensor]]:
+    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
         raise NotImplementedError
 
 
@@ -120,15 +117,15 @@ class LinearGaussian(Stub):
 
 
 def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: Mnist) -> None:
-    model, images = LinearGaussian(1.0), data.test.floats(slice(10)).double()
+    model, images = LinearGaussian(1.0), data.test.to_float(slice(10)).double()
     weights = log_weights(model, images, 12, noise())
     expected = model.log_likelihood(images).mean().item()
     for count in (1, 3, 12):
-        assert bound(weights, count) == pytest.approx(expected, abs=1e-4)
+        assert iwae_bound(weights, count) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: Mnist) -> None:
-    model, images = LinearGaussian(4.0), data.test.floats(slice(10)).double()
+    model, images = LinearGaussian(4.0), data.test.to_float(slice(10)).double()
     weights = log_weights(model, images, 4000, noise())
     mean, log_variance = model.posterior(images)
     posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
@@ -137,7 +134,7 @@ def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: Mnist) 
     at_mean = model.reconstruction_error(images, mean)
     spread = (log_variance.exp() * model.weights.square().sum(0)).sum(1) / 2
     elbo = (-at_mean - spread - divergence).mean().item()
-    bounds = [bound(weights, count) for count in (1, 10, 100, 4000)]
+    bounds = [iwae_bound(weights, count) for count in (1, 10, 100, 4000)]
     assert bounds[0] == pytest.approx(elbo, abs=0.05)
     assert bounds == sorted(bounds)
     assert bounds[-1] == pytest.approx(model.log_likelihood(images).mean().item(), abs=0.01)
@@ -145,16 +142,16 @@ def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: Mnist) 
 
 
 def test_with_one_sample_the_bound_is_the_elbo(data: Mnist) -> None:
-    model, images = vae(latent_dim=5).eval(), data.test.floats(slice(20))
+    model, images = vae(latent_dim=5).eval(), data.test.to_float(slice(20))
     with torch.inference_mode():
         weights = log_weights(model, images, 2000, noise())
         terms = [model.elbo_terms(images, noise(str(n))) for n in range(500)]
         elbos = torch.stack([-(part[RECONSTRUCTION] + part[KL]) for part in terms])
     error = (weights.mean(1).std() / math.sqrt(2000)).item()
-    assert abs(bound(weights, 1) - elbos.mean().item()) < 5 * error
+    assert abs(iwae_bound(weights, 1) - elbos.mean().item()) < 5 * error
 
 
-def test_likelihood_figures_fit_together(data: Mnist) -> None:
+def test_likelihood_metrics_fit_together(data: Mnist) -> None:
     model = vae(latent_dim=6).eval()
     with torch.no_grad():
         for parameters in (model.mean, model.log_variance):
@@ -162,34 +159,34 @@ def test_likelihood_figures_fit_together(data: Mnist) -> None:
             parameters.bias[2:].zero_()
         model.mean.weight[:2] *= 20
     found = likelihood(model, data.test, config(), 0)
-    assert found.figures["Likelihood/Active Units"] == 2
+    assert found.metrics["Likelihood/Active Units"] == 2
     assert set(found.order[:2]) == {0, 1}
     assert found.active == [True] * 2 + [False] * 4
     assert found.divergences == sorted(found.divergences, reverse=True)
     assert found.divergences[2:] == [0.0] * 4
-    kl = found.figures["Likelihood/KL"]
+    kl = found.metrics["Likelihood/KL"]
     assert sum(found.divergences) == pytest.approx(kl)
-    elbo = found.figures["Likelihood/ELBO"]
-    assert elbo == pytest.approx(-kl - found.figures["Likelihood/Reconstruction"])
+    elbo = found.metrics["Likelihood/ELBO"]
+    assert elbo == pytest.approx(-kl - found.metrics["Likelihood/Reconstruction"])
     assert list(found.bounds) == [1, 10, 100]
     assert list(found.bounds.values()) == sorted(found.bounds.values())
-    assert found.figures["Likelihood/IWAE Bound"] == found.bounds[100]
-    assert found.figures["Likelihood/IWAE Gain"] == found.bounds[100] - found.bounds[1]
+    assert found.metrics["Likelihood/IWAE Bound"] == found.bounds[100]
+    assert found.metrics["Likelihood/IWAE Gain"] == found.bounds[100] - found.bounds[1]
 
 
 def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: Mnist) -> None:
     model = vae(latent_dim=6).eval()
-    truth = likelihood(model, data.test, config(noise_seeds=500), 0).figures["Likelihood/ELBO"]
+    truth = likelihood(model, data.test, config(noise_seeds=500), 0).metrics["Likelihood/ELBO"]
     covered = 0
     for seed in range(1, 41):
-        figures = likelihood(model, data.test, config(noise_seeds=3), seed).figures
-        distance = abs(figures["Likelihood/ELBO"] - truth)
-        covered += distance < figures["Likelihood/ELBO Interval"]
+        metrics = likelihood(model, data.test, config(noise_seeds=3), seed).metrics
+        distance = abs(metrics["Likelihood/ELBO"] - truth)
+        covered += distance < metrics["Likelihood/ELBO Interval"]
     assert covered in range(34, 41)  # of 40, where 38 are expected
 
 
 def test_errors_of_images_that_are_known(data: Mnist) -> None:
-    images = data.test.floats(slice(8))
+    images = data.test.to_float(slice(8))
     same = image_errors(torch.logit(images, eps=1e-7), images)
     assert same["MSE"].max() < 1e-12
     torch.testing.assert_close(same["SSIM"], torch.ones(8))
@@ -232,8 +229,8 @@ class Identity(Codes):
     def __init__(self) -> None:
         super().__init__(lambda images: images)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        return torch.logit(codes, eps=1e-7)
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.logit(latents, eps=1e-7)
 
 
 def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: Mnist) -> None:
@@ -241,7 +238,7 @@ def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: Mnist) -
     found = means_of(reconstruction_errors(model, data.test, config(noise_factors=levels), 0))
     assert found["Reconstruction/MSE"] < 1e-12
     for level in levels:
-        images = data.test.floats(slice(None))
+        images = data.test.to_float(slice(None))
         expected = (add_noise(images, level, noise()) - images).square().mean().item()
         assert found[f"Denoising/MSE at {level}"] == pytest.approx(expected, rel=0.02)
     similarities = [found[f"Denoising/SSIM at {level}"] for level in levels]
@@ -250,14 +247,14 @@ def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: Mnist) -
 
 def test_probes_read_what_is_in_the_codes(data: Mnist) -> None:
     pixels, nothing = Codes(lambda images: images.flatten(1)), Codes(lambda i: i[:, 0, :2, 0] * 0)
-    baseline = baseline_figures(data, config(), 0)
-    codes = codes_of(pixels, data.test, 50)
+    baseline = baseline_metrics(data, config(), 0)
+    codes = latents_of(pixels, data.test, 50)
     assert np.array_equal(codes, pixels_of(data.test))
-    found = probe_figures(pixels, codes, data, config(), 0)
+    found = probe_metrics(pixels, codes, data, config(), 0)
     for kind in ("Probe", "kNN"):
         accuracy = found[f"Latents/{kind} Accuracy"]
         assert accuracy == baseline[f"Latents/{kind} of Pixels"] > 0.6
-    found = probe_figures(nothing, codes_of(nothing, data.test, 50), data, config(), 0)
+    found = probe_metrics(nothing, latents_of(nothing, data.test, 50), data, config(), 0)
     assert found["Latents/Probe Accuracy"] < 0.2
     assert found["Latents/Probe of PCA"] > 0.3
 
@@ -287,12 +284,12 @@ def test_the_mean_discrepancy_tells_laws_apart() -> None:
 
 
 def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: Mnist) -> None:
-    chosen = data.test.choice(20, noise())
-    assert torch.equal(chosen, data.test.choice(20, noise()))
-    assert not torch.equal(chosen, data.test.choice(20, noise("other")))
+    chosen = data.test.random_subset(20, noise())
+    assert torch.equal(chosen, data.test.random_subset(20, noise()))
+    assert not torch.equal(chosen, data.test.random_subset(20, noise("other")))
     assert len(set(chosen.tolist())) == 20
     assert chosen.tolist() == sorted(chosen.tolist())
-    assert torch.equal(data.test.choice(10**6, noise()), torch.arange(len(data.test)))
+    assert torch.equal(data.test.random_subset(10**6, noise()), torch.arange(len(data.test)))
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 9])
@@ -320,40 +317,42 @@ def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: Mnist) -> 
     for parameter in model.encoder.parameters():
         torch.nn.init.zeros_(parameter)
     evaluated: dict[str, Evaluated] = {"ae": evaluate(model, data, config(), 0, {})}
-    assert np.ptp(evaluated["ae"].codes) == 0
-    assert evaluated["ae"].figures["Latents/Probe Accuracy"] < 0.3
+    assert np.ptp(evaluated["ae"].latents) == 0
+    assert evaluated["ae"].metrics["Latents/Probe Accuracy"] < 0.3
     assert "ae_latent_map" in pictures_of(evaluated, data.test, config(), 0)
 
 
 def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspace) -> None:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-    figures = json.loads(built.read("metrics/evaluation.json"))
+    metrics = json.loads(built.read("metrics/evaluation.json"))
     evaluation = runs(built, "evaluate")[0]
     folder = built.path / "tensorboard" / evaluation.info.run_name
     for model, latent_dim in (("ae", 4), ("vae", 8)):
         events = event_files(built, evaluation, model)
-        for name, value in figures[model].items():
+        for name, value in metrics[model].items():
             (point,) = events.Scalars(f"eval/{name}")
             assert point.value == pytest.approx(value, rel=1e-6)
         content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         hparams = HParamsPluginData.FromString(content).session_start_info.hparams
         assert hparams["model"].string_value == model
         assert hparams["latent_dim"].number_value == latent_dim
-        codes = np.loadtxt(folder / model / "codes.tsv")
+        codes = np.loadtxt(folder / model / "vectors.tsv")
         assert codes.shape == (128, latent_dim)
-        assert len((folder / model / "digits.tsv").read_text().splitlines()) == 128
-        with Image.open(folder / model / "images.png") as sprite:
+        assert len((folder / model / "labels.tsv").read_text().splitlines()) == 128
+        with Image.open(folder / model / "thumbnails.png") as sprite:
             assert sprite.size == (12 * 28, 12 * 28)
-        assert 'tensor_path: "codes.tsv"' in (folder / model / "projector_config.pbtxt").read_text()
+        assert (
+            'tensor_path: "vectors.tsv"' in (folder / model / "projector_config.pbtxt").read_text()
+        )
     vae_events = event_files(built, evaluation, "vae")
     assert len(vae_events.Scalars("eval/Likelihood/KL by Unit")) == 8
     pictures = {path.stem for path in (built.path / "metrics/pictures").iterdir()}
     assert set(event_files(built, evaluation).Tags()["images"]) == pictures
 
 
-def test_figures_do_not_depend_on_how_many_cores_there_are(workspace: Workspace) -> None:
+def test_metrics_do_not_depend_on_how_many_cores_there_are(workspace: Workspace) -> None:
     before = workspace.read("metrics/evaluation.json")
-    few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "GENERATIVE_TRACKERS": "off"}
+    few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RUNRECORD_SINKS": "off"}
     workspace.run("python", "stages/evaluate.py", environment=few)
     assert workspace.read("metrics/evaluation.json") == before

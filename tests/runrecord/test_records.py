@@ -1,18 +1,24 @@
 """The record of a run: what it holds, and what is refused of one that comes from elsewhere."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import pytest
 import safetensors.numpy
-from conftest import Workspace
-from observing import history
+from helpers import Workspace, history
 
-from generative.record import Journal, Record, RecordRefused, files_in
-from generative.tracking.events import Dataset, EpochEnded, ModelsEvaluated, RunEnded, RunStarted
+from runrecord.errors import UserError
+from runrecord.events import Dataset, EpochEnded, EvaluationEnded, RunEnded, RunStarted
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import RecordRefused
+from runrecord.record.writer import RecordWriter
+from runrecord.run_store import run_dir
 
 START = RunStarted("run-1", "train-ae", 1, "host", {"lr": 0.1}, {}, Dataset("mnist", "d", "data"))
 
@@ -60,11 +66,11 @@ def test_a_record_holds_every_epoch_every_step_every_picture_and_the_model(
     assert end.status == "FINISHED"
 
 
-def test_a_sealed_record_is_what_the_spool_has(built: Workspace) -> None:
+def test_a_sealed_record_is_what_the_store_has(built: Workspace) -> None:
     for what in ("ae", "vae", "evaluation"):
         sealed = files_in(built.path / "records" / what)
         name = Record(sealed).start.id
-        spooled = dict(files_in(built.path / ".generative" / "spool" / name))
+        spooled = dict(files_in(built.path / ".runrecord" / "runs" / name))
         del spooled["lock"]
         assert sealed.keys() == spooled.keys()
         for file, path in sealed.items():
@@ -190,7 +196,7 @@ def test_files_that_dvc_linked_to_its_cache_are_read(workspace: Workspace) -> No
 
 def test_what_could_not_be_written_is_written_with_the_next_event(tmp_path: Path) -> None:
     folder = tmp_path / "record"
-    journal = Journal(folder)
+    journal = RecordWriter(folder)
     journal.write(START)
     epochs = [EpochEnded(n, n, {"Train/x": [1.5]}, {"Train/x": 1.5}, {}) for n in (1, 2, 3)]
     journal.write(epochs[0])
@@ -214,19 +220,40 @@ def test_codes_of_an_evaluation_come_back_and_damaged_ones_are_refused(
 ) -> None:
     folder = tmp_path / "record"
     shutil.copytree(built.path / "records" / "evaluation", folder)
-    (evaluated,) = [event for event in read(folder) if isinstance(event, ModelsEvaluated)]
-    projection = evaluated.projections["vae"]
-    assert projection.codes.shape == (128, 8)
-    assert projection.images.shape == (128, 28, 28)
-    assert sorted(set(projection.labels.tolist())) == list(range(10))
+    (evaluated,) = [event for event in read(folder) if isinstance(event, EvaluationEnded)]
+    embedding = evaluated.embeddings["vae"]
+    assert embedding.vectors.shape == (128, 8)
+    assert embedding.thumbnails.shape == (128, 28, 28)
+    assert sorted(set(embedding.labels.tolist())) == list(range(10))
     assert evaluated.configs["vae"]["latent_dim"] == 8
     assert [x for x, _ in evaluated.series["vae"]["Likelihood/KL by Unit"]] == list(range(1, 9))
     path = folder / "projections" / "vae.safetensors"
     path.unlink()
     path.write_bytes(b"no codes")
-    with pytest.raises(RecordRefused, match=r"vae\.safetensors' holds no codes, or is damaged"):
+    with pytest.raises(RecordRefused, match=r"vae\.safetensors' holds no embedding, or is damaged"):
         read(folder)
-    arrays = vars(projection) | {"labels": projection.labels[:-1]}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "codes": embedding.vectors,
+        "labels": embedding.labels[:-1],
+        "images": embedding.thumbnails,
+    }
     path.write_bytes(safetensors.numpy.save(arrays))
-    with pytest.raises(RecordRefused, match="holds codes, labels and images that do not fit"):
+    with pytest.raises(RecordRefused, match="holds vectors, labels and images that do not fit"):
         read(folder)
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "/etc", "..", "", "a/../../b"])
+def test_no_id_leads_out_of_the_run_store(tmp_path: Path, run_id: str) -> None:
+    assert run_dir(tmp_path, run_id).resolve().parent == tmp_path / ".runrecord" / "runs"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("stage", "Train"), ("params", {"a?": 1}), ("tags", {"git.commit": "-p"})]
+)
+def test_a_start_that_could_not_be_read_again_is_refused_before_the_work(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    start = dataclasses.replace(START, **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="this run cannot be recorded: "):
+        RecordWriter(tmp_path / "record").write(start)
+    assert not (tmp_path / "record" / "run.json").exists()

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SAMPLE
-from test_training import CPU, compute, config
+from helpers import CPU, SAMPLE, compute, config
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
-from generative.compute import generator, prepare
-from generative.mnist import load_mnist
+from generative.data.dataset import load_mnist
 from generative.models.ae import AE
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
-from generative.optimizers import make_optimizer
-from generative.steps import step
-from generative.training import initialise
+from generative.rng import generator
+from generative.training.loop import initialise
+from generative.training.optimizers import make_optimizer
+from generative.training.runtime import prepare
+from generative.training.step import step
 
 
 @pytest.mark.parametrize("model_class", REGISTRY.values())
@@ -28,7 +28,7 @@ def test_steps_are_bit_for_bit_those_of_pytorch(
     model_class: type[Model[Any]], name: str, theirs: type[Optimizer], options: dict[str, bool]
 ) -> None:
     prepare(compute())
-    images = load_mnist(SAMPLE, CPU).train.floats(slice(0, 16))
+    images = load_mnist(SAMPLE, CPU).train.to_float(slice(0, 16))
     settings = config(model_class, optimizer=name, weight_decay=0.01)
 
     def pytorchs(model: Model[Any]) -> Optimizer:
@@ -65,7 +65,7 @@ def test_steps_are_bit_for_bit_those_of_pytorch(
 def test_a_parameter_without_a_gradient_is_left_until_it_has_one() -> None:
     model = initialise(AE, config(AE), 0, CPU)
     late = next(model.parameters())
-    images = load_mnist(SAMPLE, CPU).train.floats(slice(0, 16))
+    images = load_mnist(SAMPLE, CPU).train.to_float(slice(0, 16))
     optimizer, before, changed = make_optimizer(model), late.detach().clone(), []
     for wanted in (True, False, False, True):
         late.requires_grad_(wanted)

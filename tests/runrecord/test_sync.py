@@ -1,4 +1,4 @@
-"""`generative sync`, `reap` and `doctor` on real runs: nothing is lost, nothing is doubled."""
+"""`runrecord sync`, `reap` and `doctor` on real runs: nothing is lost, nothing is doubled."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
-from observing import (
+from helpers import (
+    Workspace,
     assert_shown,
     client,
     event_files,
@@ -23,7 +23,7 @@ from observing import (
     wait_until,
 )
 
-from generative.spool import host
+from runrecord.run_store import host
 
 
 def summary(output: str) -> dict[str, int]:
@@ -41,12 +41,12 @@ def change_start(folder: Path, **values: object) -> None:
 def test_stages_that_dvc_restored_appear_in_mlflow(workspace: Workspace) -> None:
     shutil.rmtree(workspace.path / "records")
     assert workspace.repro() == []
-    counts = summary(workspace.run("generative", "sync"))
+    counts = summary(workspace.run("runrecord", "sync"))
     assert counts == {"created": 3, "completed": 0, "already there": 0, "failed": 0}
     assert {run.info.status for run in runs(workspace)} == {"FINISHED"}
     evaluation, *training = runs(workspace)
     assert evaluation.data.tags["vae.run_id"] in {run.info.run_id for run in training}
-    counts = summary(workspace.run("generative", "sync"))
+    counts = summary(workspace.run("runrecord", "sync"))
     assert counts == {"created": 0, "completed": 0, "already there": 3, "failed": 0}
 
 
@@ -57,12 +57,12 @@ def test_sync_all_brings_back_every_committed_run_and_experiment(workspace: Work
     workspace.run("git", "commit", "--all", "--quiet", "--message=latent_dim 4")
     workspace.run("dvc", "exp", "run", "--temp", "-S", "ae.lr=0.01", "--name", "faster")
     workspace.run("git", "checkout", "--quiet", "HEAD~1")
-    workspace.run("generative", "sync", "--all")
+    workspace.run("runrecord", "sync", "--all")
     before = everything(workspace)
     assert len(before) == 3 + 2 + 2
     forget_mlflow(workspace)
-    shutil.rmtree(workspace.path / ".generative")
-    assert summary(workspace.run("generative", "sync", "--all"))["created"] == len(before)
+    shutil.rmtree(workspace.path / ".runrecord")
+    assert summary(workspace.run("runrecord", "sync", "--all"))["created"] == len(before)
     assert everything(workspace) == before
     for shown in before.values():
         assert shown["status"] == "FINISHED"
@@ -81,35 +81,35 @@ def test_records_come_from_the_remote_where_the_cache_has_none(
     workspace.run("dvc", "push")
     workspace.run("git", "clone", "--quiet", str(workspace.path), str(tmp_path / "clone"))
     clone = Workspace(tmp_path / "clone")
-    assert summary(clone.run("generative", "sync", "--all"))["created"] == 3
-    workspace.run("generative", "sync")
+    assert summary(clone.run("runrecord", "sync", "--all"))["created"] == 3
+    workspace.run("runrecord", "sync")
     assert everything(clone) == everything(workspace)
 
     shutil.rmtree(tmp_path / "storage")
     shutil.rmtree(clone.path / ".dvc" / "cache")
     forget_mlflow(clone)
-    output = clone.run("generative", "sync", "--all")
+    output = clone.run("runrecord", "sync", "--all")
     assert summary(output)["not found"] == 3
     assert "in neither DVC's cache nor its remote" in output
 
 
 @pytest.mark.slow
 def test_sync_killed_in_the_middle_ends_right_when_started_again(workspace: Workspace) -> None:
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     whole = everything(workspace)
     for points in (1, 6, 14, 20):
         forget_mlflow(workspace)
-        with workspace.start("generative", "sync") as process:
+        with workspace.start("runrecord", "sync") as process:
             wait_until(lambda wanted=points: points_in(workspace) >= wanted)  # type: ignore[misc]
             process.kill()
-        counts = summary(workspace.run("generative", "sync"))
+        counts = summary(workspace.run("runrecord", "sync"))
         assert counts["completed"] >= 1 or counts["already there"] >= 1, counts
         assert everything(workspace) == whole
 
 
 def test_a_new_database_never_meets_an_old_ones_log(workspace: Workspace) -> None:
     """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     database = workspace.path / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection:
         for number in range(500):
@@ -122,14 +122,14 @@ def test_a_new_database_never_meets_an_old_ones_log(workspace: Workspace) -> Non
     forget_mlflow(workspace)
     for name in ("-wal", "-shm"):
         shutil.copyfile(workspace.path / f"kept{name}", f"{database}{name}")
-    assert summary(workspace.run("generative", "sync"))["created"] == 3
+    assert summary(workspace.run("runrecord", "sync"))["created"] == 3
     assert everything(workspace) == before
 
 
 def test_a_moved_folder_takes_its_pictures_and_models_along(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     before = everything(workspace)
     moved = Workspace(tmp_path / "moved")
     shutil.copytree(workspace.path, moved.path, symlinks=True)
@@ -145,7 +145,7 @@ def test_a_moved_folder_takes_its_pictures_and_models_along(
     (new,) = shown.keys() - before.keys()
     assert shown[new]["images"]
     assert shown[new]["model"]["files"]
-    assert "was moved" not in moved.run("generative", "sync")
+    assert "was moved" not in moved.run("runrecord", "sync")
 
 
 def snapshot(folder: Path) -> set[str]:
@@ -153,14 +153,14 @@ def snapshot(folder: Path) -> set[str]:
 
 
 def test_event_files_are_written_anew(workspace: Workspace) -> None:
-    workspace.run("generative", "sync", "--tensorboard")
+    workspace.run("runrecord", "sync", "--tensorboard")
     (run,) = runs(workspace, "train-vae")
     for _ in range(2):
         events = event_files(workspace, run)
         assert [point.step for point in events.Scalars("Train/Total Loss")] == list(range(6))
         (title,) = events.Tags()["images"]
         assert [image.step for image in events.Images(title)] == [1, 2]
-        workspace.run("generative", "sync", "--tensorboard")
+        workspace.run("runrecord", "sync", "--tensorboard")
 
 
 def test_a_killed_run_is_closed_and_others_are_left_alone(workspace: Workspace) -> None:
@@ -178,13 +178,13 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(workspace: Workspace) 
         foreign = shutil.copytree(gone, gone.with_name("train-vae-elsewhere"))
         change_start(foreign, id=foreign.name, host="elsewhere")
 
-        output = workspace.run("generative", "reap")
+        output = workspace.run("runrecord", "reap")
         assert f"{gone.name}: its process is gone: KILLED" in output
         assert output.count("KILLED") == 1
         assert_shown(workspace, gone)
         assert "end" not in (foreign / "events.jsonl").read_text().splitlines()[-1][:20]
         live.send_signal(signal.SIGINT)
-    output = workspace.run("generative", "sync")
+    output = workspace.run("runrecord", "sync")
     for folder in spool(workspace):
         if folder != foreign:
             assert_shown(workspace, folder)
@@ -203,7 +203,7 @@ def process_of(folder: Path) -> int:
 def test_half_a_last_line_is_said_and_the_rest_is_used(workspace: Workspace) -> None:
     events = workspace.path / "records" / "vae" / "events.jsonl"
     events.write_bytes(events.read_bytes()[:-20])
-    output = workspace.run("generative", "sync")
+    output = workspace.run("runrecord", "sync")
     assert "records/vae: its last line is cut off; the rest is used." in output
     (run,) = runs(workspace, "train-vae")
     assert run.info.status == "KILLED"
@@ -213,7 +213,7 @@ def test_half_a_last_line_is_said_and_the_rest_is_used(workspace: Workspace) -> 
 
 def test_a_refused_record_is_named_and_the_others_are_played(workspace: Workspace) -> None:
     change_start(workspace.path / "records" / "vae", format=7)
-    output = workspace.run("generative", "sync", status=1)
+    output = workspace.run("runrecord", "sync", status=1)
     assert "records/vae: it has format 7, and this version reads up to 1" in output
     assert "error: 1 of the records failed, as said above; all others are used." in output
     assert {run.info.run_name.rsplit("-", 3)[0] for run in runs(workspace)} == {
@@ -223,30 +223,30 @@ def test_a_refused_record_is_named_and_the_others_are_played(workspace: Workspac
 
 
 def test_two_runs_with_one_id_are_kept_apart(workspace: Workspace) -> None:
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     before = everything(workspace)
     ae, vae = (workspace.path / "records" / name for name in ("ae", "vae"))
     taken = json.loads((ae / "run.json").read_text())["id"]
     change_start(vae, id=taken)
-    output = workspace.run("generative", "sync", status=1)
+    output = workspace.run("runrecord", "sync", status=1)
     assert f"its id '{taken}' is that of another run, in " in output
     shutil.rmtree(ae)
-    output = workspace.run("generative", "sync", status=1)
+    output = workspace.run("runrecord", "sync", status=1)
     assert f"another run in MLflow has the id '{taken}'" in output
     assert everything(workspace) == before
 
 
 def test_a_run_that_a_person_deleted_stays_deleted(workspace: Workspace) -> None:
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     (run,) = runs(workspace, "evaluate")
     client(workspace).delete_run(run.info.run_id)
-    assert summary(workspace.run("generative", "sync"))["already there"] == 3
+    assert summary(workspace.run("runrecord", "sync"))["already there"] == 3
     assert runs(workspace, "evaluate") == []
 
 
 def test_a_store_that_does_not_answer_is_one_sentence(workspace: Workspace) -> None:
     address = "http://me:hunter22@127.0.0.1:9"
-    output = workspace.run("generative", "sync", status=2, MLFLOW_TRACKING_URI=address)
+    output = workspace.run("runrecord", "sync", status=2, MLFLOW_TRACKING_URI=address)
     assert output.startswith("error: MLflow's tracking store does not answer (")
     assert "hunter22" not in output
     assert len(output.splitlines()) == 1
@@ -255,13 +255,13 @@ def test_a_store_that_does_not_answer_is_one_sentence(workspace: Workspace) -> N
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None:
-    """The spool's disk fills up in mid-training; the run, its outs and MLflow are whole."""
+    """The run store's disk fills up in mid-training; the run, its outs and MLflow are whole."""
     workspace.set_params(vae__batch_size=1, vae__epochs=12)
     workspace.run("python", "stages/train_vae.py")
     outs = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
     before = [workspace.read(name) for name in outs]
-    shutil.rmtree(workspace.path / ".generative")
-    small = workspace.path / ".generative"
+    shutil.rmtree(workspace.path / ".runrecord")
+    small = workspace.path / ".runrecord"
     small.mkdir()
     mount = ("mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(small))
     if "denied" in workspace.run("sh", "-c", f"{' '.join(mount)} 2>&1 || echo denied"):
@@ -272,7 +272,7 @@ def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None
         assert "No space left on device" in output
         assert [workspace.read(name) for name in outs] == before
         assert_shown(workspace, workspace.path / "records" / "vae")
-        counts = summary(workspace.run("generative", "sync"))
+        counts = summary(workspace.run("runrecord", "sync"))
         assert counts["failed"] == counts["completed"] == 0, counts
         assert_shown(workspace, workspace.path / "records" / "vae")
     finally:
@@ -280,7 +280,7 @@ def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None
 
 
 def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
-    output = workspace.run("generative", "doctor", status=0)
+    output = workspace.run("runrecord", "doctor", status=0)
     assert output.count("✓") == 10
     workspace.set_params(vae__epochs=100000)
     with workspace.start("python", "stages/train_vae.py") as process:
@@ -294,18 +294,18 @@ def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
     image.chmod(0o644)
     image.write_bytes(content)
     workspace.run("dvc", "remote", "add", "--default", "gone", "http://127.0.0.1:9/x")
-    output = workspace.run("generative", "doctor", status=1)
+    output = workspace.run("runrecord", "doctor", status=1)
     wrong = [line for line in output.splitlines() if line.startswith("✗")]
     assert [line.split(":")[0] for line in wrong] == [
         "✗ data",
-        "✗ spool",
+        "✗ run store",
         "✗ running",
         "✗ DVC remote",
     ]
-    assert "run 'generative reap'" in output
+    assert "run 'runrecord reap'" in output
     assert "error: 4 of the above need doing." in output
     address = "http://me:hunter22@127.0.0.1:9"
-    output = workspace.run("generative", "doctor", status=1, MLFLOW_TRACKING_URI=address)
+    output = workspace.run("runrecord", "doctor", status=1, MLFLOW_TRACKING_URI=address)
     assert "✗ tracking store: MLflow's tracking store does not answer (" in output
     assert "hunter22" not in output
     assert host() not in output

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from conftest import Workspace
-from observing import (
+from helpers import (
+    Workspace,
     client,
     event_files,
     history,
@@ -22,9 +22,10 @@ from observing import (
     wait_until,
 )
 
-from generative.record import Journal
-from generative.tracking.events import Dataset, EpochEnded, Event, RunEnded, RunStarted
-from generative.tracking.tracker import Sink, Tracker
+from runrecord.events import Dataset, EpochEnded, Event, RunEnded, RunStarted
+from runrecord.record.writer import RecordWriter
+from runrecord.sinks.base import Sink
+from runrecord.tracker import Tracker
 
 
 @pytest.mark.parametrize("model", ["ae", "vae"])
@@ -109,7 +110,7 @@ def test_a_logged_model_has_a_signature_and_reconstructs_as_the_file_does(
     import torch
 
     from generative.models.ae import AE
-    from generative.models.file import load_model
+    from generative.models.io import load_model
 
     images = torch.from_numpy(np.load(tmp_path / "images.npy"))
     with torch.inference_mode():
@@ -148,7 +149,7 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
 
 
 def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(workspace: Workspace) -> None:
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     evaluation, training = runs(workspace, "evaluate")[0], runs(workspace, "train-vae")[0]
     notes = {run.info.run_id: run.data.tags["mlflow.note.content"] for run in runs(workspace)}
     address = f"#/experiments/{training.info.experiment_id}/runs"
@@ -156,7 +157,7 @@ def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(workspace: Wor
     assert note.startswith("**VAE**: latent\\_dim 8, beta 1.0, epochs 2, ")
     assert f"({address}/{evaluation.info.run_id}): ELBO \\-" in note
     assert f"commit {training.data.tags['git.commit'][:10]}" in note
-    assert f"`generative verify {training.info.run_name}`" in note
+    assert f"`runrecord verify {training.info.run_name}`" in note
     note = notes[evaluation.info.run_id]
     assert [line[:5] for line in note.splitlines() if line.startswith("- ")] == ["- [AE", "- [VA"]
     assert f"- [VAE, its training]({address}/{training.info.run_id}): ELBO \\-" in note
@@ -267,7 +268,7 @@ class Failing(Sink):
 def test_a_sink_that_fails_is_warned_about_once_and_catches_up_by_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = Tracker(Journal(tmp_path / "record"), tmp_path, [Failing])
+    tracker = Tracker(RecordWriter(tmp_path / "record"), tmp_path, [Failing])
     epochs = [EpochEnded(number, number, {}, {}, {}) for number in (1, 2, 3)]
     dataset = Dataset("mnist", "digest", "data/mnist")
     tracker.log(RunStarted("run-1", "train-ae", 0, "host", {}, {}, dataset))
@@ -341,7 +342,7 @@ def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
 
 
 def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(workspace: Workspace) -> None:
-    scratch = workspace.path / ".generative" / "new-database"
+    scratch = workspace.path / ".runrecord" / "new-database"
     with workspace.start("python", "stages/train_vae.py") as process:
         wait_until(lambda: (scratch / "mlflow.db").exists())
         process.kill()

@@ -7,30 +7,35 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SAMPLE, Workspace
-from observing import (
+from helpers import (
+    CPU,
+    OUTS,
+    SAMPLE,
+    TRAIN,
+    Workspace,
     assert_shown,
+    compute,
+    config,
     event_files,
     points_in,
     read_until,
     runs,
     spool,
+    stop,
     wait_until,
 )
-from test_training import CPU, compute, config
 
-from generative.checkpoint import Checkpoints
-from generative.compute import prepare
-from generative.mnist import load_mnist
+from generative.data.dataset import load_mnist
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
-from generative.optimizers import make_optimizer
-from generative.record import Journal
-from generative.tracking.events import Dataset, EpochEnded, RunEnded, RunStarted
-from generative.training import fit, initialise
+from generative.training.loop import fit, initialise
+from generative.training.optimizers import make_optimizer
+from generative.training.runtime import prepare
+from generative.training.state import pack_state, read_state
+from runrecord.checkpoints import Checkpoints
+from runrecord.events import Dataset, EpochEnded, RunEnded, RunStarted
+from runrecord.record.writer import RecordWriter
 
-TRAIN = ("python", "stages/train_vae.py")
-OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 EPOCHS = 12
 
 
@@ -42,17 +47,8 @@ def undisturbed(workspace: Workspace) -> list[bytes]:
     return [workspace.read(name) for name in OUTS]
 
 
-def stop(workspace: Workspace, after: int, sent: signal.Signals = signal.SIGKILL) -> None:
-    """Start training, and stop it once it has said that epoch `after` is done."""
-    with workspace.start(*TRAIN) as process:
-        assert process.stdout is not None
-        read_until(process.stdout, f"epoch {after + 1}/")
-        process.send_signal(sent)
-        process.stdout.read()
-
-
 def checkpoints(workspace: Workspace) -> list[Path]:
-    folder = workspace.path / ".generative" / "checkpoints"
+    folder = workspace.path / ".runrecord" / "checkpoints"
     return sorted(folder.rglob("*.safetensors"), key=lambda path: path.stem)
 
 
@@ -83,7 +79,7 @@ def test_a_stopped_run_is_killed_in_mlflow_until_it_goes_on(
     workspace: Workspace, undisturbed: list[bytes]
 ) -> None:
     stop(workspace, 2)
-    workspace.run("generative", "reap")
+    workspace.run("runrecord", "reap")
     stopped = spool(workspace)[-1]
     assert_shown(workspace, stopped)
     before = points_in(workspace)
@@ -154,7 +150,7 @@ def test_a_checkpoint_holds_all_that_training_needs(
     whole, whole_optimizer = fresh()
     expected = list(fit(whole, whole_optimizer, data, 0, compute(), CPU))
 
-    journal = Journal(tmp_path / ".generative" / "spool" / "run-1")
+    journal = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
     dataset = Dataset("mnist", "digest", "data")
     journal.write(RunStarted("run-1", "train-ae", 0, "host", {}, {}, dataset))
     journal.write(EpochEnded(1, 2, {}, {}, {}))
@@ -162,14 +158,14 @@ def test_a_checkpoint_holds_all_that_training_needs(
     model, half = fresh()
     for result in fit(model, half, data, 0, compute(), CPU):
         if result.epoch == 2:
-            kept.save("run-1", 2, [{"epoch": 1}, {"epoch": 2}], model, half)
+            kept.save("run-1", 2, pack_state([{"epoch": 1}, {"epoch": 2}], model, half))
             break
-    assert Checkpoints(tmp_path, "other").latest() is None
-    found = kept.latest()
+    assert Checkpoints(tmp_path, "other").latest(read_state) is None
+    found = kept.latest(read_state)
     assert found is not None
     model, other = fresh()
-    found.restore(model, other)
-    rest = list(fit(model, other, data, 0, compute(), CPU, len(found.history)))
+    found.state.restore(model, other)
+    rest = list(fit(model, other, data, 0, compute(), CPU, len(found.state.history)))
     assert [result.steps for result in rest] == [result.steps for result in expected[2:]]
     for key, value in whole.state_dict().items():
         assert torch.equal(value, model.state_dict()[key])
@@ -179,13 +175,13 @@ def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
     dataset = Dataset("mnist", "digest", "data")
     for number in range(9):
         name = f"run-{number}"
-        journal = Journal(tmp_path / ".generative" / "spool" / name)
+        journal = RecordWriter(tmp_path / ".runrecord" / "runs" / name)
         journal.write(RunStarted(name, "train-ae", 0, "host", {}, {}, dataset))
         if number == 8:
             journal.write(RunEnded(1, "FINISHED"))
-        folder = tmp_path / ".generative" / "checkpoints" / f"identity-{number}" / f"run-{number}"
+        folder = tmp_path / ".runrecord" / "checkpoints" / f"identity-{number}" / f"run-{number}"
         folder.mkdir(parents=True)
         os.utime(folder, (number, number))
     Checkpoints(tmp_path, "mine").remove("run-x")
-    left = {path.name for path in (tmp_path / ".generative" / "checkpoints").glob("*/*")}
+    left = {path.name for path in (tmp_path / ".runrecord" / "checkpoints").glob("*/*")}
     assert left == {f"run-{number}" for number in range(3, 8)}, "the last five that may go on"

@@ -7,10 +7,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
-from observing import assert_shown, points_in, read_until, runs, spool, wait_until
+from helpers import Workspace, assert_shown, points_in, read_until, runs, spool, wait_until
 
-from generative.record import Record, files_in
+from runrecord.record.reader import Record, files_in
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +34,7 @@ def test_twenty_kills_at_random_moments_of_one_training(workspace: Workspace) ->
                 kills += 1
     workspace.run(*TRAIN)
     assert [workspace.read(name) for name in OUTS] == undisturbed
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     begun = [folder for folder in spool(workspace) if Record(files_in(folder)).last_epoch()]
     for folder in spool(workspace):
         assert_shown(workspace, folder)
@@ -44,7 +43,7 @@ def test_twenty_kills_at_random_moments_of_one_training(workspace: Workspace) ->
     statuses = [run.info.status for run in runs(workspace, "train-vae")]
     assert set(statuses) <= {"FINISHED", "KILLED"}
     assert first in begun
-    assert not list((workspace.path / ".generative" / "checkpoints").rglob("*.safetensors"))
+    assert not list((workspace.path / ".runrecord" / "checkpoints").rglob("*.safetensors"))
 
 
 def test_six_trainings_at_once_into_one_missing_database(
@@ -103,6 +102,6 @@ def test_a_database_that_another_process_holds_for_long(workspace: Workspace) ->
         assert process.wait() == 0, output
     assert "warning" not in output
     assert [workspace.read(name) for name in OUTS] == undisturbed
-    workspace.run("generative", "sync")
+    workspace.run("runrecord", "sync")
     for folder in spool(workspace):
         assert_shown(workspace, folder)

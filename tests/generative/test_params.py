@@ -1,13 +1,13 @@
 """Bad params: one sentence that names the file, the key, the value and what would be right."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 
-from generative.commands.check import check
-from generative.stage import exit_status
+from generative.pipeline.check import main
 
 PARAMS = (ROOT / "params.yaml").read_text()
 
@@ -15,20 +15,34 @@ PARAMS = (ROOT / "params.yaml").read_text()
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["generative", "check"])
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     (tmp_path / "params.yaml").write_text(PARAMS)
     return tmp_path
 
 
+def status() -> object:
+    """What `generative check` exits with."""
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
 def refusal(capsys: pytest.CaptureFixture[str]) -> str:
-    assert exit_status(check) == 2
+    assert status() == 2
     output = capsys.readouterr().err
     assert output.count("\n") == 1, "one line"
     return output.removeprefix("error: ").rstrip("\n")
 
 
-def test_the_committed_params_are_right() -> None:
-    assert exit_status(check) == 0
+def test_the_committed_params_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status() == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["generative", "verify", "HEAD"])
+    assert status() == "error: the command is now: runrecord verify HEAD"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +118,7 @@ def test_a_wrong_value_is_refused(
 ) -> None:
     assert line in PARAMS
     (folder / "params.yaml").write_text(PARAMS.replace(line, instead, 1))
-    assert refusal(capsys) == f"params.yaml: {sentence}".replace("?", "?")
+    assert refusal(capsys) == f"params.yaml: {sentence}"
 
 
 def test_a_missing_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

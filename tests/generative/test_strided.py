@@ -1,32 +1,31 @@
-"""The layers of `models/strided.py` are those of `torch.nn`, and only faster."""
+"""The layers of `models/layers/strided_cpu.py` are those of `torch.nn`, and only faster."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import SAMPLE
-from test_training import CPU, compute, config
+from helpers import CPU, SAMPLE, compute, config, noise
 from torch import Tensor, nn
 from usual import plain
 
-from generative.compute import prepare
-from generative.mnist import load_mnist
-from generative.models import strided
+from generative.data.dataset import load_mnist
 from generative.models.ae import AE
-from generative.optimizers import make_optimizer
-from generative.training import fit, initialise
+from generative.models.layers import strided_cpu
+from generative.training.loop import fit, initialise
+from generative.training.optimizers import make_optimizer
+from generative.training.runtime import prepare
 
 LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
-    (strided.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
-    (strided.Conv2d(2, 3, padding=0), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
+    (strided_cpu.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
+    (strided_cpu.Conv2d(2, 3, padding=0), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
     (
-        strided.ConvTranspose2d(2, 3, padding=1),
+        strided_cpu.ConvTranspose2d(2, 3, padding=1),
         nn.ConvTranspose2d(2, 3, 3, 2, 1, 1),
         (2, 4, 3),
     ),
-    (strided.ConvTranspose2d(2, 3, padding=0), nn.ConvTranspose2d(2, 3, 3, 2), (2, 3, 4)),
-    (strided.BatchNorm2d(2), nn.BatchNorm2d(2), (2, 4, 3)),
+    (strided_cpu.ConvTranspose2d(2, 3, padding=0), nn.ConvTranspose2d(2, 3, 3, 2), (2, 3, 4)),
+    (strided_cpu.BatchNorm2d(2), nn.BatchNorm2d(2), (2, 4, 3)),
 ]
 
 
@@ -49,7 +48,7 @@ def test_results_and_gradients_are_those_of_torch(
     theirs = theirs.double()
     ours = ours.double()
     ours.load_state_dict(theirs.state_dict())
-    images = torch.randn(5, *shape, dtype=torch.float64)
+    images = torch.randn(5, *shape, generator=noise("images"), dtype=torch.float64)
     if not contiguous:
         images = images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
     found, expected = outcome(ours, images), outcome(theirs, images)
@@ -64,9 +63,9 @@ def test_results_and_gradients_are_those_of_torch(
 
 @pytest.mark.parametrize("size", [2, 8])
 def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
-    ours, theirs = strided.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1)
+    ours, theirs = strided_cpu.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1)
     ours.load_state_dict(theirs.state_dict())
-    earlier, later = torch.randn(2, 5, 2, size, size).unbind()
+    earlier, later = torch.randn(2, 5, 2, size, size, generator=noise("images")).unbind()
     gradients = []
     for layer in (ours, theirs):
         with torch.inference_mode():
@@ -79,8 +78,8 @@ def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    layer = strided.Conv2d(8, 8, padding=1)
-    images = torch.randn(8, 64, 8, 28, 28)
+    layer = strided_cpu.Conv2d(8, 8, padding=1)
+    images = torch.randn(8, 64, 8, 28, 28, generator=noise("images"))
     with torch.inference_mode(), ThreadPoolExecutor(4) as pool:
         expected = [layer(batch) for batch in images]
         for _ in range(10):
@@ -98,7 +97,7 @@ def test_under_autocast_they_are_torchs_own(
 ) -> None:
     ours, theirs = ours.float(), theirs.float()
     ours.load_state_dict(theirs.state_dict())
-    images = torch.randn(5, *shape)
+    images = torch.randn(5, *shape, generator=noise("images"))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(images), theirs(images))
 

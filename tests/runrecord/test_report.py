@@ -1,22 +1,18 @@
-"""`generative report`: one page that needs nothing else, and shows text as text."""
+"""`runrecord report`: one page that needs nothing else, and shows text as text."""
 
 import json
 import re
 import shutil
 from pathlib import Path
 
-from conftest import Workspace
-from observing import spool
+from helpers import Workspace, needs_chromium, spool
 from playwright.sync_api import Page
-from test_viewers import needs_chromium, page
 
-__all__ = ["page"]
-
-OFF = {"GENERATIVE_TRACKERS": "off"}
+OFF = {"RUNRECORD_SINKS": "off"}
 
 
 def report(workspace: Workspace, *names: str) -> str:
-    workspace.run("generative", "report", *names)
+    workspace.run("runrecord", "report", *names)
     return workspace.read("report.html").decode()
 
 
@@ -91,24 +87,24 @@ def test_a_browser_opens_it_from_the_file_alone_and_runs_nothing(
 
 
 def test_what_cannot_be_shown_is_one_sentence(workspace: Workspace) -> None:
-    output = workspace.run("generative", "report", "nothing", status=2)
-    assert output.startswith("error: nothing: no record of such a run is in the spool, ")
-    output = workspace.run("generative", "report", "--output", "/proc/report.html", status=1)
+    output = workspace.run("runrecord", "report", "nothing", status=2)
+    assert output.startswith("error: nothing: no record of such a run is in the run store, ")
+    output = workspace.run("runrecord", "report", "--output", "/proc/report.html", status=1)
     assert output.startswith("error: /proc/report.html: ")
     for picture in (workspace.path / "records/vae/images").rglob("*.png"):
         picture.unlink()
         picture.write_bytes(b"no picture")
-    output = workspace.run("generative", "report", status=2)
+    output = workspace.run("runrecord", "report", status=2)
     assert "its record cannot be used: " in output
     assert len(output.splitlines()) == 1
     shutil.rmtree(workspace.path / "records")
-    output = workspace.run("generative", "report", status=2)
+    output = workspace.run("runrecord", "report", status=2)
     assert output == "error: records/: holds no record yet; run 'dvc repro', or name runs.\n"
     assert spool(workspace) == []
 
 
 def test_an_evaluation_that_is_damaged_is_nobody_elses_trouble(workspace: Workspace) -> None:
-    damaged = workspace.path / ".generative" / "spool" / "evaluate-1"
+    damaged = workspace.path / ".runrecord" / "runs" / "evaluate-1"
     shutil.copytree(workspace.path / "records" / "evaluation", damaged)
     for picture in (damaged / "images").rglob("*.png"):
         picture.unlink()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from generative.redact import redact
+from runrecord.secrets import redact
 
 ENVIRONMENT = {
     "MLFLOW_TRACKING_PASSWORD": "correct horse",

