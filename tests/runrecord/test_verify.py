@@ -352,7 +352,7 @@ def test_the_virtual_environment_can_be_rebuilt_too(workspace: Workspace) -> Non
     assert f"{older} " not in workspace.read("requirements.lock").decode()
     workspace.run(
         *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
-        *("--python-version=3.11", "--extra=dev", f"--upgrade-package={older}"),
+        *("--python-version=3.11", "--all-extras", f"--upgrade-package={older}"),
         *("pyproject.toml", "--output-file=requirements.lock"),
     )
     output = verify(workspace, recorded(workspace), "--env")
