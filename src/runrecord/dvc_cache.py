@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from runrecord.errors import UserError
-from runrecord.files import sha256_of, sha256_of_files, write_atomic
+from runrecord.files import files_inside, sha256_of, sha256_of_files, write_atomic
 from runrecord.paths import RECORDS
 from runrecord.provenance.git import OutsideGit, commit_of, git
 from runrecord.record.schema import Files
@@ -61,7 +61,7 @@ def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
     """
     here = root / path
     if here.exists() and sha256_of(here) == digest:
-        _copy(_files_of(here), target)
+        _copy(files_inside(here) if here.is_dir() else {"": here}, target)
         return True
     for blob in _blobs(root, path):
         content = git(root, "cat-file", "blob", blob)
@@ -76,14 +76,6 @@ def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
                 _copy(files, target)
                 return True
     return False
-
-
-def _files_of(path: Path) -> Files:
-    """A folder's files; a file as the only one, named by nothing."""
-    if path.is_file():
-        return {"": path}
-    inside = [file for file in path.rglob("*") if file.is_file()]
-    return {file.relative_to(path).as_posix(): file for file in inside}
 
 
 def _digest(files: Files) -> str:

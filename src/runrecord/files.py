@@ -46,8 +46,11 @@ def sha256_of_files(files: Mapping[str, Path]) -> str:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, or of all files in a folder."""
-    if not path.is_dir():
-        return sha256(path)
-    found = (file for file in path.rglob("*") if file.is_file())
-    inside = [file for file in found if "__pycache__" not in file.parts]  # as .dvcignore has it
-    return sha256_of_files({file.relative_to(path).as_posix(): file for file in inside})
+    return sha256_of_files(files_inside(path)) if path.is_dir() else sha256(path)
+
+
+def files_inside(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their names in it, less compiled code, as .dvcignore has it."""
+    found = (file for file in folder.rglob("*") if file.is_file())
+    inside = [file for file in found if "__pycache__" not in file.parts]
+    return {file.relative_to(folder).as_posix(): file for file in inside}

@@ -6,7 +6,7 @@ from pathlib import Path
 from runrecord.catalog import records_in_workspace
 from runrecord.dvc_cache import known_records, records_at
 from runrecord.errors import UserError
-from runrecord.paths import RECORDS
+from runrecord.paths import RECORDS, RUN_NAMES
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import START, RecordRefused
 from runrecord.run_store import run_dir
@@ -31,7 +31,7 @@ def find_records(root: Path, name: str) -> list[Record]:
     if not found:
         raise UserError(
             f"{name}: no record of such a run is in the run store, DVC's cache or its remote; name "
-            "a run's name or MLflow id, a record's folder, or REVISION:WHAT for records/WHAT there."
+            f"{RUN_NAMES}."
         )
     return found
 

@@ -9,6 +9,9 @@ from runrecord.errors import UserError
 RECORDS = "records/"
 """Where stages put their sealed records, from the repository's root."""
 
+RUN_NAMES = "a run's name or MLflow id, a record's folder, or REVISION:WHAT for records/WHAT there"
+"""How a person names runs: what `lookup` finds."""
+
 
 def repo_root(cwd: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
     """The root of the DVC repository a person works in, also from inside DVC's temporary copies.

@@ -22,12 +22,12 @@ _FOR_THE_END = 1.5  # seconds kept for showing how the run ended
 
 
 class Tracker:
-    """Writes events to the writer and hands them to sinks, each on a thread of its own."""
+    """Writes events to the record and hands them to sinks, each on a thread of its own."""
 
     def __init__(
         self, writer: RecordWriter, root: Path, sinks: Sequence[type[Sink]], past: int = 0
     ) -> None:
-        """Track a run, of which `past` events are in the writer already."""
+        """Track a run, of which `past` events are in the record already."""
         self._writer = writer
         self._writer_failed = False
         self._stopped = False

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-RUN = "a run's name or MLflow id, a record's folder, or REVISION:WHAT for its records/WHAT"
+from runrecord.paths import RUN_NAMES
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("runs", help="list the runs that left a record here")
     show = commands.add_parser("show", help="tell all of one run")
-    show.add_argument("run", help=RUN)
+    show.add_argument("run", help=RUN_NAMES)
     which = commands.add_parser("which", help="which run made a model, plot or metrics file?")
     which.add_argument("file", type=Path)
     sync = commands.add_parser("sync", help="make MLflow hold every run that left a record")
@@ -35,10 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="is everything as it should be, and if not, what to do?")
     compare = commands.add_parser("compare", help="why do two runs differ?")
     for name in ("first", "second"):
-        compare.add_argument(name, help=RUN)
+        compare.add_argument(name, help=RUN_NAMES)
     compare.add_argument("--json", action="store_true", help="print it as JSON")
     verify = commands.add_parser("verify", help="rebuild a run, and prove it equal bit for bit")
-    verify.add_argument("run", help=f"{RUN}; REVISION alone for all of them")
+    verify.add_argument("run", help=f"{RUN_NAMES}; REVISION alone for all of them")
     verify.add_argument(
         "--env", action="store_true", help="rebuild its virtual environment too, from its lock file"
     )
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     report = commands.add_parser("report", help="one page about runs, side by side")
     report.add_argument(
-        "runs", nargs="*", metavar="run", help=f"{RUN}; without any, the workspace's"
+        "runs", nargs="*", metavar="run", help=f"{RUN_NAMES}; without any, the workspace's"
     )
     report.add_argument(
         "--output", type=Path, default=Path("report.html"), help="default report.html"

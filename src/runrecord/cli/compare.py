@@ -1,7 +1,7 @@
 """`runrecord compare A B`: why do two runs differ?"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,14 +24,15 @@ def show_comparison(first: str, second: str, tolerance: float, as_json: bool) ->
     """
     root = repo_root()
     records = find_record(root, first), find_record(root, second)
-    found = compare(*records, tolerance, load_project(root).code)
+    code = load_project(root).code
+    found = compare(*records, tolerance, code)
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
         return
     names = records[0].start.id, records[1].start.id
     console = page()
     if found.commits:
-        stat = _diff_stat(root, found.commits)
+        stat = _diff_stat(root, found.commits, code)
         console.print(f"Commits: {found.commits[0]}, {found.commits[1]}\n{stat}".rstrip())
     show_differences(console, names, found)
     console.print(_sentence(found))
@@ -96,9 +97,9 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.9g}"
 
 
-def _diff_stat(root: Path, commits: Pair) -> str:
+def _diff_stat(root: Path, commits: Pair, code: Sequence[str]) -> str:
     """What Git says of the code between two commits; nothing where it lacks one of them."""
     if None in [commit and commit_of(root, commit) for commit in commits]:
         return ""
     stat = ("diff-tree", "--stat", "--no-color", "--end-of-options", *commits)
-    return git(root, *stat, "--", *load_project(root).code).decode()
+    return git(root, *stat, "--", *code).decode()

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from runrecord.text import printable
+from runrecord.text import printable, reason
 
 _PAGE = 200  # columns
 
@@ -18,3 +18,8 @@ def page() -> Console:
 def say(text: str) -> None:
     """Print a line, harmless whatever it holds."""
     print(printable(text))
+
+
+def say_failure(label: str, error: Exception) -> None:
+    """Say which record cannot be used, and why."""
+    say(f"{label}: {reason(error)}.")

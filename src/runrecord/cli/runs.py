@@ -5,17 +5,17 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from runrecord.catalog import all_runs
-from runrecord.cli.console import page, say
+from runrecord.cli.console import page, say_failure
 from runrecord.paths import repo_root
 from runrecord.run_store import is_running, run_dir
-from runrecord.text import printable, reason
+from runrecord.text import printable
 
 
 def list_runs() -> None:
     """Print a line a run, the oldest first."""
     root, console = repo_root(), page()
     table = Table("run", "status", "begun (UTC)", "took", "commit", "experiment")
-    for run in all_runs(root, lambda label, error: say(f"{label}: {reason(error)}.")):
+    for run in all_runs(root, say_failure):
         record, tags = run.record, run.record.start.tags
         begun = datetime.fromtimestamp(record.start.time / 1000, UTC)
         seconds = (record.last_sign_of_life - record.start.time) / 1000

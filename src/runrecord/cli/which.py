@@ -5,13 +5,12 @@ from itertools import chain
 from pathlib import Path
 
 from runrecord.catalog import all_runs, newest_of_each, read_runs
-from runrecord.cli.console import say
+from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
 from runrecord.errors import RunFailed
 from runrecord.files import sha256_of
 from runrecord.paths import repo_root
 from runrecord.record.reader import Record
-from runrecord.text import reason
 
 
 def which(file: Path) -> None:
@@ -27,10 +26,10 @@ def which(file: Path) -> None:
     if not file.exists():
         raise FileNotFoundError(2, "No such file or directory", str(file))
     digest = sha256_of(file)
-    found = [run.record for run in all_runs(root, _say) if digest in _made_by(run.record)]
+    found = [run.record for run in all_runs(root, say_failure) if digest in _made_by(run.record)]
     if not found:
         known = ((label, files) for label, files in known_records(root) if files is not None)
-        runs = newest_of_each(read_runs(known, _say, sealed=True), _say)
+        runs = newest_of_each(read_runs(known, say_failure, sealed=True), say_failure)
         found = [run.record for run in runs if digest in _made_by(run.record)]
     for record in found:
         commit = record.start.tags.get("git.commit", "no commit")[:10]
@@ -47,7 +46,3 @@ def _made_by(record: Record) -> Iterator[str]:
     """SHA-256 of all that a run wrote."""
     outs = record.end.outs.values() if record.end else ()
     return chain(outs, (sha256_of(file) for file in record.artifacts()))
-
-
-def _say(label: str, error: Exception) -> None:
-    say(f"{label}: {reason(error)}.")
