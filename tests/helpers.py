@@ -26,9 +26,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from runrecord.cli.viewers import free_port
-from runrecord.events import EpochEnded, ModelSaved, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dirs
+from runrecord.run_view import view
 
 if TYPE_CHECKING:
     from generative.models.ae import AE
@@ -262,19 +262,18 @@ def points_of(workspace: Workspace, run: Run, metric: str) -> list[tuple[int, fl
 
 def assert_shown(workspace: Workspace, folder: Path) -> None:
     """MLflow shows the run of a record once, each point once, with its true status and times."""
-    record = Record(files_in(folder))
-    start, *events = record.events()
-    assert isinstance(start, RunStarted)
+    seen = view(Record(files_in(folder)))
+    start, end = seen.start, seen.record.end
     (run,) = [run for run in runs(workspace) if run.info.run_name == start.id]
-    assert record.end is not None
-    assert (run.info.status, run.info.start_time) == (record.end.status, start.time)
-    epochs = [event for event in events if isinstance(event, EpochEnded)]
-    for name in epochs[0].means if epochs else ():
-        expected = [(epoch.epoch, epoch.means[name]) for epoch in epochs]
+    assert end is not None
+    assert (run.info.status, run.info.start_time) == (end.status, start.time)
+    for name, series in seen.series.items():
+        expected = [(step, value) for step, (value, _) in series.items()]
         assert points_of(workspace, run, name) == expected
     names = [file.path for file in client(workspace).list_artifacts(run.info.run_id, "images")]
-    assert len([name for name in names if "~" not in name and name.endswith(".png")]) == len(epochs)
-    if any(isinstance(event, ModelSaved) for event in events):
+    shown = [name for name in names if "~" not in name and name.endswith(".png")]
+    assert len(shown) == len(seen.images)
+    if seen.models:
         model = client(workspace).get_logged_model(run.data.tags["model.id"])
         assert str(model.status) == "READY"
 

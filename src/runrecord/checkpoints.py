@@ -1,42 +1,57 @@
 """Checkpoints: a run that was stopped goes on where it was, and ends with the same bytes.
 
 Kept under the main repository's root, a folder a run, in one that is named by all that the result
-depends on: a run with another parameter, code, library or kind of device never finds them. What is
-in a checkpoint is its owner's.
+depends on: a run with another parameter, code, library or kind of device never finds them.
 """
 
 import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
 from runrecord.files import write_atomic
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused
+from runrecord.record.schema import FORMAT, RecordRefused
 from runrecord.run_store import is_running, run_dir, state_folder
 
 _KEPT = 2  # of a run: the newest, and the one before it should that be damaged
 _UNFINISHED_KEPT = 5  # of runs that nobody went on with
 
-S = TypeVar("S")
+_KEY = "runrecord"
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+class State(Protocol):
+    """What a training changes: it gives named arrays, and takes them back."""
+
+    def state_dict(self) -> Arrays:
+        """All of it, as arrays of numbers."""
+
+    def load_state_dict(self, arrays: Arrays) -> None:
+        """Be as `state_dict` had it."""
 
 
 @dataclass(frozen=True)
-class Checkpoint(Generic[S]):
+class Checkpoint:
     """Where a stopped run had got to."""
 
     run_id: str
     epoch: int
-    state: S
+    arrays: Arrays
 
 
 class Checkpoints:
-    """The checkpoints of one training: of every run that would come to the same result."""
+    """The checkpoints of one stage: of every run that would come to the same result."""
 
     def __init__(self, root: Path, identity: object) -> None:
         """`identity` is all that the result depends on, as JSON values."""
@@ -45,31 +60,37 @@ class Checkpoints:
         self._all = state_folder(root) / "checkpoints"
         self._folder = self._all / digest[:32]
 
-    def latest(self, read: Callable[[Path], S]) -> Checkpoint[S] | None:
-        """The furthest that a run got which no process works on; damaged files are set aside.
-
-        Args:
-            read: the state that a file holds; raises ValueError for a damaged one.
-        """
+    def latest(self) -> Checkpoint | None:
+        """The furthest that a run got which no process works on; damaged files are set aside."""
         for path in sorted(self._folder.glob("*/*.safetensors"), key=_progress, reverse=True):
-            run_id, epoch = path.parent.name, int(path.stem)
-            if is_running(run_dir(self._root, run_id)) or not self._may_go_on(run_id, epoch):
-                continue
+            run_id = path.parent.name
             try:
-                return Checkpoint(run_id, epoch, read(path))
-            except (ValueError, OSError):
+                length, arrays = _read(path)
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError):
                 path.rename(path.with_suffix(".damaged"))
                 print(
                     f"warning: {path} is damaged and set aside; going on from the one before it.",
                     file=sys.stderr,
                 )
+                continue
+            if not is_running(run_dir(self._root, run_id)) and self._may_go_on(run_id, length):
+                return Checkpoint(run_id, int(path.stem), arrays)
         return None
 
-    def save(self, run_id: str, epoch: int, state: bytes) -> None:
-        """Write a checkpoint, at once or not at all, and remove those it makes needless."""
+    def save(self, run_id: str, epoch: int, length: int, arrays: Arrays) -> None:
+        """Write a checkpoint, at once or not at all, and remove those it makes needless.
+
+        Args:
+            run_id: of the run.
+            epoch: that has ended.
+            length: how many events the run's record has by now.
+            arrays: the state.
+        """
         folder = self._folder / run_id
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        content = safetensors.numpy.save(whole, metadata={_KEY: json.dumps({"length": length})})
         try:
-            write_atomic(folder / f"{epoch:06}.safetensors", state)
+            write_atomic(folder / f"{epoch:06}.safetensors", content)
         except OSError as error:
             print(
                 f"warning: no checkpoint of epoch {epoch} ({error.filename}: {error.strerror}); "
@@ -99,15 +120,20 @@ class Checkpoints:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
-    def _may_go_on(self, run_id: str, epoch: int = 0) -> bool:
-        """Is that run on record up to that epoch, and did it not finish?"""
-        folder = run_dir(self._root, run_id)
+    def _may_go_on(self, run_id: str, length: int = 0) -> bool:
+        """Did that run not finish, and has its record all that it had at the checkpoint?"""
         try:
-            record = Record(files_in(folder))
-            finished = record.end is not None and record.end.status == "FINISHED"
-            return not finished and record.last_epoch() >= epoch
+            record = Record(files_in(run_dir(self._root, run_id)))
         except RecordRefused:
             return False
+        finished = record.end is not None and record.end.status == "FINISHED"
+        return record.format == FORMAT and not finished and record.length >= length
+
+
+def _read(path: Path) -> tuple[int, Arrays]:
+    with safe_open(path, framework="numpy") as file:
+        length = json.loads(file.metadata()[_KEY])["length"]
+        return length, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _progress(path: Path) -> tuple[str, float]:

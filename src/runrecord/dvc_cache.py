@@ -1,4 +1,4 @@
-"""What DVC has kept of the stages' outs, records among them: by commit, by experiment, by hash."""
+"""What DVC has kept of the stages' outs, records among them: in its cache and remote."""
 
 import errno
 import hashlib
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from runrecord.dvc_index import opened
 from runrecord.errors import UserError
 from runrecord.files import files_inside, sha256_of, sha256_of_files, write_atomic
 from runrecord.paths import RECORDS
 from runrecord.provenance.git import OutsideGit, commit_of, git
 from runrecord.record.schema import Files
+from runrecord.secrets import redact
 from runrecord.text import reason
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
 
     Records that are not in DVC's cache are fetched from its remote.
     """
-    with _opened(root) as repo:
+    with opened(root) as repo:
         outs: dict[str, _Out] = {}
         for out in _known(repo, root):
             if out.path.startswith(RECORDS):
@@ -49,7 +51,7 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
     oids = {out.path: out.oid for out in _outs_in(text) if out.path.startswith(RECORDS)}
     if not oids:
         return {}
-    with _opened(root) as repo:
+    with opened(root) as repo:
         had = _fetched(repo, oids.values())
     return {path: had[oid] for path, oid in oids.items()}
 
@@ -68,7 +70,7 @@ def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
         if hashlib.sha256(content).hexdigest() == digest:
             write_atomic(target, content)
             return True
-    with _opened(root) as repo:
+    with opened(root) as repo:
         oids = {out.oid for out in _known(repo, root) if out.path == path}
         for oid in sorted(oids, key=lambda oid: not _cached(repo, oid).exists()):
             files = _fetched(repo, [oid])[oid]
@@ -97,16 +99,6 @@ class _Out:
     oid: str
     """The MD5 by which DVC knows its content; a folder's ends with `.dir`."""
     where: str = ""
-
-
-def _opened(root: Path) -> "Repo":
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        return Repo(str(root))
-    except DvcException as error:
-        raise UserError(f"DVC cannot open {root} ({reason(error)}).") from None
 
 
 def _lock_file(root: Path, revision: str) -> bytes:
@@ -206,3 +198,41 @@ def _fetch(repo: "Repo", oids: Iterable[str]) -> None:
     with suppress(NoRemoteError):
         if lacking:
             repo.cloud.pull([HashInfo("md5", oid) for oid in lacking])
+
+
+def missing_outs(root: Path) -> tuple[Path, list[str], int]:
+    """DVC's cache, which outs of the workspace it lacks, and how many there are.
+
+    Raises:
+        UserError: DVC cannot read its files.
+    """
+    with opened(root) as repo:
+        outs = [out for out in repo.index.outs if out.use_cache]
+        missing = [str(out) for out in outs if not out.hash_info or out.changed_cache()]
+        return Path(repo.cache.local.path), missing, len(outs)
+
+
+def remote_state(root: Path) -> tuple[str, str] | None:
+    """The address of DVC's default remote and what can be said of it; None if there is none.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    from dvc.config import NoRemoteError
+
+    with opened(root) as repo:
+        try:
+            remote = repo.cloud.get_remote_odb()
+        except NoRemoteError:
+            return None
+        address = redact(remote.fs.unstrip_protocol(remote.path))
+        try:
+            remote.fs.info(remote.path)
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError):
+                return address, "answers, nothing is pushed yet"
+            raise UserError(
+                f"{address} does not answer ({reason(error)}); start it, or correct it with "
+                "'dvc remote modify'"
+            ) from None
+        return address, "answers"

@@ -1,21 +1,48 @@
-"""What happens in a run, as plain values: all that a sink ever sees."""
+"""What happens in a run, as plain values: the only vocabulary of records and sinks.
 
-from collections.abc import Mapping
+An event names pictures, models and other files; their content travels beside it, as `Contents`.
+Times are milliseconds since 1970, UTC. Whatever an event cannot hold is a ValueError when it is
+made. What a newer version adds to an event, an older one passes over.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, ClassVar, Literal
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-Png = bytes
-"""A picture, as the content of a PNG file."""
+Contents = Mapping[str, bytes | Path]
+"""The content of each file that an event names, or where it lies, by its name in the record."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+"""A whole commit id of Git, SHA-1 or SHA-256."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LONGEST = 250  # characters of a title
+_YEAR_2248 = 2**43  # milliseconds
+
+
+class _Checked:
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "ignore"}
 
 
 @dataclass(frozen=True)
-class Dataset:
+class File(_Checked):
+    """A file of the record, by its name there."""
+
+    name: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _need(_SHA256.fullmatch(self.sha256), f"'{self.sha256}' is no SHA-256")
+
+
+@dataclass(frozen=True)
+class Dataset(_Checked):
     """The data a run read."""
 
     name: str
@@ -24,89 +51,113 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class RunStarted:
-    """A run began. Times are milliseconds since 1970, UTC, here and below."""
+class RunStarted(_Checked):
+    """A run began."""
 
     id: str
     stage: str
     time: int
     host: str
-    params: Mapping[str, str | int | float | bool]
+    params: Mapping[str, Any]
+    """Values that JSON has, by name."""
     tags: Mapping[str, str]
-    dataset: Dataset
-    models: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of each model file the run reads, by the model's name."""
+    dataset: Dataset | None = None
     deps: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each dependency of the stage, by its path."""
-    patch: bytes = b""
+    patch: File | None = None
     """What the code differed by from its commit, as `git apply` takes it."""
+    command: tuple[str, ...] = ()
+    """The program that runs, and its arguments."""
+
+    def __post_init__(self) -> None:
+        _need(_ID.fullmatch(self.id), f"'{self.id}' is no id of a run")
+        _need(0 <= self.time < _YEAR_2248, f"{self.time} is no time")
+        _check_titles([self.stage, *self.params, *self.tags])
+        _check_digests(self.deps)
+        for name, value in self.tags.items():
+            reserved = name.startswith(("mlflow.", "record.", "model."))
+            _need(not reserved, f"the tag '{name}' is not a record's to set")
+            steers = name.startswith(("git.", "dvc.")) and value.startswith("-")
+            _need(not steers, f"the tag '{name}' begins with '-'")
+        commit = self.tags.get("git.commit")
+        _need(commit is None or COMMIT.fullmatch(commit), "the tag 'git.commit' is no commit id")
 
 
 @dataclass(frozen=True)
-class Resumed:
+class Resumed(_Checked):
     """A run that had been stopped goes on from a checkpoint."""
 
     time: int
     epoch: int
     """The last epoch of the checkpoint; later ones are computed again, to the same bits."""
+    event: Literal["resumed"] = "resumed"
 
 
 @dataclass(frozen=True)
-class EpochEnded:
-    """An epoch of training ended."""
+class Logged(_Checked):
+    """Something was logged at a step, an epoch for instance. Everything goes by a title."""
 
     time: int
-    epoch: int
-    steps: Mapping[str, list[float]]
-    """Each loss at each step of this epoch."""
-    means: Mapping[str, float]
-    images: Mapping[str, Png]
+    step: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    steps: Mapping[str, list[float]] = field(default_factory=dict)
+    """A metric's values within the step: those of an epoch's batches."""
+    images: Mapping[str, File] = field(default_factory=dict)
+    """PNG files."""
+    texts: Mapping[str, File] = field(default_factory=dict)
+    artifacts: Mapping[str, File] = field(default_factory=dict)
+    """Files, each by the name it had."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    event: Literal["logged"] = "logged"
+
+    def __post_init__(self) -> None:
+        _need(self.step >= 0, f"step {self.step} is below 0")
+        for kind in (self.metrics, self.steps, self.images, self.texts, self.artifacts, self.tags):
+            _check_titles(kind)
 
 
 @dataclass(frozen=True)
-class ModelSaved:
-    """The run wrote its model."""
+class ModelSaved(_Checked):
+    """The run wrote a model."""
 
     time: int
     name: str
-    path: Path
-    """Where its file lies; in DVC's cache, under another name."""
-    file: str
-    """Its file's name."""
-    sha256: str
-    epoch: int
+    file: File
+    filename: str
+    """What the file is called outside the record."""
+    step: int
+    event: Literal["model"] = "model"
+
+    def __post_init__(self) -> None:
+        _check_titles([self.name, self.filename])
+        _need("/" not in self.filename, f"'{self.filename}' is no file's name")
 
 
 @dataclass(frozen=True)
-class Embedding:
-    """Vectors that stand for examples, with labels and thumbnails."""
-
-    vectors: npt.NDArray[np.float32]
-    """(N, Z)."""
-    labels: npt.NDArray[np.uint8]
-    """(N,)."""
-    thumbnails: npt.NDArray[np.uint8]
-    """(N, H, W)."""
-
-
-@dataclass(frozen=True)
-class EvaluationEnded:
-    """Metrics of the models that the run read, and pictures."""
+class ModelEvaluated(_Checked):
+    """A model that another run may have made was evaluated."""
 
     time: int
-    metrics: Mapping[str, Mapping[str, float]]
-    """By model, then by name."""
-    images: Mapping[str, Png]
-    series: Mapping[str, Mapping[str, list[tuple[int, float]]]] = field(default_factory=dict)
-    """By model, then by name: the points of a curve, its x being 1 or more."""
-    configs: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
-    """By model: how it was built and trained."""
-    embeddings: Mapping[str, Embedding] = field(default_factory=dict)
-    """By model: of some examples."""
+    model: str
+    sha256: str
+    """Of the model's file."""
+    metrics: Mapping[str, float]
+    series: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """The points of a curve, by its name; x is 1 or more."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """How it was built and trained."""
+    embedding: File | None = None
+    event: Literal["evaluated"] = "evaluated"
+
+    def __post_init__(self) -> None:
+        _check_titles([self.model, *self.metrics, *self.series, *self.config])
+        _check_digests({self.model: self.sha256})
+        for name, points in self.series.items():
+            _need(all(x >= 1 for x, _ in points), f"'{name}' has a point left of 1")
 
 
 @dataclass(frozen=True)
-class RunEnded:
+class RunEnded(_Checked):
     """The run ended, well or badly."""
 
     time: int
@@ -114,9 +165,52 @@ class RunEnded:
     message: str = ""
     traceback: str = ""
     changed: tuple[str, ...] = ()
-    """Dependencies that were edited while the run went on."""
+    """What the stage reads and was edited while the run went on."""
     outs: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each file and folder that a finished run wrote, by its path."""
+    output: File | None = None
+    """What the program printed, where it was kept."""
+    event: Literal["end"] = "end"
+
+    def __post_init__(self) -> None:
+        _check_digests(self.outs)
 
 
-Event = RunStarted | Resumed | EpochEnded | ModelSaved | EvaluationEnded | RunEnded
+Event = RunStarted | Resumed | Logged | ModelSaved | ModelEvaluated | RunEnded
+
+
+def files_of(event: Event) -> list[File]:
+    """The files that an event names."""
+    match event:
+        case RunStarted():
+            found = [event.patch]
+        case Logged():
+            found = [*event.images.values(), *event.texts.values(), *event.artifacts.values()]
+        case ModelSaved():
+            found = [event.file]
+        case ModelEvaluated():
+            found = [event.embedding]
+        case RunEnded():
+            found = [event.output]
+        case Resumed():
+            found = []
+    return [file for file in found if file is not None]
+
+
+def _need(right: object, otherwise: str) -> None:
+    if not right:
+        raise ValueError(otherwise)
+
+
+def _check_titles(titles: Iterable[str]) -> None:
+    """Refuse what is no one-line text, or too long for one."""
+    for title in titles:
+        _need(
+            0 < len(title) <= _LONGEST and not _CONTROL.search(title),
+            f"{title[:_LONGEST]!r} is no name: it should be one line of 1 to {_LONGEST} characters",
+        )
+
+
+def _check_digests(digests: Mapping[str, str]) -> None:
+    for name, digest in digests.items():
+        _need(_SHA256.fullmatch(digest), f"{name!r} has no SHA-256, but {digest!r}")

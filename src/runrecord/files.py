@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` at once or not at all; what `path` held stays until then.
+def write_atomic(path: Path, content: bytes | Path) -> None:
+    """Write `content`, or a file's, to `path` at once or not at all; what it held stays until then.
 
     Raises:
         OSError: naming `path`, when it cannot be written (no space left, no permission).
@@ -20,7 +21,11 @@ def write_atomic(path: Path, content: bytes) -> None:
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
             temporary = Path(file.name)
-            file.write(content)
+            if isinstance(content, Path):
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)

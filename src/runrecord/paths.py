@@ -27,6 +27,15 @@ def repo_root(cwd: Path | None = None, environment: Mapping[str, str] = os.envir
                 f"DVC_ROOT is '{given}', which is no DVC repository; unset it or correct it."
             )
         return Path(given).resolve()
+    return checkout_root(cwd)
+
+
+def checkout_root(cwd: Path | None = None) -> Path:
+    """The root of the DVC repository that a process works in: of DVC's temporary copy, in one.
+
+    Raises:
+        UserError: there is none.
+    """
     start = (cwd or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / ".dvc").is_dir():

@@ -6,7 +6,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -20,13 +22,15 @@ _PR_SET_PDEATHSIG = 1
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
-class Terminated(BaseException):
+class Terminated(SystemExit):
     """A signal asked this process to end, or the `dvc` that started it is gone."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.status = 128 + signum
-        """What the shell expects of a process that this signal ended."""
+        super().__init__(128 + signum)  # what the shell expects of a process that it ended
+
+
+_is_stage = False
+"""Is this process a stage of `run_stage`, which ends it?"""
 
 
 Kinds = tuple[type[Exception], ...]
@@ -40,8 +44,8 @@ def run_stage(main: Callable[[], None], mistakes: Kinds = (), failures: Kinds = 
         mistakes: errors of its own that mean bad input, besides UserError.
         failures: errors of its own that mean that its work failed, besides RunFailed.
     """
-    if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
-        _stop_with_parent()
+    global _is_stage
+    _is_stage = True
     set_up_process()
     raise_on_signals()
     status = exit_status(main, mistakes, failures)
@@ -51,7 +55,9 @@ def run_stage(main: Callable[[], None], mistakes: Kinds = (), failures: Kinds = 
 
 
 def set_up_process() -> None:
-    """Outlive the console, and do nothing by what steers the Git of whoever started this."""
+    """Outlive the console, not the `dvc` that started this, and nothing by what steers its Git."""
+    if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
+        _stop_with_parent()
     forget_steering()
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
 
@@ -115,7 +121,7 @@ def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: 
         return 130
     except Terminated as stop:
         print("terminated", file=sys.stderr)
-        return stop.status
+        return int(str(stop.code))
 
 
 def raise_on_signals() -> None:
@@ -125,8 +131,39 @@ def raise_on_signals() -> None:
             signal.signal(signum, _on_signal)
 
 
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Let signals end a run, and be handled as before after it; in a stage, nothing comes after."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if _is_stage or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.getsignal(number) for number in numbers]
+    set_up_process()
+    raise_on_signals()
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Let a person's mistake end a script with one sentence; a stage says it itself."""
+    try:
+        yield
+    except (UserError, RunFailed) as error:
+        if _is_stage:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+
+
 def end_waiting_on_signals(stop: Callable[[], None]) -> None:
     """From here on the work is done and kept: a signal to end calls `stop`, and raises nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) not in (signal.SIG_IGN, None):
             signal.signal(signum, lambda _signum, _frame: stop())

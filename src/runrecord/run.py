@@ -1,117 +1,219 @@
-"""One tracked run: begun, watched, and ended with its true status."""
+"""The face of a run that goes on: what a stage, or any script, logs to."""
 
-import os
-import sys
+import io
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
-from runrecord.errors import RunFailed
-from runrecord.events import Dataset, RunEnded, RunStarted
-from runrecord.process import Terminated, end_waiting_on_signals
-from runrecord.provenance.environment import Origin
-from runrecord.provenance.pipeline import changed_inputs, hash_outs
-from runrecord.record.reader import Record, files_in
-from runrecord.record.writer import RecordWriter
-from runrecord.run_store import claim_run, host, remember_patch
+import numpy as np
+from PIL import Image
+
+from runrecord.checkpoints import Checkpoint, Checkpoints, State
+from runrecord.errors import UserError
+from runrecord.events import (
+    Contents,
+    Event,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    Resumed,
+    RunStarted,
+)
+from runrecord.files import sha256
+from runrecord.record.embedding import Embedding, pack
+from runrecord.record.writer import file_for
 from runrecord.secrets import redact
-from runrecord.sinks.base import Sink
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.tensorboard import TensorBoardSink
 from runrecord.tracker import Tracker
 
-PATIENCE = 60.0  # seconds that a finished run waits for its sinks
-KILLED_PATIENCE = 4.0  # seconds that one which was told to stop waits for them
+
+class Figure(Protocol):
+    """A figure of Matplotlib's kind."""
+
+    def savefig(self, file: io.BytesIO, *, format: str) -> object: ...  # noqa: A002
 
 
-@contextmanager
-def start_run(
-    root: Path,
-    stage: str,
-    record: Path,
-    params: Mapping[str, str | int | float | bool],
-    dataset: Dataset,
-    origin: Origin,
-    models: Mapping[str, str] | None = None,
-    stopped: str | None = None,
-    finished: Callable[[str], object] | None = None,
-) -> Iterator[Tracker]:
-    """A run in the run store, MLflow and TensorBoard: FAILED on an exception, KILLED on a signal.
+class Run:
+    """A run that goes on. Each call is on record when it returns, and shown soon after.
 
-    One that ends well leaves its sealed record at `record`, then calls `finished` with its id. From
-    there on its result is kept: a signal to end only ends the waiting for the sinks.
-
-    Args:
-        root: the main repository.
-        stage: as dvc.yaml names it.
-        record: where the sealed record goes.
-        params: what the run is shown with.
-        dataset: the data it reads.
-        origin: where it comes from.
-        models: SHA-256 of each model file it reads, by the model's name.
-        stopped: the id of a run that is to be gone on with; where another process has it by now, a
-            new run begins: `run_id` tells.
-        finished: for house-keeping.
-
-    Raises:
-        RunFailed: what the stage reads was changed while it ran.
+    Titles are one line of at most 250 characters, whatever those are. A step is an epoch, or
+    whatever is counted; without one, it is the epoch of `epochs`, or 0. All raise UserError for
+    what cannot be recorded.
     """
-    if origin.trouble:
-        print(f"warning: {origin.trouble} It cannot be rebuilt later.", file=sys.stderr)
-    with claim_run(root, stage, stopped) as folder:
-        past = Record(files_in(folder)) if folder.name == stopped else None
-        writer = RecordWriter(folder, past.size if past else 0)
-        tracker = Tracker(writer, root, _sinks(), past.length if past else 0)
-        start = RunStarted(
-            id=folder.name,
-            stage=stage,
-            time=now(),
-            host=host(),
-            params=params,
-            tags=origin.tags,
-            dataset=dataset,
-            models=models or {},
-            deps=origin.deps,
-            patch=origin.patch,
+
+    def __init__(
+        self,
+        start: RunStarted,
+        tracker: Tracker,
+        checkpoints: Checkpoints,
+        stopped: Checkpoint | None = None,
+    ) -> None:
+        """Only `start_run` makes one; `stopped` is where it goes on."""
+        self._tracker = tracker
+        self._checkpoints = checkpoints
+        self._stopped = stopped
+        self._epoch = 0
+        self._on_record: set[tuple[str, str, int]] = set()
+        """Of a run that goes on: what it had logged after its last checkpoint."""
+        self.output = b""
+        """What its program printed, where `runrecord exec` keeps that."""
+        self.id = start.id
+        """The run's name, and its record's."""
+        self.params = dict(start.params)
+        """What it is shown with: the params of its stage, nested ones by dotted names."""
+        self.tags = dict(start.tags)
+        """What it comes from and runs on, and what `tag` added."""
+
+    def log(
+        self,
+        metrics: Mapping[str, float],
+        step: int | None = None,
+        within: Mapping[str, list[float]] | None = None,
+    ) -> None:
+        """Log the value of each metric at a step.
+
+        Args:
+            metrics: values, NaN and infinity too.
+            step: an epoch, or whatever is counted.
+            within: of metrics that were taken several times in that step, as a loss each batch,
+                all values in order.
+        """
+        step = self._at(step)
+        new = {name: float(value) for name, value in metrics.items() if self._is_new(name, step)}
+        steps = {name: values for name, values in (within or {}).items() if name in new}
+        if new:
+            self._log(step=step, metrics=new, steps=steps)
+
+    def image(
+        self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None
+    ) -> None:
+        """Log a picture: a PNG file's content, or bytes as (H, W) or (H, W, 3)."""
+        png = image if isinstance(image, bytes) else _as_png(image)
+        self._log_file("images", title, png, ".png", step)
+
+    def figure(self, title: str, figure: Figure, step: int | None = None) -> None:
+        """Log a figure of Matplotlib as a picture."""
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        self.image(title, file.getvalue(), step)
+
+    def text(self, title: str, text: str, step: int | None = None) -> None:
+        """Log a text; what the environment holds secret is blacked out."""
+        self._log_file("texts", title, redact(text).encode(), ".txt", step)
+
+    def artifact(self, path: Path | str, title: str | None = None, step: int | None = None) -> None:
+        """Keep a copy of a file, by its name or another title."""
+        path = Path(path)
+        self._log_file("artifacts", title or path.name, path, path.suffix, step)
+
+    def tag(self, **tags: str) -> None:
+        """Say more of the run: tags are shown, and never compared."""
+        self.tags |= tags
+        self._log(step=self._at(None), tags=tags)
+
+    def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
+        """Log a model's file, by its stem or another name."""
+        path = Path(path).resolve()
+        name, step = name or path.stem, self._at(step)
+        file = file_for("artifacts", name, path, path.suffix)
+        self._emit(lambda: ModelSaved(now(), name, file, path.name, step), {file.name: path})
+
+    def evaluation(
+        self,
+        model: str,
+        path: Path | str,
+        metrics: Mapping[str, float],
+        series: Mapping[str, list[tuple[int, float]]] | None = None,
+        config: Mapping[str, Any] | None = None,
+        embedding: Embedding | None = None,
+    ) -> None:
+        """Log what an evaluation found of a model; trackers show it at the run that trained it too.
+
+        Args:
+            model: its name.
+            path: its file, which tells by its content which run made it.
+            metrics: by name.
+            series: the points of curves, x being 1 or more, by name.
+            config: how it was built and trained, as JSON values.
+            embedding: of some examples.
+        """
+        digest = sha256(Path(path))
+        values = {name: float(value) for name, value in metrics.items()}
+        packed = pack(embedding) if embedding else b""
+        file = file_for("embeddings", model, packed, ".safetensors") if embedding else None
+        self._emit(
+            lambda: ModelEvaluated(now(), model, digest, values, series or {}, config or {}, file),
+            {file.name: packed} if file else {},
         )
-        changed: tuple[str, ...] = ()
+
+    def epochs(self, count: int, state: State | None = None) -> Iterator[int]:
+        """The numbers of epochs, from 1 to `count`; less those that are behind a stopped run.
+
+        Args:
+            count: how many there are to be in all.
+            state: what training changes. After each epoch it is kept; a run that was stopped and
+                is started again, with all it depends on as it was, goes on from there, to the same
+                bits. It has to hold all of it: the state of generators of random numbers too.
+        """
+        done = 0
+        if state is not None and self._stopped:
+            state.load_state_dict(self._stopped.arrays)
+            done = self._stopped.epoch
+            self._on_record = _logged(self._tracker.record().events())
+            self._tracker.log(Resumed(now(), done))
+            print(f"going on with {self.id} after epoch {done}")
+        for epoch in range(done + 1, count + 1):
+            self._epoch = epoch
+            yield epoch
+            if state is not None:
+                self._checkpoints.save(self.id, epoch, self._tracker.length, state.state_dict())
+
+    def _at(self, step: int | None) -> int:
+        return self._epoch if step is None else step
+
+    def _is_new(self, title: str, step: int, kind: str = "metrics") -> bool:
+        return (kind, title, step) not in self._on_record
+
+    def _log_file(
+        self, kind: str, title: str, content: bytes | Path, suffix: str, step: int | None
+    ) -> None:
+        step = self._at(step)
+        if self._is_new(title, step, kind):
+            file = file_for(kind, title, content, suffix)
+            self._log({file.name: content}, step=step, **{kind: {title: file}})
+
+    def _log(self, contents: Contents | None = None, **fields: Any) -> None:
+        self._emit(lambda: Logged(now(), **fields), contents)
+
+    def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:
         try:
-            if past is None:
-                tracker.log(start)
-                remember_patch(root, origin.patch)
-            yield tracker
-            if changed := changed_inputs(origin.deps, origin.params, Path.cwd(), stage):
-                raise RunFailed(
-                    f"{', '.join(changed)} changed while {stage} ran: dvc.lock would name "
-                    "what was not run; put it back, and 'dvc repro' goes on from the last "
-                    "checkpoint, or run it again as it is now."
-                )
-            end = RunEnded(now(), "FINISHED", outs=hash_outs(Path.cwd(), stage))
-            end_waiting_on_signals(tracker.stop_waiting)
-            writer.seal(record, end)
-        except (KeyboardInterrupt, Terminated):
-            tracker.log(RunEnded(now(), "KILLED"))
-            tracker.close(KILLED_PATIENCE)
-            raise
-        except BaseException as error:
-            message = redact(f"{type(error).__name__}: {error}")
-            trace = redact(traceback.format_exc())
-            end_waiting_on_signals(tracker.stop_waiting)
-            tracker.log(RunEnded(now(), "FAILED", message, trace, changed))
-            tracker.close(PATIENCE)
-            raise
-        tracker.log(end)
-        if finished:
-            finished(folder.name)
-        tracker.close(PATIENCE)
+            event = make()
+        except ValueError as error:
+            raise UserError(f"this cannot be recorded: {error}.") from None
+        self._tracker.log(event, contents)
 
 
-def _sinks(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:
-    """What shows the run, besides its record; nothing where `RUNRECORD_SINKS` is `off`."""
-    off = environment.get("RUNRECORD_SINKS") == "off"
-    return [] if off else [TensorBoardSink, MlflowSink]
+def _logged(events: Iterable[Event]) -> set[tuple[str, str, int]]:
+    """The kind, title and step of all that was logged."""
+    kinds = ("metrics", "images", "texts", "artifacts")
+    return {
+        (kind, title, event.step)
+        for event in events
+        if isinstance(event, Logged)
+        for kind in kinds
+        for title in getattr(event, kind)
+    }
+
+
+def _as_png(pixels: "np.ndarray[Any, Any]") -> bytes:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise UserError(
+            f"a picture has {pixels.dtype} values of shape {pixels.shape}; it should be uint8, "
+            "(H, W) or (H, W, 3)."
+        )
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="png")
+    return file.getvalue()
 
 
 def now() -> int:

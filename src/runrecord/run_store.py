@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,8 +90,9 @@ def claim_run(root: Path, stage: str, wanted: str | None = None) -> Iterator[Pat
 
 
 def _new_folder(root: Path, stage: str) -> Path:
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stage).strip("-_")[:60] or "run"
     while True:
-        name = f"{stage}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         folder = state_folder(root) / "runs" / name
         try:
             folder.mkdir(parents=True)

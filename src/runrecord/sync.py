@@ -95,7 +95,8 @@ class Store:
         events = run.events()
         try:
             for event in events:
-                self._sink.handle(event)
+                self._sink.handle(event, run.record.contents)
+            self._sink.flush()
         except Exception:
             self._still_there()
             raise
@@ -164,7 +165,7 @@ def write_event_files(run: Run, root: Path) -> None:
     """
     sink = TensorBoardSink(root)
     for event in run.events():
-        sink.handle(event)
+        sink.handle(event, run.record.contents)
     sink.close()
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from runrecord.events import Event, RunEnded, RunStarted
+from runrecord.errors import UserError
+from runrecord.events import Contents, Event, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.secrets import redact
@@ -30,24 +31,27 @@ class Tracker:
         """Track a run, of which `past` events are in the record already."""
         self._writer = writer
         self._writer_failed = False
+        self.length = past
+        """How many events there were."""
         self._stopped = False
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         """Something each time that a thread is done, or the waiting for them is to end."""
         self._threads = [_SinkThread(sink, root, writer.folder, past, self._news) for sink in sinks]
 
-    @property
-    def run_id(self) -> str:
-        """The id of the run, and of its record."""
-        return self._writer.folder.name
+    def record(self) -> Record:
+        """The run's record, as far as it is written."""
+        return Record(files_in(self._writer.folder))
 
-    def last_epoch(self) -> int:
-        """The last epoch that is in the run's record."""
-        return Record(files_in(self._writer.folder)).last_epoch()
+    def log(self, event: Event, contents: Contents | None = None) -> None:
+        """Write an event down and queue it for every sink; returns without waiting for a sink.
 
-    def log(self, event: Event) -> None:
-        """Write an event down and queue it for every sink; returns without waiting for a sink."""
+        Raises:
+            UserError: it could not be read again, and nothing of it is kept.
+        """
         try:
-            self._writer.write(event)
+            self._writer.write(event, contents)
+        except ValueError as error:
+            raise UserError(f"this cannot be recorded: {error}.") from None
         except OSError as error:
             if not self._writer_failed:
                 _warn(
@@ -55,8 +59,9 @@ class Tracker:
                     "make room: what is missing is written with the next epoch."
                 )
             self._writer_failed = True
+        self.length += 1
         for thread in self._threads:
-            thread.queue.put(event)
+            thread.queue.put((event, contents or {}))
 
     def close(self, patience: float) -> None:
         """Wait until every sink has shown everything, at most `patience` seconds.
@@ -104,7 +109,7 @@ class _SinkThread:
         past: int,
         news: "queue.SimpleQueue[None]",
     ) -> None:
-        self.queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[tuple[Event, Contents] | None] = queue.SimpleQueue()
         self.name = sink_class.name
         self.done = False
         self._news = news
@@ -131,37 +136,41 @@ class _SinkThread:
             self._news.put(None)
 
     def _show_all(self) -> None:
-        events: Iterator[Event] = iter(self.queue.get, None)
-        for number, event in enumerate(events, start=self._first):
+        news: Iterator[tuple[Event, Contents]] = iter(self.queue.get, None)
+        for number, (event, contents) in enumerate(news, start=self._first):
             moment = time.monotonic()
             due = moment < self._skip_from and (self._sink or moment >= self._retry_at)
             if due or isinstance(event, RunEnded):
-                self._show(number, event)
+                self._show(number, event, contents)
         if self._sink is not None:
             try:
                 self._sink.close()
             except Exception as error:
                 self.warn(reason(error))
 
-    def _show(self, number: int, event: Event) -> None:
+    def _show(self, number: int, event: Event, contents: Contents) -> None:
         try:
             if self._sink is None:
                 sink = self._sink_class(self._root)
-                for past in self._past(number):
-                    if isinstance(past, RunStarted) or time.monotonic() < self._skip_from:
-                        sink.handle(past)
+                self._show_past(sink, number)
                 self._sink = sink
                 if self._warned:
                     print(f"{sink.name} answers again and gets all that it missed.")
-            self._sink.handle(event)
+            self._sink.handle(event, contents)
+            if self.queue.empty():
+                self._sink.flush()
         except Exception as error:
             self._sink = None
             self._retry_at = time.monotonic() + RETRY
             self.warn(reason(error))
 
-    def _past(self, count: int) -> Iterator[Event]:
-        """The first `count` events of the run."""
-        return islice(Record(files_in(self._record)).events(), count) if count else iter(())
+    def _show_past(self, sink: Sink, count: int) -> None:
+        """Show the first `count` events of the run."""
+        if count:
+            record = Record(files_in(self._record))
+            for event in islice(record.events(), count):
+                if isinstance(event, RunStarted) or time.monotonic() < self._skip_from:
+                    sink.handle(event, record.contents)
 
     def warn(self, why: str) -> None:
         if not self._warned:

@@ -1,32 +1,33 @@
-"""What every stage that computes begins with: its place, its device, its data, its origin."""
+"""What every stage that computes begins with: its device, its data, and its tracked run."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from generative.config import Params
 from generative.data.dataset import Mnist, load_mnist
 from generative.data.mnist import DATA_DIR
-from generative.project import PROJECT
 from generative.training.runtime import Compute, describe_device, prepare
-from runrecord.events import Dataset
-from runrecord.paths import repo_root
-from runrecord.provenance.environment import Origin, collect_origin
+from runrecord import Dataset, Run, start_run
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """Where a stage runs and what it reads."""
+    """What a stage reads, and what it computes on."""
 
-    root: Path
     stage: str
     seed: int
     compute: Compute
     device: torch.device
+    hardware: Mapping[str, str]
     data: Mnist
-    dataset: Dataset
-    origin: Origin
+
+    @property
+    def where(self) -> str:
+        """The device, for a person."""
+        return f"{self.device.type} ({self.hardware['device.name']})"
 
 
 def prepare_stage(stage: str, params: Params) -> StageContext:
@@ -36,8 +37,18 @@ def prepare_stage(stage: str, params: Params) -> StageContext:
         UserError: for bad input.
     """
     seed, compute = params.seed(), params.section("compute", Compute)
-    root, device = repo_root(), prepare(compute)
+    device = prepare(compute)
     data = load_mnist(DATA_DIR, device)
-    dataset = Dataset("mnist", data.digest, str(DATA_DIR))
-    origin = collect_origin(Path.cwd(), stage, PROJECT, describe_device(device))
-    return StageContext(root, stage, seed, compute, device, data, dataset, origin)
+    return StageContext(stage, seed, compute, device, describe_device(device), data)
+
+
+def tracked(context: StageContext, shown: Mapping[str, object]) -> AbstractContextManager[Run]:
+    """The run of a stage, shown with those params."""
+    kind = "device.name" if context.device.type == "cuda" else "cpu.capability"
+    return start_run(
+        context.stage,
+        params=shown,
+        dataset=Dataset("mnist", context.data.digest, str(DATA_DIR)),
+        tags=context.hardware,
+        device=f"{context.device.type} {context.hardware[kind]}",
+    )

@@ -14,22 +14,15 @@ from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics
 from generative.evaluation.suite import Evaluated, evaluate
-from generative.files import sha256, write_atomic
+from generative.files import write_atomic
 from generative.models.io import load_model
 from generative.models.registry import REGISTRY
-from generative.pipeline.context import StageContext, prepare_stage
-from generative.pipeline.paths import (
-    EVALUATION_FILE,
-    PICTURES_DIR,
-    history_path,
-    model_path,
-    record_path,
-)
+from generative.pipeline.context import StageContext, prepare_stage, tracked
+from generative.pipeline.paths import EVALUATION_FILE, PICTURES_DIR, history_path, model_path
 from generative.plots.curves import loss_curves
 from generative.plots.image_grids import png
 from generative.rng import generator
-from runrecord.events import Embedding, EvaluationEnded
-from runrecord.run import now, start_run
+from runrecord import Embedding
 
 
 def evaluate_all() -> None:
@@ -47,23 +40,10 @@ def evaluate_all() -> None:
         name: load_model(model_path(name), model_class).to(context.device)
         for name, model_class in REGISTRY.items()
     }
-    digests = {name: sha256(model_path(name)) for name in models}
     histories = {name: _read_history(history_path(name)) for name in models}
-    factors = ", ".join(f"{factor:g}" for factor in config.noise_factors)
     shown = {"seed": seed, **context.compute.model_dump(), **config.model_dump()}
-    shown["noise_factors"] = factors
-    with (
-        start_run(
-            context.root,
-            context.stage,
-            record_path("evaluation"),
-            shown,
-            context.dataset,
-            context.origin,
-            models=digests,
-        ) as tracker,
-        threadpool_limits(context.compute.threads),
-    ):
+    shown["noise_factors"] = ", ".join(f"{factor:g}" for factor in config.noise_factors)
+    with tracked(context, shown) as run, threadpool_limits(context.compute.threads):
         baseline = baseline_metrics(data, config, seed)
         evaluated = {
             name: evaluate(model, data, config, seed, baseline) for name, model in models.items()
@@ -78,16 +58,18 @@ def evaluate_all() -> None:
         write_atomic(EVALUATION_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
         for name, content in images.items():
             write_atomic(PICTURES_DIR / f"{name}.png", content)
-        tracker.log(
-            EvaluationEnded(
-                now(),
-                metrics,
-                images,
-                series={name: found.series for name, found in evaluated.items()},
-                configs={name: model.config.model_dump() for name, model in models.items()},
-                embeddings=_embeddings(evaluated, context, config.projected_images),
+        for title, content in images.items():
+            run.image(title, content)
+        embeddings = _embeddings(evaluated, context, config.projected_images)
+        for name, model in models.items():
+            run.evaluation(
+                name,
+                model_path(name),
+                metrics[name],
+                series=evaluated[name].series,
+                config=model.config.model_dump(),
+                embedding=embeddings[name],
             )
-        )
         _print_table(metrics)
 
 

@@ -4,8 +4,6 @@ from pathlib import Path
 
 EVALUATION_FILE = Path("metrics/evaluation.json")
 PICTURES_DIR = Path("metrics/pictures")
-RECORDS = "records/"
-"""Where stages put their runs' records."""
 
 
 def model_path(model: str) -> Path:
@@ -21,8 +19,3 @@ def metrics_path(model: str) -> Path:
 def history_path(model: str) -> Path:
     """Every epoch's losses."""
     return Path("metrics") / f"{model}_history.csv"
-
-
-def record_path(what: str) -> Path:
-    """The sealed record of the run that made a model, or of the evaluation."""
-    return Path(RECORDS) / what

@@ -1,7 +1,7 @@
 """Training: the loop over epochs. Knows no tracker, no file and no particular model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,24 +39,24 @@ def fit(
     seed: int,
     compute: Compute,
     device: torch.device,
-    done: int = 0,
+    epochs: Iterable[int],
 ) -> Iterator[EpochResult]:
     """Train `model` in place, an epoch an item. A function of its arguments and nothing else.
 
     Args:
-        model: as the `done` epochs before left it.
+        model: as the epochs before the first left it.
         optimizer: likewise.
         data: both splits, on `device`.
         seed: of the order of images and of all noise, with the epoch's number.
         compute: precision.
         device: where all of it is.
-        done: epochs that are behind the model already.
+        epochs: their numbers, from 1 or wherever a stopped training goes on.
 
     Raises:
         RunFailed: a loss is no longer finite.
     """
     steps = Steps(model, optimizer, data.train, compute, device)
-    for epoch in range(done + 1, model.config.epochs + 1):
+    for epoch in epochs:
         train = steps.epoch(seed, epoch)
         # The same noise every epoch, so that epochs compare.
         test = losses_on(model, data.test, generator(device, seed, "test"), compute, device)

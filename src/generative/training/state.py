@@ -1,13 +1,10 @@
-"""What a training goes on from: weights, optimizer and history, as bytes and back."""
+"""What a training changes, as named arrays and back: weights, optimizer and history."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+import numpy as np
+import torch
 from torch.optim import Optimizer
 
 from generative.models.base import Model
@@ -15,52 +12,43 @@ from generative.models.base import Model
 History = list[dict[str, int | float]]
 """Each epoch's losses, and its number as `epoch`."""
 
-_KEY = "generative"
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 
-@dataclass(frozen=True)
 class TrainingState:
-    """A training between two epochs."""
+    """A training between two epochs: a model, its optimizer and the losses so far."""
 
-    history: History
-    weights: dict[str, Tensor]
-    optimizer: dict[int, dict[str, Tensor]]
-    """What the optimizer holds for each parameter, by the parameter's number."""
+    def __init__(self, model: Model[Any], optimizer: Optimizer) -> None:
+        self.history: History = []
+        self._model, self._optimizer = model, optimizer
 
-    def restore(self, model: Model[Any], optimizer: Optimizer) -> None:
-        """Set both to where they were."""
-        model.load_state_dict(self.weights)
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
+    def state_dict(self) -> Arrays:
+        """All of it, by names that begin with `model/`, `optimizer/` or `history/`."""
+        tensors = {f"model/{name}": value for name, value in self._model.state_dict().items()}
+        for number, values in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value for name, value in values.items()}
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        names = list(self.history[0]) if self.history else []
+        for place, name in enumerate(names):
+            arrays[f"history/{place:02}/{name}"] = np.array([row[name] for row in self.history])
+        return arrays
 
-
-def pack_state(history: History, model: Model[Any], optimizer: Optimizer) -> bytes:
-    """A training's state as the content of a safetensors file."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{name}": value for name, value in values.items()}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(plain, metadata={_KEY: json.dumps(history)})
-
-
-def read_state(path: Path) -> TrainingState:
-    """What `pack_state` packed.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    weights: dict[str, Tensor] = {}
-    state: dict[int, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            history = json.loads(file.metadata()[_KEY])
-            for name in file.keys():  # noqa: SIM118
-                kind, _, rest = name.partition("/")
-                if kind == "model":
-                    weights[rest] = file.get_tensor(name)
-                else:
-                    number, _, key = rest.partition("/")
-                    state.setdefault(int(number), {})[key] = file.get_tensor(name)
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged") from error
-    return TrainingState(history, weights, state)
+    def load_state_dict(self, arrays: Arrays) -> None:
+        """Be as `state_dict` had it."""
+        weights: dict[str, torch.Tensor] = {}
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        columns: dict[str, list[int | float]] = {}
+        for key, array in sorted(arrays.items()):
+            kind, _, name = key.partition("/")
+            if kind == "model":
+                weights[name] = torch.tensor(array)
+            elif kind == "optimizer":
+                number, _, name = name.partition("/")
+                state.setdefault(int(number), {})[name] = torch.tensor(array)
+            else:
+                columns[name.partition("/")[2]] = array.tolist()
+        rows = zip(*columns.values(), strict=True)
+        self.history = [dict(zip(columns, row, strict=True)) for row in rows]
+        self._model.load_state_dict(weights)
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})

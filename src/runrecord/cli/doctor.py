@@ -11,10 +11,12 @@ from platform import python_version
 from rich.console import Console
 
 from runrecord.catalog import newest_of_each, read_runs, records_in_store
-from runrecord.errors import RunFailed
+from runrecord.dvc_cache import missing_outs, remote_state
+from runrecord.errors import RunFailed, UserError
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.provenance.environment import LOCK_FILE, versions
+from runrecord.provenance.git import OutsideGit, commit_of, git
 from runrecord.record.reader import files_in
 from runrecord.run_store import host, is_running, run_dir, run_dirs
 from runrecord.secrets import redact
@@ -23,10 +25,6 @@ from runrecord.sync import Store
 from runrecord.text import reason
 
 _ENOUGH_DISK = 2 * 10**9  # bytes: room for some hundred runs, models and pictures included
-
-
-class _Problem(Exception):
-    """Something needs doing; the message says what."""
 
 
 def doctor() -> None:
@@ -73,7 +71,7 @@ def _versions(root: Path, project: Project) -> str:
     for name in project.packages:
         pinned = re.findall(rf"^{re.escape(name)}==([^\s;]+)", text, re.MULTILINE | re.IGNORECASE)
         if pinned and found.get(name) not in pinned:  # one for each version of Python
-            raise _Problem(
+            raise UserError(
                 f"{name} is {found.get(name, 'missing')}, {LOCK_FILE} says {' or '.join(pinned)}; "
                 f"install what {LOCK_FILE} says"
             )
@@ -81,16 +79,14 @@ def _versions(root: Path, project: Project) -> str:
 
 
 def _git(root: Path) -> str:
-    from runrecord.provenance.git import OutsideGit, commit_of, git
-
     try:
         commit = commit_of(root, "HEAD")
     except OutsideGit:
-        raise _Problem(
+        raise UserError(
             f"{root} is in no Git repository: no run here can be rebuilt; run 'git init' and commit"
         ) from None
     if commit is None:
-        raise _Problem("the repository has no commit yet: no run here can be rebuilt; commit")
+        raise UserError("the repository has no commit yet: no run here can be rebuilt; commit")
     changed = len(git(root, "status", "--porcelain").splitlines())
     return f"commit {commit[:10]}, {changed} uncommitted changes"
 
@@ -108,10 +104,10 @@ def _run_store(root: Path, store: Store) -> str:
 
     runs = newest_of_each(read_runs(records_in_store(root), on_failure, sealed=False), on_failure)
     if failures:
-        raise _Problem(f"{failures[0]}; move that folder away")
+        raise UserError(f"{failures[0]}; move that folder away")
     behind = [run for run in runs if not store.holds(run)]
     if behind:
-        raise _Problem(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
+        raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
     files = (file for folder in run_dirs(root) for file in files_in(folder).values())
     size = sum(file.stat().st_size for file in files)
     return f"{len(runs)} runs, {size / 1e6:.0f} MB, all in MLflow"
@@ -124,54 +120,34 @@ def _running(root: Path, store: Store) -> str:
     here = {key for key in running if shown[key].host == host()}
     gone = [key for key in here if not is_running(run_dir(root, key))]
     if gone:
-        raise _Problem(
+        raise UserError(
             f"{len(gone)} are RUNNING though their process is gone; run 'runrecord reap'"
         )
     return f"{len(here)} on this host, {len(running - here)} on others"
 
 
 def _cache(root: Path) -> str:
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        folder = Path(repo.cache.local.path)
-        place = next(path for path in (folder, *folder.parents) if path.exists())
-        if not os.access(place, os.W_OK):
-            raise _Problem(f"{place} cannot be written; correct its permissions")
-        outs = [out for out in repo.index.outs if out.use_cache]
-        missing = [str(out) for out in outs if not out.hash_info or out.changed_cache()]
+    folder, missing, count = missing_outs(root)
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        raise UserError(f"{place} cannot be written; correct its permissions")
     if missing:
-        raise _Problem(
-            f"it lacks {len(missing)} of {len(outs)} outs ({', '.join(missing)}); "
+        raise UserError(
+            f"it lacks {len(missing)} of {count} outs ({', '.join(missing)}); "
             "run 'dvc pull' or 'dvc repro'"
         )
-    return f"{folder}: writable, all {len(outs)} outs of dvc.lock are in it"
+    return f"{folder}: writable, all {count} outs of dvc.lock are in it"
 
 
 def _remote(root: Path) -> str:
-    from dvc.config import NoRemoteError
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        try:
-            remote = repo.cloud.get_remote_odb()
-        except NoRemoteError:
-            return "none: what this machine made lies on it alone ('dvc remote add' names one)"
-        address = redact(remote.fs.unstrip_protocol(remote.path))
-        try:
-            remote.fs.info(remote.path)
-        except Exception as error:
-            if isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError):
-                return f"{address}: answers, nothing is pushed yet"
-            raise _Problem(
-                f"{address} does not answer ({reason(error)}); start it, or correct it with "
-                "'dvc remote modify'"
-            ) from None
-        return f"{address}: answers"
+    state = remote_state(root)
+    if state is None:
+        return "none: what this machine made lies on it alone ('dvc remote add' names one)"
+    return ": ".join(state)
 
 
 def _disk(root: Path) -> str:
     free = shutil.disk_usage(root).free
     if free < _ENOUGH_DISK:
-        raise _Problem(f"{free / 1e9:.1f} GB are free under {root}; make room")
+        raise UserError(f"{free / 1e9:.1f} GB are free under {root}; make room")
     return f"{free / 1e9:.0f} GB free"

@@ -13,7 +13,8 @@ from runrecord.paths import repo_root
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.report.page import Run, read_run, render
+from runrecord.report.page import render
+from runrecord.run_view import RunView, view
 
 
 def report(names: Sequence[str], output: Path) -> None:
@@ -36,18 +37,18 @@ def report(names: Sequence[str], output: Path) -> None:
     print(f"{output}: {len(runs)} runs side by side")
 
 
-def _evaluations(root: Path) -> Iterator[Run]:
+def _evaluations(root: Path) -> Iterator[RunView]:
     """Every evaluation whose record is in the workspace or the store, less damaged ones."""
     for known in (records_in_workspace(root), records_in_store(root)):
         for run in read_runs(known, lambda _label, _error: None, sealed=True):
-            if run.record.start.models:
-                with suppress(RecordRefused):
-                    yield read_run(run.record)
+            with suppress(RecordRefused):
+                if (seen := view(run.record)).evaluated:
+                    yield seen
 
 
-def _read(record: Record) -> Run:
+def _read(record: Record) -> RunView:
     try:
-        return read_run(record)
+        return view(record)
     except RecordRefused as error:
         _refuse(record.start.id, error)
 

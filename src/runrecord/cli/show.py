@@ -10,8 +10,8 @@ from runrecord.lookup import find_record
 from runrecord.paths import repo_root
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
+from runrecord.run_view import view
 from runrecord.text import printable
-from runrecord.verify.compare import series_of
 
 
 def show(name: str) -> None:
@@ -33,28 +33,31 @@ def show(name: str) -> None:
 def _sections(record: Record) -> dict[str, Mapping[str, object]]:
     start, end = record.start, record.end
     try:
-        series = series_of(record.events())
+        seen = view(record)
     except RecordRefused as error:
         raise UserError(f"{start.id}: its record cannot be used: {error}") from None
     run: dict[str, object] = {
         "stage": start.stage,
         "host": start.host,
         "status": end.status if end else "cut off, or running",
-        "data": f"{start.dataset.name} {start.dataset.digest}",
+        "command": " ".join(start.command),
     }
+    if start.dataset:
+        run["data"] = f"{start.dataset.name} {start.dataset.digest}"
     if end and end.message:
         run["error"] = end.message
     if start.patch:
-        run["uncommitted change"] = f"{len(start.patch)} bytes, in its change.patch"
+        run["uncommitted change"] = f"{len(record.patch())} bytes, in its {start.patch.name}"
     return {
         start.id: run,
         "Params": start.params,
         "Metrics, last": {
-            name: f"{points[max(points)][0]:.6g}"
-            for name, points in sorted(series.items())
-            if points
+            name: f"{value:.6g}" for name, value in sorted(seen.last_values().items())
         },
         "Wrote (SHA-256)": end.outs if end else {},
-        "Read (SHA-256)": {**start.deps, **start.models},
+        "Read (SHA-256)": {
+            **start.deps,
+            **{name: one.sha256 for name, one in seen.evaluated.items()},
+        },
         "Origin and environment": start.tags,
     }

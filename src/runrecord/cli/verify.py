@@ -19,6 +19,7 @@ from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.run_store import host, was_run_here
+from runrecord.run_view import view
 from runrecord.sync import Store, has_store
 from runrecord.text import printable
 from runrecord.verify.audit import Discrepancy
@@ -50,8 +51,8 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
         _tag_unknown(store, name, error)
         raise
     for record in records:
-        if record.start.patch and not (trusted or was_run_here(root, record.start.patch)):
-            _ask(record.start)
+        if record.start.patch and not (trusted or was_run_here(root, record.patch())):
+            _ask(record)
     return max(_verify(root, record, store, tolerance, own_packages) for record in records)
 
 
@@ -69,10 +70,10 @@ def _verify(
         if record.end is None or record.end.status != "FINISHED":
             became = record.end.status if record.end else "cut off"
             raise CannotRebuild(
-                f"it did not finish: it was {became} at epoch {record.last_epoch()}"
+                f"it did not finish: it was {became} at step {view(record).last_step()}"
             )
         with scratch(root) as folder:
-            rebuilt = rebuild(root, start, folder, own_packages)
+            rebuilt = rebuild(root, record, folder, own_packages)
             again = rebuilt.start
             comparison = compare(record, rebuilt, tolerance, load_project(root).code)
         found = judge(start, comparison, discrepancies or [])
@@ -150,8 +151,9 @@ def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
             _tag(store, record_id, Verdict("cannot be rebuilt", str(error)), "")
 
 
-def _ask(start: RunStarted) -> None:
-    lines = start.patch.decode(errors="replace").splitlines()
+def _ask(record: Record) -> None:
+    start = record.start
+    lines = record.patch().decode(errors="replace").splitlines()
     for line in lines:
         print(printable(line))
     question = (

@@ -8,6 +8,7 @@ from runrecord.catalog import all_runs, newest_of_each, read_runs
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
 from runrecord.errors import RunFailed
+from runrecord.events import files_of
 from runrecord.files import sha256_of
 from runrecord.paths import repo_root
 from runrecord.record.reader import Record
@@ -45,4 +46,4 @@ def which(file: Path) -> None:
 def _made_by(record: Record) -> Iterator[str]:
     """SHA-256 of all that a run wrote."""
     outs = record.end.outs.values() if record.end else ()
-    return chain(outs, (sha256_of(file) for file in record.artifacts()))
+    return chain(outs, (file.sha256 for event in record.events() for file in files_of(event)))

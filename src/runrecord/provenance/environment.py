@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runrecord.files import sha256
 from runrecord.project import Project
-from runrecord.provenance.pipeline import hash_deps, params_of
+from runrecord.provenance.pipeline import Inputs, read_inputs
 from runrecord.provenance.source_patch import describe_code
 from runrecord.secrets import holds_secret
 from runrecord.text import printable
@@ -28,44 +28,50 @@ _NUMERIC = re.compile(
 class Origin:
     """Where a run came from."""
 
-    tags: dict[str, str]
-    deps: dict[str, str]
-    """SHA-256 of each of the stage's dependencies, by its path."""
-    params: dict[str, object]
-    """What params.yaml held under each key that the stage reads."""
+    inputs: Inputs
+    tags: Mapping[str, str]
     patch: bytes
     """What the code differed by from its commit, as `git apply` takes it."""
     trouble: str
-    """Why the code of the run cannot be had again, if it cannot: a sentence for a person."""
+    """Why the run cannot be had again, if it cannot: a sentence for a person."""
 
 
 def collect_origin(
     checkout: Path,
     stage: str,
+    cwd: Path,
     project: Project,
-    device: Mapping[str, str],
+    told: Mapping[str, str],
     environment: Mapping[str, str] = os.environ,
 ) -> Origin:
     """Where a run of `stage` comes from, taken before its work; what is not known is left out.
 
     Args:
-        checkout: where the stage runs.
-        stage: as dvc.yaml names it.
+        checkout: the root of the DVC repository that the stage runs in.
+        stage: as DVC_STAGE names it.
+        cwd: where it runs.
         project: what its code and its packages are.
-        device: tags that tell what it computes on.
+        told: more tags, of what it computes on for instance.
         environment: variables.
+
+    Raises:
+        UserError: DVC cannot read its files.
     """
-    code, patch, trouble = describe_code(checkout, project.code)
+    inputs = read_inputs(checkout, stage, cwd)
+    code, patch, trouble = describe_code(checkout, project.code, inputs.generated)
+    if not inputs.stage.commands and not trouble:
+        trouble = f"no dvc.yaml has the stage '{stage}'."
     lock = checkout / LOCK_FILE
     tags = {
         **code,
         "dvc.stage": environment.get("DVC_STAGE"),
         "dvc.experiment": environment.get("DVC_EXP_NAME"),
         "dvc.baseline": environment.get("DVC_EXP_BASELINE_REV"),
+        "dvc.shell": environment.get("SHELL") if "DVC_STAGE" in environment else None,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "lock.sha256": sha256(lock) if lock.exists() else "",
-        **device,
+        **told,
         **{f"env.{name}": value for name, value in environment.items() if _NUMERIC.match(name)},
         **versions(project.packages),
     }
@@ -74,7 +80,7 @@ def collect_origin(
         for key, value in tags.items()
         if value and not value.startswith("-") and not holds_secret(value)
     }
-    return Origin(shown, hash_deps(checkout, stage), params_of(checkout, stage), patch, trouble)
+    return Origin(inputs, shown, patch, trouble)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

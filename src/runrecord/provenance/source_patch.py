@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git
@@ -12,8 +12,18 @@ from runrecord.secrets import holds_secret
 _PATCH_LIMIT = 2**20  # bytes
 
 
-def describe_code(checkout: Path, code: Iterable[str]) -> tuple[dict[str, str], bytes, str]:
-    """Tags that tell the code, its uncommitted change, and what stands in the way, if anything."""
+def describe_code(
+    checkout: Path, code: Iterable[str], generated: Iterable[str] = ()
+) -> tuple[dict[str, str], bytes, str]:
+    """Tags that tell the code, its uncommitted change, and what stands in the way, if anything.
+
+    Args:
+        checkout: the root of the DVC repository.
+        code: files and folders, from there.
+        generated: what stages write, which is no code; nor is dvc.lock.
+    """
+    there = [f":(literal){name}" for name in code if (checkout / name).exists()]
+    there += [f":(exclude,literal){name}" for name in ("dvc.lock", *generated)]
     try:
         commit = commit_of(checkout, "HEAD")
         if commit is None:
@@ -28,7 +38,7 @@ def describe_code(checkout: Path, code: Iterable[str]) -> tuple[dict[str, str], 
     except GitFailed as error:
         return {"git.error": str(error)}, b"", f"the code of the run is not recorded: {error}."
     try:
-        patch, left_out = _change(checkout, code)
+        patch, left_out = _change(checkout, there)
     except GitFailed as error:
         patch, left_out = b"", f"left out: {error}"
     tags |= {"git.dirty": str(bool(patch or left_out)).lower(), "git.patch": left_out}
@@ -46,29 +56,31 @@ def _remote(checkout: Path) -> str:
     return re.sub(r"//[^/\s]*@", "//", address)
 
 
-def _change(checkout: Path, code: Iterable[str]) -> tuple[bytes, str]:
-    """The uncommitted change to the code, new files included; else why it is left out.
+def _change(checkout: Path, there: Sequence[str]) -> tuple[bytes, str]:
+    """The uncommitted change of those pathspecs, new files included; else why it is left out.
 
     Made by Git's plumbing, which no setting of a person's shapes.
 
     Raises:
         GitFailed: Git refuses a file.
     """
-    there = [name for name in code if (checkout / name).exists()]
     listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *there)
-    names = os.fsdecode(git(checkout, *listing)).split("\0")
-    changed = [checkout / name for name in names if name]
+    names = git(checkout, *listing)
+    changed = [checkout / name for name in os.fsdecode(names).split("\0") if name]
     size = sum(path.lstat().st_size for path in changed if os.path.lexists(path))
     if size > _PATCH_LIMIT:
         return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
+    if not changed:
+        return b"", ""
     with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}  # the person's own stays untouched
-        git(checkout, "read-tree", "HEAD", environment=index)
+        own = {"GIT_INDEX_FILE": str(Path(folder) / "index"), "GIT_LITERAL_PATHSPECS": "1"}
+        git(checkout, "read-tree", "HEAD", environment=own)  # the person's own stays untouched
         exact = ("-c", "core.safecrlf=true")  # Git refuses what it would not give back as it is
-        git(checkout, *exact, "add", "--all", "--", *there, environment=index)
+        named = ("--pathspec-from-file=-", "--pathspec-file-nul")
+        git(checkout, *exact, "add", "--all", *named, environment=own, given=names)
         diff = ("diff-index", "--cached", "-p", "--binary", "--no-color", "--no-ext-diff")
         shape = ("--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
-        patch = git(checkout, *diff, *shape, "HEAD", "--", *there, environment=index)
+        patch = git(checkout, *diff, *shape, "HEAD", environment=own)
     if holds_secret(patch.decode(errors="replace")):
         return b"", "left out: it holds a password or a token"
     return patch, ""

@@ -1,52 +1,32 @@
 """Reading a record. It believes nothing that a record says."""
 
 import hashlib
-import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.numpy
 from PIL import Image
-from pydantic import ValidationError
-from safetensors import SafetensorError
 
-from runrecord.events import (
-    Dataset,
-    Embedding,
-    EpochEnded,
-    EvaluationEnded,
-    Event,
-    ModelSaved,
-    Png,
-    Resumed,
-    RunEnded,
-    RunStarted,
-)
+from runrecord.events import Contents, Event, Logged, RunEnded, RunStarted, files_of
 from runrecord.files import sha256
+from runrecord.record.old_format import start_of_format_1, upgraded
 from runrecord.record.schema import (
     EVENTS,
     FORMAT,
-    LINE,
-    PATCH,
     START,
-    EndLine,
-    EpochLine,
-    EvaluationLine,
     Files,
-    Line,
-    ModelLine,
     RecordRefused,
-    ResumedLine,
-    StartPart,
-    first_error,
+    read_line,
+    read_start,
 )
+from runrecord.text import printable
 
 
 class Record:
-    """A record that was written, opened to be read. Reading it believes nothing it says."""
+    """A record that was written, opened to be read."""
 
     def __init__(self, files: Files) -> None:
         """Read how the run began, and how much there is.
@@ -55,8 +35,8 @@ class Record:
             RecordRefused: this is no record, is damaged, or comes from a newer version.
         """
         self._files = files
-        content = self._content(START)
-        self.start = self._started(content)
+        self.start = self._read_start()
+        """How the run began."""
         events = files[EVENTS].read_bytes() if EVENTS in files else b""
         complete, _, rest = events.rpartition(b"\n")
         self.size = len(events) - len(rest)
@@ -70,6 +50,11 @@ class Record:
         self.last_sign_of_life = _time(lines[-1]) if lines else self.start.time
         """When the last event was, in milliseconds since 1970."""
 
+    @property
+    def contents(self) -> Contents:
+        """Where the files lie that events name; `events` has checked those that it named."""
+        return self._files
+
     def events(self) -> Iterator[Event]:
         """What happened, in order, from the start on.
 
@@ -77,113 +62,85 @@ class Record:
             RecordRefused: a line or a file it names is damaged, missing or not to be trusted.
         """
         yield self.start
-        yield from map(self._as_event, self._lines())
-
-    def artifacts(self) -> list[Path]:
-        """Where the files lie that the run logged: models and pictures."""
-        return [path for name, path in self._files.items() if "/" in name]
-
-    def last_epoch(self) -> int:
-        """The last epoch that is in it, 0 if there is none.
-
-        Raises:
-            RecordRefused: a line is damaged.
-        """
-        return max((line.epoch for line in self._lines() if isinstance(line, EpochLine)), default=0)
-
-    def _lines(self) -> Iterator[Line]:
         if EVENTS not in self._files:
             return
-        with self._files[EVENTS].open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        with self._files[EVENTS].open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    yield LINE.validate_json(line)
-                except ValidationError as error:
-                    raise RecordRefused(f"{EVENTS}, line {number}: {first_error(error)}.") from None
+                    events = self._events_of(line)
+                except ValueError as error:
+                    raise RecordRefused(
+                        f"{EVENTS}, line {number}: {printable(str(error))}."
+                    ) from None
+                yield from events
 
-    def _started(self, content: bytes) -> RunStarted:
-        try:
-            document: Any = json.loads(content)
-            version = document["format"]
-        except (ValueError, TypeError, KeyError):
-            raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
-        if isinstance(version, int) and version > FORMAT:
-            raise RecordRefused(
-                f"it has format {version}, and this version reads up to {FORMAT}; update this "
-                "checkout."
-            )
-        try:
-            start = StartPart.model_validate_json(content)
-        except ValidationError as error:
-            raise RecordRefused(f"{START}: {first_error(error)}.") from None
-        fields = {name: getattr(start, name) for name in StartPart.model_fields if name != "format"}
-        fields["dataset"] = Dataset(**dict(start.dataset))
-        fields["patch"] = self._content(PATCH) if start.patch else b""
-        if start.patch and hashlib.sha256(fields["patch"]).hexdigest() != start.patch:
-            raise RecordRefused(f"'{PATCH}' is damaged: its SHA-256 is another.")
-        return RunStarted(**fields)
+    def read(self, name: str) -> bytes:
+        """The content of a file that an event named.
 
-    def _as_event(self, line: Line) -> Event:
-        match line:
-            case ResumedLine():
-                return Resumed(line.time, line.epoch)
-            case EpochLine():
-                images = self._images(line.images)
-                return EpochEnded(line.time, line.epoch, line.steps, line.means, images)
-            case ModelLine():
-                path = self._path(line.file)
-                if sha256(path) != line.sha256:
-                    raise RecordRefused(f"'{line.file}' is damaged: its SHA-256 is another.")
-                file = line.file.rpartition("/")[2]
-                return ModelSaved(line.time, line.name, path, file, line.sha256, line.epoch)
-            case EvaluationLine():
-                return EvaluationEnded(
-                    line.time,
-                    line.figures,
-                    self._images(line.images),
-                    line.series,
-                    line.configs,
-                    {model: self._embedding(name) for model, name in line.projections.items()},
-                )
-            case EndLine():
-                return _as_end(line)
-
-    def _images(self, names: Mapping[str, str]) -> dict[str, Png]:
-        return {title: self._image(name) for title, name in names.items()}
-
-    def _image(self, name: str) -> Png:
-        content = self._content(name)
-        try:
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                image.verify()
-        except Exception:  # whatever Pillow says of a damaged file
-            raise RecordRefused(f"'{name}' is no PNG, or damaged.") from None
-        return content
-
-    def _embedding(self, name: str) -> Embedding:
-        try:
-            found = safetensors.numpy.load(self._content(name))
-            vectors, labels, images = (found[key] for key in ("codes", "labels", "images"))
-        except (SafetensorError, KeyError):
-            raise RecordRefused(f"'{name}' holds no embedding, or is damaged.") from None
-        layouts = [(array.dtype.name, array.ndim) for array in (vectors, labels, images)]
-        counts = {array.shape[:1] for array in (vectors, labels, images)}
-        if layouts != [("float32", 2), ("uint8", 1), ("uint8", 3)] or len(counts) != 1:
-            raise RecordRefused(f"'{name}' holds vectors, labels and images that do not fit.")
-        return Embedding(vectors, labels, images)
-
-    def _content(self, name: str) -> bytes:
+        Raises:
+            RecordRefused: it is missing or cannot be read.
+        """
         try:
             return self._path(name).read_bytes()
         except OSError as error:
             raise RecordRefused(f"'{name}' cannot be read: {error.strerror}.") from None
 
+    def patch(self) -> bytes:
+        """What the code differed by from its commit; nothing if it did not."""
+        return self.read(self.start.patch.name) if self.start.patch else b""
+
+    def _read_start(self) -> RunStarted:
+        content = self.read(START)
+        try:
+            document: Any = json.loads(content)
+            self.format = document["format"]
+        except (ValueError, TypeError, KeyError):
+            raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
+        if isinstance(self.format, int) and self.format > FORMAT:
+            raise RecordRefused(
+                f"it has format {self.format}, and this version reads up to {FORMAT}; update this "
+                "checkout."
+            )
+        try:
+            if self.format == 1:
+                start, self._models = start_of_format_1(document)
+            else:
+                start = read_start(content)
+        except ValueError as error:
+            raise RecordRefused(f"{START}: {printable(str(error))}.") from None
+        self._check_files(start)
+        return replace(start, tags={key: printable(value) for key, value in start.tags.items()})
+
+    def _events_of(self, line: bytes) -> list[Event]:
+        if self.format == 1:
+            events = upgraded(line, self._models, lambda name: sha256(self._path(name)))
+        else:
+            events = [read_line(line)]
+        for event in events:
+            self._check_files(event)
+        return events
+
+    def _check_files(self, event: Event) -> None:
+        for file in files_of(event):
+            if sha256(self._path(file.name)) != file.sha256:
+                raise RecordRefused(f"'{printable(file.name)}' is damaged: its SHA-256 is another.")
+        if isinstance(event, Logged):
+            for file in event.images.values():
+                self._check_image(file.name)
+
+    def _check_image(self, name: str) -> None:
+        try:
+            with Image.open(self._path(name), formats=["PNG"]) as image:
+                image.verify()
+        except Exception:  # whatever Pillow says of a damaged file
+            raise RecordRefused(f"'{printable(name)}' is no PNG, or damaged.") from None
+
     def _path(self, name: str) -> Path:
         """Where a file lies. Names are looked up, not joined to a path: none leads outside."""
         if name not in self._files:
-            raise RecordRefused(f"it names '{name}', which is none of its files.")
+            raise RecordRefused(f"it names '{printable(name)}', which is none of its files.")
         return self._files[name]
 
 
@@ -210,16 +167,10 @@ def _stays(path: Path, folder: Path) -> bool:
 
 def _ended(line: bytes) -> RunEnded | None:
     try:
-        end = EndLine.model_validate_json(line)
-    except ValidationError:
+        event = read_line(line)
+    except ValueError:
         return None
-    return _as_end(end)
-
-
-def _as_end(line: EndLine) -> RunEnded:
-    return RunEnded(
-        **{name: getattr(line, name) for name in EndLine.model_fields if name != "event"}
-    )
+    return event if isinstance(event, RunEnded) else None
 
 
 def _time(line: bytes) -> int:

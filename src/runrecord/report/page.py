@@ -9,30 +9,12 @@ from typing import Any
 
 from jinja2 import Environment
 
-from runrecord.events import EpochEnded, EvaluationEnded, ModelSaved, Png, RunStarted
 from runrecord.project import Project
-from runrecord.record.reader import Record
 from runrecord.report.curves import curves_png
+from runrecord.run_view import RunView
 from runrecord.sinks.description import EVALUATION
 
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a record tells, read and checked as a whole."""
-
-    start: RunStarted
-    status: str
-    seconds: float
-    history: Mapping[str, Sequence[float]]
-    """Each metric's mean in every epoch."""
-    model: str | None
-    """The SHA-256 of the model it made."""
-    tested: Mapping[str, Mapping[str, float]]
-    """An evaluation's metrics: by model, then by name."""
-    pictures: Mapping[str, Png]
-    """The last of each title."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +22,7 @@ class Tested:
     """What an evaluation says of one model."""
 
     metrics: Mapping[str, float]
-    pictures: Mapping[str, Png]
+    pictures: Mapping[str, bytes]
     """The model's own, by title."""
 
 
@@ -67,35 +49,7 @@ class Section:
     equal: Sequence[Row]
 
 
-def read_run(record: Record) -> Run:
-    """A run, from its record.
-
-    Raises:
-        RecordRefused: the record is damaged.
-    """
-    start, *events = record.events()
-    assert isinstance(start, RunStarted)
-    history: dict[str, list[float]] = {}
-    tested: Mapping[str, Mapping[str, float]] = {}
-    pictures: dict[str, Png] = {}
-    model = None
-    for event in events:
-        match event:
-            case EpochEnded():
-                for name, value in event.means.items():
-                    history.setdefault(name, []).append(value)
-                pictures |= event.images
-            case EvaluationEnded():
-                tested = event.metrics
-                pictures |= event.images
-            case ModelSaved():
-                model = event.sha256
-    seconds = (record.last_sign_of_life - start.time) / 1000
-    status = record.end.status if record.end else "RUNNING"
-    return Run(start, status, seconds, history, model, tested, pictures)
-
-
-def render(runs: Sequence[Run], evaluations: Iterable[Run], project: Project) -> str:
+def render(runs: Sequence[RunView], evaluations: Iterable[RunView], project: Project) -> str:
     """The page, complete in itself.
 
     Args:
@@ -107,14 +61,14 @@ def render(runs: Sequence[Run], evaluations: Iterable[Run], project: Project) ->
     tested: dict[str, Tested] = {}
     shown = {run.start.id for run in runs}
     for evaluation in sorted(evaluations, key=lambda run: run.start.time):
-        pictures = {} if evaluation.start.id in shown else evaluation.pictures
-        for model, digest in evaluation.start.models.items():
+        pictures = {} if evaluation.start.id in shown else _pictures(evaluation)
+        for model, found in evaluation.evaluated.items():
             own = {
                 EVALUATION + title.removeprefix(f"{model}_"): picture
                 for title, picture in pictures.items()
                 if title.startswith(f"{model}_")
             }
-            tested[digest] = Tested(evaluation.tested.get(model, {}), own)
+            tested[found.sha256] = Tested(found.metrics, own)
     stages = dict.fromkeys(run.start.stage for run in runs)
     sections = [
         _section(stage, [run for run in runs if run.start.stage == stage], tested, project)
@@ -126,22 +80,23 @@ def render(runs: Sequence[Run], evaluations: Iterable[Run], project: Project) ->
 
 
 def _section(
-    stage: str, runs: Sequence[Run], tested: Mapping[str, Tested], project: Project
+    stage: str, runs: Sequence[RunView], tested: Mapping[str, Tested], project: Project
 ) -> Section:
     params = _rows([run.start.params for run in runs])
     origins = _rows([_origin(run) for run in runs])
-    tests = [tested.get(run.model or "", Tested({}, {})) for run in runs]
+    tests = [
+        tested.get(run.models[-1].file.sha256 if run.models else "", Tested({}, {})) for run in runs
+    ]
     metrics = [_metrics(run, test) for run, test in zip(runs, tests, strict=True)]
-    pictures = [{**run.pictures, **test.pictures} for run, test in zip(runs, tests, strict=True)]
+    pictures = [{**_pictures(run), **test.pictures} for run, test in zip(runs, tests, strict=True)]
     labels = [_label(run) for run in runs]
     series = {
         name: {
-            label: run.history[name]
+            label: [value for value, _ in run.series[name].values()]
             for label, run in zip(labels, runs, strict=True)
-            if name in run.history
+            if name in run.series
         }
-        for name in project.curves
-        if any(name in run.history for run in runs)
+        for name in _curves(runs, project)
     }
     titles = dict.fromkeys(title for own in pictures for title in own)
     return Section(
@@ -161,26 +116,36 @@ def _section(
     )
 
 
-def _label(run: Run) -> str:
+def _curves(runs: Sequence[RunView], project: Project) -> list[str]:
+    """The metrics to draw: those that the project names, else all that have several steps."""
+    names = dict.fromkeys(name for run in runs for name in run.series)
+    if project.curves:
+        return [name for name in project.curves if name in names]
+    return [name for name in names if any(len(run.series.get(name, ())) > 1 for run in runs)]
+
+
+def _pictures(run: RunView) -> dict[str, bytes]:
+    """The last picture of each title."""
+    return {title: run.record.read(file.name) for title, file in run.last_images().items()}
+
+
+def _label(run: RunView) -> str:
     experiment = run.start.tags.get("dvc.experiment")
     own = run.start.id.removeprefix(f"{run.start.stage}-")
     return f"{own} ({experiment})" if experiment else own
 
 
-def _origin(run: Run) -> dict[str, Any]:
+def _origin(run: RunView) -> dict[str, Any]:
     begun = datetime.fromtimestamp(run.start.time / 1000, UTC)
     named = {name: run.start.tags[name] for name in _PROVENANCE if name in run.start.tags}
     own = {"run": run.start.id, "status": run.status, "begun": f"{begun:%Y-%m-%d %H:%M:%S} UTC"}
     return {**own, "seconds": f"{run.seconds:.0f}", "host": run.start.host, **named}
 
 
-def _metrics(run: Run, test: Tested) -> dict[str, float]:
+def _metrics(run: RunView, test: Tested) -> dict[str, float]:
     """Its test metrics if its model was evaluated, then the last epoch's; an evaluation's own."""
-    own = {
-        f"{model}/{name}": value for model, own in run.tested.items() for name, value in own.items()
-    }
-    last = {name: values[-1] for name, values in run.history.items()}
-    return {**own, **{f"{EVALUATION}{name}": value for name, value in test.metrics.items()}, **last}
+    tested = {f"{EVALUATION}{name}": value for name, value in test.metrics.items()}
+    return {**tested, **run.last_values()}
 
 
 def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -214,5 +179,5 @@ def _text(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _address(image: Png) -> str:
+def _address(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"

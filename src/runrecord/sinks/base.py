@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from runrecord.events import Event
+from runrecord.events import Contents, Event, File
 
 
 class Sink(ABC):
@@ -15,6 +15,8 @@ class Sink(ABC):
     """
 
     name: ClassVar[str]
+    package: ClassVar[str]
+    """That it needs."""
     remedy: ClassVar[str]
     """What a person can do about a run that the sink could not show."""
 
@@ -23,9 +25,18 @@ class Sink(ABC):
         """Open it, for the main repository at `root`; may be slow and may raise."""
 
     @abstractmethod
-    def handle(self, event: Event) -> None:
-        """Show one event; may be slow and may raise."""
+    def handle(self, event: Event, contents: Contents) -> None:
+        """Show one event, by the next `flush` or a run's end; may be slow and may raise."""
+
+    def flush(self) -> None:  # noqa: B027  (a sink may hold nothing back)
+        """Show what is held back."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write out what is held back."""
+        """Flush, and let go of what is open."""
+
+
+def content_of(file: File, contents: Contents) -> bytes:
+    """What is in a file that an event named."""
+    content = contents[file.name]
+    return content if isinstance(content, bytes) else content.read_bytes()

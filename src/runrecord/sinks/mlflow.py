@@ -4,36 +4,38 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from runrecord.events import (
+    Contents,
     Dataset,
-    EpochEnded,
-    EvaluationEnded,
     Event,
+    Logged,
+    ModelEvaluated,
     ModelSaved,
-    Png,
     Resumed,
     RunEnded,
     RunStarted,
 )
+from runrecord.files import write_atomic
 from runrecord.project import load_project
 from runrecord.record.schema import RecordRefused
-from runrecord.sinks.base import Sink
+from runrecord.sinks.base import Sink, content_of
 from runrecord.sinks.description import EVALUATION, describe
 from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, history_of, pictures_of, points_of
 from runrecord.sinks.mlflow_store import connect
+from runrecord.sinks.names import key_for, name_for, text_for
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
 
 _NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
+_BATCH = 1000  # metrics that MLflow takes at once
+_LONGEST_TAG = 5000  # characters
 _NOTE_DIGEST = "description.sha256"
 """The SHA-256 of the description as this sink wrote it: another one is a person's."""
 
@@ -42,58 +44,71 @@ class MlflowSink(Sink):
     """Plays a run's events into the tracking store of the main repository at `root`."""
 
     name = "MLflow"
+    package = "mlflow"
     remedy = "'runrecord sync' completes MLflow later"
 
     def __init__(self, root: Path) -> None:
         self._project = load_project(root)
         self._client, self._experiment = connect(root)
         self._run_id = ""
-        self._start_event: RunStarted | None = None
+        self._params: dict[str, str] = {}
         self._events = 0
-        self._points: set[Point] = set()
-        self._images: set[Point] = set()
+        self._shown_points: set[Point] = set()
+        self._shown_images: set[Point] = set()
+        self._new: dict[Point, float] = {}
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: Event, contents: Contents) -> None:
         match event:
             case RunStarted():
-                self._start(event)
+                self._start(event, contents)
             case Resumed():
                 self._resume()
-            case EpochEnded():
-                points = {(name, event.epoch): value for name, value in event.means.items()}
-                self._log_points(points, event.time)
-                for title, image in event.images.items():
-                    self._log_image(title, image, event.time, event.epoch)
+            case Logged():
+                self._log(event, contents)
             case ModelSaved():
-                self._log_model(event)
-            case EvaluationEnded():
+                self._log_model(event, contents)
+            case ModelEvaluated():
                 self._log_evaluation(event)
             case RunEnded():
-                self._end(event)
+                self._end(event, contents)
         self._events += 1
 
-    def close(self) -> None:
-        pass
+    def flush(self) -> None:
+        from mlflow.entities import Metric
 
-    def _start(self, event: RunStarted) -> None:
+        metrics = [
+            Metric(name, value, time, step) for (name, step, time), value in self._new.items()
+        ]
+        for first in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self._run_id, metrics[first : first + _BATCH])
+        self._shown_points |= self._new.keys()
+        self._new.clear()
+
+    def close(self) -> None:
+        self.flush()
+
+    def _start(self, event: RunStarted, contents: Contents) -> None:
         """Create the run, or find it with what it has already: then only the rest is added."""
         from mlflow.entities import Param
 
-        self._start_event, self._events = event, 0
+        self._events = 0
+        self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
         run = next(iter(self._search("record.id", event.id)), None) or self._create(event)
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
         self._run_id = run.info.run_id
-        params = [Param(key, str(value)) for key, value in event.params.items()]
-        self._client.log_batch(self._run_id, params=params)
-        self._client.log_inputs(self._run_id, [_dataset_input(event.dataset)])
+        params = [Param(key, value) for key, value in self._params.items()]
+        for first in range(0, len(params), 100):
+            self._client.log_batch(self._run_id, params=params[first : first + 100])
+        if event.dataset:
+            self._client.log_inputs(self._run_id, [_dataset_input(event.dataset)])
         self._client.log_dict(self._run_id, dict(event.deps), "provenance/deps.json")
         if event.patch:
-            patch = event.patch.decode(errors="replace")
+            patch = content_of(event.patch, contents).decode(errors="replace")
             self._client.log_text(self._run_id, patch, "provenance/change.patch")
-        self._points = points_of(self._client, run)
+        self._shown_points = points_of(self._client, run)
         self._describe(self._run_id)
-        self._images = set(pictures_of(self._client, self._run_id))
+        self._shown_images = set(pictures_of(self._client, self._run_id))
 
     def _resume(self) -> None:
         """The run had ended, and goes on."""
@@ -103,8 +118,7 @@ class MlflowSink(Sink):
 
     def _create(self, event: RunStarted) -> "Run":
         tags = {
-            **event.tags,
-            **{f"{name}.sha256": digest for name, digest in event.models.items()},
+            **{name_for(key): value for key, value in event.tags.items()},
             "host": event.host,
             "mlflow.source.name": event.stage,
             "mlflow.source.type": "LOCAL",
@@ -114,51 +128,58 @@ class MlflowSink(Sink):
             tags["mlflow.source.git.commit"] = commit
         return self._client.create_run(self._experiment, event.time, tags, event.id)
 
-    def _log_points(self, values: Mapping[tuple[str, int], float], time: int) -> None:
-        """Log values by their metric and step, less those that the run has."""
-        from mlflow.entities import Metric
+    def _log(self, event: Logged, contents: Contents) -> None:
+        for name, value in event.metrics.items():
+            self._add_point(name, event.step, event.time, value)
+        for title, file in event.images.items():
+            self._log_image(title, content_of(file, contents), event.time, event.step)
+        for title, file in {**event.texts, **event.artifacts}.items():
+            suffix = "" if title in event.artifacts else ".txt"
+            path = f"{file.name.partition('/')[0]}/{key_for(title)}{suffix}"
+            self._log_bytes(path, content_of(file, contents))
+        for key, text in event.tags.items():
+            self._client.set_tag(self._run_id, name_for(key), text[:_LONGEST_TAG])
 
-        new = {(name, step, time): value for (name, step), value in values.items()}
-        self._client.log_batch(
-            self._run_id,
-            [
-                Metric(name, value, time, step)
-                for (name, step, time), value in new.items()
-                if (name, step, time) not in self._points
-            ],
-        )
-        self._points |= new.keys()
+    def _add_point(self, name: str, step: int, time: int, value: float) -> None:
+        """Log a metric's value with the next flush, unless the run has that point."""
+        point = (name_for(name), step, time)
+        if point not in self._shown_points:
+            self._new[point] = value
 
-    def _log_image(self, title: str, image: Png, time: int, step: int) -> None:
-        key = re.sub(r"[^\w\-./ ]", "", title, flags=re.ASCII)  # less what MLflow refuses
-        if (key, step, time) not in self._images:
+    def _log_image(self, title: str, image: bytes, time: int, step: int) -> None:
+        key = key_for(title)
+        if (key, step, time) not in self._shown_images:
             with Image.open(io.BytesIO(image), formats=["PNG"]) as pixels:
                 self._client.log_image(self._run_id, pixels, key=key, step=step, timestamp=time)
-            self._images.add((key, step, time))
+            self._shown_images.add((key, step, time))
 
-    def _log_model(self, event: ModelSaved) -> None:
+    def _log_bytes(self, path: str, content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / path.rpartition("/")[2]
+            file.write_bytes(content)
+            self._client.log_artifact(self._run_id, str(file), path.rpartition("/")[0] or None)
+
+    def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Log the model as its project packs it; without that, its file."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model
 
-        assert self._start_event is not None
-        flavor = self._project.flavor
-        model = self._logged_model(event.name) or self._client.create_logged_model(
+        flavor, name = self._project.flavor, _model_name(event.name)
+        model = self._logged_model(name) or self._client.create_logged_model(
             self._experiment,
-            name=event.name,
+            name=name,
             source_run_id=self._run_id,
-            tags={"model.sha256": event.sha256},
-            params={key: str(value) for key, value in self._start_event.params.items()},
+            tags={"model.sha256": event.file.sha256},
+            params=self._params,
             model_type=flavor.kind if flavor else None,
         )
         outputs = self._client.get_run(self._run_id).outputs
-        if not outputs or not outputs.model_outputs:
-            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.epoch)])
+        if model.model_id not in {one.model_id for one in outputs.model_outputs} if outputs else ():
+            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.step)])
         if model.status != LoggedModelStatus.READY:
             with tempfile.TemporaryDirectory() as folder:
-                weights = Path(folder) / "file" / event.file
-                weights.parent.mkdir()
-                shutil.copyfile(event.path, weights)
+                weights = Path(folder) / "file" / event.filename
+                write_atomic(weights, contents[event.file.name])
                 packed = Path(folder) / "model"
                 if flavor:
                     of_run = Model(run_id=self._run_id, model_id=model.model_id)
@@ -169,10 +190,10 @@ class MlflowSink(Sink):
                 self._client.log_model_artifacts(model.model_id, str(packed))
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.set_tag(self._run_id, "model.id", model.model_id)
-        self._client.set_tag(self._run_id, "model.sha256", event.sha256)
+        self._client.set_tag(self._run_id, "model.sha256", event.file.sha256)
         training = self._client.get_run(self._run_id)
-        for evaluation in self._search(f"{event.name}.sha256", event.sha256):
-            self._connect(evaluation, training, event.name)
+        for evaluation in self._search(f"{name}.sha256", event.file.sha256):
+            self._connect(evaluation, training, name)
 
     def _logged_model(self, name: str) -> "LoggedModel | None":
         """The model of that name that this run has already, whole or not."""
@@ -181,19 +202,18 @@ class MlflowSink(Sink):
         )
         return found[0] if found else None
 
-    def _log_evaluation(self, event: EvaluationEnded) -> None:
-        """The metrics go to this run, and to every training run that made those very models."""
-        assert self._start_event is not None
-        for model, metrics in event.metrics.items():
-            points = {(f"{model}/{name}", 0): value for name, value in metrics.items()}
-            for name, curve in event.series.get(model, {}).items():
-                points |= {(f"{model}/{name}", x): y for x, y in curve}
-            self._log_points(points, event.time)
-        for title, image in event.images.items():
-            self._log_image(title, image, event.time, 0)
-        for model in event.metrics:
-            for training in self._search("model.sha256", self._start_event.models[model]):
-                self._connect(self._client.get_run(self._run_id), training, model)
+    def _log_evaluation(self, event: ModelEvaluated) -> None:
+        """The metrics go to this run, and to every training run that made that very model."""
+        model = _model_name(event.model)
+        for name, value in event.metrics.items():
+            self._add_point(f"{model}/{name}", 0, event.time, value)
+        for name, points in event.series.items():
+            for x, y in points:
+                self._add_point(f"{model}/{name}", x, event.time, y)
+        self.flush()
+        self._client.set_tag(self._run_id, f"{model}.sha256", event.sha256)
+        for training in self._search("model.sha256", event.sha256):
+            self._connect(self._client.get_run(self._run_id), training, model)
 
     def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
         """Link an evaluation to a run that trained a model it read, and that run to its metrics.
@@ -204,9 +224,14 @@ class MlflowSink(Sink):
         from mlflow.entities import LoggedModelInput, Metric
 
         evaluation_id, training_id = evaluation.info.run_id, training.info.run_id
-        (made,) = training.outputs.model_outputs
+        made = training.outputs.model_outputs[-1]
         model_id, epochs = made.model_id, made.step
-        dataset = self._client.get_run(evaluation_id).inputs.dataset_inputs[0].dataset
+        read = self._client.get_run(evaluation_id).inputs.dataset_inputs
+        dataset = (
+            {"dataset_name": read[0].dataset.name, "dataset_digest": read[0].dataset.digest}
+            if read
+            else {}
+        )
         points: list[Metric] = []
         for key in evaluation.data.metrics:
             if key.startswith(f"{model}/"):
@@ -216,17 +241,7 @@ class MlflowSink(Sink):
                 for (_, place, time), value in history_of(self._client, evaluation_id, key).items():
                     step = place or epochs
                     if (name, step, time) not in known:
-                        points.append(
-                            Metric(
-                                name,
-                                value,
-                                time,
-                                step,
-                                model_id=model_id,
-                                dataset_name=dataset.name,
-                                dataset_digest=dataset.digest,
-                            )
-                        )
+                        points.append(Metric(name, value, time, step, model_id=model_id, **dataset))
         self._client.log_batch(training_id, points)
         self._copy_pictures(evaluation_id, training_id, model, step=epochs)
         digest = training.data.tags["model.sha256"]
@@ -265,13 +280,18 @@ class MlflowSink(Sink):
             tags = [RunTag(_NOTE, text), RunTag(_NOTE_DIGEST, _digest(text))]
             self._client.log_batch(run_id, tags=tags)
 
-    def _end(self, event: RunEnded) -> None:
+    def _end(self, event: RunEnded, contents: Contents) -> None:
+        self.flush()
         if event.message:
-            self._client.set_tag(self._run_id, "error", event.message[:5000])
+            self._client.set_tag(self._run_id, "error", event.message[:_LONGEST_TAG])
         if event.changed:
-            self._client.set_tag(self._run_id, "deps.changed", ", ".join(event.changed)[:5000])
+            self._client.set_tag(
+                self._run_id, "deps.changed", ", ".join(event.changed)[:_LONGEST_TAG]
+            )
         if event.traceback:
             self._client.log_text(self._run_id, event.traceback, "traceback.txt")
+        if event.output:
+            self._log_bytes("output.txt", content_of(event.output, contents))
         self._client.set_tag(self._run_id, EVENTS_TAG, str(self._events + 1))
         self._client.set_terminated(self._run_id, event.status, event.time)
 
@@ -284,6 +304,11 @@ class MlflowSink(Sink):
                 order_by=["attributes.start_time ASC"],
             )
         )
+
+
+def _model_name(title: str) -> str:
+    """MLflow's names of models have no characters that mean something in its addresses."""
+    return re.sub(r"[/:.%\"']", "_", key_for(title))
 
 
 def _digest(text: str) -> str:

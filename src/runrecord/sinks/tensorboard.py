@@ -11,19 +11,20 @@ import numpy as np
 from PIL import Image
 
 from runrecord.events import (
-    Embedding,
-    EpochEnded,
-    EvaluationEnded,
+    Contents,
     Event,
+    Logged,
+    ModelEvaluated,
     ModelSaved,
-    Png,
     Resumed,
     RunEnded,
     RunStarted,
 )
 from runrecord.extras import require
-from runrecord.sinks.base import Sink
+from runrecord.record.embedding import Embedding, unpack
+from runrecord.sinks.base import Sink, content_of
 from runrecord.sinks.description import plain
+from runrecord.sinks.names import key_for, text_for
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
@@ -46,6 +47,7 @@ class TensorBoardSink(Sink):
     """
 
     name = "TensorBoard"
+    package = "tensorboardX"
     remedy = "'runrecord sync --tensorboard' completes TensorBoard later"
 
     def __init__(self, root: Path) -> None:
@@ -53,7 +55,7 @@ class TensorBoardSink(Sink):
         self._folder = event_folder(root)
         self._writer: EventsWriter | None = None
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: Event, contents: Contents) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.summary import text
 
@@ -67,28 +69,43 @@ class TensorBoardSink(Sink):
         seconds = event.time / 1000
         match event:
             case RunStarted():
-                rows = {**event.params, **event.tags, "data set": event.dataset.digest}
-                table = "".join(f"\n| {key} | {plain(value)} |" for key, value in rows.items())
-                summary = text("Run", f"| key | value |\n|---|---|{table}")
-                self._add(summary, 0, seconds)
-            case EpochEnded():
-                for group in dict.fromkeys(name.partition("/")[0] for name in event.steps):
-                    columns = {k: v for k, v in event.steps.items() if k.partition("/")[0] == group}
-                    steps = zip(*columns.values(), strict=True)
-                    count = len(next(iter(columns.values())))
-                    for number, values in enumerate(steps, start=(event.epoch - 1) * count):
-                        row = _scalars(dict(zip(columns, values, strict=True)))
-                        self._add(row, number, seconds)
-                self._add(_images(event.images), event.epoch, seconds)
-            case EvaluationEnded():
-                for model in event.metrics:
-                    _write_model(self._run_folder / model, model, event, seconds)
-                self._add(_images(event.images), 0, seconds)
+                rows = {**event.params, **event.tags}
+                rows |= {"data set": event.dataset.digest} if event.dataset else {}
+                table = "".join(
+                    f"\n| {plain(key)} | {plain(value)} |" for key, value in rows.items()
+                )
+                self._add(text("Run", f"| key | value |\n|---|---|{table}"), 0, seconds)
+            case Logged():
+                self._log(event, contents, seconds)
+            case ModelEvaluated():
+                embedding = (
+                    unpack(content_of(event.embedding, contents)) if event.embedding else None
+                )
+                _write_model(self._run_folder, event, embedding, seconds)
             case RunEnded():
                 self._add(text("Status", event.status), 0, seconds)
             case ModelSaved() | Resumed():
                 pass
-        self._writer.flush()
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _log(self, event: Logged, contents: Contents, seconds: float) -> None:
+        from tensorboardX.summary import text
+
+        for count in dict.fromkeys(map(len, event.steps.values())):
+            columns = {name: values for name, values in event.steps.items() if len(values) == count}
+            rows = zip(*columns.values(), strict=True)
+            for number, values in enumerate(rows, start=(event.step - 1) * count):
+                self._add(_scalars(dict(zip(columns, values, strict=True))), number, seconds)
+        whole = {name: value for name, value in event.metrics.items() if name not in event.steps}
+        self._add(_scalars(whole), event.step, seconds)
+        for title, file in event.images.items():
+            self._add(_image(title, content_of(file, contents)), event.step, seconds)
+        for title, file in event.texts.items():
+            shown = content_of(file, contents).decode(errors="replace")
+            self._add(text(title, f"```\n{shown}\n```"), event.step, seconds)
 
     def _add(self, summary: "Summary", step: int, seconds: float) -> None:
         assert self._writer is not None
@@ -105,23 +122,30 @@ def _write(writer: "EventsWriter", summary: "Summary", step: int, seconds: float
     writer.write_event(FileEvent(wall_time=seconds, step=step, summary=summary))
 
 
-def _write_model(folder: Path, model: str, event: EvaluationEnded, seconds: float) -> None:
+def _write_model(
+    run: Path, event: ModelEvaluated, embedding: Embedding | None, seconds: float
+) -> None:
     """What an evaluation says of one model, as a run of its own: a row of the HParams tab."""
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.summary import hparams
 
-    folder.mkdir()
-    metrics = {_EVALUATION + name: value for name, value in event.metrics[model].items()}
+    folder = run / key_for(event.model).replace("/", "~")
+    folder.mkdir(exist_ok=True)
+    metrics = {_EVALUATION + name: value for name, value in event.metrics.items()}
+    config = {
+        name: text_for(value) if isinstance(value, list | dict | None) else value
+        for name, value in event.config.items()
+    }
     writer = EventsWriter(str(folder / "events"))
-    for summary in hparams({"model": model, **event.configs.get(model, {})}, metrics):
+    for summary in hparams({"model": event.model, **config}, metrics):
         _write(writer, summary, 0, seconds)
     _write(writer, _scalars(metrics), 0, seconds)
-    for name, points in event.series.get(model, {}).items():
+    for name, points in event.series.items():
         for x, y in points:
             _write(writer, _scalars({_EVALUATION + name: y}), x, seconds)
     writer.close()
-    if model in event.embeddings:
-        _write_embedding(folder, f"Embedding of {model}", event.embeddings[model])
+    if embedding is not None:
+        _write_embedding(folder, f"Embedding of {event.model}", embedding)
 
 
 def _write_embedding(folder: Path, title: str, found: Embedding) -> None:
@@ -153,14 +177,9 @@ def _scalars(values: Mapping[str, float]) -> "Summary":
     )
 
 
-def _images(images: Mapping[str, Png]) -> "Summary":
+def _image(title: str, content: bytes) -> "Summary":
     from tensorboardX.proto.summary_pb2 import Summary
 
-    values = []
-    for tag, content in images.items():
-        width, height = Image.open(io.BytesIO(content), formats=["PNG"]).size
-        image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=content
-        )
-        values.append(Summary.Value(tag=tag, image=image))
-    return Summary(value=values)
+    width, height = Image.open(io.BytesIO(content), formats=["PNG"]).size
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+    return Summary(value=[Summary.Value(tag=title, image=image)])

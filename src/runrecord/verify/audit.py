@@ -1,5 +1,6 @@
 """Does MLflow show what the record of a run says?"""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -7,11 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from runrecord.events import ModelSaved, RunStarted
+from runrecord.events import RunStarted
 from runrecord.record.reader import Record
 from runrecord.record.schema import PATCH
+from runrecord.run_view import view
+from runrecord.sinks.names import name_for, text_for
 from runrecord.text import printable
-from runrecord.verify.compare import series_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,22 +46,21 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         RecordRefused: the record is damaged.
         MlflowException: the store does not answer.
     """
-    events = list(record.events())
+    seen = view(record)
     run = client.get_run(run_id)
-    params = {key: str(value) for key, value in record.start.params.items()}
-    found = [*_origin(client, run, record.start)]
+    params = {name_for(key): text_for(value) for key, value in record.start.params.items()}
+    found = [*_origin(client, run, record.start, record.patch())]
     found += [
         Discrepancy(name, None, run.data.params.get(name), params.get(name))
         for name in sorted(params.keys() | run.data.params)
         if run.data.params.get(name) != params.get(name)
     ]
-    for model in (event for event in events if isinstance(event, ModelSaved)):
-        shown = run.data.tags.get("model.sha256")
-        if shown != model.sha256:
-            found.append(Discrepancy("model.sha256", None, shown, model.sha256))
+    shown = run.data.tags.get("model.sha256")
+    if seen.models and shown != seen.models[-1].file.sha256:
+        found.append(Discrepancy("model.sha256", None, shown, seen.models[-1].file.sha256))
     recorded = {
-        name: {epoch: mean for epoch, (mean, _) in series.items()}
-        for name, series in series_of(events).items()
+        name_for(name): {step: _storable(value) for step, (value, _) in series.items()}
+        for name, series in seen.series.items()
     }
     groups = {name.partition("/")[0] for name in recorded}
     names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
@@ -71,13 +72,15 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
     return found
 
 
-def _origin(client: "MlflowClient", run: "Run", start: RunStarted) -> Iterator[Discrepancy]:
+def _origin(
+    client: "MlflowClient", run: "Run", start: RunStarted, patch: bytes
+) -> Iterator[Discrepancy]:
     """What MLflow shows otherwise of a run's commit, machine and uncommitted change."""
     for name, value in start.tags.items():
-        shown = run.data.tags.get(name, value)
+        shown = run.data.tags.get(name_for(name), value)
         if printable(shown)[:_TAG] != value[:_TAG]:
             yield Discrepancy(name, None, printable(shown), value, of_origin=True)
-    recorded = start.patch.decode(errors="replace")
+    recorded = patch.decode(errors="replace")
     clean = run.data.tags.get("git.dirty") == "false"
     shown_patch = "" if clean else _patch(client, run.info.run_id)
     if shown_patch is not None and shown_patch != recorded:
@@ -94,6 +97,11 @@ def _patch(client: "MlflowClient", run_id: str) -> str | None:
         return Path(client.download_artifacts(run_id, name, folder)).read_bytes().decode()
 
 
+def _storable(value: float) -> float:
+    """A metric's value as MLflow's database can hold it."""
+    return max(-sys.float_info.max, min(sys.float_info.max, value)) if value == value else value
+
+
 def _compare(
     name: str,
     shown: Iterable[tuple[int, float]],
@@ -105,10 +113,10 @@ def _compare(
     found = [
         Discrepancy(name, step, value, recorded.get(step))
         for step, value in shown
-        if value != recorded.get(step)
+        if str(value) != str(recorded.get(step))
     ]
     missing = recorded.keys() - {step for step, _ in shown}
     found += [Discrepancy(name, step, None, recorded[step]) for step in sorted(missing)]
-    if recorded and latest != recorded[max(recorded)] and not found:
+    if recorded and str(latest) != str(recorded[max(recorded)]) and not found:
         found.append(Discrepancy(name, max(recorded), latest, recorded[max(recorded)]))
     return found

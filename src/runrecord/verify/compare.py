@@ -1,18 +1,13 @@
 """Why two runs differ: what went into them, then what came out, then the verdict."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from runrecord.events import (
-    EpochEnded,
-    EvaluationEnded,
-    Event,
-    ModelSaved,
-    Png,
-    RunStarted,
-)
+from runrecord.events import File, RunStarted
 from runrecord.record.reader import Record
+from runrecord.run_view import RunView, Series, view
 
 Equality = Literal["bit-identical", "equal within tolerance", "different"]
 Pair = tuple[Any, Any]
@@ -76,13 +71,12 @@ def compare(
     Raises:
         RecordRefused: a record is damaged.
     """
-    events = list(first.events()), list(second.events())
+    runs = view(first), view(second)
     a, b = first.start, second.start
-    model = _models(events[0]), _models(events[1])
-    metrics = _metric_differences(*events)
-    outs = _outs(first), _outs(second)
+    model = _model(runs[0]), _model(runs[1])
+    metrics = _metric_differences(runs[0].series, runs[1].series)
+    outs = _outs(runs[0]), _outs(runs[1])
     common = outs[0].keys() & outs[1].keys()
-    pictures = _pictures(events[0]), _pictures(events[1])
     files = _differences(*({path: own[path] for path in common} for own in outs))
     return Comparison(
         commits=_pair(a.tags.get("git.commit"), b.tags.get("git.commit")),
@@ -93,7 +87,7 @@ def compare(
         metrics=metrics,
         model=_pair(*model),
         outs=files,
-        pictures=_first_epochs(*pictures),
+        pictures=_first_steps(runs[0].images, runs[1].images),
         tolerance=tolerance,
         verdict=_verdict(metrics, bool(model[0] != model[1] or files), tolerance),
     )
@@ -123,7 +117,8 @@ def _is_code(path: str, code: Sequence[str]) -> bool:
 def _data(start: RunStarted, code: Sequence[str]) -> dict[str, str]:
     """What the run read besides code: the data set, models, histories."""
     read = {path: digest for path, digest in start.deps.items() if not _is_code(path, code)}
-    return read | {f"{start.dataset.name} (digest)": start.dataset.digest}
+    own = {f"{start.dataset.name} (digest)": start.dataset.digest} if start.dataset else {}
+    return read | own
 
 
 def _environment(start: RunStarted) -> dict[str, str]:
@@ -145,70 +140,42 @@ def _pair(first: Any, second: Any) -> Pair | None:
     return None if first == second else (first, second)
 
 
-def _models(events: Iterable[Event]) -> str | None:
-    digests = [event.sha256 for event in events if isinstance(event, ModelSaved)]
-    return digests[-1] if digests else None
+def _model(run: RunView) -> str | None:
+    return run.models[-1].file.sha256 if run.models else None
 
 
-def _outs(record: Record) -> Mapping[str, str]:
-    return record.end.outs if record.end else {}
+def _outs(run: RunView) -> dict[str, str]:
+    """SHA-256 of all that the run wrote and kept, by path or title."""
+    kept = {title: file.sha256 for title, file in run.files.items()}
+    return {**kept, **(run.record.end.outs if run.record.end else {})}
 
 
-def _pictures(events: Iterable[Event]) -> dict[tuple[str, int], Png]:
-    """Every picture, by title and epoch."""
-    found: dict[tuple[str, int], Png] = {}
-    for event in events:
-        if isinstance(event, EpochEnded):
-            found |= {(title, event.epoch): image for title, image in event.images.items()}
-        elif isinstance(event, EvaluationEnded):
-            found |= {(title, 0): image for title, image in event.images.items()}
-    return found
-
-
-def _first_epochs(
-    first: Mapping[tuple[str, int], Png], second: Mapping[tuple[str, int], Png]
+def _first_steps(
+    first: Mapping[tuple[str, int], File], second: Mapping[tuple[str, int], File]
 ) -> dict[str, int]:
-    """The first epoch of each title whose pictures differ."""
+    """The first step of each title whose pictures differ."""
     found: dict[str, int] = {}
-    for title, epoch in sorted(first.keys() | second.keys(), key=lambda key: key[1]):
-        if first.get((title, epoch)) != second.get((title, epoch)):
-            found.setdefault(title, epoch)
+    for title, step in sorted(first.keys() | second.keys(), key=lambda key: key[1]):
+        if _digest(first.get((title, step))) != _digest(second.get((title, step))):
+            found.setdefault(title, step)
     return found
 
 
-def _metric_differences(first: list[Event], second: list[Event]) -> dict[str, MetricDifference]:
-    series = series_of(first), series_of(second)
-    names = sorted(series[0].keys() | series[1].keys())
-    found = {name: _difference(series[0].get(name, {}), series[1].get(name, {})) for name in names}
+def _digest(file: File | None) -> str | None:
+    return file.sha256 if file else None
+
+
+def _metric_differences(
+    first: Mapping[str, Series], second: Mapping[str, Series]
+) -> dict[str, MetricDifference]:
+    names = sorted(first.keys() | second.keys())
+    found = {name: _difference(first.get(name, {}), second.get(name, {})) for name in names}
     return {name: difference for name, difference in found.items() if difference is not None}
-
-
-Series = dict[int, tuple[float, list[float]]]
-"""A metric's mean and its value at each step, by epoch; an evaluation's metric is at epoch 0.
-
-Of an evaluation's curves, the epoch is the point's x.
-"""
-
-
-def series_of(events: Iterable[Event]) -> dict[str, Series]:
-    """Every metric that a run logged, by its name in MLflow."""
-    series: dict[str, Series] = {}
-    for event in events:
-        if isinstance(event, EpochEnded):
-            for name, mean in event.means.items():
-                series.setdefault(name, {})[event.epoch] = mean, event.steps.get(name, [])
-        elif isinstance(event, EvaluationEnded):
-            for model, metrics in event.metrics.items():
-                for name, value in metrics.items():
-                    series[f"{model}/{name}"] = {0: (value, [])}
-                for name, points in event.series.get(model, {}).items():
-                    series[f"{model}/{name}"] = {x: (y, []) for x, y in points}
-    return series
 
 
 def _difference(first: Series, second: Series) -> MetricDifference | None:
     epochs = sorted(first.keys() | second.keys())
-    different = [epoch for epoch in epochs if first.get(epoch) != second.get(epoch)]
+    different = [epoch for epoch in epochs if _parts(first.get(epoch), second.get(epoch))]
     if not different:
         return None
     epoch = different[0]
@@ -223,9 +190,23 @@ def _first_step(
     """The first step at which an epoch differs, and the values there."""
     if first and second:
         for number, (a, b) in enumerate(zip(first[1], second[1], strict=False), start=1):
-            if a != b:
+            if not _equal(a, b):
                 return number, (a, b)
     return None, (first[0] if first else None, second[0] if second else None)
+
+
+def _parts(
+    first: tuple[float, list[float]] | None, second: tuple[float, list[float]] | None
+) -> bool:
+    if first is None or second is None:
+        return True
+    values = [first[0], *first[1]], [second[0], *second[1]]
+    return len(values[0]) != len(values[1]) or not all(map(_equal, *values))
+
+
+def _equal(first: float, second: float) -> bool:
+    """Are they the same number? NaN is itself here."""
+    return first == second or (first != first and second != second)
 
 
 def _mean(series: Series, epoch: int) -> float | None:
@@ -234,6 +215,9 @@ def _mean(series: Series, epoch: int) -> float | None:
 
 def _relative(first: float | None, second: float | None) -> float:
     if first is None or second is None:
-        return float("inf")
+        return math.inf
+    if _equal(first, second):
+        return 0.0
     largest = max(abs(first), abs(second))
-    return abs(first - second) / largest if largest else 0.0
+    difference = abs(first - second) / largest
+    return difference if math.isfinite(difference) else math.inf

@@ -1,27 +1,25 @@
 """Rebuilding a run from its record: the commit, the change, the data, then its stage once more."""
 
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 from runrecord.dvc_cache import restore_out
+from runrecord.dvc_index import Stage, stages_of
 from runrecord.errors import UserError
-from runrecord.events import RunStarted
+from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
 from runrecord.provenance.git import GitFailed, commit_of, git
-from runrecord.provenance.pipeline import outs_of, read_pipeline
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import COMMIT
 from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
 from runrecord.secrets import redact
+from runrecord.text import printable
 
 _GRACE = 10.0  # seconds that a stage which is told to stop has
 
@@ -42,54 +40,74 @@ _PORTABLE = (
 _NOT_INHERITED = ("DVC_", "GENERATIVE_", "GIT_", "MLFLOW_", "RUNRECORD_")
 
 
+# The shells that DVC may run commands by, and what it tells them so that they read no settings.
+_SHELLS = {
+    "sh": (),
+    "dash": (),
+    "ksh": (),
+    "fish": ("--no-config",),
+    "bash": ("--noprofile", "--norc"),
+    "zsh": ("--no-rcs",),
+}
+
+
 class CannotRebuild(Exception):
     """Something is missing; the message is a clause for a person that says what."""
 
 
-def rebuild(root: Path, start: RunStarted, folder: Path, own_packages: bool) -> Record:
+def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> Record:
     """Run a stage as it was run, in `folder`; the record of the new run, which lies there too.
 
     Nothing of it reaches the tracking store, and neither DVC's run cache nor a checkpoint is used.
+    Of a stage of several commands, that of the same program is taken.
 
     Args:
         root: the main repository.
-        start: how the original began.
+        original: the run's record.
         folder: an empty one, for the clone.
         own_packages: also make a virtual environment from the lock file of the run's commit.
 
     Raises:
         CannotRebuild: the commit, the change or the data cannot be had, or the stage fails.
     """
-    checkout = _check_out(root, start, folder / "repository")
+    start = original.start
+    checkout = _check_out(root, start, original.patch(), folder / "repository")
     search = Path(sys.executable).parent
     if own_packages:
         search = _install(checkout, folder / "environment")
     environment = _environment(start, checkout, search)
-    stages = _pipeline(checkout)
+    try:
+        stages = stages_of(checkout)
+    except UserError as error:
+        raise CannotRebuild(str(error).rstrip(".")) from None
     if start.stage not in stages:
         raise CannotRebuild(f"its dvc.yaml has no stage '{start.stage}'")
     _restore_deps(root, checkout, start.stage, start.deps, stages, environment)
-    _run(start.stage, _command(stages[start.stage]), checkout, environment)
-    for path in run_dirs(checkout):
-        record = Record(files_in(path))
-        if record.start.stage == start.stage:
-            return record
-    raise CannotRebuild(f"{start.stage} of that commit leaves no record where one is looked for")
+    _run_stage(stages[start.stage], checkout, environment, start.tags.get("dvc.shell"))
+    found = [Record(files_in(path)) for path in run_dirs(checkout)]
+    again = [record for record in found if record.start.stage == start.stage]
+    again.sort(key=lambda record: (record.start.command != start.command, record.start.time))
+    if not again:
+        raise CannotRebuild(
+            f"{start.stage} of that commit leaves no record where one is looked for"
+        )
+    return again[0]
 
 
-def _command(stage: Mapping[str, Any]) -> str:
-    """The command of a stage; of a list, each after the one before it ended well."""
-    command = stage.get("cmd")
-    if not command:
+def _run_stage(
+    stage: Stage, checkout: Path, environment: Mapping[str, str], shell: str | None = None
+) -> None:
+    """Run the commands of a stage, each after the one before it ended well, by the same shell."""
+    if not stage.commands:
         raise CannotRebuild("its dvc.yaml gives the stage no command of its own")
-    return command if isinstance(command, str) else " && ".join(command)
-
-
-def _pipeline(checkout: Path) -> dict[str, dict[str, Any]]:
-    try:
-        return read_pipeline(checkout)
-    except UserError as error:
-        raise CannotRebuild(str(error).rstrip(".")) from None
+    name = Path(shell or "sh").name
+    program = shutil.which(name)
+    if name not in _SHELLS or program is None:
+        raise CannotRebuild(f"it was run by the shell '{printable(name)}', which is not here")
+    for command in stage.commands:
+        words = [program, *_SHELLS[name], "-c", command]
+        named = {**environment, "DVC_STAGE": stage.name, "SHELL": program}
+        _run(stage.name, words, checkout / stage.folder, named)
 
 
 @contextmanager
@@ -110,7 +128,7 @@ def scratch(root: Path) -> Iterator[Path]:
             folders.rmdir()
 
 
-def _check_out(root: Path, start: RunStarted, clone: Path) -> Path:
+def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> Path:
     """The code of the run, in a clone; the folder in it that `root` is in its own repository."""
     commit = start.tags.get("git.commit", "")
     if refused := start.tags.get("git.error"):
@@ -127,8 +145,8 @@ def _check_out(root: Path, start: RunStarted, clone: Path) -> Path:
         top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
         git(root, "clone", "--quiet", "--shared", "--no-checkout", "--", str(top), str(clone))
         git(clone, "checkout", "--quiet", "--detach", commit)
-        if start.patch:
-            git(clone, "apply", "--whitespace=nowarn", "-", given=start.patch)
+        if patch:
+            git(clone, "apply", "--whitespace=nowarn", "-", given=patch)
     except GitFailed as error:
         raise CannotRebuild(str(error)) from None
     return clone / root.resolve().relative_to(top.resolve())
@@ -140,13 +158,13 @@ def _install(checkout: Path, environment: Path) -> Path:
     if not lock.exists():
         raise CannotRebuild("its commit has no requirements.lock to install from")
     python = environment / "bin" / "python"
-    uv = shlex.quote(shutil.which("uv", path=_search(Path(sys.executable).parent)) or "uv")
-    install = f"{uv} pip install --quiet --require-hashes --requirements requirements.lock"
+    uv = shutil.which("uv", path=_search(Path(sys.executable).parent)) or "uv"
+    install = [uv, "pip", "install", "--quiet", "--require-hashes", "--requirements", str(lock)]
     for command in (
-        f"{shlex.quote(sys.executable)} -m venv --without-pip {shlex.quote(str(environment))}",
-        f"{install} --python {shlex.quote(str(python))}",
+        [sys.executable, "-m", "venv", "--without-pip", str(environment)],
+        [*install, "--python", str(python)],
     ):
-        _run("--env", command, checkout, dict(os.environ))
+        _run("--env", command, checkout, os.environ)
     return python.parent
 
 
@@ -158,7 +176,6 @@ def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, s
         **mine,
         "PATH": _search(search),
         "DVC_ROOT": str(checkout),
-        "DVC_STAGE": start.stage,
         "RUNRECORD_SINKS": "off",
         "GENERATIVE_TRACKERS": "off",  # for commits of version 0.1
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",  # in the clone, for code that knows no `off`
@@ -174,12 +191,12 @@ def _restore_deps(
     checkout: Path,
     stage: str,
     digests: Mapping[str, str],
-    stages: Mapping[str, Any],
+    stages: Mapping[str, Stage],
     environment: Mapping[str, str],
 ) -> None:
     """Bring what `stage` reads and other stages made: from where it is kept, else made again."""
-    makers = {path: name for name, other in stages.items() for path in outs_of(other)}
-    for path in stages[stage].get("deps", []):
+    makers = {path: name for name, other in stages.items() for path in other.outs}
+    for path in stages[stage].deps:
         if path not in makers or _is_there(checkout / path, digests.get(path)):
             continue
         if path in digests and restore_out(root, path, digests[path], checkout / path):
@@ -187,18 +204,18 @@ def _restore_deps(
         maker = makers[path]
         print(f"{path} is kept nowhere: running {maker}", file=sys.stderr)
         _restore_deps(root, checkout, maker, digests, stages, environment)
-        _run(maker, _command(stages[maker]), checkout, environment)
+        _run_stage(stages[maker], checkout, environment)
 
 
 def _is_there(path: Path, digest: str | None) -> bool:
     return path.exists() and digest in (None, sha256_of(path))
 
 
-def _run(name: str, command: str, checkout: Path, environment: Mapping[str, str]) -> None:
+def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
     """Run a command to its end, what it says going to standard error; if we stop, so does it."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", command],
-        cwd=checkout,
+        command,
+        cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

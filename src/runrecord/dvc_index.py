@@ -1,0 +1,128 @@
+"""The stages of a DVC repository, as DVC itself resolves them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runrecord.errors import UserError
+from runrecord.text import reason
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage; all paths are from the repository's root."""
+
+    name: str
+    """As `dvc repro` takes it there: `train`, `train@0`, `sub/dvc.yaml:train`."""
+    commands: tuple[str, ...] = ()
+    """Shell commands, each run after the one before it ended well."""
+    folder: str = "."
+    """Where they run."""
+    deps: tuple[str, ...] = ()
+    outs: tuple[str, ...] = ()
+    """Metrics and plots among them."""
+
+
+@contextmanager
+def opened(root: Path) -> "Iterator[Repo]":
+    """DVC's repository at `root`.
+
+    Raises:
+        UserError: DVC refuses to open it, or what is asked of it.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            yield repo
+    except DvcException as error:
+        raise UserError(f"DVC cannot read {root} ({reason(error)}).") from None
+
+
+def stages_of(root: Path) -> dict[str, Stage]:
+    """Every stage with a name, by that.
+
+    Raises:
+        UserError: DVC cannot read its files.
+    """
+    with opened(root) as repo:
+        stages = [_stage(found, root.resolve()) for found in _named(repo)]
+    return {stage.name: stage for stage in stages}
+
+
+@dataclass(frozen=True)
+class StageAtWork:
+    """A stage that runs, and what DVC knows of it now."""
+
+    stage: Stage
+    params: dict[str, object]
+    """Nested ones by dotted names; those of another file than params.yaml by `FILE:NAME`."""
+    generated: tuple[str, ...]
+    """What any stage writes."""
+
+
+def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
+    """The stage that runs in `cwd`; of one that no dvc.yaml has, nothing is known but its name.
+
+    Args:
+        root: of the DVC repository.
+        name: as DVC_STAGE has it, whose path is from wherever `dvc repro` was started.
+        cwd: where the stage runs.
+
+    Raises:
+        UserError: DVC cannot read its files.
+    """
+    with opened(root) as repo:
+        place = root.resolve()
+        generated = _local_paths(repo.index.outs, place)
+        named = [found for found in _named(repo) if found.name == name.rpartition(":")[2]]
+        named.sort(key=lambda found: Path(found.wdir).resolve() != cwd.resolve())
+        if not named:
+            return StageAtWork(Stage(name), {}, generated)
+        params = {
+            key: value
+            for file in named[0].params
+            for key, value in _leaves(_prefix(file), file.read_params(flatten=False)).items()
+        }
+        return StageAtWork(_stage(named[0], place), params, generated)
+
+
+def _named(repo: "Repo") -> list[Any]:
+    return [stage for stage in repo.index.stages if getattr(stage, "name", None)]
+
+
+def _stage(found: Any, root: Path) -> Stage:
+    file = Path(found.path).relative_to(root).as_posix()
+    commands = found.cmd or ()
+    params = set(found.params)
+    return Stage(
+        found.name if file == "dvc.yaml" else f"{file}:{found.name}",
+        (commands,) if isinstance(commands, str) else tuple(commands),
+        Path(found.wdir).relative_to(root).as_posix(),
+        _local_paths([dep for dep in found.deps if dep not in params], root),
+        _local_paths(found.outs, root),
+    )
+
+
+def _local_paths(entries: list[Any], root: Path) -> tuple[str, ...]:
+    """Those in the repository; what lies elsewhere is not the engine's to read."""
+    paths = (Path(entry.fs_path) for entry in entries if entry.protocol == "local")
+    return tuple(path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root))
+
+
+def _prefix(params: Any) -> str:
+    return "" if params.def_path == params.DEFAULT_PARAMS_FILE else f"{params.def_path}:"
+
+
+def _leaves(prefix: str, values: dict[str, Any]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found |= _leaves(f"{prefix}{key}.", value) if nested else {f"{prefix}{key}": value}
+    return found

@@ -1,0 +1,55 @@
+"""Titles and values as MLflow takes them: one to one, and back."""
+
+import hashlib
+import json
+import re
+
+_LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
+_ESCAPE = re.compile(r"_x([0-9a-f]*)_")
+
+
+def name_for(title: str) -> str:
+    """The name of a metric, param or tag: what MLflow refuses in it becomes `_xHEX_`."""
+    return _escaped(title, r"[^\w.\- :/]")
+
+
+def key_for(title: str) -> str:
+    """The key of a picture: MLflow takes ASCII there."""
+    return _escaped(title, r"[^A-Za-z0-9_.\- /]")
+
+
+def title_of(name: str) -> str:
+    """The title that a name was made from, unless it was too long for one."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "", name)
+
+
+def text_for(value: object) -> str:
+    """A param's value; one that MLflow would refuse is cut, and named by its SHA-256."""
+    text = json.dumps(value, ensure_ascii=False) if _nested(value) else str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:5900]}… SHA-256 {_digest(text)}"
+
+
+def _nested(value: object) -> bool:
+    return value is None or isinstance(value, list | dict)
+
+
+def _escaped(title: str, refused: str) -> str:
+    text = re.sub(rf"_(?=x[0-9a-f]*_)|{refused}", lambda found: _code(found[0]), title)
+    parts = [_part(part) for part in text.split("/")]
+    name = "/".join(parts)
+    return name if len(name) <= _LONGEST_NAME else f"{name[:180]}-{_digest(title)}"
+
+
+def _part(part: str) -> str:
+    """A name may not look like a path that leads elsewhere."""
+    if part in ("", ".", ".."):
+        return "".join(map(_code, part)) or "_x_"
+    return part
+
+
+def _code(character: str) -> str:
+    return f"_x{ord(character):x}_"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,191 @@
+"""How a run begins and ends: with where it comes from, and with its true status."""
+
+import hashlib
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from runrecord.checkpoints import Checkpoints
+from runrecord.errors import RunFailed, UserError
+from runrecord.events import Contents, Dataset, File, RunEnded, RunStarted, Status
+from runrecord.paths import checkout_root, repo_root
+from runrecord.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
+from runrecord.project import load_project
+from runrecord.provenance.environment import Origin, collect_origin, versions
+from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import PATCH
+from runrecord.record.writer import RecordWriter, file_for
+from runrecord.run import Run, now
+from runrecord.run_store import claim_run, host, remember_patch
+from runrecord.secrets import redact
+from runrecord.sinks.base import Sink
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sinks.tensorboard import TensorBoardSink
+from runrecord.text import printable
+from runrecord.tracker import Tracker
+
+PATIENCE = 60.0  # seconds that a finished run waits for its sinks
+KILLED_PATIENCE = 4.0  # seconds that one which was told to stop waits for them
+
+
+@contextmanager
+def start_run(
+    stage: str | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    dataset: Dataset | None = None,
+    tags: Mapping[str, str] | None = None,
+    device: str = "",
+) -> Iterator[Run]:
+    """A run in the run store, MLflow and TensorBoard: FAILED on an exception, KILLED on a signal.
+
+    What it reads and writes is what DVC says of its stage. One that ends well leaves its sealed
+    record among the stage's outs, where they name `records/...`. From there on its result is kept:
+    a signal to end only ends the waiting for the sinks.
+
+    Args:
+        stage: as dvc.yaml names it; without one, the stage that DVC runs.
+        params: what the run is shown with instead of the stage's params.
+        dataset: the data it reads, as MLflow shows it.
+        tags: what else there is to say of it, of the hardware for instance.
+        device: the kind of device that results depend on; checkpoints of another are left alone.
+
+    Raises:
+        UserError: before any work: no stage is given, or DVC cannot read its files.
+        RunFailed: what the stage reads was changed while it ran.
+    """
+    with one_sentence(), own_signals():
+        stage = stage or os.environ.get("DVC_STAGE")
+        if not stage:
+            raise UserError(
+                "DVC_STAGE is not set: this is not run by DVC; use 'dvc repro', or name the stage "
+                "in start_run()"
+            )
+        root, checkout, cwd = repo_root(), checkout_root(), Path.cwd()
+        project = load_project(checkout)
+        origin = collect_origin(checkout, stage, cwd, project, tags or {})
+        if origin.trouble:
+            print(f"warning: {origin.trouble} It cannot be rebuilt later.", file=sys.stderr)
+        name = origin.inputs.stage.name
+        shown = origin.inputs.params if params is None else params
+        checkpoints = Checkpoints(root, _identity(origin, shown, device, project.packages))
+        stopped = checkpoints.latest()
+        with claim_run(root, name, stopped.run_id if stopped else None) as folder:
+            if stopped and folder.name != stopped.run_id:
+                stopped = None  # another process has that run by now
+            start = _start(folder.name, origin, shown, dataset)
+            past = Record(files_in(folder)) if stopped else None
+            writer = RecordWriter(folder, past.size if past else 0)
+            tracker = Tracker(writer, root, _sinks(), past.length if past else 0)
+            run = Run(start, tracker, checkpoints, stopped)
+            try:
+                if not stopped:
+                    tracker.log(start, {PATCH: origin.patch} if origin.patch else {})
+                    remember_patch(root, origin.patch)
+                yield run
+                end = _finished(run, origin, checkout, cwd)
+                end_waiting_on_signals(tracker.stop_waiting)
+                if place := record_of(origin.inputs.stage):
+                    writer.seal(checkout / place, *end)
+            except (KeyboardInterrupt, Terminated):
+                tracker.log(*_ended(run, "KILLED"))
+                tracker.close(KILLED_PATIENCE)
+                raise
+            except BaseException as error:
+                end_waiting_on_signals(tracker.stop_waiting)
+                tracker.log(*_ended(run, "FAILED", error))
+                tracker.close(PATIENCE)
+                raise
+            tracker.log(*end)
+            checkpoints.remove(run.id)
+            tracker.close(PATIENCE)
+
+
+def _start(
+    run_id: str, origin: Origin, shown: Mapping[str, Any], dataset: Dataset | None
+) -> RunStarted:
+    patch = File(PATCH, hashlib.sha256(origin.patch).hexdigest()) if origin.patch else None
+    try:
+        return RunStarted(
+            id=run_id,
+            stage=origin.inputs.stage.name,
+            time=now(),
+            host=host(),
+            params=shown,
+            tags=origin.tags,
+            dataset=dataset,
+            deps=origin.inputs.deps,
+            patch=patch,
+            command=tuple(printable(redact(word)) for word in sys.argv),
+        )
+    except ValueError as error:
+        raise UserError(f"this run cannot be recorded: {error}.") from None
+
+
+def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:
+    """The end of a run whose work is done.
+
+    Raises:
+        RunFailed: what the stage reads was changed while it ran.
+    """
+    if changed := changed_inputs(origin.inputs, checkout, cwd):
+        raise InputsChanged(origin.inputs.stage.name, changed)
+    return _ended(run, "FINISHED", outs=hash_outs(checkout, origin.inputs.stage))
+
+
+def _ended(
+    run: Run,
+    status: Status,
+    error: BaseException | None = None,
+    outs: Mapping[str, str] | None = None,
+) -> tuple[RunEnded, Contents]:
+    output = file_for("output", "output", run.output, ".txt") if run.output else None
+    end = RunEnded(
+        now(),
+        status,
+        message=redact(f"{type(error).__name__}: {error}") if error else "",
+        traceback=redact("".join(traceback.format_exception(error))) if error else "",
+        changed=error.changed if isinstance(error, InputsChanged) else (),
+        outs=outs or {},
+        output=output,
+    )
+    return end, {output.name: run.output} if output else {}
+
+
+class InputsChanged(RunFailed):
+    """What a stage reads was changed while it ran."""
+
+    def __init__(self, stage: str, changed: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{', '.join(changed)} changed while {stage} ran: dvc.lock would name what was not "
+            "run; put it back, and 'dvc repro' goes on from the last checkpoint, or run it again "
+            "as it is now."
+        )
+        self.changed = changed
+
+
+def _identity(
+    origin: Origin, shown: Mapping[str, Any], device: str, packages: Iterable[str]
+) -> dict[str, Any]:
+    """All that a run's result depends on."""
+    return {
+        "stage": [origin.inputs.stage.name, *origin.inputs.stage.commands],
+        "params": [origin.inputs.params, shown],
+        "deps": origin.inputs.deps,
+        "device": device,
+        "packages": versions(packages),
+        "variables": {k: value for k, value in origin.tags.items() if k.startswith("env.")},
+    }
+
+
+def _sinks(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:
+    """What shows the run, besides its record: what is installed; none if `RUNRECORD_SINKS=off`."""
+    if environment.get("RUNRECORD_SINKS") == "off":
+        return []
+    return [sink for sink in (TensorBoardSink, MlflowSink) if find_spec(sink.package)]
