@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
@@ -57,7 +58,7 @@ def run_stage(main: Callable[[], None], mistakes: Kinds = (), failures: Kinds = 
 def set_up_process() -> None:
     """Outlive the console, not the `dvc` that started this, and nothing by what steers its Git."""
     if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
-        _stop_with_parent()
+        stop_with_parent()
     forget_steering()
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
 
@@ -174,7 +175,10 @@ def _on_signal(signum: int, _frame: FrameType | None) -> None:
     raise Terminated(signum)
 
 
-def _stop_with_parent() -> None:
-    """Killing `dvc` would leave its child training on; Linux can tell the child."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def stop_with_parent() -> None:
+    """End when the parent is gone: killing `dvc` would leave its child training on.
+
+    Linux alone can do it. Called between fork and exec too, where nothing may be loaded any more.
+    """
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -110,6 +110,7 @@ def start_run(
 def _start(
     run_id: str, origin: Origin, shown: Mapping[str, Any], dataset: Dataset | None
 ) -> RunStarted:
+    program = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else Path(sys.argv[0]).name
     patch = File(PATCH, hashlib.sha256(origin.patch).hexdigest()) if origin.patch else None
     try:
         return RunStarted(
@@ -122,7 +123,7 @@ def _start(
             dataset=dataset,
             deps=origin.inputs.deps,
             patch=patch,
-            command=tuple(printable(redact(word)) for word in sys.argv),
+            command=tuple(printable(redact(word)) for word in [program, *sys.argv[1:]]),
         )
     except ValueError as error:
         raise UserError(f"this run cannot be recorded: {error}.") from None

@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
             default=0.01,
             help="the relative difference of metrics up to which they are equal, default 0.01",
         )
+    execute = commands.add_parser("exec", help="any program as a run of its DVC stage")
+    execute.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     report = commands.add_parser("report", help="one page about runs, side by side")
     report.add_argument(
         "runs", nargs="*", metavar="run", help=f"{RUN_NAMES}; without any, the workspace's"
@@ -102,6 +104,10 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
             from runrecord.cli.verify import verify
 
             return lambda: verify(given.run, given.tolerance, given.env, given.yes)
+        case "exec":
+            from runrecord.cli.exec import execute
+
+            return lambda: execute(given.program)
         case "report":
             from runrecord.cli.report import report
 

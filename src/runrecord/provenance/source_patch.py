@@ -9,6 +9,7 @@ from pathlib import Path
 from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git
 from runrecord.secrets import holds_secret
 
+_NO_CODE = ("dvc.lock", "mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlruns", "tensorboard")
 _PATCH_LIMIT = 2**20  # bytes
 
 
@@ -20,10 +21,10 @@ def describe_code(
     Args:
         checkout: the root of the DVC repository.
         code: files and folders, from there.
-        generated: what stages write, which is no code; nor is dvc.lock.
+        generated: what stages write, which is no code.
     """
     there = [f":(literal){name}" for name in code if (checkout / name).exists()]
-    there += [f":(exclude,literal){name}" for name in ("dvc.lock", *generated)]
+    there += [f":(exclude,literal){name}" for name in (*_NO_CODE, *generated)]
     try:
         commit = commit_of(checkout, "HEAD")
         if commit is None:

@@ -1,6 +1,5 @@
 """The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
 
-import hashlib
 import io
 import json
 import re
@@ -25,19 +24,16 @@ from runrecord.files import write_atomic
 from runrecord.project import load_project
 from runrecord.record.schema import RecordRefused
 from runrecord.sinks.base import Sink, content_of
-from runrecord.sinks.description import EVALUATION, describe
-from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, history_of, pictures_of, points_of
+from runrecord.sinks.mlflow_links import Links
+from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, pictures_of, points_of
 from runrecord.sinks.mlflow_store import connect
 from runrecord.sinks.names import key_for, name_for, text_for
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
 
-_NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
 _BATCH = 1000  # metrics that MLflow takes at once
 _LONGEST_TAG = 5000  # characters
-_NOTE_DIGEST = "description.sha256"
-"""The SHA-256 of the description as this sink wrote it: another one is a person's."""
 
 
 class MlflowSink(Sink):
@@ -50,6 +46,7 @@ class MlflowSink(Sink):
     def __init__(self, root: Path) -> None:
         self._project = load_project(root)
         self._client, self._experiment = connect(root)
+        self._links = Links(self._client, self._experiment, self._project)
         self._run_id = ""
         self._params: dict[str, str] = {}
         self._events = 0
@@ -93,7 +90,7 @@ class MlflowSink(Sink):
 
         self._events = 0
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
-        run = next(iter(self._search("record.id", event.id)), None) or self._create(event)
+        run = next(iter(self._links.search("record.id", event.id)), None) or self._create(event)
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
         self._run_id = run.info.run_id
@@ -107,7 +104,7 @@ class MlflowSink(Sink):
             patch = content_of(event.patch, contents).decode(errors="replace")
             self._client.log_text(self._run_id, patch, "provenance/change.patch")
         self._shown_points = points_of(self._client, run)
-        self._describe(self._run_id)
+        self._links.describe(self._run_id)
         self._shown_images = set(pictures_of(self._client, self._run_id))
 
     def _resume(self) -> None:
@@ -174,7 +171,8 @@ class MlflowSink(Sink):
             model_type=flavor.kind if flavor else None,
         )
         outputs = self._client.get_run(self._run_id).outputs
-        if model.model_id not in {one.model_id for one in outputs.model_outputs} if outputs else ():
+        linked = {one.model_id for one in outputs.model_outputs} if outputs else set()
+        if model.model_id not in linked:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.step)])
         if model.status != LoggedModelStatus.READY:
             with tempfile.TemporaryDirectory() as folder:
@@ -191,9 +189,7 @@ class MlflowSink(Sink):
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.set_tag(self._run_id, "model.id", model.model_id)
         self._client.set_tag(self._run_id, "model.sha256", event.file.sha256)
-        training = self._client.get_run(self._run_id)
-        for evaluation in self._search(f"{name}.sha256", event.file.sha256):
-            self._connect(evaluation, training, name)
+        self._links.to_evaluations(self._run_id, name, event.file.sha256)
 
     def _logged_model(self, name: str) -> "LoggedModel | None":
         """The model of that name that this run has already, whole or not."""
@@ -212,73 +208,7 @@ class MlflowSink(Sink):
                 self._add_point(f"{model}/{name}", x, event.time, y)
         self.flush()
         self._client.set_tag(self._run_id, f"{model}.sha256", event.sha256)
-        for training in self._search("model.sha256", event.sha256):
-            self._connect(self._client.get_run(self._run_id), training, model)
-
-    def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
-        """Link an evaluation to a run that trained a model it read, and that run to its metrics.
-
-        Whichever of the two reaches MLflow last does it. Where several have the same model, each
-        gets the metrics, and the tags name the newest.
-        """
-        from mlflow.entities import LoggedModelInput, Metric
-
-        evaluation_id, training_id = evaluation.info.run_id, training.info.run_id
-        made = training.outputs.model_outputs[-1]
-        model_id, epochs = made.model_id, made.step
-        read = self._client.get_run(evaluation_id).inputs.dataset_inputs
-        dataset = (
-            {"dataset_name": read[0].dataset.name, "dataset_digest": read[0].dataset.digest}
-            if read
-            else {}
-        )
-        points: list[Metric] = []
-        for key in evaluation.data.metrics:
-            if key.startswith(f"{model}/"):
-                name = EVALUATION + key.removeprefix(f"{model}/")
-                shown = name in training.data.metrics
-                known = history_of(self._client, training_id, name).keys() if shown else ()
-                for (_, place, time), value in history_of(self._client, evaluation_id, key).items():
-                    step = place or epochs
-                    if (name, step, time) not in known:
-                        points.append(Metric(name, value, time, step, model_id=model_id, **dataset))
-        self._client.log_batch(training_id, points)
-        self._copy_pictures(evaluation_id, training_id, model, step=epochs)
-        digest = training.data.tags["model.sha256"]
-        newest = self._search(f"{model}.sha256", digest)[-1].info.run_id
-        self._client.set_tag(training_id, "evaluation.run_id", newest)
-        inputs = self._client.get_run(evaluation_id).inputs.model_inputs
-        if model_id not in {entry.model_id for entry in inputs}:
-            self._client.log_inputs(evaluation_id, models=[LoggedModelInput(model_id)])
-        newest = self._search("model.sha256", digest)[-1].info.run_id
-        self._client.set_tag(evaluation_id, f"{model}.run_id", newest)
-        self._describe(training_id)
-        self._describe(evaluation_id)
-
-    def _copy_pictures(self, evaluation_id: str, training_id: str, model: str, step: int) -> None:
-        """Show a model's own pictures of an evaluation beside its metrics, less those shown."""
-        shown = pictures_of(self._client, training_id)
-        for (title, _, time), path in pictures_of(self._client, evaluation_id).items():
-            if title.startswith(f"{model}_"):
-                key = EVALUATION + title.removeprefix(f"{model}_")
-                if (key, step, time) not in shown:
-                    with tempfile.TemporaryDirectory() as folder:
-                        file = self._client.download_artifacts(evaluation_id, path, folder)
-                        with Image.open(file, formats=["PNG"]) as pixels:
-                            self._client.log_image(
-                                training_id, pixels, key=key, step=step, timestamp=time
-                            )
-
-    def _describe(self, run_id: str) -> None:
-        """Bring a run's description up to date, unless a person has written another."""
-        from mlflow.entities import RunTag
-
-        run = self._client.get_run(run_id)
-        shown = run.data.tags.get(_NOTE)
-        if shown is None or _digest(shown) == run.data.tags.get(_NOTE_DIGEST):
-            text = describe(run, self._project)
-            tags = [RunTag(_NOTE, text), RunTag(_NOTE_DIGEST, _digest(text))]
-            self._client.log_batch(run_id, tags=tags)
+        self._links.to_trainings(self._run_id, model, event.sha256)
 
     def _end(self, event: RunEnded, contents: Contents) -> None:
         self.flush()
@@ -295,24 +225,10 @@ class MlflowSink(Sink):
         self._client.set_tag(self._run_id, EVENTS_TAG, str(self._events + 1))
         self._client.set_terminated(self._run_id, event.status, event.time)
 
-    def _search(self, tag: str, value: str) -> "list[Run]":
-        """The runs with that tag, the oldest first."""
-        return list(
-            self._client.search_runs(
-                [self._experiment],
-                f"tags.`{tag}` = '{value}'",
-                order_by=["attributes.start_time ASC"],
-            )
-        )
-
 
 def _model_name(title: str) -> str:
     """MLflow's names of models have no characters that mean something in its addresses."""
     return re.sub(r"[/:.%\"']", "_", key_for(title))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

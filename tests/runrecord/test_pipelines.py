@@ -1,0 +1,195 @@
+"""What DVC allows in a pipeline, on the engine: run for real, rebuilt for real."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import Workspace
+
+from runrecord.record.reader import Record, files_in
+from runrecord.run_store import run_dirs
+
+PIPELINE = """
+vars:
+- word: hello
+stages:
+  Shell:
+    cmd:
+    - runrecord exec -- sh -c 'echo ${word} > out.txt; echo said'
+    - runrecord exec -- sh -c 'cat out.txt > copy.txt; echo warned >&2'
+    params: [n, 손실, nothing]
+    outs: [out.txt, copy.txt]
+  train:
+    foreach: [a, b]
+    do:
+      wdir: sub
+      cmd: python script.py ${item}
+      deps: [script.py]
+      params:
+      - ../other.json:
+        - k.a
+      outs: ["r_${item}.txt"]
+  grid:
+    matrix: {x: [1, 2]}
+    cmd: runrecord exec -- sh -c 'echo ${item.x} > g${item.x}'
+    outs: ["g${item.x}"]
+"""
+PARAMS = """
+n: 3
+손실: {이름: [1, null], 값: 0.5}
+nothing: null
+"""
+SCRIPT = """
+import sys
+import numpy as np
+import runrecord
+
+with runrecord.start_run() as run:
+    for epoch in run.epochs(2):
+        run.log({"손실/%값": 1 / epoch, "none": float("nan")})
+    run.image("그림 ✓", np.zeros((4, 4), np.uint8))
+    with open(f"r_{sys.argv[1]}.txt", "w") as file:
+        file.write(str(run.params["../other.json:k.a"]))
+"""
+
+
+def new_project(folder: Path, pipeline: str, **files: str) -> Workspace:
+    """A DVC repository of somebody else's, committed; of files by their names, `__` being `/`."""
+    workspace = Workspace(folder)
+    folder.mkdir(parents=True)
+    for name, content in {"dvc.yaml": pipeline, **files}.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    workspace.run("git", "init", "--quiet", "--initial-branch=main")
+    workspace.run("dvc", "init", "--quiet")
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=begin")
+    return workspace
+
+
+def records(workspace: Workspace) -> list[Record]:
+    found = [Record(files_in(folder)) for folder in run_dirs(workspace.path)]
+    return sorted(found, key=lambda record: (record.start.stage, record.start.time))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = new_project(
+        tmp_path_factory.mktemp("forms") / "project",
+        PIPELINE,
+        **{
+            "params.yaml": PARAMS,
+            "other.json": '{"k": {"a": 7}}',
+            "sub__script.py": SCRIPT,
+        },
+    )
+    workspace.run("dvc", "repro", RUNRECORD_SINKS="off")
+    return workspace
+
+
+def test_each_command_of_each_stage_leaves_a_record(project: Workspace) -> None:
+    found = records(project)
+    assert [record.start.stage for record in found] == [
+        *("Shell", "Shell", "grid@1", "grid@2", "train@a", "train@b")
+    ]
+    assert {record.end and record.end.status for record in found} == {"FINISHED"}
+    shell, again, _, grid, train, _ = found
+    assert shell.start.params == {"n": 3, "손실.이름": [1, None], "손실.값": 0.5, "nothing": None}
+    assert shell.start.command[0] == "runrecord"
+    assert "hello" in shell.start.command[-1]
+    assert shell.end is not None
+    assert shell.end.outs.keys() == {"out.txt"}, "the other is not there yet"
+    assert again.end is not None
+    assert again.end.outs.keys() == {"out.txt", "copy.txt"}
+    assert train.start.params == {"../other.json:k.a": 7}
+    assert train.start.deps.keys() == {"sub/script.py"}
+    assert train.end is not None
+    assert train.end.outs.keys() == {"sub/r_a.txt"}
+    assert grid.end is not None
+    assert grid.end.outs.keys() == {"g2"}
+
+
+def test_what_a_program_prints_is_kept(project: Workspace) -> None:
+    shell, again, *_ = records(project)
+    for record, said in ((shell, b"said\n"), (again, b"warned\n")):
+        assert record.end is not None
+        assert record.end.output is not None
+        assert record.read(record.end.output.name) == said
+
+
+def test_each_is_rebuilt_bit_for_bit(project: Workspace) -> None:
+    for record in records(project):
+        said = project.run("runrecord", "verify", record.start.id)
+        assert "Verdict: bit-identical" in said, record.start.stage
+
+
+def test_a_program_that_fails_fails_the_stage_with_its_status(tmp_path: Path) -> None:
+    workspace = new_project(
+        tmp_path / "project",
+        "stages: {one: {cmd: \"runrecord exec -- sh -c 'echo $SECRET_TOKEN; exit 3'\", outs: [x]}}",
+    )
+    command = ("runrecord", "exec", "--", "sh", "-c", "echo $SECRET_TOKEN; exit 3")
+    environment = {"DVC_STAGE": "one", "RUNRECORD_SINKS": "off", "SECRET_TOKEN": "swordfish"}
+    workspace.run(*command, status=3, **environment)
+    (record,) = records(workspace)
+    assert record.end is not None
+    assert (record.end.status, record.end.message) == ("FAILED", "ProgramFailed: exit status 3")
+    assert record.end.output is not None
+    assert record.read(record.end.output.name) == b"***\n"
+
+
+def test_exec_without_a_program_or_a_stage_is_one_sentence(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    said = workspace.run("runrecord", "exec", "--", "no-such-program", status=2)
+    assert "DVC_STAGE is not set" in said
+    said = workspace.run("runrecord", "exec", "--", "no-such-program", status=2, DVC_STAGE="one")
+    assert said.splitlines()[-1] == "error: no-such-program: No such file or directory"
+    assert "Traceback" not in said
+    assert "no command is given" in workspace.run("runrecord", "exec", status=2)
+
+
+def test_what_the_program_prints_goes_where_it_went(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    done = subprocess.run(
+        ["runrecord", "exec", "--", "sh", "-c", "echo out; echo err >&2"],
+        cwd=workspace.path,
+        env=workspace.environment | {"DVC_STAGE": "one", "RUNRECORD_SINKS": "off"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "out\n"
+    assert "err\n" in done.stderr
+
+
+def test_a_long_output_is_kept_in_part(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    command = ("runrecord", "exec", "--", "seq", "200000")
+    workspace.run(*command, DVC_STAGE="one", RUNRECORD_SINKS="off")
+    (record,) = records(workspace)
+    assert record.end is not None
+    assert record.end.output is not None
+    kept = record.read(record.end.output.name)
+    assert kept.startswith(b"1\n2\n3\n")
+    assert kept.endswith(b"199999\n200000\n")
+    assert len(kept) < 2**19 + 100
+    assert b"bytes left out]" in kept
+
+
+def test_a_script_may_log_after_its_run_and_be_used_without_dvc(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    source = """
+import os, signal, runrecord
+with runrecord.start_run("by hand") as run:
+    run.log({"loss": 1.0}, step=3)
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+print("went on")
+"""
+    said = workspace.run("python", "-c", source, RUNRECORD_SINKS="off")
+    assert "no dvc.yaml has the stage 'by hand'" in said
+    assert said.splitlines()[-1] == "went on"
+    (record,) = records(workspace)
+    assert json.loads((run_dirs(workspace.path)[0] / "run.json").read_text())["format"] == 2
+    assert record.start.stage == "by hand"
