@@ -27,6 +27,7 @@ class Section(BaseModel):
 
 S = TypeVar("S", bound=Section)
 
+
 class _Seed(Section):
     seed: int = Field(ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")
 
