@@ -10,12 +10,7 @@ from torch import Generator, Tensor
 
 from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
-from generative.models.base import (
-    LatentVariableModel,
-    gaussian_kl,
-    normal_like,
-    reparameterize,
-)
+from generative.models.base import LatentVariableModel, gaussian_kl, normal_like, reparameterize
 from generative.rng import generator
 
 ACTIVE = 0.01

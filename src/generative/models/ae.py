@@ -8,12 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model, ModelConfig, add_noise
-from generative.models.layers.strided_cpu import (
-    BatchNorm2d,
-    Conv2d,
-    ConvTranspose2d,
-    to_batch_last,
-)
+from generative.models.layers.strided_cpu import BatchNorm2d, Conv2d, ConvTranspose2d, to_batch_last
 
 
 class AEConfig(ModelConfig):
