@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from generative.errors import UserError
@@ -27,7 +27,9 @@ class Section(BaseModel):
 
 S = TypeVar("S", bound=Section)
 
-SEEDS = range(2**63)
+
+class _Seed(Section):
+    seed: int = Field(ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")
 
 
 class Params:
@@ -55,7 +57,9 @@ class Params:
         Raises:
             UserError: the block or a key of it is missing, unknown or wrong.
         """
-        return validate(schema, self._value(name, "a block of keys"), str(self._path), name)
+        if name not in self._document:
+            raise UserError(f"{self._path}: key '{name}' is missing; it should be a block of keys.")
+        return validate(schema, self._document[name], str(self._path), name)
 
     def seed(self) -> int:
         """The seed of everything random.
@@ -63,29 +67,8 @@ class Params:
         Raises:
             UserError: it is missing or wrong.
         """
-        description = "a whole number from 0 to 2**63 - 1"
-        seed = self._value("seed", description)
-        if type(seed) is not int or seed not in SEEDS:
-            raise UserError(f"{self._path}: {_wrong('seed', seed, description)}")
-        return seed
-
-    def values(self, keys: Iterable[str]) -> dict[str, object]:
-        """What the file holds under each of these keys, dotted ones too; None for what it lacks."""
-        return {key: _at(self._document, key) for key in keys}
-
-    def _value(self, name: str, description: str) -> object:
-        if name not in self._document:
-            raise UserError(f"{self._path}: key '{name}' is missing; it should be {description}.")
-        return self._document[name]
-
-
-def read_pipeline(checkout: Path) -> dict[str, Any]:
-    """What dvc.yaml holds.
-
-    Raises:
-        UserError: it is missing or no YAML.
-    """
-    return _read_yaml(checkout / PIPELINE_FILE)
+        given = {key: value for key, value in self._document.items() if key == "seed"}
+        return validate(_Seed, given, str(self._path)).seed
 
 
 def validate(schema: type[S], values: object, source: str, prefix: str = "") -> S:
@@ -100,12 +83,6 @@ def validate(schema: type[S], values: object, source: str, prefix: str = "") -> 
         details = error.errors(include_url=False)
         details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
         raise UserError(f"{source}: {_sentence(schema, details[0], prefix)}") from None
-
-
-def _at(document: object, dotted: str) -> object:
-    for key in dotted.split("."):
-        document = document.get(key) if isinstance(document, dict) else None
-    return document
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -134,10 +111,7 @@ def _sentence(schema: type[Section], detail: ErrorDetails, prefix: str) -> str:
         return f"unknown key '{key}'{_nearest(name, schema.model_fields)}"
     if detail["type"] == "missing":
         return f"key '{key}' is missing; it should be {description}."
-    return _wrong(key, detail["input"], description)
-
-
-def _wrong(key: str, value: object, description: str) -> str:
+    value = detail["input"]
     if isinstance(value, str) and (number := _as_number(value)) is not None:
         return f"{key} is the text '{value}', not a number; write {number}."
     return f"{key} is {_shown(value)}; it should be {description}."

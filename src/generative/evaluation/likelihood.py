@@ -10,13 +10,7 @@ from torch import Generator, Tensor
 
 from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
-from generative.evaluation.reconstruction import batches
-from generative.models.base import (
-    LatentVariableModel,
-    gaussian_kl,
-    normal_like,
-    reparameterize,
-)
+from generative.models.base import LatentVariableModel, gaussian_kl, normal_like, reparameterize
 from generative.rng import generator
 
 ACTIVE = 0.01
@@ -57,7 +51,7 @@ def likelihood(
     streams = [generator(device, seed, "evaluate/latents", n) for n in range(config.noise_seeds)]
     errors = torch.zeros(config.noise_seeds, dtype=torch.float64, device=device)
     divergences, means = [], []
-    for images in batches(split, config.batch_size):
+    for images in split.batches(config.batch_size):
         mean, log_variance = model.posterior(images)
         for number, stream in enumerate(streams):
             latents = reparameterize(mean, log_variance, stream)

@@ -22,15 +22,19 @@ _DIMENSIONS = 8  # at most, in a picture of traversals
 _PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # digits to go between
 _PLANE = 20  # images a side
 
+Rows = list[tuple[str, Tensor]]
+
 
 @torch.inference_mode()
 def pictures_of(
     evaluated: Mapping[str, Evaluated], split: Split, config: EvaluationConfig, seed: int
 ) -> dict[str, Pixels]:
     """Reconstructions and denoising by all models side by side, then each model's own pictures."""
+    images = split.to_float(slice(0, config.pictured_images))
+    original = [("Original", images)]
     pictures = {
-        "reconstructions": _reconstructions(evaluated, split, config),
-        "denoising": _denoising(evaluated, split, config, seed),
+        "reconstructions": _rows(original + _by_each("Reconstructed", evaluated, images)),
+        "denoising": _rows(original + _denoising(evaluated, images, config, seed)),
     }
     for name, found in evaluated.items():
         pictures[f"{name}_extremes"] = _extremes(found, split, config)
@@ -55,32 +59,24 @@ def pictures_of(
     return pictures
 
 
-def _reconstructions(
-    evaluated: Mapping[str, Evaluated], split: Split, config: EvaluationConfig
-) -> Pixels:
-    images = split.to_float(slice(0, config.pictured_images))
-    rows = [("Original", images)]
-    rows += [
-        (f"Reconstructed by the {_label(found)}", _means(found.model, images))
+def _by_each(done: str, evaluated: Mapping[str, Evaluated], images: Tensor) -> Rows:
+    """The same images reconstructed by each model."""
+    return [
+        (f"{done} by the {_label(found)}", _means(found.model, images))
         for found in evaluated.values()
     ]
-    return _rows(rows)
 
 
 def _denoising(
-    evaluated: Mapping[str, Evaluated], split: Split, config: EvaluationConfig, seed: int
-) -> Pixels:
-    images = split.to_float(slice(0, config.pictured_images))
-    rows = [("Original", images)]
+    evaluated: Mapping[str, Evaluated], images: Tensor, config: EvaluationConfig, seed: int
+) -> Rows:
+    rows = []
     for factor in config.noise_factors:
         rng = generator(images.device, seed, f"evaluate/noise/{factor:g}")
         noisy = add_noise(images, factor, rng)
         rows.append((f"Noisy, standard deviation {factor:g}", noisy))
-        rows += [
-            (f"Denoised by the {_label(found)}", _means(found.model, noisy))
-            for found in evaluated.values()
-        ]
-    return _rows(rows)
+        rows += _by_each("Denoised", evaluated, noisy)
+    return rows
 
 
 def _extremes(found: Evaluated, split: Split, config: EvaluationConfig) -> Pixels:
@@ -111,7 +107,7 @@ def _traversals(found: Evaluated) -> Pixels:
     return _rows(rows)
 
 
-def _interpolation(found: Evaluated, split: Split) -> list[tuple[str, Tensor]]:
+def _interpolation(found: Evaluated, split: Split) -> Rows:
     """Straight lines between the latents of the first test images of two digits."""
     labels = split.labels.cpu().numpy()
     parts = torch.linspace(0, 1, _STEPS).numpy()[:, None]
@@ -177,7 +173,7 @@ def _means(model: Model[Any], images: Tensor) -> Tensor:
     return torch.sigmoid(model.reconstruct(images))
 
 
-def _rows(rows: list[tuple[str, Tensor]]) -> Pixels:
+def _rows(rows: Rows) -> Pixels:
     return image_rows([(title, _array(images)) for title, images in rows])
 
 

@@ -13,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 
 from generative.data.dataset import Mnist, Split
 from generative.evaluation.config import EvaluationConfig
-from generative.evaluation.reconstruction import batches
 from generative.models.base import Model
 from generative.rng import generator
 
@@ -25,7 +24,7 @@ Array = npt.NDArray[np.float32]
 @torch.inference_mode()
 def latents_of(model: Model[Any], split: Split, batch_size: int) -> Array:
     """The latents of a split's images, (N, Z)."""
-    parts = [model.encode(images) for images in batches(split, batch_size)]
+    parts = [model.encode(images) for images in split.batches(batch_size)]
     return torch.cat(parts).float().cpu().numpy()
 
 
@@ -49,24 +48,15 @@ def probe_metrics(
     `Probe` is a linear probe: multinomial logistic regression on standardised features (Alain and
     Bengio, "Understanding intermediate layers using linear classifier probes", 2016). `kNN` is a
     vote of the 5 nearest by Euclidean distance. Both are taught the latents (`Accuracy`), and as
-    many principal components of the pixels (`of PCA`).
-
-    Args:
-        model: the model.
-        latents: of the test images, (N, Z).
-        data: both splits.
-        config: sizes.
-        seed: of the choice of training images.
+    many principal components of the pixels (`of PCA`). `latents` are the test images', (N, Z).
     """
     train = _taught(data, config, seed)
     pixels, test_pixels = pixels_of(train), pixels_of(data.test)
     pca = PCA(min(latents.shape[1], *pixels.shape), svd_solver="covariance_eigh").fit(pixels)
     own = _accuracies(latents_of(model, train, config.batch_size), train, latents, data.test)
     same = _accuracies(pca.transform(pixels), train, pca.transform(test_pixels), data.test)
-    return {
-        **{f"Latents/{kind} Accuracy": accuracy for kind, accuracy in own.items()},
-        **{f"Latents/{kind} of PCA": accuracy for kind, accuracy in same.items()},
-    }
+    metrics = {f"Latents/{kind} Accuracy": accuracy for kind, accuracy in own.items()}
+    return metrics | {f"Latents/{kind} of PCA": accuracy for kind, accuracy in same.items()}
 
 
 def _taught(data: Mnist, config: EvaluationConfig, seed: int) -> Split:

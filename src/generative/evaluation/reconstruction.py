@@ -1,6 +1,6 @@
 """How well images come back, from themselves and from noisy versions of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def reconstruction_errors(
         for factor in config.noise_factors
     }
     columns: dict[str, list[Tensor]] = {}
-    for images in batches(split, config.batch_size):
+    for images in split.batches(config.batch_size):
         for name, values in image_errors(model.reconstruct(images), images).items():
             columns.setdefault(f"Reconstruction/{name}", []).append(values)
         for level, (factor, stream) in streams.items():
@@ -69,9 +69,3 @@ def image_errors(logits: Tensor, images: Tensor) -> dict[str, Tensor]:
         "PSNR": peak_signal_noise_ratio(means, images, (0.0, 1.0), reduction="none", dim=_IMAGE),
         "SSIM": similarity,
     }
-
-
-def batches(split: Split, size: int) -> Iterator[Tensor]:
-    """A split's images in order, `size` at a time, as floats."""
-    for start in range(0, len(split), size):
-        yield split.to_float(slice(start, start + size))

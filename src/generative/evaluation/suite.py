@@ -46,14 +46,10 @@ def evaluate(
     seed: int,
     baseline: Mapping[str, float],
 ) -> Evaluated:
-    """Evaluate a model on the test images.
+    """Evaluate a model, on the data's device, on the test images.
 
-    Args:
-        model: on the data's device.
-        data: both splits; the training images teach the classifiers that read latents.
-        config: sizes.
-        seed: of all noise and every choice of images.
-        baseline: metrics that are the same for every model (`baseline_metrics`).
+    `seed` is of all noise and every choice of images; `baseline` are the metrics that are the same
+    for every model (`baseline_metrics`).
     """
     latents = latents_of(model, data.test, config.batch_size)
     errors = reconstruction_errors(model, data.test, config, seed)

@@ -5,10 +5,10 @@ from typing import Literal, final
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model, ModelConfig, add_noise
-from generative.models.layers.losses import cross_entropy, squared_error
-from generative.models.layers.strided_cpu import BatchNorm2d, Conv2d, ConvTranspose2d
+from generative.models.layers.strided_cpu import BatchNorm2d, Conv2d, ConvTranspose2d, to_batch_last
 
 
 class AEConfig(ModelConfig):
@@ -88,6 +88,11 @@ class AE(Model[AEConfig]):
 
     def _losses(self, images: Tensor, target: Tensor) -> Losses:
         """The mean over pixels, an example."""
-        logits = self.reconstruct(images)
-        error = (squared_error if self.config.loss == "mse" else cross_entropy)(logits, target)
-        return {RECONSTRUCTION: error, TOTAL: error}
+        logits, target = self.reconstruct(images), to_batch_last(target)
+        if self.config.loss == "mse":
+            error = (torch.sigmoid(logits) - target).square()
+        else:
+            error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        pixels = error.flatten(1)
+        mean = pixels.sum(1) / pixels.shape[1]  # mean() would lay the gradient out anew
+        return {RECONSTRUCTION: mean, TOTAL: mean}

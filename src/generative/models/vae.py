@@ -60,7 +60,6 @@ class VAE(LatentVariableModel[VAEConfig]):
         return "Nats an image"
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x), (B, Z) each."""
         features = self.encoder(images)
         # In float32 also under autocast: the KL would lose its digits in bfloat16.
         return self.mean(features).float(), self.log_variance(features).float()

@@ -13,9 +13,8 @@ def loss_curves(
 ) -> Pixels:
     """Each model's total loss an epoch, on train and test: one panel a model.
 
-    Args:
-        histories: by model, the columns `epoch`, `Train/Total Loss` and `Test/Total Loss`.
-        units: by model, what its total loss is.
+    `histories` are, by model, the columns `epoch`, `Train/Total Loss` and `Test/Total Loss`;
+    `units`, by model, what its total loss is.
     """
     figure = new_plot(5 * len(histories), 3.6)
     panels = figure.subplots(1, len(histories), squeeze=False)[0]
@@ -23,9 +22,8 @@ def loss_curves(
         for split, colour, style in zip(("Train", "Test"), COLOURS, STYLES, strict=False):
             values = columns[f"{split}/Total Loss"]
             axes.plot(columns["epoch"], values, style, color=colour, label=split)
-        axes.set_title(f"Total loss of the {name.upper()}")
-        axes.set_xlabel("Epoch")
-        axes.set_ylabel(units[name])
+        title = f"Total loss of the {name.upper()}"
+        axes.set(title=title, xlabel="Epoch", ylabel=units[name])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()

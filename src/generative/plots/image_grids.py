@@ -14,11 +14,7 @@ _SCALE, _GAP, _TITLE = 3, 4, 22  # screen pixels: an image's pixel, between imag
 
 
 def image_rows(rows: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> Pixels:
-    """Rows of images, each under its title, on white.
-
-    Args:
-        rows: a title and images in [0, 1], (count, 1, 28, 28), each.
-    """
+    """Rows of images in [0, 1], (count, 1, 28, 28), each row under its title, on white."""
     tiles = [(title, _enlarge(images)) for title, images in rows]
     height, width = tiles[0][1].shape[1:]
     columns = max(len(images) for _, images in tiles)

@@ -1,7 +1,6 @@
 """Pictures of what lies in a latent space: numbers in, pixels out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ def latent_map(
     figure = new_plot(6.4, 5.6)
     axes = figure.subplots()
     room = np.ptp(points, axis=0) / 20
-    named: list[npt.NDArray[np.floating[Any]]] = []
+    named: list[Array] = []
     for digit, colour in enumerate(DIGITS):
         chosen = points[labels == digit]
         if len(chosen) == 0:
@@ -41,9 +40,7 @@ def latent_map(
             fontweight="bold",
             path_effects=[withStroke(linewidth=4, foreground="white")],
         )
-    axes.set_title(title)
-    axes.set_xlabel(axes_names[0])
-    axes.set_ylabel(axes_names[1])
+    axes.set(title=title, xlabel=axes_names[0], ylabel=axes_names[1])
     axes.grid(alpha=0.3)
     figure.legend(title="Digit", loc="outside right center", markerscale=3)
     return drawn(figure)
@@ -52,11 +49,7 @@ def latent_map(
 def decoded_plane(title: str, images: Array, x: Sequence[float], y: Sequence[float]) -> Pixels:
     """Images decoded from a grid of a plane, each where its latents lie.
 
-    Args:
-        title: over all.
-        images: (len(y), len(x), 28, 28) in [0, 1].
-        x: first coordinates, rising evenly.
-        y: second coordinates, rising evenly.
+    Images are (len(y), len(x), 28, 28) in [0, 1]; `x` and `y`, the coordinates, rise evenly.
     """
     rows, columns, height, width = images.shape
     joined = images[::-1].transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
@@ -71,9 +64,7 @@ def decoded_plane(title: str, images: Array, x: Sequence[float], y: Sequence[flo
         extent=(x[0] - half_x, x[-1] + half_x, y[0] - half_y, y[-1] + half_y),
         aspect="auto",
     )
-    axes.set_title(title)
-    axes.set_xlabel("First latent dimension")
-    axes.set_ylabel("Second latent dimension")
+    axes.set(title=title, xlabel="First latent dimension", ylabel="Second latent dimension")
     return drawn(figure)
 
 
@@ -87,9 +78,7 @@ def divergence_bars(title: str, divergences: Sequence[float], active: Sequence[b
         if part.any():
             label = f"{label}: {part.sum()}"
             axes.bar(numbers[part], values[part], width=0.8, color=colour, label=label)
-    axes.set_title(title)
-    axes.set_xlabel("Latent dimension, by falling KL")
-    axes.set_ylabel("KL (nats an image)")
+    axes.set(title=title, xlabel="Latent dimension, by falling KL", ylabel="KL (nats an image)")
     axes.set_xlim(0.4, len(divergences) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3, axis="y")

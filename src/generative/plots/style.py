@@ -20,15 +20,12 @@ DIGITS = (
 
 def new_plot(width: float, height: float) -> Figure:
     """An empty plot, in hundreds of pixels; drawn on white, so that dark pages show it too."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
 def drawn(figure: Figure) -> Pixels:
     """Its pixels; equal plots give equal pixels."""
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
     return np.asarray(pixels)[..., :3].copy()

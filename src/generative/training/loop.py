@@ -16,9 +16,6 @@ from generative.rng import generator
 from generative.training.runtime import Compute, autocast
 from generative.training.step import Steps, batch_means
 
-StepLosses = dict[str, list[float]]
-"""Each loss's value at each step: its mean over that step's batch."""
-
 
 @dataclass(frozen=True)
 class EpochResult:
@@ -26,7 +23,8 @@ class EpochResult:
 
     epoch: int
     """Counted from 1."""
-    steps: StepLosses
+    steps: dict[str, list[float]]
+    """Each loss's value at each step: its mean over that step's batch."""
     means: dict[str, float]
     """Means over examples, a short last batch weighing as many as it has."""
     preview: list[tuple[str, Tensor]]
@@ -43,14 +41,8 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train `model` in place, an epoch an item. A function of its arguments and nothing else.
 
-    Args:
-        model: as the epochs before the first left it.
-        optimizer: likewise.
-        data: both splits, on `device`.
-        seed: of the order of images and of all noise, with the epoch's number.
-        compute: precision.
-        device: where all of it is.
-        epochs: their numbers, from 1 or wherever a stopped training goes on.
+    Model and optimizer are as the epochs before the first left them. With the epoch's number,
+    `seed` gives the order of images and all noise. All of it is on `device`.
 
     Raises:
         RunFailed: a loss is no longer finite.
@@ -58,10 +50,19 @@ def fit(
     steps = Steps(model, optimizer, data.train, compute, device)
     for epoch in epochs:
         train = steps.epoch(seed, epoch)
-        # The same noise every epoch, so that epochs compare.
-        test = losses_on(model, data.test, generator(device, seed, "test"), compute, device)
-        preview = _preview(model, data.test, generator(device, seed, "picture"))
-        yield _read(model, epoch, steps.names, data, train, test, preview)
+        test, preview = _test(model, data.test, seed, compute, device)
+        # Fetched at once: this alone waits for the device.
+        both = torch.cat([train, test]).cpu().double()
+        result = EpochResult(epoch, {}, {}, preview)
+        splits = {"Train": data.train, "Test": data.test}
+        parts = both[: len(train)], both[len(train) :]
+        for (split, images), losses in zip(splits.items(), parts, strict=True):
+            means = _means(losses, model.config.batch_size, len(images))
+            for number, name in enumerate(steps.names):
+                result.steps[f"{split}/{name}"] = losses[:, number].tolist()
+                result.means[f"{split}/{name}"] = means[number].item()
+        _check_finite(result, model.name)
+        yield result
 
 
 def initialise(
@@ -74,56 +75,35 @@ def initialise(
 
 
 @torch.inference_mode()
-def losses_on(
-    model: Model[Any], split: Split, rng: torch.Generator, compute: Compute, device: torch.device
-) -> Tensor:
-    """The batch means of the test losses, (batches, terms), on the device."""
+def _test(
+    model: Model[Any], split: Split, seed: int, compute: Compute, device: torch.device
+) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """The batch means of the test losses, (batches, terms), on the device, and the preview.
+
+    Both have the same noise every epoch, so that epochs compare.
+    """
     model.eval()
+    rng = generator(device, seed, "test")
     rows = []
-    for start in range(0, len(split), model.config.batch_size):
-        images = split.to_float(slice(start, start + model.config.batch_size))
+    for images in split.batches(model.config.batch_size):
         with autocast(compute, device):
             rows.append(batch_means(model.test_losses(images, rng)))
-    return torch.stack(rows)
+    shown = split.to_float(slice(0, model.preview_size))
+    return torch.stack(rows), model.preview(shown, generator(device, seed, "picture"))
 
 
-@torch.inference_mode()
-def _preview(model: Model[Any], split: Split, rng: torch.Generator) -> list[tuple[str, Tensor]]:
-    model.eval()
-    return model.preview(split.to_float(slice(0, model.preview_size)), rng)
+def _means(losses: Tensor, batch_size: int, examples: int) -> Tensor:
+    """Means over examples, (terms,), of means over batches, (batches, terms)."""
+    weights = torch.full((len(losses), 1), batch_size, dtype=torch.float64)
+    weights[-1] = examples - batch_size * (len(losses) - 1)
+    return (losses * weights).sum(0) / examples
 
 
-def _read(
-    model: Model[Any],
-    epoch: int,
-    names: list[str],
-    data: Mnist,
-    train: Tensor,
-    test: Tensor,
-    preview: list[tuple[str, Tensor]],
-) -> EpochResult:
-    """Fetch an epoch's values from the device, at once: this alone waits for the device."""
-    values = torch.cat([train, test]).cpu().double()  # (steps, terms)
-    steps: StepLosses = {}
-    means: dict[str, float] = {}
-    parts = torch.split(values, [len(train), len(test)])
-    sizes = len(data.train), len(data.test)
-    for split, part, size in zip(("Train", "Test"), parts, sizes, strict=True):
-        weights = torch.full((len(part), 1), model.config.batch_size, dtype=torch.float64)
-        weights[-1] = size - model.config.batch_size * (len(part) - 1)
-        mean = (part * weights).sum(0) / size
-        for number, name in enumerate(names):
-            steps[f"{split}/{name}"] = part[:, number].tolist()
-            means[f"{split}/{name}"] = mean[number].item()
-    _check_finite(steps, epoch, model.name)
-    return EpochResult(epoch, steps, means, preview)
-
-
-def _check_finite(steps: StepLosses, epoch: int, model: str) -> None:
-    for name, values in steps.items():
+def _check_finite(result: EpochResult, model: str) -> None:
+    for name, values in result.steps.items():
         for number, value in enumerate(values, start=1):
             if not math.isfinite(value):
                 raise RunFailed(
-                    f"training of '{model}' failed: {name} became {value} in epoch {epoch}, step "
-                    f"{number}; try a smaller {model}.lr in params.yaml."
+                    f"training of '{model}' failed: {name} became {value} in epoch {result.epoch}, "
+                    f"step {number}; try a smaller {model}.lr in params.yaml."
                 )

@@ -1,7 +1,8 @@
 """The optimizers that params.yaml names, without what PyTorch does around their arithmetic."""
 
 import inspect
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,25 +10,19 @@ from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
 from generative.models.base import Model, ModelConfig
 
-AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
-
 
 def make_optimizer(model: Model[Any]) -> Optimizer:
     """The optimizer that the model's config names; weight decay is the L2 penalty in all three."""
     config: ModelConfig = model.config
-    on_cuda = next(model.parameters()).is_cuda
-    settings: dict[str, Any] = {
-        "lr": config.lr,
-        "weight_decay": config.weight_decay,
-        "capturable": on_cuda,  # by a CUDA graph
-    }
-    match config.optimizer:
-        case "adam":
-            return _lean(_FusedAdam)(model.parameters(), fused=True, **settings)
-        case "rmsprop":
-            return _lean(RMSprop)(model.parameters(), **settings)
-        case "adadelta":
-            return _lean(Adadelta)(model.parameters(), **settings)
+    settings: dict[str, Any] = {"fused": True} if config.optimizer == "adam" else {}
+    kinds = {"adam": _FusedAdam, "rmsprop": RMSprop, "adadelta": Adadelta}
+    return _lean(kinds[config.optimizer])(
+        model.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        capturable=next(model.parameters()).is_cuda,  # by a CUDA graph
+        **settings,
+    )
 
 
 class _FusedAdam(Adam):
@@ -69,7 +64,7 @@ class _FusedAdam(Adam):
         )
 
 
-def _lean(kind: type[AnyOptimizer]) -> type[AnyOptimizer]:
+def _lean(kind: type[Optimizer]) -> Callable[..., Optimizer]:
     """An optimizer less the guards against being compiled: importing them takes a second.
 
     One of them also kept `step` from recording gradients; here its caller does.

@@ -38,7 +38,9 @@ class Steps:
         self._noise = Generator(device)
         self._steps_taken = 0
         self._replay: Step | None = None
-        self._stream = _side_stream(device)
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":  # where graphs are not captured on the default stream
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def epoch(self, seed: int, number: int) -> Tensor:
         """Train on every image once, in an order and with noise of this epoch's own.
@@ -147,10 +149,3 @@ def batch_means(losses: Losses) -> Tensor:
 
 def _say_why_not(why: str) -> None:
     print(f"no CUDA graph ({why}): steps are taken one by one, more slowly.", file=sys.stderr)
-
-
-def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """Graphs are not captured on the default stream."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -8,13 +8,12 @@ On other devices, and under autocast, the layers are `torch.nn`'s.
 Shapes: C channels, O output channels, B batch, N = height * width * B of the smaller images.
 """
 
-from functools import lru_cache
-from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn import functional as F
 
 
 def to_batch_last(images: Tensor) -> Tensor:
@@ -31,8 +30,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         if not _is_faster(images):
             return super().forward(images)
-        padded = self.padding[0] == 1
-        out: Tensor = _Convolution.apply(images, self.weight, self.bias, padded)
+        out: Tensor = _Convolution.apply(images, self.weight, self.bias, self.padding[0] == 1)
         return out
 
 
@@ -47,8 +45,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
         if not _is_faster(images):
             return super().forward(images)
-        padded = self.padding[0] == 1
-        out: Tensor = _Transposed.apply(images, self.weight, self.bias, padded)
+        out: Tensor = _Transposed.apply(images, self.weight, self.bias, self.padding[0] == 1)
         return out
 
 
@@ -126,26 +123,10 @@ def _windows(images: Tensor, padded: bool) -> tuple[Tensor, int, int]:
     With padding, windows begin a pixel above and left of the image.
     """
     if padded:
-        framed = _frame(images.shape, images.dtype, get_ident())
-        framed[:, 1:, 1:] = images
-        images = framed
-    channels, height, width, batch = images.shape
-    rows, columns = (height - 1) // 2, (width - 1) // 2
-    c, h, w, b = images.stride()
-    windows = images.as_strided((channels, 3, 3, rows, columns, batch), (c, h, w, 2 * h, 2 * w, b))
-    copied = windows.clone(memory_format=torch.contiguous_format)  # the frame is used again
-    return copied.view(9 * channels, -1), rows, columns
-
-
-@lru_cache(maxsize=8)
-def _frame(shape: torch.Size, dtype: torch.dtype, thread: int) -> Tensor:  # noqa: ARG001
-    """Zeros with room for images of that shape below and right of the first row and column.
-
-    One for all calls of a thread: what is written into the room leaves the zeros around it.
-    """
-    channels, height, width, batch = shape
-    with torch.inference_mode(mode=False):
-        return torch.zeros(channels, height + 1, width + 1, batch, dtype=dtype)
+        images = F.pad(images, (0, 0, 1, 0, 1, 0))
+    windows = images.unfold(1, 3, 2).unfold(2, 3, 2)  # (C, h, w, B, 3, 3)
+    channels, height, width = windows.shape[:3]
+    return windows.permute(0, 4, 5, 1, 2, 3).reshape(9 * channels, -1), height, width
 
 
 def _spread(taps: Tensor, padded: bool) -> Tensor:
