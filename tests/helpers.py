@@ -25,10 +25,16 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+import runrecord
+from runrecord.checkpoints import Checkpoints
 from runrecord.cli.viewers import free_port
+from runrecord.events import RunEnded, RunStarted
+from runrecord.provenance.git import git
 from runrecord.record.reader import Record, files_in
+from runrecord.record.writer import RecordWriter
 from runrecord.run_store import run_dirs
 from runrecord.run_view import view
+from runrecord.tracker import Tracker
 
 if TYPE_CHECKING:
     from generative.models.ae import AE
@@ -129,6 +135,43 @@ class Workspace:
         return Workspace(to)
 
 
+def new_repository(folder: Path) -> Path:
+    """A DVC repository of one small stage, `train`, committed."""
+    files = {
+        ".dvc/config": "",
+        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+        "src/code.py": "ONE = 1\n",
+        "data/set/numbers.txt": "1 2 3\n",
+        "params.yaml": "lr: 1\n",
+        "dvc.yaml": "stages: {train: {cmd: python src/code.py, params: [lr], "
+        "deps: [src/code.py, data/set], outs: [model.bin, records/train]}}\n",
+        ".gitignore": "/model.bin\n/records\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=one", environment=IDENTITY)
+    return folder
+
+
+def new_run(folder: Path, **start: Any) -> runrecord.Run:
+    """A run whose record is written to `folder`, by this process and for no sink."""
+    given = {"id": "run-1", "stage": "train", "time": 1, "host": "host", "params": {}, "tags": {}}
+    started = RunStarted(**(given | start))
+    tracker = Tracker(RecordWriter(folder), folder.parent, [])
+    tracker.log(started)
+    return runrecord.Run(started, tracker, Checkpoints(folder.parent, {}))
+
+
+def end_run(folder: Path, **end: Any) -> Record:
+    """End the run whose record is in `folder`; that record."""
+    given = {"time": 9_000, "status": "FINISHED"}
+    RecordWriter(folder, Record(files_in(folder)).size).write(RunEnded(**(given | end)))
+    return Record(files_in(folder))
+
+
 def set_to_sample(workspace: Workspace) -> None:
     """Let it train briefly, on the sample of MNIST, on the CPU."""
     for key, name in SAMPLE_FILES.items():
@@ -155,7 +198,7 @@ def new_workspace(path: Path) -> Workspace:
         check=True,
     ).stdout
     for name in filter(None, listed.split("\0")):
-        if name.startswith(("tests/", "docs/", "metrics/")) or name == "dvc.lock":
+        if name.startswith(("tests/", "docs/", "metrics/", "examples/")) or name == "dvc.lock":
             continue
         target = path / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ class Checkpoints:
             arrays: the state.
         """
         folder = self._folder / run_id
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         content = safetensors.numpy.save(whole, metadata={_KEY: json.dumps({"length": length})})
         try:
             write_atomic(folder / f"{epoch:06}.safetensors", content)

@@ -30,7 +30,7 @@ from runrecord.tracker import Tracker
 class Figure(Protocol):
     """A figure of Matplotlib's kind."""
 
-    def savefig(self, file: io.BytesIO, *, format: str) -> object: ...  # noqa: A002
+    def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
 
 
 class Run:
@@ -99,7 +99,7 @@ class Run:
 
     def text(self, title: str, text: str, step: int | None = None) -> None:
         """Log a text; what the environment holds secret is blacked out."""
-        self._log_file("texts", title, redact(text).encode(), ".txt", step)
+        self._log_file("texts", title, redact(text).encode(errors="replace"), ".txt", step)
 
     def artifact(self, path: Path | str, title: str | None = None, step: int | None = None) -> None:
         """Keep a copy of a file, by its name or another title."""

@@ -24,8 +24,6 @@ def holds_secret(text: str, environment: Mapping[str, str] = os.environ) -> bool
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
-    return [
-        value
-        for name, value in environment.items()
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST
-    ]
+    """The longest first: another one may be its beginning."""
+    found = (value for name, value in environment.items() if _SECRET_NAME.search(name))
+    return sorted((value for value in found if len(value) >= _SHORTEST), key=len, reverse=True)

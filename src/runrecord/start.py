@@ -27,7 +27,7 @@ from runrecord.secrets import redact
 from runrecord.sinks.base import Sink
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.tensorboard import TensorBoardSink
-from runrecord.text import printable
+from runrecord.text import printable, reason
 from runrecord.tracker import Tracker
 
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
@@ -74,7 +74,7 @@ def start_run(
             print(f"warning: {origin.trouble} It cannot be rebuilt later.", file=sys.stderr)
         name = origin.inputs.stage.name
         shown = origin.inputs.params if params is None else params
-        checkpoints = Checkpoints(root, _identity(origin, shown, device, project.packages))
+        checkpoints = _checkpoints(root, _identity(origin, shown, device, project.packages))
         stopped = checkpoints.latest()
         with claim_run(root, name, stopped.run_id if stopped else None) as folder:
             if stopped and folder.name != stopped.run_id:
@@ -169,6 +169,13 @@ class InputsChanged(RunFailed):
             "as it is now."
         )
         self.changed = changed
+
+
+def _checkpoints(root: Path, identity: Mapping[str, Any]) -> Checkpoints:
+    try:
+        return Checkpoints(root, identity)
+    except (TypeError, ValueError, RecursionError) as error:  # a param is no value of JSON's
+        raise UserError(f"this run cannot be recorded: params: {reason(error)}.") from None
 
 
 def _identity(

@@ -4,11 +4,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import IDENTITY, Workspace
+from helpers import IDENTITY, new_repository
 
+from runrecord import start_run
+from runrecord.cli.doctor import doctor
+from runrecord.errors import RunFailed, UserError
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git, unsteered
+from runrecord.record.reader import Record, files_in
+from runrecord.run_store import run_dirs
+from runrecord.verify.rebuild import CannotRebuild, rebuild
 
 STEERING = subprocess.run(
     ["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True
@@ -20,20 +26,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pipeline of one stage, committed."""
     for name, value in IDENTITY.items():
         monkeypatch.setenv(name, value)
-    folder = tmp_path / "repository"
-    (folder / "src").mkdir(parents=True)
-    (folder / "src/code.py").write_bytes(b"ONE = 1\n")
-    (folder / "params.yaml").write_text("lr: 1\n")
-    (folder / "dvc.yaml").write_text("stages: {train: {params: [lr], deps: [src/code.py]}}\n")
-    git(folder, "init", "--quiet")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message=one")
-    return folder
+    return new_repository(tmp_path / "repository")
 
 
 def origin(folder: Path) -> Origin:
     project = Project(code=("src", "params.yaml", "dvc.yaml"))
-    return collect_origin(folder, "train", project, {}, {})
+    return collect_origin(folder, "train", folder, project, {}, {})
 
 
 @pytest.mark.parametrize("name", STEERING)
@@ -151,7 +149,9 @@ def test_no_git_no_repository_and_no_commit_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "params.yaml").write_text("lr: 1\n")
-    (tmp_path / "dvc.yaml").write_text("stages: {train: {params: [lr]}}\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: a, params: [lr]}}\n")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\nno_scm = true\n")
     with pytest.raises(OutsideGit):
         git(tmp_path, "status")
     assert origin(tmp_path).trouble.endswith("this is no Git repository.")
@@ -163,17 +163,35 @@ def test_no_git_no_repository_and_no_commit_are_told_apart(
     assert "Git cannot be run" in origin(tmp_path).trouble
 
 
-def test_a_run_says_at_its_start_that_git_refuses(workspace: Workspace) -> None:
-    output = workspace.run(
-        "python", "stages/train_vae.py", environment={"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
-    )
-    _, warning, *rest = output.splitlines()
+def test_a_dvc_repository_whose_git_is_gone_is_one_sentence(repository: Path) -> None:
+    """DVC itself refuses it, unless its `core.no_scm` says that there is none."""
+    (repository / ".git").rename(repository / "away")
+    with pytest.raises(UserError, match=r"DVC cannot read .*not a git repository") as refusal:
+        origin(repository)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_run_says_at_its_start_that_git_refuses_and_goes_on(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with start_run("train") as run:
+        (warning,) = capsys.readouterr().err.splitlines()
+        run.log({"loss": 1.0})
     assert warning.startswith("warning: the code of the run is not recorded: Git refuses: ")
     assert warning.endswith("It cannot be rebuilt later.")
-    assert any("epoch 1/" in line for line in rest)
-    output = workspace.run("runrecord", "verify", "records/vae", status=2)
-    assert "cannot be rebuilt: its code was not recorded: Git refuses: detected dubious" in output
-    output = workspace.run(
-        "runrecord", "doctor", status=1, environment={"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
-    )
-    assert "✗ Git: Git refuses: detected dubious ownership" in output
+    (folder,) = run_dirs(repository)
+    record = Record(files_in(folder))
+    assert record.end is not None
+    assert record.end.status == "FINISHED"
+    (tmp_path / "verify").mkdir()
+    with pytest.raises(CannotRebuild, match="not recorded: Git refuses: detected dubious"):
+        rebuild(repository, record, tmp_path / "verify", own_packages=False)
+    with pytest.raises(RunFailed):
+        doctor()
+    assert "✗ Git: Git refuses: detected dubious ownership" in capsys.readouterr().out

@@ -4,67 +4,138 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from helpers import Workspace, client, read_until, runs
+from helpers import IDENTITY, new_repository
 
-from generative.project import PROJECT
+import runrecord
+from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.provenance.git import git
+from runrecord.provenance.pipeline import changed_inputs, read_inputs
 from runrecord.record.reader import Record, files_in
+from runrecord.run_store import run_dirs, was_run_here
+from runrecord.sinks.mlflow import MlflowSink
 
-STAGE = "train-vae"
+PROJECT = Project(code=("src", "params.yaml", "dvc.yaml"), packages=("dvc", "no-such-package"))
 
 
-def append(workspace: Workspace, name: str, text: str) -> None:
-    with (workspace.path / name).open("a") as file:
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pipeline of one stage, committed; the current folder, and no sink shows its runs."""
+    folder = new_repository(tmp_path / "repository")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    return folder
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
         file.write(text)
 
 
-def origin(workspace: Workspace, **environment: str) -> Origin:
-    return collect_origin(workspace.path, STAGE, PROJECT, {}, environment)
+def commit(folder: Path) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=more", environment=IDENTITY)
 
 
-def test_a_clean_run_has_a_commit_its_deps_and_no_patch(built: Workspace) -> None:
-    start = Record(files_in(built.path / "records" / "vae")).start
-    assert start.patch == b""
+def origin(folder: Path, **environment: str) -> Origin:
+    return collect_origin(folder, "train", folder, PROJECT, {}, environment)
+
+
+def record_of_the_run(folder: Path) -> Record:
+    (run,) = run_dirs(folder)
+    return Record(files_in(run))
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_clean_run_has_a_commit_its_deps_and_no_patch(repository: Path) -> None:
+    (repository / "requirements.lock").write_text("numpy==2\n")
+    commit(repository)
+    with runrecord.start_run("train", tags={"device.name": "a CPU", "none": ""}) as run:
+        (repository / "model.bin").write_bytes(b"weights")
+    record = record_of_the_run(repository)
+    start, end = record.start, record.end
+    assert start.patch is None
+    assert record.patch() == b""
+    assert start.id == run.id
+    assert start.stage == "train"
+    assert start.params == {"lr": 1}
+    assert start.tags["git.commit"] == git(repository, "rev-parse", "HEAD").decode().strip()
+    assert start.tags["git.branch"] == "main"
     assert start.tags["git.dirty"] == "false"
-    assert start.tags["cpu.capability"]
-    assert start.tags["lock.sha256"] == hashlib.sha256(built.read("requirements.lock")).hexdigest()
-    model = "src/generative/models/vae.py"
-    assert start.deps[model] == hashlib.sha256(built.read(model)).hexdigest()
-    assert "data/mnist" in start.deps
+    assert start.tags["device.name"] == "a CPU"
+    assert "none" not in start.tags
+    assert start.tags["lock.sha256"] == sha256(b"numpy==2\n")
+    numbers = sha256(b"1 2 3\n")
+    folder = sha256(f"{numbers}  numbers.txt\n".encode())
+    assert start.deps == {"src/code.py": sha256(b"ONE = 1\n"), "data/set": folder}
+    assert end is not None
+    assert (end.status, end.changed) == ("FINISHED", ())
+    assert end.outs == {"model.bin": sha256(b"weights")}
+    sealed = Record(files_in(repository / "records/train"))
+    assert list(sealed.events()) == list(record.events())
 
 
-def test_commit_and_patch_give_the_very_code_of_the_run(
-    workspace: Workspace, tmp_path: Path
-) -> None:
+def test_commit_and_patch_give_the_very_code_of_the_run(repository: Path, tmp_path: Path) -> None:
     """New, changed, removed and binary files; what is staged stays staged, what is not, not."""
-    append(workspace, "src/generative/models/vae.py", "# changed\n")
-    append(workspace, "src/generative/models/new.py", "# new, no newline at its end")
-    append(workspace, "src/generative/extra.txt", "trailing  \n\n\n")
-    (workspace.path / "src/generative/binary.bin").write_bytes(bytes(range(256)))
-    (workspace.path / "stages/train_ae.py").unlink()
-    workspace.run("git", "add", "src/generative/models/new.py")
-    before = workspace.run("git", "status", "--porcelain")
-    workspace.run("python", "stages/train_vae.py")
-    assert workspace.run("git", "status", "--porcelain") == before
+    (repository / "src/gone.py").write_text("gone = 1\n")
+    (repository / "src/removed.py").write_text("removed = 1\n")
+    (repository / "src/staged.py").write_text("staged = 1\n")
+    (repository / "src/run.sh").write_text("#!/bin/sh\n")
+    commit(repository)
+    append(repository / "src/code.py", "# changed\n")
+    append(repository / "src/new.py", "# new, no newline at its end")
+    append(repository / "src/extra.txt", "trailing  \n\n\n")
+    append(repository / "src/한글 이름.py", "이름 = '🙂'\n")
+    (repository / "src/binary.bin").write_bytes(bytes(range(256)))
+    (repository / "src/run.sh").chmod(0o755)
+    (repository / "src/gone.py").unlink()
+    append(repository / "src/staged.py", "# changed\n")
+    git(repository, "add", "src/new.py", "src/staged.py")
+    git(repository, "rm", "--quiet", "src/removed.py")
+    before = git(repository, "status", "--porcelain")
+    with runrecord.start_run("train"):
+        pass
+    assert git(repository, "status", "--porcelain") == before
 
-    start = Record(files_in(workspace.path / "records" / "vae")).start
-    (run,) = runs(workspace)
-    artifact = client(workspace).download_artifacts(
-        run.info.run_id, "provenance/change.patch", str(tmp_path)
+    record = record_of_the_run(repository)
+    assert record.start.tags["git.dirty"] == "true"
+    patch = record.patch()
+    assert was_run_here(repository, patch)
+    assert not was_run_here(repository, patch + b"#")
+    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "clone"))
+    git(tmp_path / "clone", "checkout", "--quiet", record.start.tags["git.commit"])
+    git(tmp_path / "clone", "apply", "-", given=patch)
+    assert code_of(tmp_path / "clone") == code_of(repository)
+
+    sink = MlflowSink(repository)
+    sink.handle(record.start, record.contents)
+    (shown,) = sink._client.search_runs([sink._experiment])
+    artifact = sink._client.download_artifacts(
+        shown.info.run_id, "provenance/change.patch", str(tmp_path)
     )
-    assert Path(artifact).read_bytes() == start.patch
-    workspace.run("git", "clone", "--quiet", str(workspace.path), str(tmp_path / "clone"))
-    clone = Workspace(tmp_path / "clone")
-    clone.run("git", "checkout", "--quiet", start.tags["git.commit"])
-    clone.run("git", "apply", artifact)
-    assert code_of(clone) == code_of(workspace)
+    assert Path(artifact).read_bytes() == patch
 
 
-def code_of(workspace: Workspace) -> dict[Path, bytes]:
+@pytest.mark.parametrize("change", ["edited", "new", "removed"])
+def test_a_change_that_is_staged_is_a_change(repository: Path, change: str) -> None:
+    if change == "removed":
+        git(repository, "rm", "--quiet", "src/code.py")
+    else:
+        name = "src/code.py" if change == "edited" else "src/new.py"
+        append(repository / name, "TWO = 2\n")
+        git(repository, "add", name)
+    found = origin(repository)
+    assert found.tags["git.dirty"] == "true"
+    assert (b"-ONE = 1" if change == "removed" else b"+TWO = 2") in found.patch
+
+
+def code_of(folder: Path) -> dict[str, tuple[bytes, bool]]:
     return {
-        path.relative_to(workspace.path): path.read_bytes()
-        for folder in ("src", "stages")
-        for path in (workspace.path / folder).rglob("*")
+        path.relative_to(folder).as_posix(): (path.read_bytes(), bool(path.stat().st_mode & 0o100))
+        for path in (folder / "src").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
 
@@ -78,42 +149,139 @@ def code_of(workspace: Workspace) -> dict[Path, bytes]:
     ],
 )
 def test_a_patch_that_must_not_be_kept_is_left_out(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+    repository: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
 ) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", "tok-12345")
-    append(workspace, "src/generative/models/vae.py", text)
-    found = origin(workspace)
+    append(repository / "src/code.py", text)
+    found = origin(repository)
     assert found.patch == b""
     assert found.tags["git.dirty"] == "true"
     assert reason in found.tags["git.patch"]
+    assert reason in found.trouble
+    assert "commit what the run needs" in found.trouble
+
+
+def test_what_a_stage_writes_is_no_change_of_the_code(repository: Path) -> None:
+    project = Project(code=(".",))
+    (repository / ".gitignore").write_text("")
+    commit(repository)
+    (repository / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    for name in ("model.bin", "mlflow.db", "records/train/run.json"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("written\n")
+    found = collect_origin(repository, "train", repository, project, {}, {})
+    assert (found.patch, found.tags["git.dirty"]) == (b"", "false")
+    (repository / "notes.txt").write_text("code, for all one knows\n")
+    found = collect_origin(repository, "train", repository, project, {}, {})
+    assert b"notes.txt" in found.patch
+    assert b"written" not in found.patch
+    assert b"schema" not in found.patch
 
 
 def test_addresses_come_without_passwords_and_numeric_variables_with_their_values(
-    workspace: Workspace,
+    repository: Path,
 ) -> None:
-    workspace.run("git", "remote", "add", "origin", "https://me:hunter22@host/repository.git")
-    tags = origin(workspace, OMP_NUM_THREADS="1", HOME="/home/somebody").tags
+    git(repository, "remote", "add", "origin", "https://me:hunter22@host/repository.git")
+    tags = origin(repository, OMP_NUM_THREADS="1", HOME="/home/somebody", SHELL="/bin/sh").tags
     assert tags["git.remote"] == "https://host/repository.git"
     assert tags["env.OMP_NUM_THREADS"] == "1"
+    assert "dvc.shell" not in tags, "DVC did not start it"
     assert not any("somebody" in value or "hunter22" in value for value in tags.values())
+    tags = origin(repository, DVC_STAGE="train", SHELL="/bin/sh", DVC_EXP_NAME="mine").tags
+    assert (tags["dvc.shell"], tags["dvc.stage"], tags["dvc.experiment"]) == (
+        "/bin/sh",
+        "train",
+        "mine",
+    )
 
 
-def test_without_git_a_run_knows_what_it_can(workspace: Workspace) -> None:
-    (workspace.path / ".git").rename(workspace.path / "away")
-    found = origin(workspace)
+def test_what_is_told_keeps_no_secret_and_steers_no_terminal(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_TOKEN", "tok-12345")
+    told = {"note": "by tok-12345", "option": "--output=x", "odd": "a\x1b[2Jb", "gpu": "한글 🙂"}
+    tags = collect_origin(repository, "train", repository, PROJECT, told, {}).tags
+    assert {name: tags.get(name) for name in told} == {
+        "note": None,
+        "option": None,
+        "odd": "a\ufffd[2Jb",
+        "gpu": "한글 🙂",
+    }
+    assert tags["dvc"]
+    assert "no-such-package" not in tags
+
+
+def test_without_git_a_run_knows_what_it_can(repository: Path) -> None:
+    (repository / ".git").rename(repository / "away")
+    (repository / ".dvc/config").write_text("[core]\nno_scm = true\n")
+    found = origin(repository)
     assert not [key for key in found.tags if key.startswith("git.")]
-    assert found.deps
+    assert found.inputs.deps.keys() == {"src/code.py", "data/set"}
+    assert found.trouble.endswith("this is no Git repository.")
 
 
-def test_code_that_is_edited_while_it_runs_fails_the_run(workspace: Workspace) -> None:
-    workspace.set_params(vae__batch_size=1, vae__epochs=4)
-    with workspace.start("python", "stages/train_vae.py") as process:
-        assert process.stdout is not None
-        read_until(process.stdout, "epoch 1/")
-        append(workspace, "src/generative/models/vae.py", "# edited\n")
-        output = process.stdout.read()
-        assert process.wait() == 1
-    assert "error: src/generative/models/vae.py changed while train-vae ran: " in output
-    (run,) = runs(workspace)
-    assert run.info.status == "FAILED"
-    assert run.data.tags["deps.changed"] == "src/generative/models/vae.py"
+def test_a_stage_that_no_dvc_yaml_has_is_said(repository: Path) -> None:
+    found = collect_origin(repository, "nothing", repository, PROJECT, {}, {})
+    assert found.trouble == "no dvc.yaml has the stage 'nothing'."
+    assert (found.inputs.params, found.inputs.deps) == ({}, {})
+    assert found.tags["git.dirty"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "changed"),
+    [
+        ("src/code.py", "ONE = 2\n", "src/code.py"),
+        ("data/set/more.txt", "4\n", "data/set"),
+        ("params.yaml", "lr: 2\n", "lr (was 1, is 2)"),
+        ("params.yaml", "lr: '1'\n", "lr (was 1, is 1)"),
+        ("params.yaml", "lr: [", "DVC cannot read"),
+    ],
+)
+def test_what_the_stage_reads_and_is_edited_while_it_runs_fails_the_run(
+    repository: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, changed: str
+) -> None:
+    with pytest.raises(SystemExit) as ended, runrecord.start_run("train") as run:
+        run.log({"loss": 1.0})
+        (repository / name).write_text(text)
+    assert ended.value.code == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("error: ")
+    assert changed in sentence
+    assert "changed while train ran" in sentence
+    assert "dvc repro" in sentence, "it says what to do"
+    end = record_of_the_run(repository).end
+    assert end is not None
+    assert end.status == "FAILED"
+    assert end.changed[0].startswith(changed)
+    assert len(end.changed) == 1
+    assert not (repository / "records").exists(), "nothing is sealed for DVC"
+
+
+def test_what_is_put_back_or_not_read_changes_nothing(repository: Path) -> None:
+    was = read_inputs(repository, "train", repository)
+    (repository / "params.yaml").write_text("other: 3\nlr: 1\n")
+    (repository / "src/code.py").write_text("ONE = 2\n")
+    (repository / "src/code.py").write_text("ONE = 1\n")
+    (repository / "src/other.py").write_text("OTHER = 1\n")
+    assert changed_inputs(was, repository, repository) == ()
+    (repository / "src/code.py").unlink()
+    assert changed_inputs(was, repository, repository) == ("src/code.py",)
+
+
+def test_a_dep_is_what_dvc_resolves_it_to(repository: Path) -> None:
+    """Vars, `foreach` and `wdir` are DVC's to understand."""
+    (repository / "sub").mkdir()
+    (repository / "sub/a.txt").write_text("a\n")
+    (repository / "sub/params.yaml").write_text("a: {lr: 0.5}\n")
+    stage = (
+        "{cmd: 'run ${item}', deps: ['${item}.txt'], params: [a.lr], outs: ['${item}.bin']}"
+    )
+    (repository / "sub/dvc.yaml").write_text(
+        f"stages: {{build: {{foreach: [a, b], do: {stage}}}}}\n"
+    )
+    found = read_inputs(repository, "build@a", repository / "sub")
+    assert found.stage.name == "sub/dvc.yaml:build@a"
+    assert (found.stage.folder, found.stage.outs) == ("sub", ("sub/a.bin",))
+    assert found.deps == {"sub/a.txt": sha256(b"a\n")}
+    assert found.params == {"sub/params.yaml:a.lr": 0.5} or found.params == {"a.lr": 0.5}
+    assert {"model.bin", "sub/b.bin"} <= set(found.generated)

@@ -23,7 +23,7 @@ def describe_code(
         code: files and folders, from there.
         generated: what stages write, which is no code.
     """
-    there = [f":(literal){name}" for name in code if (checkout / name).exists()]
+    there = [f":(literal){name}" for name in code]  # what is gone is a change too
     there += [f":(exclude,literal){name}" for name in (*_NO_CODE, *generated)]
     try:
         commit = commit_of(checkout, "HEAD")
@@ -65,20 +65,21 @@ def _change(checkout: Path, there: Sequence[str]) -> tuple[bytes, str]:
     Raises:
         GitFailed: Git refuses a file.
     """
-    listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *there)
-    names = git(checkout, *listing)
-    changed = [checkout / name for name in os.fsdecode(names).split("\0") if name]
-    size = sum(path.lstat().st_size for path in changed if os.path.lexists(path))
-    if size > _PATCH_LIMIT:
-        return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
-    if not changed:
-        return b"", ""
     with tempfile.TemporaryDirectory() as folder:
-        own = {"GIT_INDEX_FILE": str(Path(folder) / "index"), "GIT_LITERAL_PATHSPECS": "1"}
-        git(checkout, "read-tree", "HEAD", environment=own)  # the person's own stays untouched
+        own = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        git(checkout, "read-tree", "HEAD", environment=own)  # what a person has staged counts too
+        listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *there)
+        names = git(checkout, *listing, environment=own)
+        changed = [checkout / name for name in os.fsdecode(names).split("\0") if name]
+        size = sum(path.lstat().st_size for path in changed if os.path.lexists(path))
+        if size > _PATCH_LIMIT:
+            return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
+        if not changed:
+            return b"", ""
         exact = ("-c", "core.safecrlf=true")  # Git refuses what it would not give back as it is
         named = ("--pathspec-from-file=-", "--pathspec-file-nul")
-        git(checkout, *exact, "add", "--all", *named, environment=own, given=names)
+        literal = {**own, "GIT_LITERAL_PATHSPECS": "1"}
+        git(checkout, *exact, "add", "--all", *named, environment=literal, given=names)
         diff = ("diff-index", "--cached", "-p", "--binary", "--no-color", "--no-ext-diff")
         shape = ("--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
         patch = git(checkout, *diff, *shape, "HEAD", environment=own)

@@ -35,7 +35,7 @@ def upgraded(line: bytes, models: Mapping[str, str], digest: Callable[[str], str
         return [read_line(json.dumps(new).encode()) for new in _new(old, models, digest)]
     except KeyError as error:
         raise ValueError(f"{error} is missing") from None
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, RecursionError):
         raise ValueError("it is no event") from None
 
 

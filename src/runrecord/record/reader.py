@@ -96,9 +96,9 @@ class Record:
         try:
             document: Any = json.loads(content)
             self.format = document["format"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
-        if isinstance(self.format, int) and self.format > FORMAT:
+        if self.format not in (1, FORMAT):
             raise RecordRefused(
                 f"it has format {self.format}, and this version reads up to {FORMAT}; update this "
                 "checkout."
@@ -176,5 +176,5 @@ def _ended(line: bytes) -> RunEnded | None:
 def _time(line: bytes) -> int:
     try:
         return int(json.loads(line)["time"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise RecordRefused(f"the last line of {EVENTS} is damaged.") from None

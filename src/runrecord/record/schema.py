@@ -70,7 +70,7 @@ def as_json(event: Event) -> bytes:
         else:
             content = json.dumps(asdict(event)).encode()
             read_line(content)
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
     return content + b"\n"
 

@@ -1,0 +1,143 @@
+"""docs/runrecord.md: what it marks as runnable is extracted and run."""
+
+import dataclasses
+import inspect
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, Workspace, wait_until
+
+from runrecord import Project, Run
+
+GUIDE = ROOT / "docs" / "runrecord.md"
+IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
+RECORD_ONLY = {"RUNRECORD_SINKS": "off"}
+_SNIPPET = re.compile(r"^<!-- runnable: (\w+)(?:/(\S+))? -->\n```(\w*)\n(.*?)^```$", re.M | re.S)
+
+pytestmark = pytest.mark.workspace
+
+
+@dataclass(frozen=True)
+class Snippet:
+    project: str
+    file: str
+    """The file that it is the content of, if it is one."""
+    language: str
+    text: str
+
+
+def snippets() -> list[Snippet]:
+    return [Snippet(*found) for found in _SNIPPET.findall(GUIDE.read_text())]
+
+
+def begin(workspace: Workspace) -> None:
+    for command in (
+        ("git", "init", "--quiet"),
+        ("dvc", "init", "--quiet"),
+        ("git", "add", "--all"),
+        ("git", "commit", "--quiet", "--message=begin"),
+    ):
+        workspace.run(*command)
+
+
+def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """Do what the guide says of a project, in its order; each command, and what it printed."""
+    workspace.path.mkdir()
+    for snippet in snippets():
+        if snippet.project != workspace.path.name:
+            continue
+        if snippet.file:
+            (workspace.path / snippet.file).write_text(snippet.text)
+            continue
+        if "git init" not in snippet.text and not (workspace.path / ".git").exists():
+            begin(workspace)
+        if snippet.language == "diff":
+            (workspace.path.parent / "diff").write_text(snippet.text)
+            workspace.run("git", "apply", "--whitespace=error", "../diff")
+            continue
+        assert snippet.language == "sh"
+        for command in snippet.text.splitlines():
+            yield command, workspace.run("sh", "-c", command, environment=RECORD_ONLY)
+
+
+def test_every_snippet_that_is_marked_is_found() -> None:
+    marked = GUIDE.read_text().count("<!-- runnable")
+    assert len(snippets()) == marked == 18
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("guide")
+
+
+@pytest.fixture(scope="module", params=["walk", "count", "sine"])
+def said(folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
+    """What each command for a project printed."""
+    return dict(run_all(Workspace(folder / request.param)))
+
+
+def test_the_guides_projects_run_and_are_bit_identical(said: dict[str, str]) -> None:
+    verified = [output for command, output in said.items() if "verify" in command]
+    assert verified
+    assert all(IDENTICAL in output for output in verified)
+
+
+def test_the_plain_script_ran_before_and_changes_in_eight_lines(tmp_path: Path) -> None:
+    ours = [snippet for snippet in snippets() if snippet.project == "sine"]
+    workspace = Workspace(tmp_path)
+    for snippet in ours[:3]:
+        (tmp_path / snippet.file).write_text(snippet.text)
+    begin(workspace)
+    assert workspace.repro() == ["train"]
+    added = re.findall(r"^\+(?!\+\+)", ours[3].text, re.M)
+    assert len(added) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", ["sine"], indirect=True)
+def test_the_guides_pytorch_state_goes_on_to_the_same_bytes(
+    said: dict[str, str], folder: Path
+) -> None:
+    assert said
+    workspace = Workspace(folder / "sine")
+    workspace.set_params(epochs=150)
+    command = ("dvc", "repro")
+    with subprocess.Popen(
+        command,
+        cwd=workspace.path,
+        env=workspace.environment | RECORD_ONLY,
+        start_new_session=True,
+    ) as process:
+        kept = workspace.path / ".runrecord" / "checkpoints"
+        wait_until(lambda: any(int(file.stem) > 5 for file in kept.glob("*/*/*.safetensors")))
+        os.killpg(process.pid, signal.SIGKILL)
+    output = workspace.run(*command, environment=RECORD_ONLY)
+    assert re.search(r"going on with train-\S+ after epoch \d+", output)
+    assert IDENTICAL in workspace.run("runrecord", "verify", "records/train")
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading, less its head."""
+    section = GUIDE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def test_the_guide_names_every_call_and_every_setting() -> None:
+    calls = {re.match(r"`run\.(\w+)\(", row[0]) for row in table("Logging")}
+    public = {
+        name for name, _ in inspect.getmembers(Run, inspect.isfunction) if not name.startswith("_")
+    }
+    assert {call[1] for call in calls if call} == public
+    fields = {}
+    for field in dataclasses.fields(Project):
+        made = field.default_factory
+        value = field.default if made is dataclasses.MISSING else made()
+        fields[f"`{field.name}`"] = "`" + repr(value).replace("'", '"') + "`"
+    assert {row[0]: row[1] for row in table("Settings of a project")} == fields

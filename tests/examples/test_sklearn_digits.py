@@ -1,0 +1,142 @@
+"""The example with scikit-learn: its README's commands to the letter, then what could go wrong."""
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, Workspace, client, wait_until
+
+EXAMPLE = ROOT / "examples" / "sklearn-digits"
+IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
+TRACKED = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+
+pytestmark = pytest.mark.workspace
+
+
+def new_project(repository: Path) -> Workspace:
+    """The example, in a folder of a new Git repository."""
+    project = Workspace(repository / "digits")
+    listed = subprocess.run(TRACKED, cwd=EXAMPLE, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        target = project.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(EXAMPLE / name, target)
+    project.run("git", "init", "--quiet", "--initial-branch=main", str(repository))
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message=example")
+    return project
+
+
+def shown(project: Workspace) -> dict[str, list[tuple[str, int, float]]]:
+    """Each metric point that MLflow shows, by the run's name."""
+    store = client(project)
+    experiment = store.get_experiment_by_name("sklearn-digits")
+    assert experiment is not None
+    return {
+        run.info.run_name: [
+            (name, point.step, point.value)
+            for name in sorted(run.data.metrics)
+            for point in store.get_metric_history(run.info.run_id, name)
+        ]
+        for run in store.search_runs([experiment.experiment_id])
+    }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return new_project(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.fixture(scope="module")
+def said(project: Workspace) -> dict[str, str]:
+    """What each command of the README printed, all of them run in their order."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (EXAMPLE / "README.md").read_text(), re.M | re.S)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) == 12
+    outputs = {}
+    for command in commands:
+        if command.startswith("rm "):
+            outputs["points before"] = str(shown(project))
+        outputs[command] = project.run("sh", "-c", command)
+    return outputs
+
+
+def test_the_readme_leaves_two_records(said: dict[str, str]) -> None:
+    runs = said["runrecord runs"]
+    assert len(re.findall(r"│ (train|summary)-\S+ +│ FINISHED", runs)) == 2
+    train = said["runrecord show records/train"]
+    for expected in ("model.alpha", "test/accuracy", "metrics.json", "scikit-learn"):
+        assert expected in train
+    assert ": made by train-" in said["runrecord which model.safetensors"]
+
+
+def test_a_script_and_a_program_are_bit_identical(said: dict[str, str]) -> None:
+    for stage in ("train", "summary"):
+        output = said[f"runrecord verify records/{stage}"]
+        assert IDENTICAL in output
+        assert "shows what the record says" in output
+        assert "uncommitted change" not in output, "DVC had nothing to add to .gitignore"
+
+
+def test_another_parameter_is_named(said: dict[str, str], project: Workspace) -> None:
+    output = said["runrecord compare HEAD:train stronger:train"]
+    assert re.search(r"│ model\.alpha +│ 0\.0001 +│ 0\.01 ", output)
+    assert re.search(r"│ test/accuracy +│ epoch 1 ", output)
+    assert "model.epochs" not in output
+    page = (project.path / "report.html").read_text()
+    assert page.count("confusion matrix") >= 1
+
+
+def test_mlflow_comes_back_from_the_records(said: dict[str, str], project: Workspace) -> None:
+    assert "MLflow: 4 created, 0 completed, 0 already there, 0 failed" in said["runrecord sync"]
+    points = shown(project)
+    assert str(points) == said["points before"]
+    assert sorted(map(len, points.values())) == [0, 0, 40, 40]
+
+
+@pytest.mark.slow
+def test_a_point_changed_in_mlflow_is_found(said: dict[str, str], project: Workspace) -> None:
+    assert said
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as database, database:
+        change = "UPDATE metrics SET value = value * 1.000001 WHERE key = ? AND step = 7"
+        assert database.execute(change, ["test/accuracy"]).rowcount == 2
+    output = project.run("runrecord", "verify", "records/train", status=1)
+    assert "different: MLflow shows test/accuracy = " in output
+    assert " at step 7, the run's record has " in output
+
+
+@pytest.mark.slow
+def test_a_record_that_was_changed_is_different(tmp_path: Path) -> None:
+    project = new_project(tmp_path)
+    project.run("dvc", "repro", "train", RUNRECORD_SINKS="off")
+    record = tmp_path / "copy"
+    shutil.copytree(project.path / "records/train", record)
+    lines = (record / "events.jsonl").read_text().splitlines(keepends=True)
+    lines[6] = lines[6].replace('"test/accuracy": 0.', '"test/accuracy": 0.00')
+    (record / "events.jsonl").write_text("".join(lines))
+    output = project.run("runrecord", "verify", str(record), status=1)
+    assert re.search(r"│ test/accuracy +│ epoch 7 ", output)
+    assert "Verdict: different: " in output
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    project = new_project(tmp_path)
+    project.set_params(model__epochs=120)
+    environment = project.environment | {"RUNRECORD_SINKS": "off"}
+    command = ("dvc", "repro", "train")
+    with subprocess.Popen(
+        command, cwd=project.path, env=environment, start_new_session=True
+    ) as process:
+        kept = project.path / ".runrecord" / "checkpoints"
+        wait_until(lambda: any(int(file.stem) > 5 for file in kept.glob("*/*/*.safetensors")))
+        os.killpg(process.pid, signal.SIGKILL)  # dvc and the training at once, as a power cut does
+    assert not (project.path / "metrics.json").exists()
+    output = project.run(*command, RUNRECORD_SINKS="off")
+    assert re.search(r"going on with train-\S+ after epoch \d+", output)
+    assert IDENTICAL in project.run("runrecord", "verify", "records/train")
