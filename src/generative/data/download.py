@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from generative.data.mnist import DATA_DIR, TEST, TRAIN, Data
@@ -102,7 +101,6 @@ def from_mirror(mirror: str, into: Path) -> None:
         TextColumn("{task.description}"),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=Console(),
         disable=not sys.stdout.isatty(),
     ) as progress:
         for name in (*TRAIN, *TEST):
