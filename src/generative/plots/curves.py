@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.ticker import MaxNLocator
 
 from generative.plots.image_grids import Pixels
-from generative.plots.style import COLOURS, STYLES, drawn, new_plot
+from generative.plots.style import COLOURS, drawn, new_plot
 
 
 def loss_curves(
@@ -19,7 +19,7 @@ def loss_curves(
     figure = new_plot(5 * len(histories), 3.6)
     panels = figure.subplots(1, len(histories), squeeze=False)[0]
     for axes, (name, columns) in zip(panels, histories.items(), strict=True):
-        for split, colour, style in zip(("Train", "Test"), COLOURS, STYLES, strict=False):
+        for split, colour, style in zip(("Train", "Test"), COLOURS, ("-", "--"), strict=False):
             values = columns[f"{split}/Total Loss"]
             axes.plot(columns["epoch"], values, style, color=colour, label=split)
         title = f"Total loss of the {name.upper()}"

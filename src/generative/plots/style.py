@@ -9,8 +9,6 @@ from generative.plots.image_grids import Pixels
 # Okabe and Ito's, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-STYLES = ("-", "--", ":", "-.")
-
 # Tol's "muted", likewise, with black in place of its pale grey: one a digit.
 DIGITS = (
     *("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE"),

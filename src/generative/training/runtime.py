@@ -75,9 +75,10 @@ def describe_device(device: torch.device) -> dict[str, str]:
         "cpu.capability": torch.backends.cpu.get_cpu_capability(),
     }
     if device.type == "cuda":
+        driver = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
         tags |= {
             "cuda.version": str(torch.version.cuda),
-            "cuda.driver": _driver(),
+            "cuda.driver": driver.group(1) if driver else "",
             "cuda.cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         }
     return tags
@@ -87,11 +88,6 @@ def _cpu() -> str:
     lines = _read("/proc/cpuinfo").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else ""
-
-
-def _driver() -> str:
-    found = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
-    return found.group(1) if found else ""
 
 
 def _read(path: str) -> str:

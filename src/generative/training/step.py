@@ -53,12 +53,7 @@ class Steps:
         self._model.train()
         batches = torch.split(order, self._model.config.batch_size)
         with self._on_stream():
-            first = self._take(batches[0])
-            means = first.new_empty(len(batches), len(first))
-            means[0] = first
-            for count, index in enumerate(batches[1:], start=1):
-                means[count] = self._take(index)
-        return means
+            return torch.stack([self._take(index) for index in batches])
 
     def eager(self, index: Tensor) -> Tensor:
         """Take one step."""
@@ -92,7 +87,7 @@ class Steps:
         def replay(index: Tensor) -> Tensor:
             place.copy_(index)
             graph.replay()
-            return means
+            return means.clone()  # the next replay writes over them
 
         if not self._compute.deterministic or self.agree(self.eager, replay, index):
             return replay
@@ -104,7 +99,7 @@ class Steps:
         outcomes = []
         for taken in (first, second):
             with self._restored() as tensors:
-                results = [taken(index).clone() for _ in range(2)]
+                results = [taken(index) for _ in range(2)]
                 outcomes.append([*results, *(tensor.clone() for tensor in tensors)])
         pairs = zip(*outcomes, strict=True)
         return all(torch.equal(a, b) for a, b in pairs)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 def to_batch_last(images: Tensor) -> Tensor:
     """The same images, (B, C, H, W), in memory as the layers here have them."""
-    return _batch_first(_batch_last(images).contiguous()) if _is_faster(images) else images
+    return images.movedim(0, -1).contiguous().movedim(-1, 0) if _is_faster(images) else images
 
 
 class Conv2d(nn.Conv2d):
@@ -55,22 +55,14 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, images: Tensor) -> Tensor:
         if not _is_faster(images):
             return super().forward(images)
-        last = _batch_last(images).contiguous()
+        last = images.movedim(0, -1).contiguous()
         channels, height, width, batch = last.shape
         normal = super().forward(last.view(1, channels, height * width, batch))
-        return _batch_first(normal.view(last.shape))
+        return normal.view(last.shape).movedim(-1, 0)
 
 
 def _is_faster(images: Tensor) -> bool:
     return images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-
-
-def _batch_last(images: Tensor) -> Tensor:
-    return images.permute(1, 2, 3, 0)
-
-
-def _batch_first(images: Tensor) -> Tensor:
-    return images.permute(3, 0, 1, 2)
 
 
 class _Convolution(Function):
@@ -79,20 +71,20 @@ class _Convolution(Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, padded: bool) -> Tensor:
         batch, channels = images.shape[:2]
-        windows, height, width = _windows(_batch_last(images), padded)
+        windows, height, width = _windows(images.movedim(0, -1), padded)
         ctx.save_for_backward(windows, weight)
         ctx.taps, ctx.padded = (channels, 3, 3, height, width, batch), padded
         out = torch.addmm(bias[:, None], weight.flatten(1), windows)
-        return _batch_first(out.view(-1, height, width, batch))
+        return out.view(-1, height, width, batch).movedim(-1, 0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         windows, weight = ctx.saved_tensors
-        flat = _batch_last(gradient).reshape(len(weight), -1)
+        flat = gradient.movedim(0, -1).reshape(len(weight), -1)
         images = None
         if ctx.needs_input_grad[0]:
             taps = (weight.flatten(1).T @ flat).view(ctx.taps)
-            images = _batch_first(_spread(taps, ctx.padded))
+            images = _spread(taps, ctx.padded).movedim(-1, 0)
         return images, (flat @ windows.T).view(weight.shape), flat.sum(1), None
 
 
@@ -101,19 +93,20 @@ class _Transposed(Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, padded: bool) -> Tensor:
-        last = _batch_last(images)
+        last = images.movedim(0, -1)
         flat = last.flatten(1)
         ctx.save_for_backward(flat, weight)
         ctx.shape, ctx.padded = last.shape, padded
         taps = (weight.flatten(1).T @ flat).view(-1, 3, 3, *last.shape[1:])
-        return _batch_first(_spread(taps, padded).add_(bias[:, None, None, None]))
+        pixels = _spread(taps, padded).add_(bias[:, None, None, None])
+        return pixels.movedim(-1, 0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         flat, weight = ctx.saved_tensors
-        gradient = _batch_last(gradient)
+        gradient = gradient.movedim(0, -1)
         windows, _, _ = _windows(gradient, ctx.padded)
-        images = _batch_first((weight.flatten(1) @ windows).view(ctx.shape))
+        images = (weight.flatten(1) @ windows).view(ctx.shape).movedim(-1, 0)
         return images, (flat @ windows.T).view(weight.shape), gradient.sum((1, 2, 3)), None
 
 
