@@ -55,7 +55,15 @@ class Bench:
         model = self.untrained()
         optimizer = make_optimizer(model)
         started = time.perf_counter()
-        for _ in fit(model, optimizer, data, self.seed, self.compute, self.device):
+        for _ in fit(
+            model,
+            optimizer,
+            data,
+            self.seed,
+            self.compute,
+            self.device,
+            range(1, model.config.epochs + 1),
+        ):
             yield time.perf_counter() - started
             started = time.perf_counter()
 

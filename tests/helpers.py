@@ -158,7 +158,14 @@ def new_repository(folder: Path) -> Path:
 
 def new_run(folder: Path, **start: Any) -> runrecord.Run:
     """A run whose record is written to `folder`, by this process and for no sink."""
-    given = {"id": "run-1", "stage": "train", "time": 1, "host": "host", "params": {}, "tags": {}}
+    given: dict[str, Any] = {
+        "id": "run-1",
+        "stage": "train",
+        "time": 1,
+        "host": "host",
+        "params": {},
+        "tags": {},
+    }
     started = RunStarted(**(given | start))
     tracker = Tracker(RecordWriter(folder), folder.parent, [])
     tracker.log(started)
@@ -167,7 +174,7 @@ def new_run(folder: Path, **start: Any) -> runrecord.Run:
 
 def end_run(folder: Path, **end: Any) -> Record:
     """End the run whose record is in `folder`; that record."""
-    given = {"time": 9_000, "status": "FINISHED"}
+    given: dict[str, Any] = {"time": 9_000, "status": "FINISHED"}
     RecordWriter(folder, Record(files_in(folder)).size).write(RunEnded(**(given | end)))
     return Record(files_in(folder))
 

@@ -74,13 +74,7 @@ class RunStarted(_Checked):
         _need(0 <= self.time < _YEAR_2248, f"{self.time} is no time")
         _check_titles([self.stage, *self.params, *self.tags])
         _check_digests(self.deps)
-        for name, value in self.tags.items():
-            reserved = name.startswith(("mlflow.", "record.", "model."))
-            _need(not reserved, f"the tag '{name}' is not a record's to set")
-            steers = name.startswith(("git.", "dvc.")) and value.startswith("-")
-            _need(not steers, f"the tag '{name}' begins with '-'")
-        commit = self.tags.get("git.commit")
-        _need(commit is None or COMMIT.fullmatch(commit), "the tag 'git.commit' is no commit id")
+        _check_tags(self.tags)
 
 
 @dataclass(frozen=True)
@@ -114,6 +108,7 @@ class Logged(_Checked):
         _need(self.step >= 0, f"step {self.step} is below 0")
         for kind in (self.metrics, self.steps, self.images, self.texts, self.artifacts, self.tags):
             _check_titles(kind)
+        _check_tags(self.tags)
 
 
 @dataclass(frozen=True)
@@ -209,6 +204,17 @@ def _check_titles(titles: Iterable[str]) -> None:
             0 < len(title) <= _LONGEST and not _CONTROL.search(title),
             f"{title[:_LONGEST]!r} is no name: it should be one line of 1 to {_LONGEST} characters",
         )
+
+
+def _check_tags(tags: Mapping[str, str]) -> None:
+    """Refuse what would mean something to MLflow or its sink, or an option to Git."""
+    for name, value in tags.items():
+        reserved = name.startswith(("mlflow.", "record.", "model.")) or name == "host"
+        _need(not reserved, f"the tag '{name}' is not a record's to set")
+        steers = name.startswith(("git.", "dvc.")) and value.startswith("-")
+        _need(not steers, f"the tag '{name}' begins with '-'")
+    commit = tags.get("git.commit")
+    _need(commit is None or COMMIT.fullmatch(commit), "the tag 'git.commit' is no commit id")
 
 
 def _check_digests(digests: Mapping[str, str]) -> None:

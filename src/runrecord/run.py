@@ -79,8 +79,12 @@ class Run:
                 all values in order.
         """
         step = self._at(step)
-        new = {name: float(value) for name, value in metrics.items() if self._is_new(name, step)}
-        steps = {name: values for name, values in (within or {}).items() if name in new}
+        new = _numbers({name: one for name, one in metrics.items() if self._is_new(name, step)})
+        steps = {
+            name: [_number(name, value) for value in values]
+            for name, values in (within or {}).items()
+            if name in new
+        }
         if new:
             self._log(step=step, metrics=new, steps=steps)
 
@@ -88,7 +92,7 @@ class Run:
         self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None
     ) -> None:
         """Log a picture: a PNG file's content, or bytes as (H, W) or (H, W, 3)."""
-        png = image if isinstance(image, bytes) else _as_png(image)
+        png = _checked(title, image) if isinstance(image, bytes) else _as_png(image)
         self._log_file("images", title, png, ".png", step)
 
     def figure(self, title: str, figure: Figure, step: int | None = None) -> None:
@@ -108,8 +112,8 @@ class Run:
 
     def tag(self, **tags: str) -> None:
         """Say more of the run: tags are shown, and never compared."""
-        self.tags |= tags
         self._log(step=self._at(None), tags=tags)
+        self.tags |= tags
 
     def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
         """Log a model's file, by its stem or another name."""
@@ -138,8 +142,8 @@ class Run:
             embedding: of some examples.
         """
         digest = sha256(Path(path))
-        values = {name: float(value) for name, value in metrics.items()}
-        packed = pack(embedding) if embedding else b""
+        values = _numbers(metrics)
+        packed = _packed(model, embedding) if embedding else b""
         file = file_for("embeddings", model, packed, ".safetensors") if embedding else None
         self._emit(
             lambda: ModelEvaluated(now(), model, digest, values, series or {}, config or {}, file),
@@ -188,7 +192,7 @@ class Run:
     def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:
         try:
             event = make()
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"this cannot be recorded: {error}.") from None
         self._tracker.log(event, contents)
 
@@ -205,8 +209,39 @@ def _logged(events: Iterable[Event]) -> set[tuple[str, str, int]]:
     }
 
 
+def _numbers(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: _number(name, value) for name, value in values.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # as PyTorch says it
+        raise UserError(
+            f"this cannot be recorded: {name!r} is {repr(value)[:60]}, which is no number."
+        ) from None
+
+
+def _packed(model: str, embedding: Embedding) -> bytes:
+    try:
+        return pack(embedding)
+    except ValueError as error:
+        raise UserError(f"this cannot be recorded: {model!r} has {error}.") from None
+
+
+def _checked(title: str, png: bytes) -> bytes:
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.verify()
+    except Exception:  # whatever Pillow says of it
+        raise UserError(f"this cannot be recorded: {title!r} is no PNG file's content.") from None
+    return png
+
+
 def _as_png(pixels: "np.ndarray[Any, Any]") -> bytes:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+    pixels = np.asarray(pixels)
+    fits = pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)))
+    if pixels.dtype != np.uint8 or not fits:
         raise UserError(
             f"a picture has {pixels.dtype} values of shape {pixels.shape}; it should be uint8, "
             "(H, W) or (H, W, 3)."

@@ -125,7 +125,7 @@ def _start(
             patch=patch,
             command=tuple(printable(redact(word)) for word in [program, *sys.argv[1:]]),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"this run cannot be recorded: {error}.") from None
 
 

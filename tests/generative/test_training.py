@@ -30,7 +30,17 @@ def train(
     settings = {key: changes.pop(key) for key in ("precision",) if key in changes}
     model = initialise(model_class, config(model_class, **changes), seed, CPU)
     optimizer = make_optimizer(model)
-    return model, list(fit(model, optimizer, data, seed, compute(**settings), CPU))
+    return model, list(
+        fit(
+            model,
+            optimizer,
+            data,
+            seed,
+            compute(**settings),
+            CPU,
+            range(1, model.config.epochs + 1),
+        )
+    )
 
 
 @pytest.mark.parametrize("model_class", REGISTRY.values())

@@ -10,6 +10,7 @@ import pytest
 from helpers import Workspace, assert_shown, points_in, read_until, runs, spool, wait_until
 
 from runrecord.record.reader import Record, files_in
+from runrecord.run_view import view
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +36,10 @@ def test_twenty_kills_at_random_moments_of_one_training(workspace: Workspace) ->
     workspace.run(*TRAIN)
     assert [workspace.read(name) for name in OUTS] == undisturbed
     workspace.run("runrecord", "sync")
-    begun = [folder for folder in spool(workspace) if Record(files_in(folder)).last_epoch()]
+    begun = [folder for folder in spool(workspace) if view(Record(files_in(folder))).last_step()]
     for folder in spool(workspace):
         assert_shown(workspace, folder)
-    resumed = [f for f in begun if '"event":"resumed"' in (f / "events.jsonl").read_text()]
+    resumed = [f for f in begun if '"event": "resumed"' in (f / "events.jsonl").read_text()]
     assert resumed, "some kills came after a first checkpoint"
     statuses = [run.info.status for run in runs(workspace, "train-vae")]
     assert set(statuses) <= {"FINISHED", "KILLED"}

@@ -132,7 +132,7 @@ def test_a_program_that_fails_fails_the_stage_with_its_status(tmp_path: Path) ->
     )
     command = ("runrecord", "exec", "--", "sh", "-c", "echo $SECRET_TOKEN; exit 3")
     environment = {"DVC_STAGE": "one", "RUNRECORD_SINKS": "off", "SECRET_TOKEN": "swordfish"}
-    workspace.run(*command, status=3, **environment)
+    workspace.run(*command, status=3, environment=environment)
     (record,) = records(workspace)
     assert record.end is not None
     assert (record.end.status, record.end.message) == ("FAILED", "ProgramFailed: exit status 3")

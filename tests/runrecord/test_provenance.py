@@ -233,7 +233,9 @@ def test_a_stage_that_no_dvc_yaml_has_is_said(repository: Path) -> None:
         ("src/code.py", "ONE = 2\n", "src/code.py"),
         ("data/set/more.txt", "4\n", "data/set"),
         ("params.yaml", "lr: 2\n", "lr (was 1, is 2)"),
-        ("params.yaml", "lr: '1'\n", "lr (was 1, is 1)"),
+        ("params.yaml", "lr: '1'\n", 'lr (was 1, is "1")'),
+        ("params.yaml", "lr: !!binary aGk=\n", "lr (was 1, is "),
+        ("params.yaml", "other: 1\n", "lr (was 1, is None)"),
         ("params.yaml", "lr: [", "DVC cannot read"),
     ],
 )
@@ -273,9 +275,7 @@ def test_a_dep_is_what_dvc_resolves_it_to(repository: Path) -> None:
     (repository / "sub").mkdir()
     (repository / "sub/a.txt").write_text("a\n")
     (repository / "sub/params.yaml").write_text("a: {lr: 0.5}\n")
-    stage = (
-        "{cmd: 'run ${item}', deps: ['${item}.txt'], params: [a.lr], outs: ['${item}.bin']}"
-    )
+    stage = "{cmd: 'run ${item}', deps: ['${item}.txt'], params: [a.lr], outs: ['${item}.bin']}"
     (repository / "sub/dvc.yaml").write_text(
         f"stages: {{build: {{foreach: [a, b], do: {stage}}}}}\n"
     )

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -28,13 +29,15 @@ from helpers import (
 from generative.data.dataset import load_mnist
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
-from generative.training.loop import fit, initialise
+from generative.training.loop import EpochResult, fit, initialise
 from generative.training.optimizers import make_optimizer
 from generative.training.runtime import prepare
-from generative.training.state import pack_state, read_state
+from generative.training.state import TrainingState
 from runrecord.checkpoints import Checkpoints
-from runrecord.events import Dataset, EpochEnded, RunEnded, RunStarted
+from runrecord.events import Logged, RunEnded, RunStarted
+from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
+from runrecord.verify.compare import compare
 
 EPOCHS = 12
 
@@ -60,8 +63,10 @@ def test_a_stopped_training_goes_on_in_the_same_run(
 ) -> None:
     for after in (2, 6):
         stop(workspace, after, sent)
+    kept = int(checkpoints(workspace)[-1].stem)
+    assert kept >= 6
     output = workspace.run(*TRAIN)
-    assert "after epoch 7" in output or "after epoch 8" in output
+    assert f"after epoch {kept}" in output
     assert [workspace.read(name) for name in OUTS] == undisturbed
     first, second = spool(workspace)
     for folder in (first, second):
@@ -135,48 +140,124 @@ def test_a_live_run_is_not_taken_over(workspace: Workspace, undisturbed: list[by
         assert_shown(workspace, folder)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adadelta"])
+@pytest.mark.parametrize("kind", ["adam", "rmsprop", "adadelta"])
 @pytest.mark.parametrize("model_class", REGISTRY.values())
 def test_a_checkpoint_holds_all_that_training_needs(
-    tmp_path: Path, model_class: type[Model[Any]], optimizer: str
+    tmp_path: Path, model_class: type[Model[Any]], kind: str
 ) -> None:
     data = load_mnist(SAMPLE, prepare(compute()))
-    settings = config(model_class, epochs=4, optimizer=optimizer)
+    settings = config(model_class, epochs=4, optimizer=kind)
 
     def fresh() -> tuple[Model[Any], torch.optim.Optimizer]:
         model = initialise(model_class, settings, 0, CPU)
         return model, make_optimizer(model)
 
-    whole, whole_optimizer = fresh()
-    expected = list(fit(whole, whole_optimizer, data, 0, compute(), CPU))
+    def run(numbers: range, state: TrainingState | None = None) -> list[EpochResult]:
+        epochs = []
+        for result in fit(model, optimizer, data, 0, compute(), CPU, numbers):
+            epochs.append(result)
+            if state:
+                state.history.append({"epoch": result.epoch, **result.means})
+        return epochs
 
-    journal = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
-    dataset = Dataset("mnist", "digest", "data")
-    journal.write(RunStarted("run-1", "train-ae", 0, "host", {}, {}, dataset))
-    journal.write(EpochEnded(1, 2, {}, {}, {}))
+    model, optimizer = fresh()
+    expected, whole = run(range(1, 5)), model.state_dict()
+
+    writer = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
+    writer.write(RunStarted("run-1", "train-ae", 0, "host", {}, {}))
+    writer.write(Logged(1, 2, {"loss": 1.0}))
     kept = Checkpoints(tmp_path, "identity")
-    model, half = fresh()
-    for result in fit(model, half, data, 0, compute(), CPU):
-        if result.epoch == 2:
-            kept.save("run-1", 2, pack_state([{"epoch": 1}, {"epoch": 2}], model, half))
-            break
-    assert Checkpoints(tmp_path, "other").latest(read_state) is None
-    found = kept.latest(read_state)
+    model, optimizer = fresh()
+    state = TrainingState(model, optimizer)
+    run(range(1, 3), state)
+    kept.save("run-1", 2, 2, state.state_dict())
+    assert Checkpoints(tmp_path, "other").latest() is None
+    found = kept.latest()
     assert found is not None
-    model, other = fresh()
-    found.state.restore(model, other)
-    rest = list(fit(model, other, data, 0, compute(), CPU, len(found.state.history)))
-    assert [result.steps for result in rest] == [result.steps for result in expected[2:]]
-    for key, value in whole.state_dict().items():
+    assert found.epoch == 2
+    model, optimizer = fresh()
+    again = TrainingState(model, optimizer)
+    again.load_state_dict(found.arrays)
+    assert again.history == state.history
+    assert [list(row) for row in again.history] == [list(row) for row in state.history]
+    assert [result.steps for result in run(range(3, 5))] == [one.steps for one in expected[2:]]
+    for key, value in whole.items():
         assert torch.equal(value, model.state_dict()[key])
 
 
+def test_a_checkpoint_ahead_of_its_record_is_not_gone_on_with(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
+    writer.write(RunStarted("run-1", "train", 0, "host", {}, {}))
+    kept = Checkpoints(tmp_path, "identity")
+    kept.save("run-1", 1, 2, {"w": np.zeros(2)})
+    assert kept.latest() is None, "the epoch is not in the record: it was lost with the power"
+    writer.write(Logged(1, 1, {"loss": 1.0}))
+    assert kept.latest() is not None
+    writer.write(RunEnded(2, "FINISHED"))
+    assert kept.latest() is None
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import runrecord
+
+class State:
+    def __init__(self):
+        self.w, self.seen = np.zeros(3), np.array(0)
+    def state_dict(self):
+        return {"w": self.w, "seen": self.seen}
+    def load_state_dict(self, arrays):
+        self.w, self.seen = arrays["w"], arrays["seen"]
+
+state = State()
+with runrecord.start_run("train") as run:
+    for epoch in run.epochs(6, state):
+        state.w = state.w + np.random.default_rng(epoch).normal(size=3) * run.params["lr"]
+        state.seen = state.seen + 1
+        run.log({"norm": float(np.linalg.norm(state.w))})
+        run.text("note", f"epoch {epoch}")
+        if len(sys.argv) > 1 and epoch == int(sys.argv[1]):
+            raise SystemExit(9)
+print(state.w.tobytes().hex(), int(state.seen))
+"""
+
+
+def test_whatever_gives_and_takes_arrays_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "project")
+    workspace.path.mkdir()
+    stage = "{cmd: python train.py, deps: [train.py], params: [lr]}"
+    (workspace.path / "dvc.yaml").write_text(f"stages: {{train: {stage}}}")
+    (workspace.path / "params.yaml").write_text("lr: 0.5")
+    (workspace.path / "train.py").write_text(SCRIPT)
+    for command in ("git init -q", "dvc init -q", "git add -A", "git commit -qm begin"):
+        workspace.run(*command.split())
+    off = {"RUNRECORD_SINKS": "off"}
+    undisturbed = workspace.run("python", "train.py", environment=off)
+    workspace.run("python", "train.py", "3", status=9, environment=off)
+    workspace.run("python", "train.py", "5", status=9, environment=off)
+    (newest,) = [path for path in checkpoints(workspace) if path.stem == "000004"]
+    newest.write_bytes(newest.read_bytes()[:100])
+    again = workspace.run("python", "train.py", environment=off)
+    assert "is damaged and set aside" in again
+    assert "after epoch 3" in again
+    assert again.splitlines()[-1] == undisturbed.splitlines()[-1]
+    first, second = (Record(files_in(folder)) for folder in spool(workspace))
+    assert compare(first, second, 0).verdict == "bit-identical"
+    logged = [event for event in second.events() if isinstance(event, Logged)]
+    assert [event.step for event in logged if event.metrics] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in logged if event.texts] == [1, 2, 3, 4, 5, 6]
+    assert checkpoints(workspace) == []
+    workspace.run("python", "train.py", "3", status=9, environment=off)
+    (workspace.path / "params.yaml").write_text("lr: 0.25")
+    assert "going on" not in workspace.run("python", "train.py", environment=off)
+
+
 def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
-    dataset = Dataset("mnist", "digest", "data")
     for number in range(9):
         name = f"run-{number}"
         journal = RecordWriter(tmp_path / ".runrecord" / "runs" / name)
-        journal.write(RunStarted(name, "train-ae", 0, "host", {}, {}, dataset))
+        journal.write(RunStarted(name, "train-ae", 0, "host", {}, {}))
         if number == 8:
             journal.write(RunEnded(1, "FINISHED"))
         folder = tmp_path / ".runrecord" / "checkpoints" / f"identity-{number}" / f"run-{number}"

@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from runrecord.cli.viewers import free_port
-from runrecord.events import EpochEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dirs
+from runrecord.run_view import view
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong-staple-7"
@@ -34,17 +34,16 @@ def assert_whole(address: str, folder: Path) -> None:
     (run,) = [run for run in runs_at(address) if run.info.run_name == record.start.id]
     assert record.end is not None
     assert (run.info.status, run.info.end_time) == (record.end.status, record.end.time)
-    epochs = [event for event in record.events() if isinstance(event, EpochEnded)]
+    seen = view(record)
     store = MlflowClient(address)
-    for name in epochs[0].means:
+    for name, series in seen.series.items():
         points = store.get_metric_history(run.info.run_id, name)
         assert sorted((point.step, point.value) for point in points) == [
-            (epoch.epoch, epoch.means[name]) for epoch in epochs
+            (step, value) for step, (value, _) in series.items()
         ]
     images = [file.path for file in store.list_artifacts(run.info.run_id, "images")]
-    assert len([name for name in images if "~" not in name and name.endswith(".png")]) == len(
-        epochs
-    )
+    shown = [name for name in images if "~" not in name and name.endswith(".png")]
+    assert len(shown) == len(seen.images)
     assert store.get_logged_model(run.data.tags["model.id"]).status == "READY"
 
 

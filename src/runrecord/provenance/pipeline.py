@@ -47,10 +47,11 @@ def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
     changed = [
         name for name in {**was.deps, **now.deps} if was.deps.get(name) != now.deps.get(name)
     ]
+    before, after = _texts(was.params), _texts(now.params)
     values = [
-        f"{key} (was {was.params.get(key)}, is {now.params.get(key)})"
-        for key in {**was.params, **now.params}
-        if json.dumps(was.params.get(key)) != json.dumps(now.params.get(key))
+        f"{key} (was {before.get(key)}, is {after.get(key)})"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
     ]
     return (*sorted(changed), *map(printable, values))
 
@@ -63,6 +64,13 @@ def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
 def record_of(stage: Stage) -> str | None:
     """The out in which `stage` keeps its run's record, if it declares one."""
     return next((name for name in stage.outs if name.startswith(RECORDS)), None)
+
+
+def _texts(params: Mapping[str, object]) -> dict[str, str]:
+    """As JSON has them: by that, a number is no text, and NaN is itself."""
+    return {
+        key: json.dumps(value, ensure_ascii=False, default=str) for key, value in params.items()
+    }
 
 
 def _hashes(checkout: Path, names: Iterable[str]) -> dict[str, str]:

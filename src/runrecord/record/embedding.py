@@ -21,14 +21,20 @@ class Embedding:
 
 
 def pack(embedding: Embedding) -> bytes:
-    """An embedding as the content of a file."""
-    return safetensors.numpy.save(
+    """An embedding as the content of a file.
+
+    Raises:
+        ValueError: it is none that could be unpacked again.
+    """
+    content = safetensors.numpy.save(
         {
             "codes": embedding.vectors,
             "labels": embedding.labels,
             "images": embedding.thumbnails,
         }
     )
+    unpack(content)
+    return content
 
 
 def unpack(content: bytes) -> Embedding:

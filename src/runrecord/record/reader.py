@@ -10,8 +10,17 @@ from typing import Any
 
 from PIL import Image
 
-from runrecord.events import Contents, Event, Logged, RunEnded, RunStarted, files_of
+from runrecord.events import (
+    Contents,
+    Event,
+    Logged,
+    ModelEvaluated,
+    RunEnded,
+    RunStarted,
+    files_of,
+)
 from runrecord.files import sha256
+from runrecord.record.embedding import unpack
 from runrecord.record.old_format import start_of_format_1, upgraded
 from runrecord.record.schema import (
     EVENTS,
@@ -100,8 +109,8 @@ class Record:
             raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
         if self.format not in (1, FORMAT):
             raise RecordRefused(
-                f"it has format {self.format}, and this version reads up to {FORMAT}; update this "
-                "checkout."
+                f"it has format {printable(str(self.format))}, and this version reads up to "
+                f"{FORMAT}; update this checkout."
             )
         try:
             if self.format == 1:
@@ -129,6 +138,12 @@ class Record:
         if isinstance(event, Logged):
             for file in event.images.values():
                 self._check_image(file.name)
+        if isinstance(event, ModelEvaluated) and event.embedding:
+            try:
+                unpack(self.read(event.embedding.name))
+            except ValueError as error:
+                name = printable(event.embedding.name)
+                raise RecordRefused(f"'{name}' holds {error}.") from None
 
     def _check_image(self, name: str) -> None:
         try:

@@ -88,4 +88,4 @@ def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -
     digest = sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower())[:40].strip("-")
     name = "-".join(filter(None, [slug, digest[:12]]))
-    return File(f"{folder}/{name}{quote(suffix, safe='')[:20]}", digest)
+    return File(f"{folder}/{name}{quote(suffix, safe='', errors='replace')[:20]}", digest)
