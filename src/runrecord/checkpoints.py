@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from runrecord.errors import UserError
 from runrecord.files import write_atomic
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import FORMAT, RecordRefused
@@ -85,8 +86,14 @@ class Checkpoints:
             epoch: that has ended.
             length: how many events the run's record has by now.
             arrays: the state.
+
+        Raises:
+            UserError: an array does not hold numbers.
         """
         folder = self._folder / run_id
+        for name, array in arrays.items():
+            if np.asarray(array).dtype.kind not in "biuf":
+                raise UserError(f"state_dict: '{name}' is no array of numbers.")
         whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         content = safetensors.numpy.save(whole, metadata={_KEY: json.dumps({"length": length})})
         try:

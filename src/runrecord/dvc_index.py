@@ -88,7 +88,7 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
         params = {
             key: value
             for file in named[0].params
-            for key, value in _leaves(_prefix(file), file.read_params(flatten=False)).items()
+            for key, value in _leaves(_prefix(file), file.read_params()).items()
         }
         return StageAtWork(_stage(named[0], place), params, generated)
 
@@ -124,5 +124,6 @@ def _leaves(prefix: str, values: dict[str, Any]) -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in values.items():
         nested = isinstance(value, dict) and value
-        found |= _leaves(f"{prefix}{key}.", value) if nested else {f"{prefix}{key}": value}
+        plain = list(value) if isinstance(value, tuple) else value  # of a Python file
+        found |= _leaves(f"{prefix}{key}.", value) if nested else {f"{prefix}{key}": plain}
     return found

@@ -159,6 +159,11 @@ def one_sentence() -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    except KeyboardInterrupt:
+        if _is_stage:
+            raise
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def end_waiting_on_signals(stop: Callable[[], None]) -> None:

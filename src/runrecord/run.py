@@ -112,8 +112,9 @@ class Run:
 
     def tag(self, **tags: str) -> None:
         """Say more of the run: tags are shown, and never compared."""
-        self._log(step=self._at(None), tags=tags)
-        self.tags |= tags
+        harmless = {name: redact(value) for name, value in tags.items()}
+        self._log(step=self._at(None), tags=harmless)
+        self.tags |= harmless
 
     def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
         """Log a model's file, by its stem or another name."""

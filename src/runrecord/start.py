@@ -118,7 +118,7 @@ def _start(
             stage=origin.inputs.stage.name,
             time=now(),
             host=host(),
-            params=shown,
+            params={key: _redacted(value) for key, value in shown.items()},
             tags=origin.tags,
             dataset=dataset,
             deps=origin.inputs.deps,
@@ -127,6 +127,13 @@ def _start(
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"this run cannot be recorded: {error}.") from None
+
+
+def _redacted(value: Any) -> Any:
+    """A param's value less what the environment holds secret."""
+    if isinstance(value, str):
+        return redact(value)
+    return [_redacted(one) for one in value] if isinstance(value, list) else value
 
 
 def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:

@@ -242,9 +242,13 @@ def test_a_stage_that_no_dvc_yaml_has_is_said(repository: Path) -> None:
 def test_what_the_stage_reads_and_is_edited_while_it_runs_fails_the_run(
     repository: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, changed: str
 ) -> None:
-    with pytest.raises(SystemExit) as ended, runrecord.start_run("train") as run:
-        run.log({"loss": 1.0})
-        (repository / name).write_text(text)
+    def run_and_change() -> None:
+        with runrecord.start_run("train") as run:
+            run.log({"loss": 1.0})
+            (repository / name).write_text(text)
+
+    with pytest.raises(SystemExit) as ended:
+        run_and_change()
     assert ended.value.code == 1
     (sentence,) = capsys.readouterr().err.splitlines()
     assert sentence.startswith("error: ")

@@ -1,19 +1,56 @@
 """`runrecord report`: one page that needs nothing else, and shows text as text."""
 
 import json
+import math
 import re
-import shutil
+from html import unescape
 from pathlib import Path
+from typing import Any
 
-from helpers import Workspace, needs_chromium, spool
+import numpy as np
+import pytest
+from helpers import Workspace, end_run, needs_chromium, new_run
 from playwright.sync_api import Page
 
-OFF = {"RUNRECORD_SINKS": "off"}
+from runrecord.cli.report import report
+from runrecord.errors import UserError
+from runrecord.project import Project
+from runrecord.report.page import render
+from runrecord.run_store import run_dir
+from runrecord.run_view import RunView, view
+
+PROJECT = Project(better={"Accuracy": "higher", "MSE": "lower"}, curves=("Loss",))
 
 
-def report(workspace: Workspace, *names: str) -> str:
-    workspace.run("runrecord", "report", *names)
-    return workspace.read("report.html").decode()
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository without Git, the current folder."""
+    folder = tmp_path / "repository"
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc/config").write_text("[core]\nno_scm = true\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def train(folder: Path, losses: tuple[float, ...] = (2.0, 1.0), **start: Any) -> RunView:
+    """A training, its model written by its id."""
+    run = new_run(folder, **({"id": folder.name, "params": {"lr": 0.1, "z": 8}} | start))
+    for epoch, loss in enumerate(losses, start=1):
+        run.log({"Loss": loss}, step=epoch)
+        run.image("samples", np.full((2, 2), epoch, np.uint8), step=epoch)
+    model = folder.parent / f"{folder.name}.bin"
+    model.write_bytes(run.id.encode())
+    run.model(model, "vae")
+    return view(end_run(folder))
+
+
+def evaluate(folder: Path, model: Path, accuracy: float = 0.5, time: int = 5) -> RunView:
+    """An evaluation of a model's file."""
+    run = new_run(folder, id=folder.name, stage="evaluate", time=time)
+    run.image("vae_plane", np.zeros((2, 2), np.uint8))
+    run.image("overview", np.zeros((2, 2), np.uint8))
+    run.evaluation("vae", model, {"Accuracy": accuracy, "MSE": 0.25, "Other": 1.0})
+    return view(end_run(folder))
 
 
 def cells(html: str, name: str) -> list[tuple[str, bool]]:
@@ -23,90 +60,178 @@ def cells(html: str, name: str) -> list[tuple[str, bool]]:
     return [(value, bool(best)) for best, value in found]
 
 
-def test_without_names_it_shows_the_workspace(workspace: Workspace) -> None:
-    html = report(workspace)
-    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train-ae", "train-vae", "evaluate"]
-    figures = json.loads(workspace.read("metrics/evaluation.json"))
-    assert cells(html, "Eval/Likelihood/ELBO") == [
-        (f"{figures['vae']['Likelihood/ELBO']:.5g}", False)
-    ]
-    assert cells(html, "vae/Likelihood/ELBO") == cells(html, "Eval/Likelihood/ELBO")
-    assert cells(html, "hidden_dim") == [("32", False)]
-    assert 'alt="Total loss by epoch"' in html
+def pictures(html: str) -> dict[str, int]:
+    """How many there are of each title."""
     titles = re.findall(r"<h3>(.*?)</h3>", html)
-    assert "vae_samples" in titles
-    assert "Eval/samples" not in titles, "the evaluation shows it"
-    assert not re.search(r"https?:", html)
+    return {title: html.count(f'alt="{title}"') for title in titles}
 
 
-def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(
-    workspace: Workspace,
-) -> None:
-    workspace.set_params(vae__latent_dim=2)
-    workspace.run("python", "stages/train_vae.py", environment=OFF)
-    workspace.run("python", "stages/evaluate.py", environment=OFF)
-    html = report(workspace, "HEAD:vae", "records/vae", "HEAD:evaluation", "records/evaluation")
+def test_one_run_has_all_its_params_metrics_curves_and_last_pictures(root: Path) -> None:
+    html = render([train(root / "a")], [], PROJECT)
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train"]
     before, _, after = html.partition("<details>")
-    assert cells(before, "latent_dim") == [("8", False), ("2", False)]
-    assert "hidden_dim" not in before
-    assert "hidden_dim" in after
-    (first, first_best), (second, second_best) = cells(html, "vae/Likelihood/ELBO")
-    assert (first_best, second_best) == (float(first) > float(second), float(second) > float(first))
-    assert not any(best for _, best in cells(html, "vae/Likelihood/KL"))
-    assert not any(best for _, best in cells(html, "Test/Total Loss"))
+    assert cells(before, "lr") == [("0.1", False)]
+    assert cells(before, "Loss") == [("1", False)]
+    assert 'alt="Total loss by epoch"' in before
+    assert pictures(before) == {"samples": 1}
+    assert cells(after, "status") == [("FINISHED", False)]
+    assert not re.search(r"https?:", html), "it needs nothing else"
+
+
+def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(root: Path) -> None:
+    runs = [train(root / "a"), train(root / "b", params={"lr": 0.1, "z": 2, "new": None})]
+    tests = [
+        evaluate(root / "of-a", root / "a.bin", accuracy=0.5),
+        evaluate(root / "of-b", root / "b.bin", accuracy=0.75),
+    ]
+    html = render(runs, tests, PROJECT)
+    before, _, after = html.partition("<details>")
+    assert cells(before, "z") == [("8", False), ("2", False)]
+    assert "<tr><th>lr</th>" not in before
+    assert cells(after, "lr") == [("0.1", False), ("0.1", False)]
+    assert cells(before, "Eval/Accuracy") == [("0.5", False), ("0.75", True)]
+    assert cells(before, "Eval/MSE") == [("0.25", False), ("0.25", False)], "there is none better"
+    assert cells(before, "Eval/Other") == [("1", False), ("1", False)]
+    assert not any(best for _, best in cells(before, "Loss")), "nobody says which way is better"
     assert html.count('alt="Total loss by epoch"') == 1
-    html = report(workspace, "records/vae", "HEAD:vae")
-    assert html.count('alt="Eval/samples"') == 1, "one model's evaluation is at hand"
-    assert html.count('alt="Eval/plane"') == 1
-    assert "Eval/extremes" in html
-    assert "interpolation" in html
+    assert pictures(before) == {"samples": 2, "Eval/plane": 2}
+
+
+def test_an_evaluation_beside_its_training_shows_its_pictures_itself(root: Path) -> None:
+    training = train(root / "a")
+    evaluation = evaluate(root / "of-a", root / "a.bin")
+    html = render([training, evaluation], [evaluation], PROJECT)
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train", "evaluate"]
+    assert pictures(html) == {"samples": 1, "vae_plane": 1, "overview": 1}
+    assert cells(html, "vae/Accuracy") == cells(html, "Eval/Accuracy") == [("0.5", False)]
+
+
+def test_the_newest_evaluation_of_that_very_model_counts(root: Path) -> None:
+    training = train(root / "a")
+    train(root / "b")
+    evaluations = [
+        evaluate(root / "newer", root / "a.bin", accuracy=0.75, time=9),
+        evaluate(root / "older", root / "a.bin", accuracy=0.5, time=5),
+        evaluate(root / "others", root / "b.bin", accuracy=0.125, time=99),
+    ]
+    html = render([training], evaluations, PROJECT)
+    assert cells(html, "Eval/Accuracy") == [("0.75", False)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "best"),
+    [(0.5, 0.75, 1), (0.75, 0.5, 0), (math.nan, 0.5, 1), (0.5, math.nan, 0), (0.5, math.inf, 1)],
+)
+def test_no_number_is_never_the_best(root: Path, first: float, second: float, best: int) -> None:
+    runs = [train(root / name) for name in ("a", "b", "c")]
+    tests = [
+        evaluate(root / "of-a", root / "a.bin", accuracy=first),
+        evaluate(root / "of-b", root / "b.bin", accuracy=second),
+        evaluate(root / "of-c", root / "c.bin", accuracy=0.25),
+    ]
+    found = cells(render(runs, tests, PROJECT), "Eval/Accuracy")
+    assert [number for number, (_, marked) in enumerate(found) if marked] == [best]
+
+
+def test_any_title_and_any_value_is_shown_as_text(root: Path) -> None:
+    title = "손실 🙂 <b>%</b> $\\frac{x}$ & \"'"
+    params = {title: [1, None, {"a": math.inf}], "nan": math.nan, "none": None, "no": False}
+    tags = {"dvc.experiment": "$\\frac{$"}
+    named = {"stage": "<i>stage</i>", "host": "<u>host</u>"}
+    run = new_run(root / "odd", params=params, tags=tags, **named)
+    run.log({title: 1.0, "x": math.nan}, step=1)
+    run.log({title: math.inf, "x": math.nan}, step=2)
+    run.log({title: -2.0}, step=3)
+    run.image(title, np.zeros((2, 2), np.uint8))
+    html = render([view(end_run(root / "odd"))], [], Project())
+    for markup in ("<b>", "<i>", "<u>"):
+        assert markup not in html
+    text = unescape(html)
+    assert f"<h3>{title}</h3>" in text
+    assert f"<tr><th>{title}</th><td>[1, None, {{'a': inf}}]</td></tr>" in text
+    assert f"<tr><th>{title}</th><td>-2</td></tr>" in text
+    assert "<tr><th>nan</th><td>nan</td></tr>" in text
+    assert "<h2><i>stage</i></h2>" in text
+
+
+def test_without_names_it_shows_the_workspace(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"records/.*no record yet.*dvc repro"):
+        report([], root / "report.html")
+    train(root / "records/vae", time=3)
+    train(root / "records/ae", time=2)
+    evaluate(run_dir(root, "of-vae"), root / "records/vae.bin")
+    report([], root / "report.html")
+    html = (root / "report.html").read_text()
+    assert html.index("<th>ae</th>") < html.index("<th>vae</th>"), "by when they began"
+    assert cells(html, "Eval/Accuracy") == [("-", False), ("0.5", False)]
+    assert "2 runs" in capsys.readouterr().out
+    report(["records/ae"], root / "one.html")
+    assert "<th>vae</th>" not in (root / "one.html").read_text()
+
+
+def test_what_cannot_be_shown_is_one_sentence(root: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        report(["nothing"], root / "report.html")
+    assert str(refusal.value).startswith("nothing: no record of such a run")
+    train(root / "records/vae")
+    with pytest.raises(OSError, match="report") as failure:
+        report([], Path("/proc/report.html"))
+    assert failure.value.filename == "/proc/report.html"
+    for picture in (root / "records/vae/images").glob("*.png"):
+        picture.write_bytes(b"no picture")
+    with pytest.raises(UserError) as refusal:
+        report([], root / "report.html")
+    assert "vae: its record cannot be used: " in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert not (root / "report.html").exists()
+
+
+def test_an_evaluation_that_is_damaged_is_nobody_elses_trouble(root: Path) -> None:
+    train(root / "records/vae")
+    evaluate(run_dir(root, "whole"), root / "records/vae.bin")
+    evaluate(run_dir(root, "damaged"), root / "records/vae.bin", accuracy=0.1, time=99)
+    for picture in run_dir(root, "damaged").glob("images/*.png"):
+        picture.write_bytes(b"no picture")
+    report(["records/vae"], root / "report.html")
+    assert cells((root / "report.html").read_text(), "Eval/Accuracy") == [("0.5", False)]
 
 
 @needs_chromium
-def test_a_browser_opens_it_from_the_file_alone_and_runs_nothing(
-    workspace: Workspace, page: Page, tmp_path: Path
-) -> None:
-    record = tmp_path / "record"
-    shutil.copytree(workspace.path / "records" / "vae", record)
-    start = json.loads((record / "run.json").read_text())
-    start["params"]["optimizer"] = "<script>document.title = 'broken'</script><b>bold</b>"
-    start["tags"]["dvc.experiment"] = "<img src=x onerror=alert(1)>"
-    (record / "run.json").write_text(json.dumps(start))
-    report(workspace, str(record), "HEAD:ae")
+def test_a_browser_opens_it_from_the_file_alone_and_runs_nothing(root: Path, page: Page) -> None:
+    optimizer = "<script>document.title = 'broken'</script><b>bold</b>"
+    tags = {"dvc.experiment": "<img src=x onerror=alert(1)>"}
+    train(root / "records/vae", params={"optimizer": optimizer}, tags=tags)
+    train(root / "records/ae")
+    report([], root / "report.html")
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    address = (workspace.path / "report.html").as_uri()
+    address = (root / "report.html").as_uri()
     page.goto(address)
     assert [url for url in requests if not url.startswith("data:")] == [address]
     assert page.title() == "Runs side by side"
-    assert "<script>document.title = 'broken'</script><b>bold</b>" in page.inner_text("body")
+    assert optimizer in page.inner_text("body")
     assert page.locator("script").count() == page.locator("td b").count() == 0
     loaded = page.evaluate("[...document.images].map((image) => image.naturalWidth > 0)")
-    assert len(loaded) >= 3
+    assert len(loaded) == 3
     assert all(loaded)
 
 
-def test_what_cannot_be_shown_is_one_sentence(workspace: Workspace) -> None:
-    output = workspace.run("runrecord", "report", "nothing", status=2)
-    assert output.startswith("error: nothing: no record of such a run is in the run store, ")
-    output = workspace.run("runrecord", "report", "--output", "/proc/report.html", status=1)
-    assert output.startswith("error: /proc/report.html: ")
-    for picture in (workspace.path / "records/vae/images").rglob("*.png"):
-        picture.unlink()
-        picture.write_bytes(b"no picture")
-    output = workspace.run("runrecord", "report", status=2)
-    assert "its record cannot be used: " in output
-    assert len(output.splitlines()) == 1
-    shutil.rmtree(workspace.path / "records")
-    output = workspace.run("runrecord", "report", status=2)
-    assert output == "error: records/: holds no record yet; run 'dvc repro', or name runs.\n"
-    assert spool(workspace) == []
-
-
-def test_an_evaluation_that_is_damaged_is_nobody_elses_trouble(workspace: Workspace) -> None:
-    damaged = workspace.path / ".runrecord" / "runs" / "evaluate-1"
-    shutil.copytree(workspace.path / "records" / "evaluation", damaged)
-    for picture in (damaged / "images").rglob("*.png"):
-        picture.unlink()
-        picture.write_bytes(b"no picture")
-    assert cells(report(workspace, "records/vae"), "Eval/Likelihood/ELBO")
+def test_the_pipelines_own_runs_are_shown_by_the_command(built: Workspace, tmp_path: Path) -> None:
+    built.run("runrecord", "report", "--output", str(tmp_path / "report.html"))
+    html = (tmp_path / "report.html").read_text()
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train-ae", "train-vae", "evaluate"]
+    figures = json.loads(built.read("metrics/evaluation.json"))
+    (elbo,) = cells(html, "Eval/Likelihood/ELBO")
+    assert elbo == (f"{figures['vae']['Likelihood/ELBO']:.5g}", False)
+    assert cells(html, "vae/Likelihood/ELBO") == [elbo]
+    assert cells(html, "hidden_dim") == [("32", False)]
+    titles = re.findall(r"<h3>(.*?)</h3>", html)
+    assert "vae_samples" in titles
+    assert "interpolation" in titles
+    assert "Eval/samples" not in titles, "the evaluation shows it"
+    alone = tmp_path / "alone.html"
+    built.run("runrecord", "report", "HEAD:vae", "--output", str(alone))
+    titles = re.findall(r"<h3>(.*?)</h3>", alone.read_text())
+    assert {"Eval/samples", "Eval/plane", "Eval/extremes"} <= set(titles)

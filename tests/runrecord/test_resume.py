@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers import (
     compute,
     config,
     event_files,
+    new_repository,
     points_in,
     read_until,
     runs,
@@ -33,10 +35,12 @@ from generative.training.loop import EpochResult, fit, initialise
 from generative.training.optimizers import make_optimizer
 from generative.training.runtime import prepare
 from generative.training.state import TrainingState
-from runrecord.checkpoints import Checkpoints
-from runrecord.events import Logged, RunEnded, RunStarted
+from runrecord import start_run
+from runrecord.checkpoints import Arrays, Checkpoints
+from runrecord.events import Logged, Resumed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
+from runrecord.run_store import run_dirs
 from runrecord.verify.compare import compare
 
 EPOCHS = 12
@@ -197,69 +201,163 @@ def test_a_checkpoint_ahead_of_its_record_is_not_gone_on_with(tmp_path: Path) ->
     assert kept.latest() is None
 
 
-SCRIPT = """
-import sys
-import numpy as np
-import runrecord
+class Walk:
+    """What a small training changes: a place, and what gives its steps."""
 
-class State:
-    def __init__(self):
-        self.w, self.seen = np.zeros(3), np.array(0)
-    def state_dict(self):
-        return {"w": self.w, "seen": self.seen}
-    def load_state_dict(self, arrays):
-        self.w, self.seen = arrays["w"], arrays["seen"]
+    def __init__(self) -> None:
+        self.place = np.zeros(3)
+        self.random = np.random.Generator(np.random.MT19937(0))
 
-state = State()
-with runrecord.start_run("train") as run:
-    for epoch in run.epochs(6, state):
-        state.w = state.w + np.random.default_rng(epoch).normal(size=3) * run.params["lr"]
-        state.seen = state.seen + 1
-        run.log({"norm": float(np.linalg.norm(state.w))})
-        run.text("note", f"epoch {epoch}")
-        if len(sys.argv) > 1 and epoch == int(sys.argv[1]):
-            raise SystemExit(9)
-print(state.w.tobytes().hex(), int(state.seen))
-"""
+    def state_dict(self) -> Arrays:
+        twister = self.random.bit_generator.state["state"]
+        return {"place": self.place, "key": twister["key"], "pos": np.array(twister["pos"])}
+
+    def load_state_dict(self, arrays: Arrays) -> None:
+        self.place = arrays["place"]
+        twister = {"key": arrays["key"], "pos": int(arrays["pos"])}
+        self.random.bit_generator.state = {"bit_generator": "MT19937", "state": twister}
 
 
-def test_whatever_gives_and_takes_arrays_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "project")
-    workspace.path.mkdir()
-    stage = "{cmd: python train.py, deps: [train.py], params: [lr]}"
-    (workspace.path / "dvc.yaml").write_text(f"stages: {{train: {stage}}}")
-    (workspace.path / "params.yaml").write_text("lr: 0.5")
-    (workspace.path / "train.py").write_text(SCRIPT)
-    for command in ("git init -q", "dvc init -q", "git add -A", "git commit -qm begin"):
-        workspace.run(*command.split())
-    off = {"RUNRECORD_SINKS": "off"}
-    undisturbed = workspace.run("python", "train.py", environment=off)
-    workspace.run("python", "train.py", "3", status=9, environment=off)
-    workspace.run("python", "train.py", "5", status=9, environment=off)
-    (newest,) = [path for path in checkpoints(workspace) if path.stem == "000004"]
-    newest.write_bytes(newest.read_bytes()[:100])
-    again = workspace.run("python", "train.py", environment=off)
-    assert "is damaged and set aside" in again
-    assert "after epoch 3" in again
-    assert again.splitlines()[-1] == undisturbed.splitlines()[-1]
-    first, second = (Record(files_in(folder)) for folder in spool(workspace))
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small DVC repository, which this process works in."""
+    folder = new_repository(tmp_path / "small")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    for name in ("DVC_ROOT", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("stdout", "stderr"):  # a run changes both for good
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    return folder
+
+
+def walk(stop_in: int = 0) -> Arrays:
+    """A run of six epochs, interrupted in the middle of one; what it ends with."""
+    state = Walk()
+    with start_run("train") as run:
+        run.text("note", "before the first epoch")
+        for epoch in run.epochs(6, state):
+            steps = state.random.normal(size=(4, 3)) * run.params["lr"]
+            state.place = state.place + steps.sum(axis=0)
+            within = np.linalg.norm(steps, axis=1).tolist()
+            run.log({"length": np.linalg.norm(state.place)}, within={"length": within})
+            run.image("place", state.place.astype(np.uint8).reshape(1, 3))
+            if epoch == stop_in:
+                raise KeyboardInterrupt
+            run.text("note", f"epoch {epoch}")
+        Path("model.bin").write_bytes(state.place.tobytes())
+        run.model("model.bin")
+    return state.state_dict()
+
+
+def interrupt_in(epoch: int) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        walk(epoch)
+    assert stopped.value.code == 130
+
+
+def walks(repository: Path) -> list[Record]:
+    """The records of the runs, the oldest first."""
+    found = [Record(files_in(folder)) for folder in run_dirs(repository)]
+    return sorted(found, key=lambda record: record.start.time)
+
+
+def logged(record: Record) -> list[tuple[str, str, int, str]]:
+    """Kind, title and step of all that a run logged, and what it was there."""
+    return [
+        (kind, title, event.step, str(value))
+        for event in record.events()
+        if isinstance(event, Logged)
+        for kind in ("metrics", "steps", "images", "texts")
+        for title, value in getattr(event, kind).items()
+    ]
+
+
+def assert_equal(first: Arrays, second: Arrays) -> None:
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert array.tobytes() == second[name].tobytes(), name
+
+
+@pytest.fixture
+def whole(small: Path) -> Arrays:
+    """What a run ends with that nobody stopped."""
+    state = walk()
+    assert checkpoints(Workspace(small)) == []
+    return state
+
+
+def test_epochs_go_on_to_the_same_arrays_and_the_same_record(
+    small: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_in(3)
+    (second,) = walks(small)[1:]
+    assert second.end is not None
+    assert second.end.status == "KILLED"
+    interrupt_in(5)
+    assert_equal(walk(), whole)
+    first, second = walks(small)
+    assert sorted(logged(second)) == sorted(logged(first)), "each once, and the same"
     assert compare(first, second, 0).verdict == "bit-identical"
-    logged = [event for event in second.events() if isinstance(event, Logged)]
-    assert [event.step for event in logged if event.metrics] == [1, 2, 3, 4, 5, 6]
-    assert [event.step for event in logged if event.texts] == [1, 2, 3, 4, 5, 6]
-    assert checkpoints(workspace) == []
-    workspace.run("python", "train.py", "3", status=9, environment=off)
-    (workspace.path / "params.yaml").write_text("lr: 0.25")
-    assert "going on" not in workspace.run("python", "train.py", environment=off)
+    assert second.end is not None
+    assert second.end.status == "FINISHED"
+    resumed = [event.epoch for event in second.events() if isinstance(event, Resumed)]
+    assert resumed == [2, 4]
+    said = capfd.readouterr().out
+    assert [f"going on with {second.start.id} after epoch {n}" in said for n in (2, 4, 5)] == [
+        *(True, True, False)
+    ]
+    assert files_in(small / "records/train").keys() == (second.contents.keys() - {"lock"})
+    assert checkpoints(Workspace(small)) == []
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(
+    small: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_in(5)
+    newest = checkpoints(Workspace(small))[-1]
+    assert newest.stem == "000004"
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert_equal(walk(), whole)
+    said = capfd.readouterr()
+    assert f"{newest} is damaged" in said.err
+    assert "after epoch 3" in said.out
+    first, second = walks(small)
+    assert sorted(logged(second)) == sorted(logged(first))
+
+
+def test_a_record_that_is_damaged_since_is_not_gone_on_with(small: Path, whole: Arrays) -> None:
+    interrupt_in(5)
+    stopped = walks(small)[-1]
+    next(path for name, path in stopped.contents.items() if name.startswith("images/")).write_bytes(
+        b"damaged"
+    )
+    assert_equal(walk(), whole)
+    assert len(walks(small)) == 3
+
+
+def test_another_param_begins_anew(
+    small: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_in(3)
+    (small / "params.yaml").write_text("lr: 2\n")
+    other = walk()
+    assert not np.array_equal(other["place"], whole["place"])
+    assert "going on" not in capfd.readouterr().out
+    assert len(walks(small)) == 3
+    (small / "params.yaml").write_text("lr: 1\n")
+    assert_equal(walk(), whole)
+    assert "after epoch 2" in capfd.readouterr().out
+    assert len(walks(small)) == 3
 
 
 def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
     for number in range(9):
         name = f"run-{number}"
-        journal = RecordWriter(tmp_path / ".runrecord" / "runs" / name)
-        journal.write(RunStarted(name, "train-ae", 0, "host", {}, {}))
+        writer = RecordWriter(tmp_path / ".runrecord" / "runs" / name)
+        writer.write(RunStarted(name, "train-ae", 0, "host", {}, {}))
         if number == 8:
-            journal.write(RunEnded(1, "FINISHED"))
+            writer.write(RunEnded(1, "FINISHED"))
         folder = tmp_path / ".runrecord" / "checkpoints" / f"identity-{number}" / f"run-{number}"
         folder.mkdir(parents=True)
         os.utime(folder, (number, number))

@@ -11,7 +11,7 @@ from runrecord.cli.console import page
 from runrecord.lookup import find_record
 from runrecord.paths import repo_root
 from runrecord.project import load_project
-from runrecord.provenance.git import commit_of, git
+from runrecord.provenance.git import GitFailed, commit_of, git
 from runrecord.text import printable
 from runrecord.verify.compare import Comparison, MetricDifference, Pair, compare, largest_of
 
@@ -98,8 +98,11 @@ def _shown(value: float | None) -> str:
 
 
 def _diff_stat(root: Path, commits: Pair, code: Sequence[str]) -> str:
-    """What Git says of the code between two commits; nothing where it lacks one of them."""
-    if None in [commit and commit_of(root, commit) for commit in commits]:
-        return ""
+    """What Git says of the code between two commits; nothing where it lacks one, or refuses."""
     stat = ("diff-tree", "--stat", "--no-color", "--end-of-options", *commits)
-    return git(root, *stat, "--", *code).decode()
+    try:
+        if None in [commit and commit_of(root, commit) for commit in commits]:
+            return ""
+        return git(root, *stat, "--", *code).decode()
+    except GitFailed:
+        return ""

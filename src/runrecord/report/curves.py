@@ -1,6 +1,7 @@
 """Pictures of several runs' curves: numbers in, a PNG file out."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 
 from runrecord.extras import require
@@ -38,9 +39,12 @@ def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
         axes.set_xlabel("Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend()
+        for text in axes.legend().get_texts():
+            text.set_parse_math(False)
     for axes in list(panels):
         axes.set_visible(False)
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    with warnings.catch_warnings():  # of letters that its font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(file, format="png")
     return file.getvalue()

@@ -162,7 +162,7 @@ def _marked(row: Row, runs: Sequence[Mapping[str, float]], project: Project) -> 
     kind = row.name.partition(" at ")[0]
     ways = [way for ending, way in project.better.items() if kind.endswith(ending)]
     values = [metrics.get(row.name) for metrics in runs]
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and value == value]  # NaN is neither
     if len(set(known)) < 2 or not ways:
         return row
     best = max(known) if ways[0] == "higher" else min(known)

@@ -97,7 +97,7 @@ class TensorBoardSink(Sink):
         for count in dict.fromkeys(map(len, event.steps.values())):
             columns = {name: values for name, values in event.steps.items() if len(values) == count}
             rows = zip(*columns.values(), strict=True)
-            for number, values in enumerate(rows, start=(event.step - 1) * count):
+            for number, values in enumerate(rows, start=max(event.step - 1, 0) * count):
                 self._add(_scalars(dict(zip(columns, values, strict=True))), number, seconds)
         whole = {name: value for name, value in event.metrics.items() if name not in event.steps}
         self._add(_scalars(whole), event.step, seconds)

@@ -147,6 +147,7 @@ def _model(run: RunView) -> str | None:
 def _outs(run: RunView) -> dict[str, str]:
     """SHA-256 of all that the run wrote and kept, by path or title."""
     kept = {title: file.sha256 for title, file in run.files.items()}
+    kept |= {model.filename: model.file.sha256 for model in run.models}
     return {**kept, **(run.record.end.outs if run.record.end else {})}
 
 

@@ -1,0 +1,265 @@
+"""MLflow and TensorBoard show whatever a record can hold: any title, any number, once."""
+
+import hashlib
+import math
+import posixpath
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import end_run, new_run
+
+from runrecord import Embedding
+from runrecord.events import RunEnded
+from runrecord.record.reader import Record
+from runrecord.run_view import view
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sinks.mlflow_shown import pictures_of
+from runrecord.sinks.names import key_for, name_for, text_for, title_of
+from runrecord.sinks.tensorboard import TensorBoardSink, event_folder
+from runrecord.verify.audit import audit
+
+TITLES = [
+    *(
+        "Train/Loss",
+        "손실/학습",
+        "정확도 (%)",
+        "🙂 ✓",
+        "a%20b",
+        "a//b",
+        "..",
+        "../x",
+        "a/../b",
+        ".",
+    ),
+    *("/leading", "trailing/", "/", "//", "a_x41_b", "_x41_", "_x_", "a_x_b", "__x41__", "a~b"),
+    *("a:b", "a b", "'", '"', "<b>", "a\\b", "a+step+1+timestamp+2+x", "NaN", "x" * 250),
+    *("é", "e\u0301", "A", "a", "ﬁ", "ß", "İ", "٣", "𝟛", "한" * 120),
+]
+"""Those whose names are not too long are mapped back to themselves."""
+
+LONG = ["%" * 250, "%" * 249 + "&", "🙂" * 100, "한" * 250, "_x41_" * 50]
+
+PARAMS = {
+    "nan": math.nan,
+    "inf": -math.inf,
+    "none": None,
+    "list": [1, None, "둘", math.inf, {"a": []}],
+    "empty": "",
+    "no": False,
+    "vae.latent/dim": 8,
+    "long": "가" * 9000,
+    "big": 10**40,
+}
+
+
+def play(root: Path, record: Record, *sinks: type[Any], events: int | None = None) -> None:
+    """Play the first events of a record, or all."""
+    for kind in sinks:
+        sink = kind(root)
+        for event in list(record.events())[:events]:
+            sink.handle(event, record.contents)
+        sink.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose MLflow store is there; every test has its own runs in it."""
+    folder = tmp_path_factory.mktemp("sinks") / "한글 100%"
+    (folder / ".dvc").mkdir(parents=True)
+    MlflowSink(folder)
+    return folder
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
+    """A run that logged under every title, its id the test's."""
+    run_id = re.sub(r"\W", "-", request.node.name)
+    params = PARAMS | {f"param {title}"[:250]: title for title in TITLES}
+    tags = {f"tag {title}"[:250]: title for title in TITLES}
+    run = new_run(tmp_path / "record", id=run_id, params=params, tags=tags)
+    run.log({title: number for number, title in enumerate(TITLES + LONG)}, step=1)
+    run.log({"Train/Loss": math.nan, "손실/학습": math.inf, "..": -math.inf}, step=2)
+    run.log({"/": 2.0}, step=2, within={"/": [4.0, math.nan, 2.0]})
+    for title in TITLES + LONG:
+        run.image(title, np.full((2, 3, 3), 7, np.uint8), step=1)
+        run.text(title, f"{title}\n")
+    run.tag(**{"later 🙂": "말"})
+    return end_run(tmp_path / "record")
+
+
+def shown(root: Path, record: Record) -> tuple[Any, Any]:
+    """MLflow's client, and what it shows as that run, once."""
+    sink = MlflowSink(root)
+    (run,) = sink._links.search("record.id", record.start.id)
+    return sink._client, run
+
+
+def test_mlflow_shows_every_title_and_number_as_it_is(root: Path, record: Record) -> None:
+    play(root, record, MlflowSink)
+    client, run = shown(root, record)
+    assert run.info.status == "FINISHED"
+    by_title = {title_of(name): value for name, value in run.data.params.items()}
+    assert by_title["nan"] == "nan"
+    assert by_title["inf"] == "-inf"
+    assert by_title["none"] == "null"
+    assert by_title["list"] == '[1, null, "둘", Infinity, {"a": []}]'
+    assert by_title["vae.latent/dim"] == "8"
+    assert by_title["big"] == "1" + 40 * "0"
+    assert by_title["long"].startswith("가" * 5900)
+    assert hashlib.sha256(("가" * 9000).encode()).hexdigest() in by_title["long"]
+    assert {by_title[f"param {title}"] for title in TITLES if len(title) < 200} == {
+        title for title in TITLES if len(title) < 200
+    }
+    assert run.data.tags["later _x1f642_"] == "말"
+    for number, title in enumerate(TITLES + LONG):
+        points = client.get_metric_history(run.info.run_id, name_for(title))
+        assert [point.value for point in points if point.step == 1] == [number], title
+    last = {title_of(name): value for name, value in run.data.metrics.items()}
+    assert math.isnan(last["Train/Loss"])
+    assert last["손실/학습"] == sys.float_info.max, "MLflow has no infinity"
+    assert last[".."] == -sys.float_info.max
+    pictures = [key for key, _, _ in pictures_of(client, run.info.run_id)]
+    assert sorted(pictures) == sorted(key_for(title) for title in TITLES + LONG)
+    texts = {
+        file.path for file in client.list_artifacts(run.info.run_id, "texts") if not file.is_dir
+    }
+    assert f"texts/{key_for('정확도 (%)')}.txt" in texts
+    assert audit(client, run.info.run_id, record) == []
+
+
+def test_played_again_and_from_the_middle_nothing_is_there_twice(
+    root: Path, record: Record
+) -> None:
+    for events in (1, 4, 30, None, None):
+        play(root, record, MlflowSink, events=events)
+    client, run = shown(root, record)
+    for title in TITLES + LONG:
+        points = client.get_metric_history(run.info.run_id, name_for(title))
+        assert len(points) == len({point.step for point in points}), title
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    assert len([name for name in files if name.endswith(".png")]) == len(TITLES + LONG)
+    assert audit(client, run.info.run_id, record) == []
+
+
+def test_tensorboard_shows_every_title_as_it_is(root: Path, record: Record) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):
+        play(root, record, TensorBoardSink)
+    everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
+    folder = event_folder(root) / record.start.id
+    found: Any = EventAccumulator(str(folder), everything).Reload()
+    assert set(found.Tags()["scalars"]) == {*TITLES, *LONG}
+    assert set(found.Tags()["images"]) == {*TITLES, *LONG}
+    for number, title in enumerate(TITLES + LONG):
+        first = found.Scalars(title)[0]
+        assert (first.step, first.value) == (1, number)
+    assert math.isnan(found.Scalars("Train/Loss")[1].value)
+    assert found.Scalars("손실/학습")[1].value == math.inf
+    assert [(one.step, str(one.value)) for one in found.Scalars("/")][1:] == [
+        *((3, "4.0"), (4, "nan"), (5, "2.0"))
+    ]
+
+
+def test_an_evaluation_is_at_its_model_whatever_that_is_called(root: Path, tmp_path: Path) -> None:
+    title, curve = "변이형 VAE/β=0.5 🙂: 'x'.%", "KL/단위"
+    weights = tmp_path / "weights 100%.bin"
+    weights.write_bytes(b"weights")
+    config = {"z": 8, "layers": [1, 2], "act": None, "nested": {"a": 1}, "β": 0.5, "no": False}
+    vectors = Embedding(
+        np.ones((5, 3), np.float32), np.arange(5, dtype=np.uint8), np.zeros((5, 2, 2), np.uint8)
+    )
+    run = new_run(tmp_path / "train", id="odd-training")
+    run.model(weights, title, step=3)
+    training = end_run(tmp_path / "train")
+    run = new_run(tmp_path / "evaluate", id="odd-evaluation", stage="evaluate")
+    run.evaluation(
+        title,
+        weights,
+        {"정확도 %": 0.5, "NaN": math.nan},
+        series={curve: [(1, 0.5), (3, 0.25)]},
+        config=config,
+        embedding=vectors,
+    )
+    evaluation = end_run(tmp_path / "evaluate")
+    for _ in range(2):
+        play(root, evaluation, MlflowSink, TensorBoardSink)
+        play(root, training, MlflowSink, TensorBoardSink)
+    client, trained = shown(root, training)
+    _, evaluated = shown(root, evaluation)
+    assert trained.data.tags["evaluation.run_id"] == evaluated.info.run_id
+    assert trained.data.metrics[f"Eval/{name_for('정확도 %')}"] == 0.5
+    points = client.get_metric_history(trained.info.run_id, f"Eval/{name_for(curve)}")
+    assert sorted((point.step, point.value) for point in points) == [(1, 0.5), (3, 0.25)]
+    (output,) = trained.outputs.model_outputs
+    assert output.step == 3
+    assert client.get_logged_model(output.model_id).status == "READY"
+    for shown_run, record in ((trained, training), (evaluated, evaluation)):
+        found = audit(client, shown_run.info.run_id, record)
+        assert found == [], record.start.id
+    (folder,) = [
+        path for path in (event_folder(root) / "odd-evaluation").iterdir() if path.is_dir()
+    ]
+    assert (folder / "projector_config.pbtxt").exists()
+
+
+def test_how_it_ended_is_shown(root: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "failed", id="failed")
+    run.log({"a": 1.0})
+    changed = ("src/a.py", "lr (was 1, is 2)")
+    message = "ValueError: " + "가" * 6000
+    record = end_run(
+        tmp_path / "failed", status="FAILED", message=message, traceback="in fit", changed=changed
+    )
+    play(root, record, MlflowSink, TensorBoardSink)
+    client, seen = shown(root, record)
+    assert seen.info.status == "FAILED"
+    assert (seen.info.start_time, seen.info.end_time) == (1, 9000)
+    assert seen.data.tags["error"] == message[:5000]
+    assert seen.data.tags["deps.changed"] == "src/a.py, lr (was 1, is 2)"
+    path = client.download_artifacts(seen.info.run_id, "traceback.txt", str(tmp_path))
+    assert Path(path).read_text() == "in fit"
+    assert isinstance(record.end, RunEnded)
+    assert view(record).status == "FAILED"
+
+
+def odd_titles() -> Iterator[str]:
+    """What names could be confused by, put together in all ways, the same each time."""
+    pieces = ["_", "x", "_x41_", "_x_", "/", ".", "..", "%", "A", "41", "한", "🙂", " ", "~", "-"]
+    generator = random.Random(0)
+    for _ in range(5000):
+        yield "".join(generator.choices(pieces, k=generator.randint(1, 12)))
+    for _ in range(300):
+        yield "".join(generator.choices(pieces, k=generator.randint(60, 120)))[:250]
+
+
+@pytest.mark.parametrize("mapped", [name_for, key_for])
+def test_names_are_one_to_one_and_lead_back(mapped: Any) -> None:
+    titles = {*TITLES, *LONG, *odd_titles()}
+    names = {title: mapped(title) for title in titles}
+    assert len(set(names.values())) == len(titles), "no two titles have one name"
+    taken = r"[A-Za-z0-9_.\- /]+" if mapped is key_for else r"[\w.\- :/]+"
+    for title, name in names.items():
+        assert re.fullmatch(taken, name), title
+        assert 0 < len(name) <= 250
+        assert posixpath.normpath(name) == name, "MLflow refuses a name that is no plain path"
+        assert not name.startswith(("/", ".."))
+        if not re.search(r"-[0-9a-f]{64}$", name):
+            assert title_of(name) == title
+    assert mapped("Train/Total Loss") == "Train/Total Loss", "what MLflow takes stays as it is"
+    assert mapped("") != ""
+
+
+def test_values_are_text_that_mlflow_takes_and_differ_where_they_do() -> None:
+    values: list[object] = [1, "1 ", None, [], [1], ["1"], {}, {"a": None}, True, 1.5, math.nan]
+    values += ["가" * 6000, "가" * 6001, "가" * 6002, ["가" * 6000]]
+    texts = [text_for(value) for value in values]
+    assert len(set(texts)) == len(values)
+    assert all(len(text) <= 6000 for text in texts)
+    assert text_for("가" * 6000) == "가" * 6000
