@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """The furthest that a run got which no process works on; damaged files are set aside."""
+        refused: set[str] = set()
         for path in sorted(self._folder.glob("*/*.safetensors"), key=_progress, reverse=True):
             run_id = path.parent.name
             try:
@@ -74,7 +76,15 @@ class Checkpoints:
                     file=sys.stderr,
                 )
                 continue
-            if not is_running(run_dir(self._root, run_id)) and self._may_go_on(run_id, length):
+            folder = run_dir(self._root, run_id)
+            if run_id in refused or is_running(folder) or not self._may_go_on(run_id, length):
+                continue
+            try:
+                deque(Record(files_in(folder)).events(), maxlen=0)
+            except RecordRefused as error:
+                refused.add(run_id)
+                print(f"warning: {run_id} is not gone on with: {error}", file=sys.stderr)
+            else:
                 return Checkpoint(run_id, int(path.stem), arrays)
         return None
 

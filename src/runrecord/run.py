@@ -53,8 +53,9 @@ class Run:
         self._checkpoints = checkpoints
         self._stopped = stopped
         self._epoch = 0
-        self._on_record: set[tuple[str, str, int]] = set()
-        """Of a run that goes on: what it had logged after its last checkpoint."""
+        self._goes_on = False
+        self._on_record = _logged(tracker.record().events()) if stopped else set()
+        """Of a run that goes on: what it had logged until it was stopped."""
         self.output = b""
         """What its program printed, where `runrecord exec` keeps that."""
         self.id = start.id
@@ -112,7 +113,9 @@ class Run:
 
     def tag(self, **tags: str) -> None:
         """Say more of the run: tags are shown, and never compared."""
-        harmless = {name: redact(value) for name, value in tags.items()}
+        harmless = {
+            name: redact(value) if isinstance(value, str) else value for name, value in tags.items()
+        }
         self._log(step=self._at(None), tags=harmless)
         self.tags |= harmless
 
@@ -120,8 +123,9 @@ class Run:
         """Log a model's file, by its stem or another name."""
         path = Path(path).resolve()
         name, step = name or path.stem, self._at(step)
-        file = file_for("artifacts", name, path, path.suffix)
-        self._emit(lambda: ModelSaved(now(), name, file, path.name, step), {file.name: path})
+        if self._is_new(name, step, "models"):
+            file = file_for("artifacts", name, path, path.suffix)
+            self._emit(lambda: ModelSaved(now(), name, file, path.name, step), {file.name: path})
 
     def evaluation(
         self,
@@ -143,6 +147,8 @@ class Run:
             embedding: of some examples.
         """
         digest = sha256(Path(path))
+        if not self._is_new(f"{model} {digest}", 0, "evaluated"):
+            return
         values = _numbers(metrics)
         packed = _packed(model, embedding) if embedding else b""
         file = file_for("embeddings", model, packed, ".safetensors") if embedding else None
@@ -158,13 +164,16 @@ class Run:
             count: how many there are to be in all.
             state: what training changes. After each epoch it is kept; a run that was stopped and
                 is started again, with all it depends on as it was, goes on from there, to the same
-                bits. It has to hold all of it: the state of generators of random numbers too.
+                bits. It has to hold all of it: the state of generators of random numbers too. One
+                loop of a run can have one.
         """
+        if state is not None and self._goes_on:
+            raise UserError("a run can keep the state of one loop of epochs; make these one loop.")
+        self._goes_on |= state is not None
         done = 0
         if state is not None and self._stopped:
             state.load_state_dict(self._stopped.arrays)
             done = self._stopped.epoch
-            self._on_record = _logged(self._tracker.record().events())
             self._tracker.log(Resumed(now(), done))
             print(f"going on with {self.id} after epoch {done}")
         for epoch in range(done + 1, count + 1):
@@ -200,14 +209,17 @@ class Run:
 
 def _logged(events: Iterable[Event]) -> set[tuple[str, str, int]]:
     """The kind, title and step of all that was logged."""
-    kinds = ("metrics", "images", "texts", "artifacts")
-    return {
-        (kind, title, event.step)
-        for event in events
-        if isinstance(event, Logged)
-        for kind in kinds
-        for title in getattr(event, kind)
-    }
+    found: set[tuple[str, str, int]] = set()
+    for event in events:
+        match event:
+            case Logged():
+                for kind in ("metrics", "images", "texts", "artifacts"):
+                    found |= {(kind, title, event.step) for title in getattr(event, kind)}
+            case ModelSaved():
+                found.add(("models", event.name, event.step))
+            case ModelEvaluated():
+                found.add(("evaluated", f"{event.model} {event.sha256}", 0))
+    return found
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float]:

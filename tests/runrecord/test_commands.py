@@ -1,9 +1,129 @@
 """`runrecord runs`, `show` and `which`: which run was that, and what made it?"""
 
-from helpers import Workspace, spool
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import Workspace, end_run, new_repository, new_run, spool
+
+from runrecord.cli.runs import list_runs
+from runrecord.cli.show import show
+from runrecord.cli.which import which
+from runrecord.errors import RunFailed, UserError
+from runrecord.run_store import lock_of, run_dir
+
+Said = pytest.CaptureFixture[str]
 
 
-def test_runs_lists_every_run_once_the_oldest_first(built: Workspace) -> None:
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository, the current folder, with the runs `one` to `four` in its store."""
+    folder = new_repository(tmp_path / "repository")
+    monkeypatch.chdir(folder)
+    tags = {"git.commit": "c" * 40, "dvc.experiment": "mine"}
+    for time, name in enumerate(("three", "one", "four", "two"), start=1):
+        run = new_run(run_dir(folder, name), id=name, time=time * 1000, params={"z": 8}, tags=tags)
+        run.log({"Test/Loss": 0.125}, step=1)
+        run.text("report", f"by {name}")
+        (folder / "model.bin").write_bytes(f"weights of {name}".encode())
+        run.model("model.bin")
+        run.image("samples", np.full((2, 2), time, np.uint8))
+    outs = {"model.bin": hashlib.sha256(b"weights of one").hexdigest()}
+    end_run(run_dir(folder, "one"), outs=outs)
+    end_run(run_dir(folder, "two"), status="FAILED", message="ValueError: it broke")
+    end_run(run_dir(folder, "three"))
+    return folder
+
+
+def test_runs_lists_every_run_once_the_oldest_first(root: Path, capsys: Said) -> None:
+    lock = lock_of(run_dir(root, "four"))
+    with lock:
+        list_runs()
+    shown = capsys.readouterr().out
+    rows = [[word for word in line.split() if word != "│"] for line in shown.splitlines()]
+    rows = [row for row in rows if row and row[0] in ("one", "two", "three", "four")]
+    assert [(row[0], row[1]) for row in rows] == [
+        *(("three", "FINISHED"), ("one", "FINISHED"), ("four", "RUNNING"), ("two", "FAILED"))
+    ]
+    assert all(row[-2:] == ["c" * 10, "mine"] for row in rows)
+    list_runs()
+    assert "cut off" in capsys.readouterr().out, "nobody holds its lock any more"
+
+
+def test_a_damaged_record_is_said_and_the_others_are_listed(root: Path, capsys: Said) -> None:
+    (run_dir(root, "two") / "run.json").write_text("none")
+    list_runs()
+    said = capsys.readouterr()
+    assert "two" in said.out + said.err
+    assert "is no JSON" in said.out + said.err
+    assert "three" in said.out
+
+
+def test_show_tells_all_of_one_run(root: Path, capsys: Said) -> None:
+    show("one")
+    shown = capsys.readouterr().out
+    digest = hashlib.sha256(b"weights of one").hexdigest()
+    for wanted in ("one", "train", "FINISHED", "z", "Test/Loss", "0.125", "model.bin", digest):
+        assert wanted in shown
+    show("two")
+    shown = capsys.readouterr().out
+    assert "FAILED" in shown
+    assert "ValueError: it broke" in shown
+    show(str(run_dir(root, "four")))
+    assert "cut off, or running" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no record of such a run"):
+        show("nothing")
+
+
+def test_what_a_record_says_cannot_steer_the_terminal(root: Path, capsys: Said) -> None:
+    params = {"a": "\x1b[2J", "b\u202e": ["\x1b]0;owned\x07", {"c": "한글 🙂"}]}
+    new_run(run_dir(root, "odd"), id="odd", stage="[red]x[/red]", params=params, host="\x1b[31m")
+    end_run(run_dir(root, "odd"), status="FAILED", message="\x1b[1A\x1b[2Kfine")
+    show("odd")
+    list_runs()
+    shown = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert "[red]x[/red]" in shown
+    assert "한글 🙂" in shown
+
+
+def test_which_names_the_run_of_an_out_a_model_a_text_and_a_picture(
+    root: Path, capsys: Said
+) -> None:
+    (root / "copy of a friend.bin").write_bytes(b"weights of one")
+    (root / "report.txt").write_text("by two")
+    (root / "picture.png").write_bytes(
+        next((run_dir(root, "four") / "images").iterdir()).read_bytes()
+    )
+    for name, run in (
+        ("copy of a friend.bin", "one"),
+        ("report.txt", "two"),
+        ("picture.png", "four"),
+    ):
+        which(Path(name))
+        assert capsys.readouterr().out == f"{name}: made by {run}, from {'c' * 10}\n"
+    (root / "other.bin").write_bytes(b"other")
+    with pytest.raises(RunFailed, match=r"other\.bin: no record here.* tells of a run"):
+        which(Path("other.bin"))
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        which(Path("nothing"))
+
+
+def test_which_passes_over_a_damaged_record_and_says_so(root: Path, capsys: Said) -> None:
+    for name in ("three", "one"):
+        for text in (run_dir(root, name) / "texts").iterdir():
+            text.write_text("damaged")
+    (root / "report.txt").write_text("by two")
+    which(Path("report.txt"))
+    said = capsys.readouterr()
+    assert "report.txt: made by two" in said.out
+    assert (said.out + said.err).count("is damaged") == 2
+    which(Path("model.bin"))
+    assert "made by two" in capsys.readouterr().out, "its is the last that was written"
+
+
+def test_the_pipelines_own_runs_are_listed_and_shown(built: Workspace) -> None:
     output = built.run("runrecord", "runs")
     names = [folder.name for folder in spool(built)]
     listed = [name for line in output.splitlines() for name in names if name in line]
@@ -11,9 +131,6 @@ def test_runs_lists_every_run_once_the_oldest_first(built: Workspace) -> None:
     assert output.count("FINISHED") == len(names) == 3
     commit = built.run("git", "rev-list", "--max-parents=0", "HEAD")[:10]
     assert output.count(commit) == 3
-
-
-def test_show_tells_all_of_one_run(built: Workspace) -> None:
     output = built.run("runrecord", "show", "HEAD:vae")
     for wanted in ("train-vae", "FINISHED", "latent_dim", "Test/Total Loss", "models/vae.safe"):
         assert wanted in output
@@ -22,7 +139,10 @@ def test_show_tells_all_of_one_run(built: Workspace) -> None:
     assert "name one: HEAD:" in output
 
 
-def test_which_names_the_run_of_a_model_plot_and_metrics_file(workspace: Workspace) -> None:
+def test_which_names_the_run_of_every_kind_of_out_and_looks_into_dvcs_cache(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.chdir(workspace.path)
     made = {
         "models/vae.safetensors": "train-vae-",
         "metrics/ae.json": "train-ae-",
@@ -32,10 +152,8 @@ def test_which_names_the_run_of_a_model_plot_and_metrics_file(workspace: Workspa
         "metrics/evaluation.json": "evaluate-",
     }
     for file, run in made.items():
-        assert f"{file}: made by {run}" in workspace.run("runrecord", "which", file)
-
-
-def test_which_looks_into_dvcs_cache_and_says_what_nobody_made(workspace: Workspace) -> None:
+        which(Path(file))
+        assert f"{file}: made by {run}" in capsys.readouterr().out
     copy = workspace.path / "of a friend.safetensors"
     copy.write_bytes(workspace.read("models/vae.safetensors"))
     workspace.run("rm", "-r", "records")
@@ -47,7 +165,11 @@ def test_which_looks_into_dvcs_cache_and_says_what_nobody_made(workspace: Worksp
     assert "No such file" in workspace.run("runrecord", "which", "nothing", status=1)
 
 
-def test_the_old_command_says_the_new_one(built: Workspace) -> None:
-    output = built.run("generative", "verify", "HEAD", "--yes", status=1)
+def test_the_old_command_says_the_new_one(tmp_path: Path) -> None:
+    anywhere = Workspace(tmp_path)
+    output = anywhere.run("generative", "verify", "HEAD", "--yes", status=1)
     assert output == "error: the command is now: runrecord verify HEAD --yes\n"
+
+
+def test_the_params_of_the_pipeline_are_right(built: Workspace) -> None:
     built.run("generative", "check")

@@ -190,7 +190,7 @@ def test_an_evaluations_metrics_are_compared_by_model(tmp_path: Path) -> None:
         run.evaluation("vae", tmp_path / "model.bin", {"ELBO": value}, series=curve)
         run.evaluation("ae", tmp_path / "model.bin", {"ELBO": 3.0})
         found.append(end_run(tmp_path / name))
-    metrics = compare(*found, 0.01).metrics
+    metrics = compare(found[0], found[1], 0.01).metrics
     assert {name: metric.epoch for name, metric in metrics.items()} == {
         "vae/ELBO": 0,
         "vae/KL by unit": 2,

@@ -5,11 +5,8 @@ import hashlib
 import io
 import json
 import math
-import posixpath
-import re
-import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +19,43 @@ from PIL import Image
 
 from runrecord.errors import UserError
 from runrecord.events import Dataset, Logged, ModelEvaluated, ModelSaved, RunEnded, RunStarted
-from runrecord.record.embedding import unpack
+from runrecord.record.embedding import Embedding, pack, unpack
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.record.writer import RecordWriter
 from runrecord.run_store import run_dir
 from runrecord.run_view import view
-from runrecord.sinks.names import key_for, name_for, title_of
+from runrecord.start import start_run
 
+VECTORS = Embedding(
+    np.ones((3, 2), np.float32), np.zeros(3, np.uint8), np.zeros((3, 4, 4), np.uint8)
+)
 START = RunStarted("run-1", "train-ae", 1, "host", {"lr": 0.1}, {}, Dataset("mnist", "d", "data"))
 
 
 @pytest.fixture
-def record(built: Workspace, tmp_path: Path) -> Path:
-    """A copy of the VAE's record, to damage at will."""
-    return Path(shutil.copytree(built.path / "records" / "vae", tmp_path / "record"))
+def record(tmp_path: Path) -> Path:
+    """The record of a run that logged one of each, to damage at will."""
+    folder = tmp_path / "record"
+    run = new_run(folder, params={"lr": 0.1}, deps={"src/a.py": "a" * 64})
+    run.log({"Train/Loss": 1.0}, step=1, within={"Train/Loss": [3.0, 2.0, 1.0]})
+    run.image("samples", np.zeros((2, 3, 3), np.uint8), step=1)
+    run.text("report", "text")
+    (tmp_path / "vae.bin").write_bytes(b"weights")
+    run.artifact(tmp_path / "vae.bin")
+    run.tag(gpu="none")
+    run.model(tmp_path / "vae.bin", step=1)
+    series = {"KL": [(1, 0.5), (2, 0.25)]}
+    run.evaluation("vae", tmp_path / "vae.bin", {"MSE": 0.5}, series, {"z": 8}, VECTORS)
+    end_run(folder, outs={"vae.bin": hashlib.sha256(b"weights").hexdigest()})
+    return folder
 
 
 def lines(record: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (record / "events.jsonl").read_text().splitlines()]
 
 
-def write_lines(record: Path, values: list[dict[str, object]]) -> None:
+def write_lines(record: Path, values: Sequence[object]) -> None:
     (record / "events.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
@@ -124,7 +136,7 @@ def with_broken_line(record: Path) -> None:
 
 
 def with_another_model(record: Path) -> None:
-    (model,) = (record / "artifacts").iterdir()
+    model = next((record / "artifacts").iterdir())
     with model.open("ab") as file:
         file.write(b"x")
 
@@ -206,12 +218,23 @@ def test_a_record_that_is_not_to_be_trusted_is_refused(
     assert message in str(refusal.value)
 
 
-def test_files_that_dvc_linked_to_its_cache_are_read(workspace: Workspace) -> None:
-    before = read(workspace.path / "records" / "vae")
-    workspace.run("dvc", "config", "cache.type", "symlink")
-    workspace.run("dvc", "checkout", "--relink", "--force", "train-vae")
-    assert (workspace.path / "records" / "vae" / "run.json").is_symlink()
-    assert read(workspace.path / "records" / "vae") == before
+@pytest.mark.filterwarnings("ignore:_NoneStep.value")  # DVC's own
+def test_files_that_dvc_linked_to_its_cache_are_read(record: Path, tmp_path: Path) -> None:
+    from dvc.repo import Repo
+
+    before = read(record)
+    with Repo.init(str(tmp_path), no_scm=True) as repo, repo.config.edit() as settings:
+        settings["cache"]["type"] = "symlink"
+    with Repo(str(tmp_path)) as repo:
+        repo.add(str(record))
+        repo.checkout(relink=True, force=True)
+    assert (record / "run.json").is_symlink()
+    assert read(record) == before
+    cached = next((record / "images").iterdir()).resolve()
+    cached.chmod(0o644)
+    cached.write_bytes(cached.read_bytes() + b"x")
+    with pytest.raises(RecordRefused, match="none of its files"):
+        read(record)
 
 
 def test_what_could_not_be_written_is_written_with_the_next_event(tmp_path: Path) -> None:
@@ -280,17 +303,101 @@ def test_a_start_that_could_not_be_read_again_is_none(field: str, value: object)
         dataclasses.replace(START, **{field: value})  # type: ignore[arg-type]
 
 
-def test_what_json_has_not_is_refused_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+class Odd:
+    """What JSON has not."""
+
+
+def deep(levels: int = 5000) -> list[Any]:
+    """Lists in lists."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+FILE, PIXELS = Path(__file__), np.zeros((2, 2), np.uint8)
+UNFIT = dataclasses.replace(VECTORS, labels=np.zeros(2, np.uint8))
+REFUSED: dict[str, Callable[[Any], object]] = {
+    "title of two lines": lambda run: run.log({"one\ntwo": 1.0}),
+    "no title": lambda run: run.text("", "x"),
+    "long title": lambda run: run.image("x" * 251, PIXELS),
+    "lone surrogate": lambda run: run.text("\ud800", "x"),
+    "title that is none": lambda run: run.log({1: 2.0}),
+    "text for a number": lambda run: run.log({"a": "x"}),
+    "None for a number": lambda run: run.log({"a": None}),
+    "number beyond any": lambda run: run.log({"a": 10**400}),
+    "text within": lambda run: run.log({"a": 1.0}, within={"a": [1.0, "x"]}),
+    "negative step": lambda run: run.log({"a": 1.0}, step=-1),
+    "half a step": lambda run: run.log({"a": 1.0}, step=1.5),
+    "number for a tag": lambda run: run.tag(gpus=2),
+    "tag of MLflow's": lambda run: run.tag(**{"mlflow.note.content": "x"}),
+    "tag of the record's": lambda run: run.tag(**{"record.id": "x"}),
+    "tag of the host": lambda run: run.tag(host="x"),
+    "commit that is an option": lambda run: run.tag(**{"git.commit": "-p"}),
+    "tag with a surrogate": lambda run: run.tag(a="\ud800"),
+    "no PNG": lambda run: run.image("a", b"no picture"),
+    "floats for a picture": lambda run: run.image("a", np.zeros((2, 2))),
+    "five colours": lambda run: run.image("a", np.zeros((2, 2, 5), np.uint8)),
+    "empty picture": lambda run: run.image("a", np.zeros((0, 2), np.uint8)),
+    "lists for a picture": lambda run: run.image("a", [[1, 2]]),
+    "odd config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": Odd()}),
+    "deep config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": deep()}),
+    "x of 0": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [(0, 1.0)]}),
+    "x of text": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [("a", 1.0)]}),
+    "no points": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [1.0]}),
+    "labels that do not fit": lambda run: run.evaluation("m", FILE, {"a": 1.0}, embedding=UNFIT),
+    "model's name": lambda run: run.model(FILE, name="a\x1bb"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_recorded_is_one_sentence_and_nothing_of_it_is_kept(
+    tmp_path: Path, what: str
+) -> None:
     run = new_run(tmp_path / "record")
-    size = (tmp_path / "record" / "run.json").stat().st_size
-    with pytest.raises(UserError, match="this cannot be recorded: "):
-        run.log({"one\ntwo": 1.0})
-    with pytest.raises(UserError, match="this cannot be recorded: "):
-        run.tag(bad="x", **{"mlflow.user\x00": "y"})
-    with pytest.raises(UserError, match="should be uint8"):
-        run.image("noise", np.zeros((2, 2)))
-    assert not (tmp_path / "record" / "events.jsonl").exists()
-    assert (tmp_path / "record" / "run.json").stat().st_size == size
+    run.log({"before": 1.0})
+    before, tags = contents(tmp_path / "record"), dict(run.tags)
+    with pytest.raises(UserError) as refusal:
+        REFUSED[what](run)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert contents(tmp_path / "record") == before
+    assert run.tags == tags
+    run.log({"after": 1.0})
+    assert list(view(end_run(tmp_path / "record")).series) == ["before", "after"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in files_in(folder).items()}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"a": Odd()}, {"a": {1, 2}}, {"a": b"x"}, {"a": deep()}, {1: "a"}, {"a\nb": 1}),
+        *({"": 1}, {"a": "\ud800"}, {"a": 10**5000}, {"a": [1, {"b": Odd()}]}),
+    ],
+    ids=[
+        *("object", "set", "bytes", "deep", "number for a name", "two lines"),
+        *("no name", "lone surrogate", "long number", "object inside"),
+    ],
+)
+def test_params_that_cannot_be_recorded_end_a_run_before_its_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    params: dict[Any, Any],
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\nno_scm = true\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    with pytest.raises(SystemExit) as ended, start_run("train", params=params):
+        pytest.fail("its work began")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("error: ") for line in said] == [False, True], "after a warning"
+    assert "cannot be recorded" in said[-1]
+    assert not list(tmp_path.glob(".runrecord/runs/*/run.json"))
 
 
 TITLES = ["손실/학습 %", "a//b", "../x", "/root", "." * 3, "🙂 ✓", "_x41_", "x" * 250, "%" * 250]
@@ -315,19 +422,6 @@ def test_any_title_and_any_number_is_read_again(tmp_path: Path) -> None:
     assert [seen.record.read(seen.files[title].name).decode() for title in TITLES] == TITLES
 
 
-def test_titles_are_mapped_for_mlflow_one_to_one_and_back() -> None:
-    for mapped in (name_for, key_for):
-        names = [mapped(title) for title in TITLES]
-        assert len(set(names)) == len(TITLES)
-        assert all(len(name) <= 250 for name in names)
-        assert [title_of(name) for name in names][:-1] == TITLES[:-1], "the last is too long"
-    for title in TITLES:
-        assert re.fullmatch(r"[/\w.\- :]+", name_for(title))
-        assert posixpath.normpath(name_for(title)) == name_for(title)
-        assert not name_for(title).startswith(("/", ".."))
-        assert re.fullmatch(r"[a-zA-Z0-9_\-./ ]+", key_for(title))
-
-
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A record as version 0.1 wrote it."""
@@ -338,7 +432,7 @@ def old(tmp_path: Path) -> Path:
     image = io.BytesIO()
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(image, format="png")
     (folder / "images" / "1.png").write_bytes(image.getvalue())
-    (folder / "projections" / "ae.safetensors").write_bytes(b"vectors")
+    (folder / "projections" / "ae.safetensors").write_bytes(pack(VECTORS))
     digest = hashlib.sha256(b"weights").hexdigest()
     start = {
         "format": 1,
@@ -391,19 +485,119 @@ def test_a_record_of_format_1_is_read_as_events_of_today(old: Path) -> None:
     assert seen.last_images().keys() == {"Original"}
 
 
-@pytest.mark.parametrize("number", range(5))
-@pytest.mark.parametrize("damage", [None, 1, "x", [], {}])
-def test_a_damaged_record_of_format_1_is_refused_in_a_sentence(
-    old: Path, number: int, damage: object
+DAMAGE: list[object] = [
+    *(None, True, -1, 2**70, math.inf, "", "../x", "\ud800", [], [[1]]),
+    *({}, {"a": None}, {"a": {"b": "c"}}, {"ae": [["x"]]}),
+]
+
+
+def is_read(folder: Path) -> bool:
+    """Is a record read? Else it is refused in one sentence; nothing else happens."""
+    try:
+        record = Record(files_in(folder))
+        view(record)
+        record.patch()
+    except RecordRefused as refusal:
+        said = str(refusal)
+    else:
+        return isinstance(record.last_sign_of_life, int)
+    assert len(said.splitlines()) == 1
+    return False
+
+
+@pytest.mark.parametrize("kind", ["record", "old"])
+def test_a_record_with_other_values_is_read_or_refused_in_a_sentence(
+    request: pytest.FixtureRequest, kind: str
 ) -> None:
-    whole, said = lines(old), []
-    for key in whole[number]:
-        changed = list(whole)
-        changed[number] = {**whole[number], key: damage}
-        write_lines(old, changed)
-        refused = ""
-        with suppress(RecordRefused):
-            read(old)
-            refused = "nothing"
-        said.append(refused)
-    assert "" in said, "something of it is needed"
+    folder: Path = request.getfixturevalue(kind)
+    start, whole = json.loads((folder / "run.json").read_text()), lines(folder)
+    outcomes = set()
+    for value in DAMAGE:
+        for key in [*start, "command", "models", "other"]:
+            (folder / "run.json").write_text(json.dumps(start | {key: value}))
+            outcomes.add(is_read(folder))
+        (folder / "run.json").write_text(json.dumps(value))
+        assert not is_read(folder)
+        (folder / "run.json").write_text(json.dumps(start))
+        for number, line in enumerate(whole):
+            for key in line:
+                write_lines(folder, [*whole[:number], line | {key: value}, *whole[number + 1 :]])
+                outcomes.add(is_read(folder))
+            write_lines(folder, [*whole[:number], value, *whole[number + 1 :]])
+            assert not is_read(folder)
+        write_lines(folder, whole)
+    assert outcomes == {True, False}
+    assert is_read(folder)
+
+
+@pytest.mark.parametrize("kind", ["record", "old"])
+@pytest.mark.parametrize("name", ["run.json", "events.jsonl"])
+def test_a_record_whose_bytes_are_lost_or_others_is_read_or_refused_in_a_sentence(
+    request: pytest.FixtureRequest, kind: str, name: str
+) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    whole = (folder / name).read_bytes()
+    generator = random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        first = generator.randrange(len(damaged))
+        match generator.randrange(4):
+            case 0:
+                del damaged[first:]
+            case 1:
+                del damaged[first : first + generator.randint(1, 30)]
+            case 2:
+                damaged[first] = generator.choice(b'\x00\xff\n{}[]",:0-eE\\')
+            case _:
+                damaged[first:first] = generator.choice([b"[" * 9999, b"\n", b"\xed\xa0\x80"])
+        (folder / name).write_bytes(damaged)
+        is_read(folder)
+
+
+@pytest.mark.parametrize("version", [3, 0, -1, 2.5, "2", None, [], math.inf, "\x1b[2J"], ids=str)
+def test_another_format_is_refused_in_a_sentence(record: Path, version: object) -> None:
+    with_start(format=version)(record)
+    with pytest.raises(RecordRefused, match="update this checkout") as refusal:
+        Record(files_in(record))
+    assert "\x1b" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "time", ["Infinity", "NaN", '"now"', "null", "[" * 99_999], ids=lambda text: text[:8]
+)
+def test_a_last_line_whose_time_is_none_is_refused(record: Path, time: str) -> None:
+    line = f'{{"event": "resumed", "epoch": 1, "time": {time}}}\n'
+    (record / "events.jsonl").write_text(line)
+    with pytest.raises(RecordRefused, match="damaged"):
+        Record(files_in(record))
+
+
+def test_a_damaged_embedding_in_a_record_is_refused(record: Path) -> None:
+    (embedding,) = (record / "embeddings").iterdir()
+    embedding.write_bytes(b"none")
+    values = lines(record)
+    (line,) = [value for value in values if value["event"] == "evaluated"]
+    digest = hashlib.sha256(b"none").hexdigest()
+    line["embedding"] = {"name": f"embeddings/{embedding.name}", "sha256": digest}
+    write_lines(record, values)
+    with pytest.raises(RecordRefused, match="holds no embedding, or damaged"):
+        read(record)
+
+
+def test_a_picture_that_is_none_is_refused_though_its_digest_is_right(record: Path) -> None:
+    (image,) = (record / "images").iterdir()
+    image.write_bytes(b"<script>alert(1)</script>")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    found = {"samples": {"name": f"images/{image.name}", "sha256": digest}}
+    with_first_line(images=found)(record)
+    with pytest.raises(RecordRefused, match="is no PNG, or damaged"):
+        read(record)
+
+
+def test_a_sealed_copy_has_all_and_its_end(record: Path, tmp_path: Path) -> None:
+    (record / "lock").touch()
+    writer = RecordWriter(record, Record(files_in(record)).size)
+    for end in (RunEnded(99_999, "FINISHED"), RunEnded(99_998, "FAILED", "again")):
+        writer.seal(tmp_path / "records/a", end)
+        assert read(tmp_path / "records/a") == [*read(record), end]
+        assert "lock" not in files_in(tmp_path / "records/a")

@@ -37,10 +37,10 @@ from generative.training.runtime import prepare
 from generative.training.state import TrainingState
 from runrecord import start_run
 from runrecord.checkpoints import Arrays, Checkpoints
-from runrecord.events import Logged, Resumed, RunEnded, RunStarted
+from runrecord.events import Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.run_store import run_dirs
+from runrecord.run_store import run_dir, run_dirs
 from runrecord.verify.compare import compare
 
 EPOCHS = 12
@@ -99,34 +99,6 @@ def test_a_stopped_run_is_killed_in_mlflow_until_it_goes_on(
         status = run.info.status
         process.stdout.read()
     assert status == "RUNNING"
-    assert [workspace.read(name) for name in OUTS] == undisturbed
-
-
-@pytest.mark.slow
-def test_another_parameter_never_picks_up_a_checkpoint(
-    workspace: Workspace, undisturbed: list[bytes]
-) -> None:
-    del undisturbed
-    stop(workspace, 3)
-    workspace.set_params(vae__lr=0.002)
-    output = workspace.run(*TRAIN)
-    assert "going on" not in output
-    assert "epoch 1/" in output
-    workspace.set_params(vae__lr=0.001)
-    assert "going on" in workspace.run(*TRAIN)
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
-    workspace: Workspace, undisturbed: list[bytes]
-) -> None:
-    stop(workspace, 4)
-    older, newest = checkpoints(workspace)
-    content = newest.read_bytes()
-    newest.write_bytes(content[: len(content) // 2])
-    output = workspace.run(*TRAIN)
-    assert f"warning: {newest} is damaged and set aside" in output
-    assert f"after epoch {int(older.stem)}" in output
     assert [workspace.read(name) for name in OUTS] == undisturbed
 
 
@@ -240,13 +212,14 @@ def walk(stop_in: int = 0) -> Arrays:
             steps = state.random.normal(size=(4, 3)) * run.params["lr"]
             state.place = state.place + steps.sum(axis=0)
             within = np.linalg.norm(steps, axis=1).tolist()
-            run.log({"length": np.linalg.norm(state.place)}, within={"length": within})
+            run.log({"length": float(np.linalg.norm(state.place))}, within={"length": within})
             run.image("place", state.place.astype(np.uint8).reshape(1, 3))
+            Path("model.bin").write_bytes(state.place.tobytes())
+            run.model("model.bin")
+            run.evaluation("walk", "model.bin", {"length": float(np.linalg.norm(state.place))})
             if epoch == stop_in:
                 raise KeyboardInterrupt
             run.text("note", f"epoch {epoch}")
-        Path("model.bin").write_bytes(state.place.tobytes())
-        run.model("model.bin")
     return state.state_dict()
 
 
@@ -263,14 +236,19 @@ def walks(repository: Path) -> list[Record]:
 
 
 def logged(record: Record) -> list[tuple[str, str, int, str]]:
-    """Kind, title and step of all that a run logged, and what it was there."""
-    return [
-        (kind, title, event.step, str(value))
-        for event in record.events()
-        if isinstance(event, Logged)
-        for kind in ("metrics", "steps", "images", "texts")
-        for title, value in getattr(event, kind).items()
-    ]
+    """Kind, title and step of all that a run logged, and what it was there; sorted."""
+    found = []
+    for event in record.events():
+        match event:
+            case Logged():
+                for kind in ("metrics", "steps", "images", "texts"):
+                    named = getattr(event, kind).items()
+                    found += [(kind, title, event.step, str(value)) for title, value in named]
+            case ModelSaved():
+                found.append(("model", event.name, event.step, event.file.sha256))
+            case ModelEvaluated():
+                found.append((event.sha256, event.model, 0, str(event.metrics)))
+    return sorted(found)
 
 
 def assert_equal(first: Arrays, second: Arrays) -> None:
@@ -297,7 +275,8 @@ def test_epochs_go_on_to_the_same_arrays_and_the_same_record(
     interrupt_in(5)
     assert_equal(walk(), whole)
     first, second = walks(small)
-    assert sorted(logged(second)) == sorted(logged(first)), "each once, and the same"
+    assert len(logged(first)) == 1 + 6 * 6
+    assert logged(second) == logged(first), "each once, and the same"
     assert compare(first, second, 0).verdict == "bit-identical"
     assert second.end is not None
     assert second.end.status == "FINISHED"
@@ -323,16 +302,18 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(
     assert f"{newest} is damaged" in said.err
     assert "after epoch 3" in said.out
     first, second = walks(small)
-    assert sorted(logged(second)) == sorted(logged(first))
+    assert logged(second) == logged(first)
 
 
-def test_a_record_that_is_damaged_since_is_not_gone_on_with(small: Path, whole: Arrays) -> None:
+def test_a_record_that_is_damaged_since_is_not_gone_on_with(
+    small: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
+) -> None:
     interrupt_in(5)
     stopped = walks(small)[-1]
-    next(path for name, path in stopped.contents.items() if name.startswith("images/")).write_bytes(
-        b"damaged"
-    )
+    folder = run_dir(small, stopped.start.id)
+    next(folder.glob("images/*")).write_bytes(b"damaged")
     assert_equal(walk(), whole)
+    assert capfd.readouterr().err.count(f"{stopped.start.id} is not gone on with") == 1
     assert len(walks(small)) == 3
 
 
@@ -349,6 +330,22 @@ def test_another_param_begins_anew(
     assert_equal(walk(), whole)
     assert "after epoch 2" in capfd.readouterr().out
     assert len(walks(small)) == 3
+
+
+def test_only_one_loop_of_a_run_can_keep_its_state(
+    small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    del small
+
+    def two_loops() -> None:
+        with start_run("train") as run:
+            assert [*run.epochs(2, Walk()), *run.epochs(1)] == [1, 2, 1]
+            next(run.epochs(1, Walk()))
+
+    with pytest.raises(SystemExit) as stopped:
+        two_loops()
+    assert stopped.value.code == 2
+    assert "one loop" in capfd.readouterr().err
 
 
 def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:

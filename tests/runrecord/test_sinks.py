@@ -20,7 +20,7 @@ from runrecord.record.reader import Record
 from runrecord.run_view import view
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_shown import pictures_of
-from runrecord.sinks.names import key_for, name_for, text_for, title_of
+from runrecord.sinks.names import key_for, metrics_of, model_for, name_for, text_for, title_of
 from runrecord.sinks.tensorboard import TensorBoardSink, event_folder
 from runrecord.verify.audit import audit
 
@@ -39,13 +39,13 @@ TITLES = [
     ),
     *("/leading", "trailing/", "/", "//", "a_x41_b", "_x41_", "_x_", "a_x_b", "__x41__", "a~b"),
     *("a:b", "a b", "'", '"', "<b>", "a\\b", "a+step+1+timestamp+2+x", "NaN", "x" * 250),
-    *("é", "e\u0301", "A", "a", "ﬁ", "ß", "İ", "٣", "𝟛", "한" * 120),
+    *("é", "e\u0301", "A", "a", "ﬁ", "ß", "İ", "٣", "한" * 120),
 ]
 """Those whose names are not too long are mapped back to themselves."""
 
 LONG = ["%" * 250, "%" * 249 + "&", "🙂" * 100, "한" * 250, "_x41_" * 50]
 
-PARAMS = {
+PARAMS: dict[str, Any] = {
     "nan": math.nan,
     "inf": -math.inf,
     "none": None,
@@ -239,21 +239,34 @@ def odd_titles() -> Iterator[str]:
         yield "".join(generator.choices(pieces, k=generator.randint(60, 120)))[:250]
 
 
-@pytest.mark.parametrize("mapped", [name_for, key_for])
+@pytest.mark.parametrize("mapped", [name_for, key_for, model_for])
 def test_names_are_one_to_one_and_lead_back(mapped: Any) -> None:
     titles = {*TITLES, *LONG, *odd_titles()}
     names = {title: mapped(title) for title in titles}
     assert len(set(names.values())) == len(titles), "no two titles have one name"
-    taken = r"[A-Za-z0-9_.\- /]+" if mapped is key_for else r"[\w.\- :/]+"
+    taken = {
+        name_for: r"[\w.\- :/]+",
+        key_for: r"[A-Za-z0-9_.\- /]+",
+        model_for: r"[A-Za-z0-9_\- ]+",
+    }
     for title, name in names.items():
-        assert re.fullmatch(taken, name), title
-        assert 0 < len(name) <= 250
+        assert re.fullmatch(taken[mapped], name), title
+        assert 0 < len(name) <= (250 if mapped is name_for else 150), (
+            "a file's name has room for it"
+        )
         assert posixpath.normpath(name) == name, "MLflow refuses a name that is no plain path"
-        assert not name.startswith(("/", ".."))
+        assert not name.startswith("/")
+        assert ".." not in name.split("/")
         if not re.search(r"-[0-9a-f]{64}$", name):
             assert title_of(name) == title
-    assert mapped("Train/Total Loss") == "Train/Total Loss", "what MLflow takes stays as it is"
+    assert mapped("Total Loss_x-2") == "Total Loss_x-2", "what MLflow takes stays as it is"
     assert mapped("") != ""
+
+
+def test_the_metrics_of_a_model_begin_with_what_its_name_leads_to() -> None:
+    for model in {*TITLES, *odd_titles()}:
+        if len(model_for(model)) < 80 and len(name_for(model)) < 200:
+            assert name_for(f"{model}/a/β %").startswith(metrics_of(model_for(model))), model
 
 
 def test_values_are_text_that_mlflow_takes_and_differ_where_they_do() -> None:

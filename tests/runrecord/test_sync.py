@@ -3,27 +3,122 @@
 import json
 import os
 import shutil
-import signal
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from helpers import (
+    EXPERIMENT,
     Workspace,
     assert_shown,
     client,
+    end_run,
     event_files,
     everything,
     forget_mlflow,
+    new_repository,
+    new_run,
     points_in,
-    read_until,
     runs,
-    spool,
     wait_until,
 )
 
-from runrecord.run_store import host
+import runrecord
+from runrecord.cli.reap import reap
+from runrecord.cli.sync import sync
+from runrecord.events import Dataset
+from runrecord.process import exit_status
+from runrecord.record.reader import Record, files_in
+from runrecord.run_store import host, lock_of
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sinks.mlflow_store import connect
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make, and no run."""
+    folder = tmp_path_factory.mktemp("store") / "other"
+    (folder / ".dvc").mkdir(parents=True)
+    connect(folder)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        database.execute("VACUUM INTO ?", [str(folder / "copy.db")])
+    return folder / "copy.db"
+
+
+@pytest.fixture
+def small(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A small repository with the sealed records of three runs, which this process works in."""
+    root = tmp_path / EXPERIMENT
+    root.mkdir()
+    new_repository(root)
+    for time, model in enumerate(("ae", "vae"), start=1):
+        train(root, root / "records" / model, model, time=time)
+        end_run(root / "records" / model)
+    evaluate(root, root / "records" / "evaluation", time=3)
+    end_run(root / "records" / "evaluation")
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    monkeypatch.chdir(root)
+    for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return Workspace(root)
+
+
+def begun(folder: Path, stage: str, **start: Any) -> runrecord.Run:
+    """A run of this host that has begun, its record in `folder`."""
+    given = {
+        "id": f"{stage}-20260101-000000-aaaaaa",
+        "stage": stage,
+        "host": host(),
+        "tags": {"git.commit": "a" * 40, "git.dirty": "false"},
+        "dataset": Dataset("mnist", "digest", "data/mnist"),
+    }
+    return new_run(folder, **(given | start))
+
+
+def train(root: Path, folder: Path, model: str, **start: Any) -> None:
+    """Two epochs of three steps, a picture each, and the model."""
+    run = begun(folder, f"train-{model}", params={"model": model, "lr": 0.1}, **start)
+    for epoch in (1, 2):
+        within = [3.0 / epoch, 2.0 / epoch, 1.0 / epoch]
+        run.log({"Train/Total Loss": 2.0 / epoch}, epoch, {"Train/Total Loss": within})
+        run.log({"Test/Total Loss": 2.5 / epoch, "Test/Other": 0.1}, epoch)
+        run.image("Test image", np.full((4, 4), epoch, np.uint8), epoch)
+    path = root / "models" / f"{model}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(f"weights of {model}".encode())
+    run.model(path, step=2)
+
+
+def evaluate(root: Path, folder: Path, **start: Any) -> None:
+    run = begun(folder, "evaluate", **start)
+    run.image("vae_samples", np.full((4, 4), 9, np.uint8))
+    for model in ("ae", "vae"):
+        path = root / "models" / f"{model}.safetensors"
+        series = {"Denoising": [(1, 0.5), (2, 0.25)]}
+        run.evaluation(model, path, {"Reconstruction/MSE": 0.5}, series)
+
+
+Here = Callable[..., str]
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
+    """Runs a command of `runrecord` in this process, for its exit status and what it prints."""
+
+    def run(command: Callable[..., None], *arguments: bool, status: int = 0) -> str:
+        capsys.readouterr()
+        found = exit_status(lambda: command(*arguments))
+        said = capsys.readouterr()
+        assert found == status, said
+        return said.out + said.err
+
+    return run
 
 
 def summary(output: str) -> dict[str, int]:
@@ -38,16 +133,39 @@ def change_start(folder: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def states(created: int = 0, completed: int = 0, there: int = 0) -> dict[str, int]:
+    return {"created": created, "completed": completed, "already there": there, "failed": 0}
+
+
+def test_what_was_left_out_is_added_and_nothing_twice(small: Workspace, here: Here) -> None:
+    assert summary(here(sync, False, False)) == states(created=3)
+    before = everything(small)
+    for name in ("ae", "vae", "evaluation"):
+        assert_shown(small, small.path / "records" / name)
+    assert summary(here(sync, False, False)) == states(there=3)
+    assert everything(small) == before
+
+
+def test_a_run_that_mlflow_has_in_part_is_completed(small: Workspace, here: Here) -> None:
+    folder = small.path / "records" / "vae"
+    record = Record(files_in(folder))
+    for count in (1, 2, 4, 7):
+        sink = MlflowSink(small.path)
+        for event in list(record.events())[:count]:
+            sink.handle(event, record.contents)
+        sink.flush()
+    assert summary(here(sync, False, False)) == states(created=2, completed=1)
+    assert_shown(small, folder)
+
+
 def test_stages_that_dvc_restored_appear_in_mlflow(workspace: Workspace) -> None:
     shutil.rmtree(workspace.path / "records")
     assert workspace.repro() == []
-    counts = summary(workspace.run("runrecord", "sync"))
-    assert counts == {"created": 3, "completed": 0, "already there": 0, "failed": 0}
+    assert summary(workspace.run("runrecord", "sync")) == states(created=3)
     assert {run.info.status for run in runs(workspace)} == {"FINISHED"}
     evaluation, *training = runs(workspace)
     assert evaluation.data.tags["vae.run_id"] in {run.info.run_id for run in training}
-    counts = summary(workspace.run("runrecord", "sync"))
-    assert counts == {"created": 0, "completed": 0, "already there": 3, "failed": 0}
+    assert summary(workspace.run("runrecord", "sync")) == states(there=3)
 
 
 @pytest.mark.slow
@@ -94,159 +212,192 @@ def test_records_come_from_the_remote_where_the_cache_has_none(
 
 
 @pytest.mark.slow
-def test_sync_killed_in_the_middle_ends_right_when_started_again(workspace: Workspace) -> None:
-    workspace.run("runrecord", "sync")
-    whole = everything(workspace)
+def test_sync_killed_in_the_middle_ends_right_when_started_again(small: Workspace) -> None:
+    small.run("runrecord", "sync")
+    whole = everything(small)
     for points in (1, 6, 14, 20):
-        forget_mlflow(workspace)
-        with workspace.start("runrecord", "sync") as process:
-            wait_until(lambda wanted=points: points_in(workspace) >= wanted)  # type: ignore[misc]
+        forget_mlflow(small)
+        with small.start("runrecord", "sync") as process:
+            wait_until(lambda wanted=points: points_in(small) >= wanted)  # type: ignore[misc]
             process.kill()
-        counts = summary(workspace.run("runrecord", "sync"))
+        counts = summary(small.run("runrecord", "sync"))
         assert counts["completed"] >= 1 or counts["already there"] >= 1, counts
-        assert everything(workspace) == whole
+        assert everything(small) == whole
 
 
-def test_a_new_database_never_meets_an_old_ones_log(workspace: Workspace) -> None:
+def test_a_new_database_never_meets_an_old_ones_log(small: Workspace) -> None:
     """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
-    workspace.run("runrecord", "sync")
-    database = workspace.path / "mlflow.db"
+    small.run("runrecord", "sync")
+    database = small.path / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
         for number in range(500):
             with connection:
                 connection.execute("CREATE TABLE IF NOT EXISTS junk (text)")
                 connection.execute("INSERT INTO junk VALUES (?)", [f"{number}" * 2000])
         for name in ("-wal", "-shm"):  # what a process leaves behind that is killed
-            shutil.copyfile(f"{database}{name}", workspace.path / f"kept{name}")
-    before = everything(workspace)
-    forget_mlflow(workspace)
+            shutil.copyfile(f"{database}{name}", small.path / f"kept{name}")
+    before = everything(small)
+    forget_mlflow(small)
     for name in ("-wal", "-shm"):
-        shutil.copyfile(workspace.path / f"kept{name}", f"{database}{name}")
-    assert summary(workspace.run("runrecord", "sync"))["created"] == 3
-    assert everything(workspace) == before
+        shutil.copyfile(small.path / f"kept{name}", f"{database}{name}")
+    assert summary(small.run("runrecord", "sync"))["created"] == 3
+    assert everything(small) == before
 
 
 def test_a_moved_folder_takes_its_pictures_and_models_along(
-    workspace: Workspace, tmp_path: Path
+    small: Workspace, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace.run("runrecord", "sync")
-    before = everything(workspace)
-    moved = Workspace(tmp_path / "moved")
-    shutil.copytree(workspace.path, moved.path, symlinks=True)
-    original = snapshot(workspace.path / "mlruns")
-    output = moved.run("python", "stages/train_vae.py")
+    here(sync, False, False)
+    before = everything(small)
+    moved = Workspace(tmp_path / "moved" / EXPERIMENT)
+    shutil.copytree(small.path, moved.path, symlinks=True)
+    monkeypatch.chdir(moved.path)
+    original = snapshot(small.path / "mlruns")
+    train(moved.path, moved.path / "records" / "new", "vae", id="new", time=4)
+    end_run(moved.path / "records" / "new")
+    output = here(sync, False, False)
     assert f"{moved.path / 'mlflow.db'} was moved or copied" in output
-    assert snapshot(workspace.path / "mlruns") == original, "nothing of the copy's goes there"
-    shutil.rmtree(workspace.path)
+    assert summary(output) == states(created=1, there=3)
+    assert snapshot(small.path / "mlruns") == original, "nothing of the copy's goes there"
+    shutil.rmtree(small.path)
     shown = everything(moved)
     assert {name: run["images"] for name, run in shown.items() if name in before} == {
         name: run["images"] for name, run in before.items()
     }
-    (new,) = shown.keys() - before.keys()
-    assert shown[new]["images"]
-    assert shown[new]["model"]["files"]
-    assert "was moved" not in moved.run("runrecord", "sync")
+    assert shown.keys() - before.keys() == {"new"}
+    for name, run in shown.items():
+        assert run["images"], name
+        assert run["model"] is None or run["model"]["files"], name
+    assert shown["new"]["model"]
+    assert "was moved" not in here(sync, False, False)
 
 
 def snapshot(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def test_event_files_are_written_anew(workspace: Workspace) -> None:
-    workspace.run("runrecord", "sync", "--tensorboard")
-    (run,) = runs(workspace, "train-vae")
+def test_event_files_are_written_anew(small: Workspace, here: Here) -> None:
     for _ in range(2):
-        events = event_files(workspace, run)
+        here(sync, False, True)
+        (run,) = runs(small, "train-vae")
+        events = event_files(small, run)
         assert [point.step for point in events.Scalars("Train/Total Loss")] == list(range(6))
         (title,) = events.Tags()["images"]
         assert [image.step for image in events.Images(title)] == [1, 2]
-        workspace.run("runrecord", "sync", "--tensorboard")
 
 
-def test_a_killed_run_is_closed_and_others_are_left_alone(workspace: Workspace) -> None:
+RUNNING = """
+import sys, time
+import runrecord
+
+with runrecord.start_run("train") as run:
+    run.log({"loss": 1.0}, step=1)
+    print("begun", run.id, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def two(small: Workspace) -> Iterator[list["subprocess.Popen[str]"]]:
+    """Two processes, each of which has a run that goes on."""
+    command = (sys.executable, "-c", RUNNING)
+    processes = [small.start(*command, RUNRECORD_SINKS="off") for _ in range(2)]
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_run_is_closed_and_others_are_left_alone(
+    small: Workspace, two: list["subprocess.Popen[str]"], here: Here
+) -> None:
     """SIGKILL leaves RUNNING; reap closes it, but neither a live run nor another host's."""
-    workspace.set_params(vae__epochs=100000)
-    command = ("python", "stages/train_vae.py")
-    with workspace.start(*command) as killed, workspace.start(*command) as live:
-        for process in (killed, live):
-            assert process.stdout is not None
-            read_until(process.stdout, "epoch 2/")
-        wait_until(lambda: len(spool(workspace)) == 2 and points_in(workspace) > 0)
-        killed.kill()
-        killed.wait()
-        (gone,) = [f for f in spool(workspace) if process_of(f) != live.pid]
-        foreign = shutil.copytree(gone, gone.with_name("train-vae-elsewhere"))
-        change_start(foreign, id=foreign.name, host="elsewhere")
+    folders = []
+    for process in two:
+        assert process.stdout is not None
+        said = next(line.split()[1] for line in process.stdout if line.startswith("begun"))
+        folders.append(small.path / ".runrecord" / "runs" / said)
+    gone, live = folders
+    foreign = small.path / ".runrecord" / "runs" / "elsewhere"
+    new_run(foreign, id="elsewhere", host="elsewhere").log({"loss": 1.0}, step=1)
+    for folder in (gone, live, foreign):
+        record = Record(files_in(folder))
+        sink = MlflowSink(small.path)
+        for event in record.events():
+            sink.handle(event, record.contents)
+        sink.flush()
+    two[0].kill()
+    two[0].wait()
 
-        output = workspace.run("runrecord", "reap")
-        assert f"{gone.name}: its process is gone: KILLED" in output
-        assert output.count("KILLED") == 1
-        assert_shown(workspace, gone)
-        assert "end" not in (foreign / "events.jsonl").read_text().splitlines()[-1][:20]
-        live.send_signal(signal.SIGINT)
-    output = workspace.run("runrecord", "sync")
-    for folder in spool(workspace):
-        if folder != foreign:
-            assert_shown(workspace, folder)
-
-
-def process_of(folder: Path) -> int:
-    """The process that holds the lock of a run's folder, 0 if none does."""
-    inode = (folder / "lock").stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if "->" not in fields and int(fields[5].rpartition(":")[2]) == inode:
-            return int(fields[4])
-    return 0
+    output = here(reap)
+    assert f"{gone.name}: its process is gone: KILLED" in output
+    assert output.count("KILLED") == 1
+    assert_shown(small, gone)
+    found = {run.info.run_name: run.info.status for run in runs(small)}
+    assert found == {gone.name: "KILLED", live.name: "RUNNING", "elsewhere": "RUNNING"}
+    for folder in (live, foreign):
+        assert Record(files_in(folder)).end is None
+    two[1].terminate()
+    two[1].wait()
+    assert summary(here(sync, False, False)) == states(created=3, completed=1, there=1)
+    for folder in (gone, live):
+        assert_shown(small, folder)
+    assert Record(files_in(foreign)).end is None
 
 
-def test_half_a_last_line_is_said_and_the_rest_is_used(workspace: Workspace) -> None:
-    events = workspace.path / "records" / "vae" / "events.jsonl"
+def test_a_run_whose_lock_is_held_is_never_closed(small: Workspace, here: Here) -> None:
+    folder = small.path / ".runrecord" / "runs" / "held"
+    begun(folder, "train", id="held")
+    with lock_of(folder).acquire():
+        assert "held" not in here(reap)
+    assert "held: its process is gone" in here(reap)
+
+
+def test_half_a_last_line_is_said_and_the_rest_is_used(small: Workspace, here: Here) -> None:
+    events = small.path / "records" / "vae" / "events.jsonl"
     events.write_bytes(events.read_bytes()[:-20])
-    output = workspace.run("runrecord", "sync")
-    assert "records/vae: its last line is cut off; the rest is used." in output
-    (run,) = runs(workspace, "train-vae")
+    output = here(sync, False, False)
+    assert "records/vae: its last line is cut off" in output
+    (run,) = runs(small, "train-vae")
     assert run.info.status == "KILLED"
     assert "cut off" in run.data.tags["error"]
     assert run.data.tags["model.sha256"]
 
 
-def test_a_refused_record_is_named_and_the_others_are_played(workspace: Workspace) -> None:
-    change_start(workspace.path / "records" / "vae", format=7)
-    output = workspace.run("runrecord", "sync", status=1)
-    assert "records/vae: it has format 7, and this version reads up to 1" in output
-    assert "error: 1 of the records failed, as said above; all others are used." in output
-    assert {run.info.run_name.rsplit("-", 3)[0] for run in runs(workspace)} == {
-        "train-ae",
-        "evaluate",
-    }
+def test_a_refused_record_is_named_and_the_others_are_played(small: Workspace, here: Here) -> None:
+    change_start(small.path / "records" / "vae", format=7)
+    output = here(sync, False, False, status=1)
+    assert "records/vae: it has format 7" in output
+    assert "error: 1 of the records failed" in output
+    assert {run.data.tags["mlflow.source.name"] for run in runs(small)} == {"train-ae", "evaluate"}
 
 
-def test_two_runs_with_one_id_are_kept_apart(workspace: Workspace) -> None:
-    workspace.run("runrecord", "sync")
-    before = everything(workspace)
-    ae, vae = (workspace.path / "records" / name for name in ("ae", "vae"))
+def test_two_runs_with_one_id_are_kept_apart(small: Workspace, here: Here) -> None:
+    here(sync, False, False)
+    before = everything(small)
+    ae, vae = (small.path / "records" / name for name in ("ae", "vae"))
     taken = json.loads((ae / "run.json").read_text())["id"]
     change_start(vae, id=taken)
-    output = workspace.run("runrecord", "sync", status=1)
+    output = here(sync, False, False, status=1)
     assert f"its id '{taken}' is that of another run, in " in output
     shutil.rmtree(ae)
-    output = workspace.run("runrecord", "sync", status=1)
+    output = here(sync, False, False, status=1)
     assert f"another run in MLflow has the id '{taken}'" in output
-    assert everything(workspace) == before
+    assert everything(small) == before
 
 
-def test_a_run_that_a_person_deleted_stays_deleted(workspace: Workspace) -> None:
-    workspace.run("runrecord", "sync")
-    (run,) = runs(workspace, "evaluate")
-    client(workspace).delete_run(run.info.run_id)
-    assert summary(workspace.run("runrecord", "sync"))["already there"] == 3
-    assert runs(workspace, "evaluate") == []
+def test_a_run_that_a_person_deleted_stays_deleted(small: Workspace, here: Here) -> None:
+    here(sync, False, False)
+    (run,) = runs(small, "evaluate")
+    client(small).delete_run(run.info.run_id)
+    assert summary(here(sync, False, False)) == states(there=3)
+    assert runs(small, "evaluate") == []
 
 
-def test_a_store_that_does_not_answer_is_one_sentence(workspace: Workspace) -> None:
+def test_a_store_that_does_not_answer_is_one_sentence(small: Workspace) -> None:
     address = "http://me:hunter22@127.0.0.1:9"
-    output = workspace.run("runrecord", "sync", status=2, MLFLOW_TRACKING_URI=address)
+    output = small.run("runrecord", "sync", status=2, MLFLOW_TRACKING_URI=address)
     assert output.startswith("error: MLflow's tracking store does not answer (")
     assert "hunter22" not in output
     assert len(output.splitlines()) == 1
@@ -282,12 +433,12 @@ def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None
 def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
     output = workspace.run("runrecord", "doctor", status=0)
     assert output.count("✓") == 10
-    workspace.set_params(vae__epochs=100000)
-    with workspace.start("python", "stages/train_vae.py") as process:
-        assert process.stdout is not None
-        read_until(process.stdout, "epoch 2/")
-        wait_until(lambda: points_in(workspace) > 0)
-        process.kill()
+    folder = workspace.path / ".runrecord" / "runs" / "gone"
+    train(workspace.path, folder, "vae", id="gone")
+    record = Record(files_in(folder))
+    sink = MlflowSink(workspace.path)
+    for event in record.events():
+        sink.handle(event, record.contents)
     image = workspace.path / "data" / "mnist" / "t10k-images-idx3-ubyte"
     content = bytearray(image.read_bytes())
     content[500] ^= 1

@@ -1,17 +1,15 @@
 """`runrecord which FILE`: the run that made a file, by its SHA-256."""
 
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
-from runrecord.catalog import all_runs, newest_of_each, read_runs
+from runrecord.catalog import Run, all_runs, newest_of_each, read_runs
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
 from runrecord.errors import RunFailed
 from runrecord.events import files_of
 from runrecord.files import sha256_of
 from runrecord.paths import repo_root
-from runrecord.record.reader import Record
+from runrecord.record.schema import RecordRefused
 
 
 def which(file: Path) -> None:
@@ -27,11 +25,11 @@ def which(file: Path) -> None:
     if not file.exists():
         raise FileNotFoundError(2, "No such file or directory", str(file))
     digest = sha256_of(file)
-    found = [run.record for run in all_runs(root, say_failure) if digest in _made_by(run.record)]
+    found = [run.record for run in all_runs(root, say_failure) if _wrote(run, digest)]
     if not found:
         known = ((label, files) for label, files in known_records(root) if files is not None)
         runs = newest_of_each(read_runs(known, say_failure, sealed=True), say_failure)
-        found = [run.record for run in runs if digest in _made_by(run.record)]
+        found = [run.record for run in runs if _wrote(run, digest)]
     for record in found:
         commit = record.start.tags.get("git.commit", "no commit")[:10]
         change = " and its uncommitted change" if record.start.patch else ""
@@ -43,7 +41,13 @@ def which(file: Path) -> None:
         )
 
 
-def _made_by(record: Record) -> Iterator[str]:
-    """SHA-256 of all that a run wrote."""
-    outs = record.end.outs.values() if record.end else ()
-    return chain(outs, (file.sha256 for event in record.events() for file in files_of(event)))
+def _wrote(run: Run, digest: str) -> bool:
+    """Did the run write that content? Of a damaged record that is said, and nothing else."""
+    end, events = run.record.end, run.record.events()
+    try:
+        return (end is not None and digest in end.outs.values()) or any(
+            file.sha256 == digest for event in events for file in files_of(event)
+        )
+    except RecordRefused as error:
+        say_failure(run.label, error)
+        return False

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from runrecord.project import Project
+from runrecord.sinks.names import metrics_of, title_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,7 +22,9 @@ def describe(run: "Run", project: Project) -> str:
     """What it is, its main metrics, what it comes from, and how to get it again."""
     models = [tag.removesuffix(".sha256") for tag in run.data.tags if tag.endswith(".sha256")]
     evaluated = [
-        model for model in models if any(key.startswith(f"{model}/") for key in run.data.metrics)
+        model
+        for model in models
+        if any(key.startswith(metrics_of(model)) for key in run.data.metrics)
     ]
     lines = [
         _evaluation(run, project, evaluated) if evaluated else _own(run, project),
@@ -41,7 +44,9 @@ def _own(run: "Run", project: Project) -> str:
     """What it was run with; and its test metrics, if it made a model that was evaluated."""
     named = project.params or tuple(run.data.params)[:_NAMED]
     params = ", ".join(
-        f"{plain(name)} {plain(run.data.params[name])}" for name in named if name in run.data.params
+        f"{plain(title_of(name))} {plain(run.data.params[name])}"
+        for name in named
+        if name in run.data.params
     )
     name = run.data.params.get("model", "").upper() or run.data.tags.get("mlflow.source.name", "")
     text = f"**{plain(name)}**" + (f": {params}." if params else "")
@@ -54,9 +59,9 @@ def _own(run: "Run", project: Project) -> str:
 def _evaluation(run: "Run", project: Project, evaluated: Iterable[str]) -> str:
     lines = ["**Evaluation** of trained models:\n"]
     for model in sorted(evaluated):
-        training, name = run.data.tags.get(f"{model}.run_id"), plain(model.upper())
+        training, name = run.data.tags.get(f"{model}.run_id"), plain(title_of(model).upper())
         shown = _link(run, training, f"{name}, its training") if training else name
-        lines.append(f"- {shown}: {_metrics(run, f'{model}/', project)}")
+        lines.append(f"- {shown}: {_metrics(run, metrics_of(model), project)}")
     return "\n".join(lines)
 
 
@@ -64,7 +69,7 @@ def _metrics(run: "Run", prefix: str, project: Project) -> str:
     metrics = run.data.metrics
     own = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
     found = [
-        f"{name.rpartition('/')[2]} {metrics[prefix + name]:.5g}"
+        f"{title_of(name).rpartition('/')[2]} {metrics[prefix + name]:.5g}"
         for name in project.headline or own[:_NAMED]
         if prefix + name in metrics
     ]

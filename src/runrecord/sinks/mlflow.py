@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from runrecord.sinks.base import Sink, content_of
 from runrecord.sinks.mlflow_links import Links
 from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, pictures_of, points_of
 from runrecord.sinks.mlflow_store import connect
-from runrecord.sinks.names import key_for, name_for, text_for
+from runrecord.sinks.names import key_for, model_for, name_for, text_for
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
@@ -161,7 +160,7 @@ class MlflowSink(Sink):
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model
 
-        flavor, name = self._project.flavor, _model_name(event.name)
+        flavor, name = self._project.flavor, model_for(event.name)
         model = self._logged_model(name) or self._client.create_logged_model(
             self._experiment,
             name=name,
@@ -200,12 +199,12 @@ class MlflowSink(Sink):
 
     def _log_evaluation(self, event: ModelEvaluated) -> None:
         """The metrics go to this run, and to every training run that made that very model."""
-        model = _model_name(event.model)
+        model = model_for(event.model)
         for name, value in event.metrics.items():
-            self._add_point(f"{model}/{name}", 0, event.time, value)
+            self._add_point(f"{event.model}/{name}", 0, event.time, value)
         for name, points in event.series.items():
             for x, y in points:
-                self._add_point(f"{model}/{name}", x, event.time, y)
+                self._add_point(f"{event.model}/{name}", x, event.time, y)
         self.flush()
         self._client.set_tag(self._run_id, f"{model}.sha256", event.sha256)
         self._links.to_trainings(self._run_id, model, event.sha256)
@@ -224,11 +223,6 @@ class MlflowSink(Sink):
             self._log_bytes("output.txt", content_of(event.output, contents))
         self._client.set_tag(self._run_id, EVENTS_TAG, str(self._events + 1))
         self._client.set_terminated(self._run_id, event.status, event.time)
-
-
-def _model_name(title: str) -> str:
-    """MLflow's names of models have no characters that mean something in its addresses."""
-    return re.sub(r"[/:.%\"']", "_", key_for(title))
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

@@ -9,6 +9,7 @@ from PIL import Image
 from runrecord.project import Project
 from runrecord.sinks.description import EVALUATION, describe
 from runrecord.sinks.mlflow_shown import history_of, pictures_of
+from runrecord.sinks.names import key_for, metrics_of, title_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,7 +53,9 @@ class Links:
     def _evaluations(self, model: str, digest: str) -> "list[Run]":
         found = self.search(f"{model}.sha256", digest)
         return [
-            run for run in found if any(key.startswith(f"{model}/") for key in run.data.metrics)
+            run
+            for run in found
+            if any(key.startswith(metrics_of(model)) for key in run.data.metrics)
         ]
 
     def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
@@ -72,9 +75,10 @@ class Links:
             else {}
         )
         points: list[Metric] = []
+        prefix = metrics_of(model)
         for key in evaluation.data.metrics:
-            if key.startswith(f"{model}/"):
-                name = EVALUATION + key.removeprefix(f"{model}/")
+            if key.startswith(prefix):
+                name = EVALUATION + key.removeprefix(prefix)
                 shown = name in training.data.metrics
                 known = history_of(self._client, training_id, name).keys() if shown else ()
                 for (_, place, time), value in history_of(self._client, evaluation_id, key).items():
@@ -84,7 +88,7 @@ class Links:
         self._client.log_batch(training_id, points)
         self._copy_pictures(evaluation_id, training_id, model, step=epochs)
         digest = training.data.tags["model.sha256"]
-        newest = self._evaluations(model, digest)[-1].info.run_id
+        newest = [evaluation, *self._evaluations(model, digest)][-1].info.run_id
         self._client.set_tag(training_id, "evaluation.run_id", newest)
         inputs = self._client.get_run(evaluation_id).inputs.model_inputs
         if model_id not in {entry.model_id for entry in inputs}:
@@ -97,9 +101,10 @@ class Links:
     def _copy_pictures(self, evaluation_id: str, training_id: str, model: str, step: int) -> None:
         """Show a model's own pictures of an evaluation beside its metrics, less those shown."""
         shown = pictures_of(self._client, training_id)
+        prefix = f"{key_for(title_of(model))}_"
         for (title, _, time), path in pictures_of(self._client, evaluation_id).items():
-            if title.startswith(f"{model}_"):
-                key = EVALUATION + title.removeprefix(f"{model}_")
+            if title.startswith(prefix):
+                key = EVALUATION + title.removeprefix(prefix)
                 if (key, step, time) not in shown:
                     with tempfile.TemporaryDirectory() as folder:
                         file = self._client.download_artifacts(evaluation_id, path, folder)

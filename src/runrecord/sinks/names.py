@@ -5,17 +5,28 @@ import json
 import re
 
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
+_LONGEST_KEY = 150  # of a picture: the name of its file has step, time and more besides
 _ESCAPE = re.compile(r"_x([0-9a-f]*)_")
 
 
 def name_for(title: str) -> str:
     """The name of a metric, param or tag: what MLflow refuses in it becomes `_xHEX_`."""
-    return _escaped(title, r"[^\w.\- :/]")
+    return _escaped(title, r"[^\w.\- :/]", _LONGEST_NAME)
 
 
 def key_for(title: str) -> str:
     """The key of a picture: MLflow takes ASCII there."""
-    return _escaped(title, r"[^A-Za-z0-9_.\- /]")
+    return _escaped(title, r"[^A-Za-z0-9_.\- /]", _LONGEST_KEY)
+
+
+def model_for(title: str) -> str:
+    """The name of a model: what means something in MLflow's addresses is refused there, too."""
+    return _escaped(title, r"[^A-Za-z0-9_\- ]", _LONGEST_KEY)
+
+
+def metrics_of(model: str) -> str:
+    """What the names of an evaluated model's metrics begin with, by the model's name."""
+    return f"{name_for(title_of(model))}/"
 
 
 def title_of(name: str) -> str:
@@ -33,11 +44,12 @@ def _nested(value: object) -> bool:
     return value is None or isinstance(value, list | dict)
 
 
-def _escaped(title: str, refused: str) -> str:
-    text = re.sub(rf"_(?=x[0-9a-f]*_)|{refused}", lambda found: _code(found[0]), title)
+def _escaped(title: str, refused: str, longest: int) -> str:
+    escape_like = rf"_(?=x[0-9a-f]*(?:_|{refused}))"  # so what is refused will begin with `_`
+    text = re.sub(f"{escape_like}|{refused}", lambda found: _code(found[0]), title)
     parts = [_part(part) for part in text.split("/")]
     name = "/".join(parts)
-    return name if len(name) <= _LONGEST_NAME else f"{name[:180]}-{_digest(title)}"
+    return name if len(name) <= longest else f"{name[: longest - 70]}-{_digest(title)}"
 
 
 def _part(part: str) -> str:
