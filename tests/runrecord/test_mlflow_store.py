@@ -31,3 +31,15 @@ def test_an_empty_file_becomes_a_store_and_only_what_was_moved_is_followed(tmp_p
     (file,) = client.list_artifacts(run.info.run_id)
     assert Path(client.download_artifacts(run.info.run_id, file.path)).read_text() == "mine"
     assert {name: found[name] for name in others} == others
+
+
+@pytest.mark.timeout(200)
+def test_an_experiment_that_was_deleted_in_the_ui_comes_back_with_its_runs(tmp_path: Path) -> None:
+    client, experiment = connect(tmp_path)
+    run = client.create_run(experiment)
+    client.delete_experiment(experiment)
+    assert client.get_experiment(experiment).lifecycle_stage == "deleted"
+    client, again = connect(tmp_path)
+    assert again == experiment
+    assert client.get_experiment(again).lifecycle_stage == "active"
+    assert [one.info.run_id for one in client.search_runs([again])] == [run.info.run_id]

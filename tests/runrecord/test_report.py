@@ -229,7 +229,7 @@ def test_the_pipelines_own_runs_are_shown_by_the_command(built: Workspace, tmp_p
     assert cells(html, "hidden_dim") == [("32", False)]
     titles = re.findall(r"<h3>(.*?)</h3>", html)
     assert "vae_samples" in titles
-    assert "interpolation" in titles
+    assert any("interpolation" in title for title in titles)
     assert "Eval/samples" not in titles, "the evaluation shows it"
     alone = tmp_path / "alone.html"
     built.run("runrecord", "report", "HEAD:vae", "--output", str(alone))

@@ -45,8 +45,11 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which take seconds to make, and no run."""
     folder = tmp_path_factory.mktemp("store") / "other"
     (folder / ".dvc").mkdir(parents=True)
-    connect(folder)
+    _, experiment = connect(folder)
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        with database:
+            for table in ("experiment_tags", "experiments"):
+                database.execute(f"DELETE FROM {table} WHERE experiment_id = ?", [experiment])
         database.execute("VACUUM INTO ?", [str(folder / "copy.db")])
     return folder / "copy.db"
 
@@ -104,6 +107,15 @@ def evaluate(root: Path, folder: Path, **start: Any) -> None:
         run.evaluation(model, path, {"Reconstruction/MSE": 0.5}, series)
 
 
+def show_so_far(workspace: Workspace, folder: Path, count: int | None = None) -> None:
+    """Play the first events of a run into MLflow, or all that there are."""
+    record = Record(files_in(folder))
+    sink = MlflowSink(workspace.path)
+    for event in list(record.events())[:count]:
+        sink.handle(event, record.contents)
+    sink.flush()
+
+
 Here = Callable[..., str]
 
 
@@ -148,12 +160,8 @@ def test_what_was_left_out_is_added_and_nothing_twice(small: Workspace, here: He
 
 def test_a_run_that_mlflow_has_in_part_is_completed(small: Workspace, here: Here) -> None:
     folder = small.path / "records" / "vae"
-    record = Record(files_in(folder))
     for count in (1, 2, 4, 7):
-        sink = MlflowSink(small.path)
-        for event in list(record.events())[:count]:
-            sink.handle(event, record.contents)
-        sink.flush()
+        show_so_far(small, folder, count)
     assert summary(here(sync, False, False)) == states(created=2, completed=1)
     assert_shown(small, folder)
 
@@ -231,6 +239,7 @@ def test_a_new_database_never_meets_an_old_ones_log(small: Workspace) -> None:
     database = small.path / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=OFF")
         for number in range(500):
             with connection:
                 connection.execute("CREATE TABLE IF NOT EXISTS junk (text)")
@@ -322,11 +331,7 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(
     foreign = small.path / ".runrecord" / "runs" / "elsewhere"
     new_run(foreign, id="elsewhere", host="elsewhere").log({"loss": 1.0}, step=1)
     for folder in (gone, live, foreign):
-        record = Record(files_in(folder))
-        sink = MlflowSink(small.path)
-        for event in record.events():
-            sink.handle(event, record.contents)
-        sink.flush()
+        show_so_far(small, folder)
     two[0].kill()
     two[0].wait()
 
@@ -434,11 +439,8 @@ def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
     output = workspace.run("runrecord", "doctor", status=0)
     assert output.count("✓") == 10
     folder = workspace.path / ".runrecord" / "runs" / "gone"
-    train(workspace.path, folder, "vae", id="gone")
-    record = Record(files_in(folder))
-    sink = MlflowSink(workspace.path)
-    for event in record.events():
-        sink.handle(event, record.contents)
+    begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)
+    show_so_far(workspace, folder)
     image = workspace.path / "data" / "mnist" / "t10k-images-idx3-ubyte"
     content = bytearray(image.read_bytes())
     content[500] ^= 1
