@@ -119,7 +119,9 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(built: Workspace, p
 
         visit(page, f"{experiment}/runs/{vae.run_id}/artifacts")
         page.get_by_text("images", exact=True).first.click()
-        page.get_by_text(re.compile(r"^Test image - Above Real data.*[0-9a-f]\.png$")).first.click()
+        page.get_by_text(
+            re.compile(r"^Test image - Above_x3a_ Real data.*[0-9a-f]\.png$")
+        ).first.click()
         wait_for_picture(page)
         shoot(page, "mlflow-images")
 
