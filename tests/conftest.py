@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
 import pytest
 from helpers import CHROMIUM, Workspace, new_workspace
 from playwright.sync_api import Page, expect, sync_playwright

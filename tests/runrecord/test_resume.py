@@ -21,7 +21,6 @@ from helpers import (
     event_files,
     new_repository,
     points_in,
-    read_until,
     runs,
     spool,
     stop,
@@ -106,8 +105,7 @@ def test_a_stopped_run_is_killed_in_mlflow_until_it_goes_on(
 def test_a_live_run_is_not_taken_over(workspace: Workspace, undisturbed: list[bytes]) -> None:
     with workspace.start(*TRAIN) as live:
         assert live.stdout is not None
-        read_until(live.stdout, "epoch 1/")
-        assert checkpoints(workspace)
+        wait_until(lambda: checkpoints(workspace) != [])
         output = workspace.run(*TRAIN)
         live.stdout.read()
     assert "going on" not in output
