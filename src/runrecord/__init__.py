@@ -4,25 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runrecord.checkpoints import State
-    from runrecord.errors import RunFailed, UserError
-    from runrecord.events import Dataset
-    from runrecord.project import ModelFlavor, Project
-    from runrecord.record.embedding import Embedding
-    from runrecord.run import Run
-    from runrecord.start import start_run
-
-__all__ = [
-    "Dataset",
-    "Embedding",
-    "ModelFlavor",
-    "Project",
-    "Run",
-    "RunFailed",
-    "State",
-    "UserError",
-    "start_run",
-]
+    from runrecord.checkpoints import State as State
+    from runrecord.errors import RunFailed as RunFailed
+    from runrecord.errors import UserError as UserError
+    from runrecord.events import Dataset as Dataset
+    from runrecord.project import ModelFlavor as ModelFlavor
+    from runrecord.project import Project as Project
+    from runrecord.record.embedding import Embedding as Embedding
+    from runrecord.run import Run as Run
+    from runrecord.start import start_run as start_run
 
 _HOMES = {
     "Dataset": "events",

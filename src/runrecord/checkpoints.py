@@ -4,12 +4,10 @@ Kept under the main repository's root, a folder a run, in one that is named by a
 depends on: a run with another parameter, code, library or kind of device never finds them.
 """
 
-import hashlib
 import json
 import shutil
 import sys
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from runrecord.errors import UserError
-from runrecord.files import write_atomic
+from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved
+from runrecord.files import sha256, write_atomic
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import FORMAT, RecordRefused
 from runrecord.run_store import is_running, run_dir, state_folder
@@ -50,6 +49,8 @@ class Checkpoint:
     run_id: str
     epoch: int
     arrays: Arrays
+    logged: Set[tuple[str, str, int]]
+    """The kind, title and step of all that it had logged until it was stopped."""
 
 
 class Checkpoints:
@@ -57,7 +58,7 @@ class Checkpoints:
 
     def __init__(self, root: Path, identity: object) -> None:
         """`identity` is all that the result depends on, as JSON values."""
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        digest = sha256(json.dumps(identity, sort_keys=True).encode())
         self._root = root
         self._all = state_folder(root) / "checkpoints"
         self._folder = self._all / digest[:32]
@@ -80,12 +81,12 @@ class Checkpoints:
             if run_id in refused or is_running(folder) or not self._may_go_on(run_id, length):
                 continue
             try:
-                deque(Record(files_in(folder)).events(), maxlen=0)
+                logged = _logged(Record(files_in(folder)).events())
             except RecordRefused as error:
                 refused.add(run_id)
                 print(f"warning: {run_id} is not gone on with: {error}", file=sys.stderr)
             else:
-                return Checkpoint(run_id, int(path.stem), arrays)
+                return Checkpoint(run_id, int(path.stem), arrays, logged)
         return None
 
     def save(self, run_id: str, epoch: int, length: int, arrays: Arrays) -> None:
@@ -145,6 +146,20 @@ class Checkpoints:
             return False
         finished = record.end is not None and record.end.status == "FINISHED"
         return record.format == FORMAT and not finished and record.length >= length
+
+
+def _logged(events: Iterable[Event]) -> set[tuple[str, str, int]]:
+    found: set[tuple[str, str, int]] = set()
+    for event in events:
+        match event:
+            case Logged():
+                for kind in ("metrics", "images", "texts", "artifacts"):
+                    found |= {(kind, title, event.step) for title in getattr(event, kind)}
+            case ModelSaved():
+                found.add(("models", event.name, event.step))
+            case ModelEvaluated():
+                found.add(("evaluated", f"{event.model} {event.sha256}", 0))
+    return found
 
 
 def _read(path: Path) -> tuple[int, Arrays]:

@@ -1,7 +1,6 @@
 """What DVC has kept of the stages' outs, records among them: in its cache and remote."""
 
 import errno
-import hashlib
 import json
 import shutil
 import sys
@@ -15,7 +14,7 @@ import yaml
 
 from runrecord.dvc_index import opened
 from runrecord.errors import UserError
-from runrecord.files import files_inside, sha256_of, sha256_of_files, write_atomic
+from runrecord.files import files_inside, sha256, sha256_of, sha256_of_files, write_atomic
 from runrecord.paths import RECORDS
 from runrecord.provenance.git import OutsideGit, commit_of, git
 from runrecord.record.schema import Files
@@ -67,7 +66,7 @@ def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
         return True
     for blob in _blobs(root, path):
         content = git(root, "cat-file", "blob", blob)
-        if hashlib.sha256(content).hexdigest() == digest:
+        if sha256(content) == digest:
             write_atomic(target, content)
             return True
     with opened(root) as repo:

@@ -37,16 +37,18 @@ def write_atomic(path: Path, content: bytes | Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+def sha256(content: bytes | Path) -> str:
+    """The SHA-256 of some content, or of a file's, in hexadecimal."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_files(files: Mapping[str, Path]) -> str:
     """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
     lines = [f"{sha256(files[name])}  {name}\n" for name in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return sha256("".join(lines).encode())
 
 
 def sha256_of(path: Path) -> str:

@@ -5,12 +5,13 @@ import errno
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from runrecord.errors import RunFailed, UserError
 from runrecord.provenance.git import forget_steering
@@ -18,6 +19,7 @@ from runrecord.provenance.git import forget_steering
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+GRACE = 10.0  # seconds that a program has which is told to end
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
@@ -178,6 +180,18 @@ def end_waiting_on_signals(stop: Callable[[], None]) -> None:
 def _on_signal(signum: int, _frame: FrameType | None) -> None:
     signal.signal(signum, signal.SIG_IGN)  # once is enough
     raise Terminated(signum)
+
+
+def end_program(process: "subprocess.Popen[Any]", send: Callable[[int], object]) -> None:
+    """End a program that still runs: asked first, then killed. `send` sends it a signal."""
+    if process.poll() is not None:
+        return
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            send(signum)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+            return
 
 
 def stop_with_parent() -> None:

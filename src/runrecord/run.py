@@ -2,12 +2,11 @@
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from runrecord.checkpoints import Checkpoint, Checkpoints, State
 from runrecord.errors import UserError
@@ -22,6 +21,7 @@ from runrecord.events import (
 )
 from runrecord.files import sha256
 from runrecord.record.embedding import Embedding, pack
+from runrecord.record.picture import is_png, png_of
 from runrecord.record.writer import file_for
 from runrecord.secrets import redact
 from runrecord.tracker import Tracker
@@ -54,7 +54,7 @@ class Run:
         self._stopped = stopped
         self._epoch = 0
         self._goes_on = False
-        self._on_record = _logged(tracker.record().events()) if stopped else set()
+        self._on_record = stopped.logged if stopped else frozenset()
         """Of a run that goes on: what it had logged until it was stopped."""
         self.output = b""
         """What its program printed, where `runrecord exec` keeps that."""
@@ -207,21 +207,6 @@ class Run:
         self._tracker.log(event, contents)
 
 
-def _logged(events: Iterable[Event]) -> set[tuple[str, str, int]]:
-    """The kind, title and step of all that was logged."""
-    found: set[tuple[str, str, int]] = set()
-    for event in events:
-        match event:
-            case Logged():
-                for kind in ("metrics", "images", "texts", "artifacts"):
-                    found |= {(kind, title, event.step) for title in getattr(event, kind)}
-            case ModelSaved():
-                found.add(("models", event.name, event.step))
-            case ModelEvaluated():
-                found.add(("evaluated", f"{event.model} {event.sha256}", 0))
-    return found
-
-
 def _numbers(values: Mapping[str, float]) -> dict[str, float]:
     return {name: _number(name, value) for name, value in values.items()}
 
@@ -243,25 +228,16 @@ def _packed(model: str, embedding: Embedding) -> bytes:
 
 
 def _checked(title: str, png: bytes) -> bytes:
-    try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            image.verify()
-    except Exception:  # whatever Pillow says of it
-        raise UserError(f"this cannot be recorded: {title!r} is no PNG file's content.") from None
+    if not is_png(io.BytesIO(png)):
+        raise UserError(f"this cannot be recorded: {title!r} is no PNG file's content.")
     return png
 
 
 def _as_png(pixels: "np.ndarray[Any, Any]") -> bytes:
-    pixels = np.asarray(pixels)
-    fits = pixels.size and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)))
-    if pixels.dtype != np.uint8 or not fits:
-        raise UserError(
-            f"a picture has {pixels.dtype} values of shape {pixels.shape}; it should be uint8, "
-            "(H, W) or (H, W, 3)."
-        )
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="png")
-    return file.getvalue()
+    try:
+        return png_of(np.asarray(pixels))
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def now() -> int:

@@ -1,6 +1,5 @@
 """The run store: the record of every run that was started here, whatever became of it."""
 
-import hashlib
 import platform
 import re
 import secrets
@@ -12,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from runrecord.events import RunEnded
+from runrecord.files import sha256
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import LOCK, START
 from runrecord.record.writer import RecordWriter
@@ -63,7 +63,7 @@ def was_run_here(root: Path, patch: bytes) -> bool:
 
 
 def _note_of(root: Path, patch: bytes) -> Path:
-    return state_folder(root) / "patches" / hashlib.sha256(patch).hexdigest()
+    return state_folder(root) / "patches" / sha256(patch)
 
 
 @contextmanager

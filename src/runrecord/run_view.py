@@ -1,9 +1,8 @@
 """All that a record tells of a run, folded into one view: for pages, comparisons and audits."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from runrecord.events import Event, File, Logged, ModelEvaluated, ModelSaved, RunStarted
+from runrecord.events import File, Logged, ModelEvaluated, ModelSaved, RunStarted
 from runrecord.record.reader import Record
 
 Series = dict[int, tuple[float, list[float]]]
@@ -34,6 +33,11 @@ class RunView:
         return self.record.start
 
     @property
+    def model(self) -> str | None:
+        """The SHA-256 of the model it made, the last if there are several."""
+        return self.models[-1].file.sha256 if self.models else None
+
+    @property
     def status(self) -> str:
         """How it ended; RUNNING if its record does not say."""
         return self.record.end.status if self.record.end else "RUNNING"
@@ -53,7 +57,8 @@ class RunView:
 
     def last_images(self) -> dict[str, File]:
         """The last picture of each title."""
-        return {title: file for (title, _), file in sorted(self.images.items(), key=_step)}
+        by_step = sorted(self.images.items(), key=lambda image: image[0][1])
+        return {title: file for (title, _), file in by_step}
 
 
 def view(record: Record) -> RunView:
@@ -62,13 +67,8 @@ def view(record: Record) -> RunView:
     Raises:
         RecordRefused: the record is damaged.
     """
-    return fold(record, record.events())
-
-
-def fold(record: Record, events: Iterable[Event]) -> RunView:
-    """A run, from the events of its record."""
     run = RunView(record)
-    for event in events:
+    for event in record.events():
         match event:
             case Logged():
                 for name in {**event.metrics, **event.steps}:
@@ -86,7 +86,3 @@ def fold(record: Record, events: Iterable[Event]) -> RunView:
                 for name, points in event.series.items():
                     run.series[f"{event.model}/{name}"] = {x: (y, []) for x, y in points}
     return run
-
-
-def _step(item: tuple[tuple[str, int], File]) -> int:
-    return item[0][1]

@@ -1,6 +1,5 @@
 """How a run begins and ends: with where it comes from, and with its true status."""
 
-import hashlib
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ from typing import Any
 from runrecord.checkpoints import Checkpoints
 from runrecord.errors import RunFailed, UserError
 from runrecord.events import Contents, Dataset, File, RunEnded, RunStarted, Status
+from runrecord.files import sha256
 from runrecord.paths import checkout_root, repo_root
 from runrecord.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
 from runrecord.project import load_project
@@ -111,7 +111,7 @@ def _start(
     run_id: str, origin: Origin, shown: Mapping[str, Any], dataset: Dataset | None
 ) -> RunStarted:
     program = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else Path(sys.argv[0]).name
-    patch = File(PATCH, hashlib.sha256(origin.patch).hexdigest()) if origin.patch else None
+    patch = File(PATCH, sha256(origin.patch)) if origin.patch else None
     try:
         return RunStarted(
             id=run_id,

@@ -38,10 +38,6 @@ class Tracker:
         """Something each time that a thread is done, or the waiting for them is to end."""
         self._threads = [_SinkThread(sink, root, writer.folder, past, self._news) for sink in sinks]
 
-    def record(self) -> Record:
-        """The run's record, as far as it is written."""
-        return Record(files_in(self._writer.folder))
-
     def log(self, event: Event, contents: Contents | None = None) -> None:
         """Write an event down and queue it for every sink; returns without waiting for a sink.
 

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import IO
 
 from runrecord.errors import UserError
-from runrecord.process import stop_with_parent
+from runrecord.process import GRACE, end_program, stop_with_parent
 from runrecord.secrets import redact
 from runrecord.start import start_run
 
-_GRACE = 10.0  # seconds that a program has which is told to stop
 _KEPT = 2**18  # bytes of the beginning of the output, and of its end
 
 
@@ -105,17 +104,7 @@ def _run(command: Sequence[str], output: _Output) -> int:
     try:
         process.wait()
     finally:
-        _stop(process)
+        end_program(process, process.send_signal)
         for thread in threads:
-            thread.join(_GRACE)
+            thread.join(GRACE)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

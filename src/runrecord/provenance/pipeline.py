@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runrecord.dvc_index import Stage, find_stage
+from runrecord.dvc_index import Stage, StageAtWork, find_stage
 from runrecord.errors import UserError
 from runrecord.files import sha256_of
 from runrecord.paths import RECORDS
@@ -13,15 +13,11 @@ from runrecord.text import printable
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(StageAtWork):
     """What a stage read when it began."""
 
-    stage: Stage
-    params: Mapping[str, object]
     deps: Mapping[str, str]
     """SHA-256 of each dependency that is there, by its path from the repository's root."""
-    generated: tuple[str, ...]
-    """What any stage writes: no code."""
 
 
 def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
@@ -31,8 +27,7 @@ def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
         UserError: DVC cannot read its files.
     """
     found = find_stage(checkout, stage, cwd)
-    deps = _hashes(checkout, found.stage.deps)
-    return Inputs(found.stage, found.params, deps, found.generated)
+    return Inputs(**vars(found), deps=_hashes(checkout, found.stage.deps))
 
 
 def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:

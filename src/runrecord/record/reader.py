@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from runrecord.events import (
     Contents,
     Event,
@@ -22,6 +20,7 @@ from runrecord.events import (
 from runrecord.files import sha256
 from runrecord.record.embedding import unpack
 from runrecord.record.old_format import start_of_format_1, upgraded
+from runrecord.record.picture import is_png
 from runrecord.record.schema import (
     EVENTS,
     FORMAT,
@@ -137,20 +136,14 @@ class Record:
                 raise RecordRefused(f"'{printable(file.name)}' is damaged: its SHA-256 is another.")
         if isinstance(event, Logged):
             for file in event.images.values():
-                self._check_image(file.name)
+                if not is_png(self._path(file.name)):
+                    raise RecordRefused(f"'{printable(file.name)}' is no PNG, or damaged.")
         if isinstance(event, ModelEvaluated) and event.embedding:
             try:
                 unpack(self.read(event.embedding.name))
             except ValueError as error:
                 name = printable(event.embedding.name)
                 raise RecordRefused(f"'{name}' holds {error}.") from None
-
-    def _check_image(self, name: str) -> None:
-        try:
-            with Image.open(self._path(name), formats=["PNG"]) as image:
-                image.verify()
-        except Exception:  # whatever Pillow says of a damaged file
-            raise RecordRefused(f"'{printable(name)}' is no PNG, or damaged.") from None
 
     def _path(self, name: str) -> Path:
         """Where a file lies. Names are looked up, not joined to a path: none leads outside."""

@@ -1,6 +1,5 @@
 """Writing a record while its run goes on."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -85,7 +84,7 @@ def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -
 
     Titles are data and may be anything; in a file's name, a few of their letters stay.
     """
-    digest = sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+    digest = sha256(content)
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower())[:40].strip("-")
     name = "-".join(filter(None, [slug, digest[:12]]))
     return File(f"{folder}/{name}{quote(suffix, safe='', errors='replace')[:20]}", digest)

@@ -59,8 +59,10 @@ def render(runs: Sequence[RunView], evaluations: Iterable[RunView], project: Pro
         project: its curves, and which way its metrics are better.
     """
     tested: dict[str, Tested] = {}
-    shown = {run.start.id for run in runs}
+    shown, made = {run.start.id for run in runs}, {run.model for run in runs}
     for evaluation in sorted(evaluations, key=lambda run: run.start.time):
+        if made.isdisjoint(found.sha256 for found in evaluation.evaluated.values()):
+            continue
         pictures = {} if evaluation.start.id in shown else _pictures(evaluation)
         for model, found in evaluation.evaluated.items():
             own = {
@@ -84,9 +86,7 @@ def _section(
 ) -> Section:
     params = _rows([run.start.params for run in runs])
     origins = _rows([_origin(run) for run in runs])
-    tests = [
-        tested.get(run.models[-1].file.sha256 if run.models else "", Tested({}, {})) for run in runs
-    ]
+    tests = [tested.get(run.model or "", Tested({}, {})) for run in runs]
     metrics = [_metrics(run, test) for run, test in zip(runs, tests, strict=True)]
     pictures = [{**_pictures(run), **test.pictures} for run, test in zip(runs, tests, strict=True)]
     labels = [_label(run) for run in runs]

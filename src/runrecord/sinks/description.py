@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 EVALUATION = "Eval/"
 """Before the names of the metrics that an evaluation puts on the runs that trained its models."""
-
-
 _BY = "evaluation.run_id"
 _NAMED = 8  # params and metrics that a description has, if the project names none
 
@@ -21,11 +19,7 @@ _NAMED = 8  # params and metrics that a description has, if the project names no
 def describe(run: "Run", project: Project) -> str:
     """What it is, its main metrics, what it comes from, and how to get it again."""
     models = [tag.removesuffix(".sha256") for tag in run.data.tags if tag.endswith(".sha256")]
-    evaluated = [
-        model
-        for model in models
-        if any(key.startswith(metrics_of(model)) for key in run.data.metrics)
-    ]
+    evaluated = [model for model in models if evaluates(run, model)]
     lines = [
         _evaluation(run, project, evaluated) if evaluated else _own(run, project),
         _origin(run),
@@ -33,6 +27,11 @@ def describe(run: "Run", project: Project) -> str:
         "that has that commit.",
     ]
     return "\n\n".join(filter(None, lines))
+
+
+def evaluates(run: "Run", model: str) -> bool:
+    """Has that run the metrics of an evaluated model of that name?"""
+    return any(key.startswith(metrics_of(model)) for key in run.data.metrics)
 
 
 def plain(value: object) -> str:

@@ -26,13 +26,12 @@ from runrecord.sinks.base import Sink, content_of
 from runrecord.sinks.mlflow_links import Links
 from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, pictures_of, points_of
 from runrecord.sinks.mlflow_store import connect
-from runrecord.sinks.names import key_for, model_for, name_for, text_for
+from runrecord.sinks.names import LONGEST_TAG, key_for, model_for, name_for, text_for
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
 
 _BATCH = 1000  # metrics that MLflow takes at once
-_LONGEST_TAG = 5000  # characters
 
 
 class MlflowSink(Sink):
@@ -134,7 +133,7 @@ class MlflowSink(Sink):
             path = f"{file.name.partition('/')[0]}/{key_for(title)}{suffix}"
             self._log_bytes(path, content_of(file, contents))
         for key, text in event.tags.items():
-            self._client.set_tag(self._run_id, name_for(key), text[:_LONGEST_TAG])
+            self._client.set_tag(self._run_id, name_for(key), text[:LONGEST_TAG])
 
     def _add_point(self, name: str, step: int, time: int, value: float) -> None:
         """Log a metric's value with the next flush, unless the run has that point."""
@@ -212,10 +211,10 @@ class MlflowSink(Sink):
     def _end(self, event: RunEnded, contents: Contents) -> None:
         self.flush()
         if event.message:
-            self._client.set_tag(self._run_id, "error", event.message[:_LONGEST_TAG])
+            self._client.set_tag(self._run_id, "error", event.message[:LONGEST_TAG])
         if event.changed:
             self._client.set_tag(
-                self._run_id, "deps.changed", ", ".join(event.changed)[:_LONGEST_TAG]
+                self._run_id, "deps.changed", ", ".join(event.changed)[:LONGEST_TAG]
             )
         if event.traceback:
             self._client.log_text(self._run_id, event.traceback, "traceback.txt")

@@ -1,13 +1,13 @@
 """What joins MLflow runs: an evaluation with the runs that trained the models it read."""
 
-import hashlib
 import tempfile
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from runrecord.files import sha256
 from runrecord.project import Project
-from runrecord.sinks.description import EVALUATION, describe
+from runrecord.sinks.description import EVALUATION, describe, evaluates
 from runrecord.sinks.mlflow_shown import history_of, pictures_of
 from runrecord.sinks.names import key_for, metrics_of, title_of
 
@@ -52,11 +52,7 @@ class Links:
 
     def _evaluations(self, model: str, digest: str) -> "list[Run]":
         found = self.search(f"{model}.sha256", digest)
-        return [
-            run
-            for run in found
-            if any(key.startswith(metrics_of(model)) for key in run.data.metrics)
-        ]
+        return [run for run in found if evaluates(run, model)]
 
     def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
         """Link both, and show the evaluation's metrics and pictures at the training too.
@@ -119,11 +115,7 @@ class Links:
 
         run = self._client.get_run(run_id)
         shown = run.data.tags.get(_NOTE)
-        if shown is None or _digest(shown) == run.data.tags.get(_NOTE_DIGEST):
+        if shown is None or sha256(shown.encode()) == run.data.tags.get(_NOTE_DIGEST):
             text = describe(run, self._project)
-            tags = [RunTag(_NOTE, text), RunTag(_NOTE_DIGEST, _digest(text))]
+            tags = [RunTag(_NOTE, text), RunTag(_NOTE_DIGEST, sha256(text.encode()))]
             self._client.log_batch(run_id, tags=tags)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

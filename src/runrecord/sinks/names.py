@@ -1,9 +1,11 @@
 """Titles and values as MLflow takes them: one to one, and back."""
 
-import hashlib
 import json
 import re
 
+from runrecord.files import sha256
+
+LONGEST_TAG = 5000  # characters of a tag that are sent, and compared: MLflow may keep no more
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
 _LONGEST_KEY = 150  # of a picture: the name of its file has step, time and more besides
 _ESCAPE = re.compile(r"_x([0-9a-f]*)_")
@@ -36,11 +38,14 @@ def title_of(name: str) -> str:
 
 def text_for(value: object) -> str:
     """A param's value; one that MLflow would refuse is cut, and named by its SHA-256."""
-    text = json.dumps(value, ensure_ascii=False) if _nested(value) else str(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:5900]}… SHA-256 {_digest(text)}"
+    text = json.dumps(value, ensure_ascii=False) if is_nested(value) else str(value)
+    return (
+        text if len(text) <= _LONGEST_VALUE else f"{text[:5900]}… SHA-256 {sha256(text.encode())}"
+    )
 
 
-def _nested(value: object) -> bool:
+def is_nested(value: object) -> bool:
+    """Is that more than one plain value, or none?"""
     return value is None or isinstance(value, list | dict)
 
 
@@ -49,7 +54,7 @@ def _escaped(title: str, refused: str, longest: int) -> str:
     text = re.sub(f"{escape_like}|{refused}", lambda found: _code(found[0]), title)
     parts = [_part(part) for part in text.split("/")]
     name = "/".join(parts)
-    return name if len(name) <= longest else f"{name[: longest - 70]}-{_digest(title)}"
+    return name if len(name) <= longest else f"{name[: longest - 70]}-{sha256(title.encode())}"
 
 
 def _part(part: str) -> str:
@@ -61,7 +66,3 @@ def _part(part: str) -> str:
 
 def _code(character: str) -> str:
     return f"_x{ord(character):x}_"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -24,7 +24,7 @@ from runrecord.extras import require
 from runrecord.record.embedding import Embedding, unpack
 from runrecord.sinks.base import Sink, content_of
 from runrecord.sinks.description import plain
-from runrecord.sinks.names import key_for, text_for
+from runrecord.sinks.names import is_nested, key_for, text_for
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
@@ -133,8 +133,7 @@ def _write_model(
     folder.mkdir(exist_ok=True)
     metrics = {_EVALUATION + name: value for name, value in event.metrics.items()}
     config = {
-        name: text_for(value) if isinstance(value, list | dict | None) else value
-        for name, value in event.config.items()
+        name: text_for(value) if is_nested(value) else value for name, value in event.config.items()
     }
     writer = EventsWriter(str(folder / "events"))
     for summary in hparams({"model": event.model, **config}, metrics):

@@ -3,24 +3,21 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runrecord.events import RunStarted
+from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.record.schema import PATCH
 from runrecord.run_view import view
-from runrecord.sinks.names import name_for, text_for
+from runrecord.sinks.names import LONGEST_TAG, name_for, text_for
 from runrecord.text import printable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-_TAG = 5000
-"""Characters of a tag that are compared: MLflow may keep no more."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,8 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         if run.data.params.get(name) != params.get(name)
     ]
     shown = run.data.tags.get("model.sha256")
-    if seen.models and shown != seen.models[-1].file.sha256:
-        found.append(Discrepancy("model.sha256", None, shown, seen.models[-1].file.sha256))
+    if seen.model and shown != seen.model:
+        found.append(Discrepancy("model.sha256", None, shown, seen.model))
     recorded = {
         name_for(name): {step: _storable(value) for step, (value, _) in series.items()}
         for name, series in seen.series.items()
@@ -78,13 +75,13 @@ def _origin(
     """What MLflow shows otherwise of a run's commit, machine and uncommitted change."""
     for name, value in start.tags.items():
         shown = run.data.tags.get(name_for(name), value)
-        if printable(shown)[:_TAG] != value[:_TAG]:
+        if printable(shown)[:LONGEST_TAG] != value[:LONGEST_TAG]:
             yield Discrepancy(name, None, printable(shown), value, of_origin=True)
     recorded = patch.decode(errors="replace")
     clean = run.data.tags.get("git.dirty") == "false"
     shown_patch = "" if clean else _patch(client, run.info.run_id)
     if shown_patch is not None and shown_patch != recorded:
-        shown, value = (sha256(text.encode()).hexdigest() for text in (shown_patch, recorded))
+        shown, value = (sha256(text.encode()) for text in (shown_patch, recorded))
         yield Discrepancy(f"the SHA-256 of {PATCH}", None, shown, value, of_origin=True)
 
 

@@ -73,7 +73,7 @@ def compare(
     """
     runs = view(first), view(second)
     a, b = first.start, second.start
-    model = _model(runs[0]), _model(runs[1])
+    model = runs[0].model, runs[1].model
     metrics = _metric_differences(runs[0].series, runs[1].series)
     outs = _outs(runs[0]), _outs(runs[1])
     common = outs[0].keys() & outs[1].keys()
@@ -140,10 +140,6 @@ def _pair(first: Any, second: Any) -> Pair | None:
     return None if first == second else (first, second)
 
 
-def _model(run: RunView) -> str | None:
-    return run.models[-1].file.sha256 if run.models else None
-
-
 def _outs(run: RunView) -> dict[str, str]:
     """SHA-256 of all that the run wrote and kept, by path or title."""
     kept = {title: file.sha256 for title, file in run.files.items()}
@@ -176,7 +172,7 @@ def _metric_differences(
 
 def _difference(first: Series, second: Series) -> MetricDifference | None:
     epochs = sorted(first.keys() | second.keys())
-    different = [epoch for epoch in epochs if _parts(first.get(epoch), second.get(epoch))]
+    different = [epoch for epoch in epochs if _differ(first.get(epoch), second.get(epoch))]
     if not different:
         return None
     epoch = different[0]
@@ -196,7 +192,7 @@ def _first_step(
     return None, (first[0] if first else None, second[0] if second else None)
 
 
-def _parts(
+def _differ(
     first: tuple[float, list[float]] | None, second: tuple[float, list[float]] | None
 ) -> bool:
     if first is None or second is None:

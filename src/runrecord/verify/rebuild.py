@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 
@@ -15,13 +15,12 @@ from runrecord.dvc_index import Stage, stages_of
 from runrecord.errors import UserError
 from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
+from runrecord.process import end_program
 from runrecord.provenance.git import GitFailed, commit_of, git
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
 from runrecord.secrets import redact
 from runrecord.text import printable
-
-_GRACE = 10.0  # seconds that a stage which is told to stop has
 
 # Variables of the original that the rebuilt run gets too, unless the person sets them otherwise.
 # Others can name files and devices of the other machine.
@@ -232,20 +231,9 @@ def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[s
             said = line if line.strip() else said
         process.wait()
     finally:
-        _stop(process)
+        end_program(process, partial(os.killpg, process.pid))
     if process.returncode:
         raise CannotRebuild(f"{name} fails here: {_last_line(said).removeprefix('error: ')}")
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    if process.poll() is not None:
-        return
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signum)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
-            return
 
 
 def _last_line(text: str) -> str:
