@@ -41,7 +41,7 @@ def opened(root: Path) -> "Iterator[Repo]":
     try:
         with Repo(str(root)) as repo:
             yield repo
-    except DvcException as error:
+    except (DvcException, TypeError) as error:  # TypeError: a date or a set among params
         raise UserError(f"DVC cannot read {root} ({reason(error)}).") from None
 
 

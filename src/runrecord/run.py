@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
+from operator import index
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -183,7 +184,11 @@ class Run:
                 self._checkpoints.save(self.id, epoch, self._tracker.length, state.state_dict())
 
     def _at(self, step: int | None) -> int:
-        return self._epoch if step is None else step
+        """The step that is meant: NumPy's and PyTorch's whole numbers are taken too."""
+        try:
+            return self._epoch if step is None else index(step)
+        except (TypeError, ValueError):
+            raise UserError(f"this cannot be recorded: step {step!r} is no whole number.") from None
 
     def _is_new(self, title: str, step: int, kind: str = "metrics") -> bool:
         return (kind, title, step) not in self._on_record

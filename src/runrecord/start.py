@@ -40,7 +40,7 @@ def start_run(
     *,
     params: Mapping[str, Any] | None = None,
     dataset: Dataset | None = None,
-    tags: Mapping[str, str] | None = None,
+    tags: Mapping[str, object] | None = None,
     device: str = "",
 ) -> Iterator[Run]:
     """A run in the run store, MLflow and TensorBoard: FAILED on an exception, KILLED on a signal.

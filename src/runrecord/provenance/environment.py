@@ -41,7 +41,7 @@ def collect_origin(
     stage: str,
     cwd: Path,
     project: Project,
-    told: Mapping[str, str],
+    told: Mapping[str, object],
     environment: Mapping[str, str] = os.environ,
 ) -> Origin:
     """Where a run of `stage` comes from, taken before its work; what is not known is left out.
@@ -71,7 +71,7 @@ def collect_origin(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "lock.sha256": sha256(lock) if lock.exists() else "",
-        **told,
+        **{name: str(value) for name, value in told.items()},
         **{f"env.{name}": value for name, value in environment.items() if _NUMERIC.match(name)},
         **versions(project.packages),
     }
