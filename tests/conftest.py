@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
 import pytest
-from helpers import CHROMIUM, Workspace, new_workspace
+from helpers import CHROMIUM, RECORD_ONLY, TOY, Workspace, new_project, new_workspace
 from playwright.sync_api import Page, expect, sync_playwright
 
 
@@ -30,6 +30,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def workspace(built: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the built workspace, without its runs, to change at will."""
     return built.copy(tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def built_toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The toy project after `dvc repro`, committed: records, and nothing in a tracker."""
+    workspace = new_project(tmp_path_factory.mktemp("toy") / "repository", TOY)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=results")
+    return workspace
+
+
+@pytest.fixture
+def toy(built_toy: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the toy project, without its runs, to change at will."""
+    return built_toy.copy(tmp_path / "repository")
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,7 @@ class Workspace:
             command,
             cwd=self.path,
             env=self.environment | environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -215,6 +216,86 @@ def new_workspace(path: Path) -> Workspace:
     workspace.run("git", "init", "--quiet", "--initial-branch=main")
     workspace.run("git", "add", "--all")
     workspace.run("git", "commit", "--quiet", "--message=sample")
+    return workspace
+
+
+RECORD_ONLY = {"RUNRECORD_SINKS": "off"}
+TOY_TRAIN = ("python", "train.py")
+TOY = {
+    ".gitignore": "/mlflow.db*\n/mlruns\n/tensorboard\n/model.bin\n/numbers.txt\n/records\n",
+    "params.yaml": "train: {epochs: 8, lr: 0.5}\n",
+    "dvc.yaml": """
+stages:
+  numbers:
+    cmd: seq 100 > numbers.txt
+    outs: [numbers.txt]
+  train:
+    cmd: exec python train.py
+    params: [train]
+    deps: [train.py, numbers.txt]
+    outs: [model.bin, records/train]
+    metrics: [{metrics.json: {cache: false}}]
+  evaluate:
+    cmd: exec python evaluate.py
+    deps: [evaluate.py, model.bin]
+    outs: [records/evaluation]
+""",
+    "train.py": """
+import json, os, sys
+import numpy as np
+import runrecord
+
+class Walk:
+    place, random = np.zeros(3), np.random.Generator(np.random.MT19937(0))
+
+    def state_dict(self):
+        state = self.random.bit_generator.state["state"]
+        return {"place": self.place, "key": state["key"], "pos": np.array(state["pos"])}
+
+    def load_state_dict(self, arrays):
+        self.place = arrays["place"]
+        state = {"key": arrays["key"], "pos": int(arrays["pos"])}
+        self.random.bit_generator.state = {"bit_generator": "MT19937", "state": state}
+
+walk, numbers = Walk(), np.loadtxt("numbers.txt")
+with runrecord.start_run("train") as run:
+    epochs = run.params["train.epochs"]
+    for epoch in run.epochs(epochs, walk):
+        steps = walk.random.normal(size=(4, 3)) * run.params["train.lr"] + numbers.mean()
+        walk.place = walk.place + steps.sum(axis=0)
+        length = {"Length": float(np.linalg.norm(walk.place))}
+        run.log(length, within={"Length": np.linalg.norm(steps, axis=1).tolist()})
+        run.image("place", np.resize(walk.place, (4, 4)).astype(np.uint8))
+        print(f"epoch {epoch}/{epochs}", flush=True)
+        if os.environ.get("PAUSE_AFTER") == str(epoch):
+            sys.stdin.read()
+    with open("model.bin", "wb") as file:
+        file.write(walk.place.tobytes())
+    with open("metrics.json", "w") as file:
+        json.dump(length, file)
+    run.model("model.bin")
+""",
+    "evaluate.py": """
+import runrecord
+
+with runrecord.start_run("evaluate") as run:
+    run.evaluation("model", "model.bin", {"Size": 3.0}, {"Curve": [(1, 2.0), (2, 4.0)]})
+""",
+}
+"""A project on the engine alone: a stage of the shell's, a training that can be stopped and goes
+on, an evaluation. `PAUSE_AFTER=3` lets the training wait in epoch 3 until its input ends."""
+
+
+def new_project(path: Path, files: Mapping[str, str]) -> Workspace:
+    """A DVC repository of somebody else's, committed, with those files."""
+    workspace = Workspace(path)
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(content, encoding="utf-8")
+    workspace.run("git", "init", "--quiet", "--initial-branch=main")
+    workspace.run("dvc", "init", "--quiet")
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=begin")
     return workspace
 
 

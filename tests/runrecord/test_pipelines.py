@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import Workspace
+from helpers import Workspace, new_project
 
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dirs
@@ -40,6 +40,7 @@ n: 3
 손실: {이름: [1, null], 값: 0.5}
 nothing: null
 """
+ONE = {"dvc.yaml": "stages: {one: {cmd: 'true', outs: [x]}}"}
 SCRIPT = """
 import sys
 import numpy as np
@@ -54,21 +55,6 @@ with runrecord.start_run() as run:
 """
 
 
-def new_project(folder: Path, pipeline: str, **files: str) -> Workspace:
-    """A DVC repository of somebody else's, committed; of files by their names, `__` being `/`."""
-    workspace = Workspace(folder)
-    folder.mkdir(parents=True)
-    for name, content in {"dvc.yaml": pipeline, **files}.items():
-        path = folder / name.replace("__", "/")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    workspace.run("git", "init", "--quiet", "--initial-branch=main")
-    workspace.run("dvc", "init", "--quiet")
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=begin")
-    return workspace
-
-
 def records(workspace: Workspace) -> list[Record]:
     found = [Record(files_in(folder)) for folder in run_dirs(workspace.path)]
     return sorted(found, key=lambda record: (record.start.stage, record.start.time))
@@ -78,11 +64,11 @@ def records(workspace: Workspace) -> list[Record]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = new_project(
         tmp_path_factory.mktemp("forms") / "project",
-        PIPELINE,
-        **{
+        {
+            "dvc.yaml": PIPELINE,
             "params.yaml": PARAMS,
             "other.json": '{"k": {"a": 7}}',
-            "sub__script.py": SCRIPT,
+            "sub/script.py": SCRIPT,
         },
     )
     workspace.run("dvc", "repro", RUNRECORD_SINKS="off")
@@ -128,7 +114,10 @@ def test_each_is_rebuilt_bit_for_bit(project: Workspace) -> None:
 def test_a_program_that_fails_fails_the_stage_with_its_status(tmp_path: Path) -> None:
     workspace = new_project(
         tmp_path / "project",
-        "stages: {one: {cmd: \"runrecord exec -- sh -c 'echo $SECRET_TOKEN; exit 3'\", outs: [x]}}",
+        {
+            "dvc.yaml": 'stages: {one: {cmd: "runrecord exec -- sh -c '
+            "'echo $SECRET_TOKEN; exit 3'\", outs: [x]}}"
+        },
     )
     command = ("runrecord", "exec", "--", "sh", "-c", "echo $SECRET_TOKEN; exit 3")
     environment = {"DVC_STAGE": "one", "RUNRECORD_SINKS": "off", "SECRET_TOKEN": "swordfish"}
@@ -141,7 +130,7 @@ def test_a_program_that_fails_fails_the_stage_with_its_status(tmp_path: Path) ->
 
 
 def test_exec_without_a_program_or_a_stage_is_one_sentence(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    workspace = new_project(tmp_path / "project", ONE)
     said = workspace.run("runrecord", "exec", "--", "no-such-program", status=2)
     assert "DVC_STAGE is not set" in said
     said = workspace.run("runrecord", "exec", "--", "no-such-program", status=2, DVC_STAGE="one")
@@ -151,7 +140,7 @@ def test_exec_without_a_program_or_a_stage_is_one_sentence(tmp_path: Path) -> No
 
 
 def test_what_the_program_prints_goes_where_it_went(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    workspace = new_project(tmp_path / "project", ONE)
     done = subprocess.run(
         ["runrecord", "exec", "--", "sh", "-c", "echo out; echo err >&2"],
         cwd=workspace.path,
@@ -165,7 +154,7 @@ def test_what_the_program_prints_goes_where_it_went(tmp_path: Path) -> None:
 
 
 def test_a_long_output_is_kept_in_part(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    workspace = new_project(tmp_path / "project", ONE)
     command = ("runrecord", "exec", "--", "seq", "200000")
     workspace.run(*command, DVC_STAGE="one", RUNRECORD_SINKS="off")
     (record,) = records(workspace)
@@ -179,7 +168,7 @@ def test_a_long_output_is_kept_in_part(tmp_path: Path) -> None:
 
 
 def test_a_script_may_log_after_its_run_and_be_used_without_dvc(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", "stages: {one: {cmd: 'true', outs: [x]}}")
+    workspace = new_project(tmp_path / "project", ONE)
     source = """
 import os, signal, runrecord
 with runrecord.start_run("by hand") as run:
