@@ -299,6 +299,25 @@ def new_project(path: Path, files: Mapping[str, str]) -> Workspace:
     return workspace
 
 
+IDENTICAL = "Verdict: bit-identical: "
+
+
+def verify(
+    workspace: Workspace, name: str, *options: str, status: int = 0, **environment: str
+) -> str:
+    """Verify a run, expecting an exit status; nothing may be left behind."""
+    output = workspace.run(
+        "runrecord", "verify", name, *options, status=status, environment=environment
+    )
+    assert_nothing_left(workspace)
+    return output
+
+
+def assert_nothing_left(workspace: Workspace) -> None:
+    """No copy that a verification made is left."""
+    assert not (workspace.path / ".runrecord" / "verify").exists()
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 EXPERIMENT = "mnist-generative"

@@ -1,0 +1,141 @@
+"""`runrecord verify` of this experiment's own runs: trained again elsewhere, equal bit for bit."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import IDENTICAL, RECORD_ONLY, TRAIN, Workspace, runs, spool, stop, verify
+from mlflow.entities import Run
+
+OTHER_PRODUCTS = "COMPATIBLE"
+"""For MKL_CBWR: kernels for any processor, which round otherwise than those MKL takes by itself."""
+
+
+def trained(workspace: Workspace) -> Run:
+    workspace.run(*TRAIN)
+    return runs(workspace)[0]
+
+
+def recorded(workspace: Workspace) -> str:
+    """Train without MLflow and TensorBoard; the name of the run."""
+    workspace.run(*TRAIN, environment=RECORD_ONLY)
+    assert not (workspace.path / "mlflow.db").exists()
+    assert not (workspace.path / "tensorboard").exists()
+    return spool(workspace)[-1].name
+
+
+def verdict(workspace: Workspace, run: Run) -> str:
+    (found,) = [other for other in runs(workspace) if other.info.run_id == run.info.run_id]
+    return str(found.data.tags["verified"])
+
+
+def test_uncommitted_changes_and_new_files_are_rebuilt_too(workspace: Workspace) -> None:
+    (workspace.path / "src/generative/scale.py").write_text("SCALE = 0.5\n")
+    source = workspace.path / "src/generative/models/vae.py"
+    text = source.read_text().replace("LeakyReLU(0.2)", "LeakyReLU(SCALE)")
+    line = "from generative.models.base import ("
+    source.write_text(text.replace(line, f"from generative.scale import SCALE\n{line}"))
+    workspace.set_params(vae__lr=0.002)
+    run = recorded(workspace)
+    for name in ("src/generative/scale.py", "src/generative/models/vae.py", "params.yaml"):
+        (workspace.path / name).unlink()  # what is in the workspace now does not matter
+    workspace.run("git", "checkout", "--quiet", "--", ".")
+    output = verify(workspace, run)
+    assert IDENTICAL in output
+    assert "and its uncommitted change" in output
+
+
+def test_other_arithmetic_is_equal_within_tolerance_and_named(workspace: Workspace) -> None:
+    output = verify(workspace, "HEAD:ae", MKL_CBWR=OTHER_PRODUCTS)
+    assert "Verdict: equal within tolerance: metrics differ by at most " in output
+    assert re.search(r", first \S.* at epoch \d, step \d+; other here: env\.MKL_CBWR\.", output)
+
+
+@pytest.mark.slow
+def test_what_is_not_within_tolerance_is_different(workspace: Workspace) -> None:
+    workspace.run("runrecord", "sync")
+    output = verify(workspace, "HEAD:ae", "--tolerance=0", status=1, MKL_CBWR=OTHER_PRODUCTS)
+    assert "possible cause: env.MKL_CBWR." in output
+    (run,) = runs(workspace, "train-ae")
+    assert verdict(workspace, run) == "different"
+
+
+@pytest.mark.slow
+def test_another_thread_count_and_its_variables_are_the_runs_own(workspace: Workspace) -> None:
+    workspace.set_params(compute__threads=1)
+    workspace.run("python", "stages/train_ae.py", ATEN_CPU_CAPABILITY="default")
+    workspace.set_params(compute__threads=2)
+    assert IDENTICAL in verify(workspace, runs(workspace)[0].info.run_id)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_and_resumed_three_times(workspace: Workspace) -> None:
+    workspace.set_params(vae__batch_size=1, vae__epochs=12)
+    for after in (1, 4, 7):
+        stop(workspace, after)
+    run = trained(workspace)
+    assert len(spool(workspace)) == 1
+    assert IDENTICAL in verify(workspace, run.info.run_id)
+
+
+@pytest.mark.slow
+def test_experiments_by_their_name_and_restored_runs(workspace: Workspace) -> None:
+    workspace.run(
+        *("dvc", "exp", "run", "--temp", "--name", "smaller", "-S", "vae.latent_dim=4"),
+        "evaluate",
+    )
+    output = verify(workspace, "smaller")
+    assert output.count(IDENTICAL) == 3
+    workspace.set_params(vae__latent_dim=4)
+    assert workspace.repro() == [], "restored from the run cache"
+    workspace.run("runrecord", "sync")
+    trainings = runs(workspace, "train-vae")
+    (run,) = [run for run in trainings if run.data.params["latent_dim"] == "4"]
+    assert IDENTICAL in verify(workspace, run.info.run_id)
+    assert verdict(workspace, run) == "bit-identical"
+
+
+@pytest.mark.slow
+def test_a_clone_and_a_remote_are_enough(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
+    workspace.run("git", "commit", "--quiet", "--all", "--message=remote")
+    workspace.run("dvc", "push", "--quiet")
+    workspace.run("git", "clone", "--quiet", str(workspace.path), str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    shutil.rmtree(workspace.path)
+    output = verify(clone, "HEAD", MNIST_MIRROR="/nowhere")
+    assert output.count(IDENTICAL) == 3
+    assert "does not show this run here" in output
+    assert not (clone.path / "mlflow.db").exists()
+    assert not (clone.path / "data/mnist").exists()
+
+
+@pytest.mark.slow
+def test_models_that_are_gone_are_trained_again(workspace: Workspace) -> None:
+    shutil.copytree(workspace.path / "records/evaluation", workspace.path / "kept")
+    for path in (workspace.path / ".dvc/cache/files/md5").glob("*/*"):
+        if path.suffix != ".dir":
+            path.unlink()
+    shutil.rmtree(workspace.path / "models")
+    shutil.rmtree(workspace.path / "data/mnist")
+    output = verify(workspace, "kept")
+    for stage in ("download-mnist", "train-ae", "train-vae"):
+        assert f"running {stage}" in output
+    assert IDENTICAL in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_virtual_environment_can_be_rebuilt_too(workspace: Workspace) -> None:
+    older = "pillow==11.3.0"
+    assert f"{older} " not in workspace.read("requirements.lock").decode()
+    workspace.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
+        *("--python-version=3.11", "--all-extras", f"--upgrade-package={older}"),
+        *("pyproject.toml", "--output-file=requirements.lock"),
+    )
+    output = verify(workspace, recorded(workspace), "--env")
+    (line,) = [line for line in output.splitlines() if line.startswith("│ pillow")]
+    assert "11.3.0" in line
+    assert "Verdict: " in output
