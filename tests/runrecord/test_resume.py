@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 import torch
 from helpers import (
     CPU,
+    EXPERIMENT,
     OUTS,
+    RECORD_ONLY,
     SAMPLE,
+    TOY_TRAIN,
     TRAIN,
     Workspace,
     assert_shown,
@@ -21,6 +25,7 @@ from helpers import (
     event_files,
     new_repository,
     points_in,
+    read_until,
     runs,
     spool,
     stop,
@@ -36,21 +41,26 @@ from generative.training.runtime import prepare
 from generative.training.state import TrainingState
 from runrecord import start_run
 from runrecord.checkpoints import Arrays, Checkpoints
+from runrecord.cli.reap import reap
 from runrecord.events import Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.run_store import run_dir, run_dirs
 from runrecord.verify.compare import compare
 
-EPOCHS = 8
+TOY_OUTS = ("model.bin", "metrics.json")
 
 
 @pytest.fixture
-def undisturbed(workspace: Workspace) -> list[bytes]:
-    """The outs of a training that nobody stopped, with epochs long enough to stop in."""
-    workspace.set_params(vae__batch_size=1, vae__epochs=EPOCHS)
-    workspace.run(*TRAIN)
-    return [workspace.read(name) for name in OUTS]
+def toy(built_toy: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the toy project in a folder of the experiment's name, without its runs."""
+    return built_toy.copy(tmp_path / EXPERIMENT)
+
+
+@pytest.fixture
+def undisturbed(built_toy: Workspace) -> list[bytes]:
+    """The outs of a toy training that nobody stopped."""
+    return [built_toy.read(name) for name in TOY_OUTS]
 
 
 def checkpoints(workspace: Workspace) -> list[Path]:
@@ -58,14 +68,81 @@ def checkpoints(workspace: Workspace) -> list[Path]:
     return sorted(folder.rglob("*.safetensors"), key=lambda path: path.stem)
 
 
-@pytest.mark.parametrize(
-    "sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
-def test_a_stopped_training_goes_on_in_the_same_run(
-    workspace: Workspace, undisturbed: list[bytes], sent: signal.Signals
+def test_a_stopped_training_goes_on_in_the_same_run_which_mlflow_shows_as_it_is(
+    toy: Workspace, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for after in (1, 4):
-        stop(workspace, after, sent)
+    """KILLED once it is known to be gone, RUNNING when it goes on, KILLED again, FINISHED."""
+    with toy.start(*TOY_TRAIN, PAUSE_AFTER="3") as process:
+        wait_until(lambda: points_in(toy) == 3)
+        process.kill()
+    (folder,) = spool(toy)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(toy.path)
+    reap()
+    assert_shown(toy, folder)
+    (run,) = runs(toy)
+    assert run.info.status == "KILLED"
+    assert "without a trace" in run.data.tags["error"]
+
+    with toy.start(*TOY_TRAIN, PAUSE_AFTER="6") as process:
+        assert process.stdout is not None
+        read_until(process.stdout, f"going on with {folder.name} after epoch 2")
+        wait_until(lambda: points_in(toy) == 6)
+        (run,) = runs(toy)
+        sent_at = time.monotonic()
+        process.terminate()
+        output = process.stdout.read()
+    assert run.info.status == "RUNNING"
+    assert time.monotonic() - sent_at < 5
+    assert process.returncode == 143
+    assert "epoch 6/" in output
+    assert "Traceback" not in output
+    assert_shown(toy, folder)
+    (run,) = runs(toy)
+    assert run.info.status == "KILLED"
+
+    output = toy.run(*TOY_TRAIN)
+    assert f"going on with {folder.name} after epoch 5" in output
+    assert [toy.read(name) for name in TOY_OUTS] == undisturbed
+    assert spool(toy) == [folder]
+    assert_shown(toy, folder)
+    (run,) = runs(toy)
+    assert run.info.status == "FINISHED"
+    assert "error" not in run.data.tags
+    steps = [point.step for point in event_files(toy, run).Scalars("Length")]
+    assert steps == list(range(4 * 8))
+    assert checkpoints(toy) == []
+
+
+def test_a_live_run_is_not_taken_over(toy: Workspace, undisturbed: list[bytes]) -> None:
+    with toy.start(*TOY_TRAIN, **RECORD_ONLY, PAUSE_AFTER="3") as live:
+        assert live.stdout is not None
+        read_until(live.stdout, "epoch 3/")
+        assert [path.stem for path in checkpoints(toy)] == ["000001", "000002"]
+        output = toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+        assert "going on" not in output
+        assert [toy.read(name) for name in TOY_OUTS] == undisturbed
+        assert live.poll() is None
+        (toy.path / "model.bin").unlink()
+        output, _ = live.communicate()
+    assert live.returncode == 0, output
+    assert [toy.read(name) for name in TOY_OUTS] == undisturbed
+    first, second = (Record(files_in(folder)) for folder in spool(toy))
+    for record in (first, second):
+        assert record.end is not None
+        assert record.end.status == "FINISHED"
+    assert logged(first) == logged(second), "neither has anything of the other's"
+    assert checkpoints(toy) == []
+
+
+@pytest.mark.slow
+def test_a_stopped_training_of_a_real_model_goes_on_in_the_same_run(workspace: Workspace) -> None:
+    workspace.set_params(vae__batch_size=1, vae__epochs=8)  # long enough to be stopped in
+    workspace.run(*TRAIN)
+    undisturbed = [workspace.read(name) for name in OUTS]
+    stop(workspace, 1, signal.SIGKILL)
+    stop(workspace, 4, signal.SIGTERM)
     kept = int(checkpoints(workspace)[-1].stem)
     assert kept >= 4
     output = workspace.run(*TRAIN)
@@ -78,40 +155,8 @@ def test_a_stopped_training_goes_on_in_the_same_run(
     assert run.info.status == "FINISHED"
     assert "error" not in run.data.tags
     steps = [point.step for point in event_files(workspace, run).Scalars("Test/Total Loss")]
-    assert steps == list(range(128 * EPOCHS))
+    assert steps == list(range(128 * 8))
     assert checkpoints(workspace) == []
-
-
-@pytest.mark.slow
-def test_a_stopped_run_is_killed_in_mlflow_until_it_goes_on(
-    workspace: Workspace, undisturbed: list[bytes]
-) -> None:
-    stop(workspace, 2)
-    workspace.run("runrecord", "reap")
-    stopped = spool(workspace)[-1]
-    assert_shown(workspace, stopped)
-    before = points_in(workspace)
-    with workspace.start(*TRAIN) as process:
-        assert process.stdout is not None
-        wait_until(lambda: points_in(workspace) > before)
-        (run,) = [run for run in runs(workspace) if run.info.run_name == stopped.name]
-        status = run.info.status
-        process.stdout.read()
-    assert status == "RUNNING"
-    assert [workspace.read(name) for name in OUTS] == undisturbed
-
-
-@pytest.mark.slow
-def test_a_live_run_is_not_taken_over(workspace: Workspace, undisturbed: list[bytes]) -> None:
-    with workspace.start(*TRAIN) as live:
-        assert live.stdout is not None
-        wait_until(lambda: checkpoints(workspace) != [])
-        output = workspace.run(*TRAIN)
-        live.stdout.read()
-    assert "going on" not in output
-    assert [workspace.read(name) for name in OUTS] == undisturbed
-    for folder in spool(workspace):
-        assert_shown(workspace, folder)
 
 
 @pytest.mark.parametrize("kind", ["adam", "rmsprop", "adadelta"])

@@ -3,30 +3,66 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import (
+    EXPERIMENT,
+    RECORD_ONLY,
+    TOY_TRAIN,
+    TRAIN,
     Workspace,
+    assert_shown,
     client,
+    end_run,
     event_files,
     history,
-    points_in,
+    new_run,
     points_of,
     read_until,
     runs,
+    spool,
     wait_until,
 )
 
+from runrecord.cli.reap import reap
 from runrecord.events import Contents, Event, Logged, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
+from runrecord.run_view import view
 from runrecord.sinks.base import Sink
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sinks.mlflow_store import connect
 from runrecord.tracker import Tracker
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make, and no run."""
+    folder = tmp_path_factory.mktemp("store") / EXPERIMENT
+    (folder / ".dvc").mkdir(parents=True)
+    _, experiment = connect(folder)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        with database:
+            for table in ("experiment_tags", "experiments"):
+                database.execute(f"DELETE FROM {table} WHERE experiment_id = ?", [experiment])
+        database.execute("VACUUM INTO ?", [str(folder / "copy.db")])
+    with closing(sqlite3.connect(folder / "copy.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+    return folder / "copy.db"
+
+
+@pytest.fixture
+def toy(built_toy: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the toy project in a folder of the experiment's name, without its runs."""
+    return built_toy.copy(tmp_path / EXPERIMENT)
 
 
 @pytest.mark.parametrize("model", ["ae", "vae"])
@@ -149,10 +185,9 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
     assert total == pytest.approx(figures["vae"]["Likelihood/KL"])
 
 
-def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(workspace: Workspace) -> None:
-    workspace.run("runrecord", "sync")
-    evaluation, training = runs(workspace, "evaluate")[0], runs(workspace, "train-vae")[0]
-    notes = {run.info.run_id: run.data.tags["mlflow.note.content"] for run in runs(workspace)}
+def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(built: Workspace) -> None:
+    evaluation, training = runs(built, "evaluate")[0], runs(built, "train-vae")[0]
+    notes = {run.info.run_id: run.data.tags["mlflow.note.content"] for run in runs(built)}
     address = f"#/experiments/{training.info.experiment_id}/runs"
     note = notes[training.info.run_id]
     assert note.startswith("**VAE**: latent\\_dim 8, beta 1.0, epochs 2, ")
@@ -163,12 +198,56 @@ def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(workspace: Wor
     assert [line[:5] for line in note.splitlines() if line.startswith("- ")] == ["- [AE", "- [VA"]
     assert f"- [VAE, its training]({address}/{training.info.run_id}): ELBO \\-" in note
 
-    client(workspace).set_tag(training.info.run_id, "mlflow.note.content", "mine")
-    workspace.run("python", "stages/evaluate.py")
-    notes = {run.info.run_id: run.data.tags["mlflow.note.content"] for run in runs(workspace)}
-    assert notes.pop(training.info.run_id) == "mine"
-    newest = runs(workspace, "evaluate")[0].info.run_id
-    assert f"/{newest})" in notes[runs(workspace, "train-ae")[0].info.run_id]
+
+def test_a_newer_evaluation_is_in_descriptions_except_a_persons_own(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = Workspace(tmp_path / EXPERIMENT)
+    (workspace.path / ".dvc").mkdir(parents=True)
+    shutil.copyfile(empty_store, workspace.path / "mlflow.db")
+    models = {name: workspace.path / f"{name}.bin" for name in ("ae", "vae")}
+
+    def train(name: str) -> None:
+        models[name].write_text(f"weights of {name}")
+        run = new_run(workspace.path / name, id=f"train-{name}", params={"model": name, "lr": 0.1})
+        run.model(models[name])
+        play(end_run(workspace.path / name))
+
+    def evaluate(run_id: str, size: float) -> None:
+        run = new_run(workspace.path / run_id, id=run_id, stage="evaluate", time=int(size))
+        for name, path in models.items():
+            run.evaluation(name, path, {"Size": size})
+        play(end_run(workspace.path / run_id))
+
+    def play(record: Record) -> None:
+        sink = MlflowSink(workspace.path)
+        for event in record.events():
+            sink.handle(event, record.contents)
+        sink.close()
+
+    def notes() -> dict[str, str]:
+        return {run.info.run_name: run.data.tags["mlflow.note.content"] for run in runs(workspace)}
+
+    for name in models:
+        train(name)
+    assert notes()["train-vae"].startswith("**VAE**: model vae, lr 0.1.\n")
+    evaluate("evaluate-1", 3.0)
+    ids = {run.info.run_name: run.info.run_id for run in runs(workspace)}
+    for name in models:
+        assert f"/{ids['evaluate-1']}): Size 3." in notes()[f"train-{name}"]
+
+    client(workspace).set_tag(ids["train-vae"], "mlflow.note.content", "mine")
+    evaluate("evaluate-2", 4.0)
+    ids = {run.info.run_name: run.info.run_id for run in runs(workspace)}
+    assert notes()["train-vae"] == "mine"
+    assert f"/{ids['evaluate-2']}): Size 4." in notes()["train-ae"]
+    assert ids["evaluate-1"] not in notes()["train-ae"]
+    address = f"#/experiments/{runs(workspace)[0].info.experiment_id}/runs"
+    for run_id, size in (("evaluate-1", 3), ("evaluate-2", 4)):
+        for name in models:
+            training = f"{address}/{ids[f'train-{name}']}"
+            assert f"- [{name.upper()}, its training]({training}): Size {size}" in notes()[run_id]
 
 
 def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Workspace) -> None:
@@ -183,55 +262,74 @@ def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Work
     assert [image.step for image in events.Images(title)] == [1, 2]
 
 
-def test_a_failed_run_is_failed_and_the_results_before_it_are_intact(
-    workspace: Workspace, tmp_path: Path
+def test_a_training_that_diverges_is_one_sentence_and_the_results_before_it_are_intact(
+    workspace: Workspace,
 ) -> None:
     before = workspace.read("models/vae.safetensors")
     workspace.set_params(vae__lr=1e20)
-    output = workspace.run("python", "stages/train_vae.py", status=1)
+    output = workspace.run(*TRAIN, status=1, environment=RECORD_ONLY)
     assert "error: training of 'vae' failed: Train/" in output
     assert "try a smaller vae.lr in params.yaml." in output
     assert "Traceback" not in output
-    (run,) = runs(workspace)
+    (folder,) = spool(workspace)
+    end = Record(files_in(folder)).end
+    assert end is not None
+    assert end.status == "FAILED"
+    assert "became" in end.message
+    assert "in fit" in end.traceback
+    assert workspace.read("models/vae.safetensors") == before
+
+
+def test_a_failed_run_is_failed_and_dvc_brings_back_the_results_before_it(
+    toy: Workspace, empty_store: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(empty_store, toy.path / "mlflow.db")
+    before = [toy.read(name) for name in ("model.bin", "metrics.json")]
+    toy.set_params(train__lr="much")
+    assert toy.repro(status=255) == ["train"]
+    (run,) = runs(toy)
     assert run.info.status == "FAILED"
-    assert "became" in run.data.tags["error"]
-    trace = client(workspace).download_artifacts(run.info.run_id, "traceback.txt", str(tmp_path))
-    assert "in fit" in Path(trace).read_text()
-    assert workspace.read("models/vae.safetensors") == before
+    assert run.data.tags["error"].startswith("UFuncTypeError: ")
+    trace = client(toy).download_artifacts(run.info.run_id, "traceback.txt", str(tmp_path))
+    assert "train.py" in Path(trace).read_text()
+    assert_shown(toy, spool(toy)[0])
+    toy.run("git", "checkout", "--quiet", ".")
+    assert toy.repro() == []
+    assert [toy.read(name) for name in ("model.bin", "metrics.json")] == before
 
 
-def test_dvc_brings_back_the_results_before_a_failed_run(workspace: Workspace) -> None:
-    before = workspace.read("models/vae.safetensors")
-    workspace.set_params(vae__lr=1e20)
-    workspace.repro(status=255)
-    workspace.run("git", "checkout", "--quiet", ".")
-    assert workspace.repro() == []
-    assert workspace.read("models/vae.safetensors") == before
+STAGE = (
+    *("python", "-c"),
+    "from runrecord.process import run_stage; run_stage(lambda: exec(open('train.py').read(), {}))",
+)
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
-    ids=["SIGTERM", "SIGINT", "SIGHUP"],
+    ("command", "sent", "status"),
+    [
+        pytest.param(TOY_TRAIN, signal.SIGTERM, 143, id="SIGTERM"),
+        pytest.param(TOY_TRAIN, signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(TOY_TRAIN, signal.SIGHUP, 129, id="SIGHUP"),
+        pytest.param(STAGE, signal.SIGTERM, 143, id="SIGTERM to a stage"),
+        pytest.param(STAGE, signal.SIGINT, 130, id="SIGINT to a stage"),
+    ],
 )
 def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
-    workspace: Workspace, sent: signal.Signals, status: int
+    toy: Workspace, command: tuple[str, ...], sent: signal.Signals, status: int
 ) -> None:
-    workspace.set_params(vae__epochs=100000)
-    with workspace.start("python", "stages/train_vae.py") as process:
+    """In MLflow too: test_resume.py."""
+    with toy.start(*command, **RECORD_ONLY, PAUSE_AFTER="3") as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 3/")
-        wait_until(lambda: points_in(workspace) > 0)
-        sent_at = time.monotonic()
         process.send_signal(sent)
         output = process.stdout.read()
-    assert time.monotonic() - sent_at < 5
     assert process.returncode == status, output
     assert "Traceback" not in output
-    (run,) = runs(workspace)
-    assert run.info.status == "KILLED"
-    points = client(workspace).get_metric_history(run.info.run_id, "Train/Total Loss")
-    assert [point.step for point in points][:3] == [1, 2, 3]
+    (folder,) = spool(toy)
+    record = Record(files_in(folder))
+    assert record.end is not None
+    assert record.end.status == "KILLED"
+    assert list(view(record).series["Length"]) == [1, 2, 3]
 
 
 def test_a_sink_that_fails_is_warned_about_once_and_catches_up_by_the_end(
@@ -326,48 +424,47 @@ def test_a_sink_that_hangs_or_cannot_be_opened_costs_a_warning_and_the_patience(
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_training_does_not_outlive_a_killed_dvc(workspace: Workspace, shell: str) -> None:
+def test_training_does_not_outlive_a_killed_dvc(toy: Workspace, shell: str) -> None:
     """DVC runs commands by the shell of `SHELL`, which must not stay between the two."""
-    workspace.set_params(vae__epochs=100000)
-    with workspace.start("dvc", "repro", "train-vae", SHELL=shell) as process:
+    toy.set_params(train__lr=0.25)
+    with toy.start("dvc", "repro", "train", SHELL=shell, **RECORD_ONLY, PAUSE_AFTER="3") as process:
         assert process.stdout is not None
-        read_until(process.stdout, "epoch 1/")
-        wait_until(lambda: points_in(workspace) > 0)  # a new database may take longer than a stop
+        read_until(process.stdout, "epoch 3/")
         process.send_signal(signal.SIGKILL)
         process.stdout.read()  # ends when nobody holds the pipe any more: training is over too
-    (run,) = runs(workspace)
-    assert run.info.status == "KILLED"
+    (folder,) = spool(toy)
+    record = Record(files_in(folder))
+    assert record.end is not None
+    assert record.end.status == "KILLED"
+    assert list(view(record).series["Length"]) == [1, 2, 3]
 
 
-def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(
-    workspace: Workspace,
-) -> None:
-    before = workspace.read("models/vae.safetensors"), workspace.read("metrics/vae_history.csv")
+def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(toy: Workspace) -> None:
+    before = toy.read("model.bin"), toy.read("metrics.json")
     started = time.monotonic()
-    output = workspace.run(
-        "python",
-        "stages/train_vae.py",
-        MLFLOW_TRACKING_URI="http://somebody:secret@127.0.0.1:9",
-    )
+    output = toy.run(*TOY_TRAIN, MLFLOW_TRACKING_URI="http://somebody:secret@127.0.0.1:9")
     assert time.monotonic() - started < 60
     assert output.count("warning: MLflow is left behind") == 1
     assert "secret" not in output
-    after = workspace.read("models/vae.safetensors"), workspace.read("metrics/vae_history.csv")
-    assert after == before
-    assert os.listdir(workspace.path / "tensorboard")
+    assert (toy.read("model.bin"), toy.read("metrics.json")) == before
+    (folder,) = spool(toy)
+    assert os.listdir(toy.path / "tensorboard") == [folder.name]
+    end = Record(files_in(folder)).end
+    assert end is not None
+    assert end.status == "FINISHED"
 
 
 def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
-    workspace: Workspace,
+    workspace: Workspace, empty_store: Path
 ) -> None:
+    shutil.copyfile(empty_store, workspace.path / "mlflow.db")
     with (workspace.path / "src/generative/models/vae.py").open("a") as file:
         file.write("\nprint('imported from', __file__)\n")
     baseline = workspace.run("git", "rev-parse", "HEAD").strip()
     output = workspace.run(
         *("dvc", "exp", "run", "--temp", "--name", "copied", "-S", "vae.epochs=1", "train-vae"),
-        PYTHONPATH=str(
-            workspace.path / "src"
-        ),  # what an editable install of the main checkout does
+        # What an editable install of the main checkout does:
+        PYTHONPATH=str(workspace.path / "src"),
     )
     assert f"imported from {workspace.path / '.dvc/tmp/exps'}" in output
     (run,) = runs(workspace, "train-vae")
@@ -377,13 +474,20 @@ def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
     assert len(event_files(workspace, run).Scalars("Test/Total Loss")) == 2
 
 
-def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(workspace: Workspace) -> None:
-    scratch = workspace.path / ".runrecord" / "new-database"
-    with workspace.start("python", "stages/train_vae.py") as process:
-        wait_until(lambda: (scratch / "mlflow.db").exists())
+def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(
+    toy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, scratch = toy.path / "mlflow.db", toy.path / ".runrecord" / "new-database"
+    with toy.start(*TOY_TRAIN, PAUSE_AFTER="3") as process:
+        wait_until(lambda: (scratch / database.name).exists())
         process.kill()
-    assert not (workspace.path / "mlflow.db").exists()
-    output = workspace.run("python", "stages/train_vae.py")
-    assert "MLflow is left behind" not in output
-    assert runs(workspace, "train-vae")[0].info.status == "FINISHED"
+    assert not database.exists()
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(toy.path)
+    reap()
+    (folder,) = spool(toy)
+    assert_shown(toy, folder)
+    (run,) = runs(toy)
+    assert run.info.status == "KILLED"
     assert not scratch.exists()
