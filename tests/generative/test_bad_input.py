@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Workspace, runs
+from helpers import RECORD_ONLY, Workspace, spool
+
+from generative.errors import UserError
+from generative.pipeline.evaluate import evaluate_all
+from runrecord.process import exit_status
+from runrecord.record.reader import Record, files_in
 
 
 def truncate_data(workspace: Workspace) -> None:
@@ -48,19 +53,6 @@ def swap_models(workspace: Workspace) -> None:
             id="truncated data",
         ),
         pytest.param(
-            "evaluate",
-            swap_models,
-            "models/ae.safetensors: holds the model 'vae', not 'ae'; delete it and train it again "
-            "with 'dvc repro'.",
-            id="another model's file",
-        ),
-        pytest.param(
-            "evaluate",
-            lambda w: (w.path / "models/vae.safetensors").unlink(),
-            "models/vae.safetensors: no such file; run 'dvc repro'.",
-            id="no model file",
-        ),
-        pytest.param(
             "train_ae",
             lambda w: w.set_params(compute__device="cuda"),
             "params.yaml: compute.device is cuda, but PyTorch finds no usable CUDA device here; "
@@ -77,7 +69,41 @@ def test_bad_input_stops_a_stage_before_any_work(
     before = outputs(workspace)
     assert workspace.run("python", f"stages/{script}.py", status=2) == f"error: {sentence}\n"
     assert outputs(workspace) == before
-    assert not (workspace.path / "mlflow.db").exists(), "no run was begun"
+    assert spool(workspace) == [], "no run was begun"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        pytest.param(
+            swap_models,
+            "models/ae.safetensors: holds the model 'vae', not 'ae'; delete it and train it again "
+            "with 'dvc repro'.",
+            id="another model's file",
+        ),
+        pytest.param(
+            lambda w: (w.path / "models/vae.safetensors").unlink(),
+            "models/vae.safetensors: no such file; run 'dvc repro'.",
+            id="no model file",
+        ),
+    ],
+)
+def test_bad_models_stop_the_evaluation_before_any_work(
+    change: Callable[[Workspace], object],
+    sentence: str,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: to import all that an evaluation needs takes a process of its own 5 s."""
+    change(workspace)
+    before = outputs(workspace)
+    monkeypatch.chdir(workspace.path)
+    assert exit_status(evaluate_all, mistakes=(UserError,)) == 2
+    said = capsys.readouterr()
+    assert said.out + said.err == f"error: {sentence}\n"
+    assert outputs(workspace) == before
+    assert spool(workspace) == [], "no run was begun"
 
 
 def outputs(workspace: Workspace) -> dict[Path, bytes]:
@@ -102,13 +128,16 @@ def test_a_full_disk_fails_the_run_and_leaves_the_model_before_it(workspace: Wor
         cmp models/vae.safetensors small/vae.safetensors
         ls -A models
     """
-    output = workspace.run("unshare", "--mount", "--map-root-user", "sh", "-c", script)
+    unshared = ("unshare", "--mount", "--map-root-user", "sh", "-c", script)
+    output = workspace.run(*unshared, environment=RECORD_ONLY)
     assert "error: models/vae.safetensors: No space left on device.\n" in output
     assert "Traceback" not in output
     assert ".vae.safetensors" not in output, "no half file stays"
-    (run,) = runs(workspace)
-    assert run.info.status == "FAILED"
-    assert "No space left" in run.data.tags["error"]
+    (folder,) = spool(workspace)
+    end = Record(files_in(folder)).end
+    assert end is not None
+    assert end.status == "FAILED"
+    assert "No space left" in end.message
 
 
 def test_sizes_that_do_not_fit_into_memory_are_one_sentence(workspace: Workspace) -> None:

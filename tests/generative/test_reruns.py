@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ROOT, Workspace, imported_files
+from helpers import RECORD_ONLY, ROOT, Workspace, imported_files
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SERVING = "src/generative/serving.py"
@@ -22,12 +22,20 @@ NO_RESULT = {
     "stages/checkout.py",
 }
 """Files of the experiment that decide no result, besides empty packages."""
+ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def shared(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One workspace for all rows: each row puts back what it changed."""
     return built.copy(tmp_path_factory.mktemp("reruns") / "repository")
+
+
+@pytest.fixture
+def record_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stage of this test shows itself in MLflow: DVC knows nothing of it either way."""
+    for name, value in RECORD_ONLY.items():
+        monkeypatch.setenv(name, value)
 
 
 def append(name: str, text: str) -> Callable[[Workspace], None]:
@@ -49,6 +57,7 @@ def reverse_params(workspace: Workspace) -> None:
     (workspace.path / "params.yaml").write_text(text)
 
 
+@pytest.mark.usefixtures("record_only")
 @pytest.mark.parametrize(
     ("change", "rerun"),
     [
@@ -56,9 +65,17 @@ def reverse_params(workspace: Workspace) -> None:
         pytest.param(append("README.md", "\nmore\n"), [], id="README"),
         pytest.param(reverse_params, [], id="order and comments of params.yaml"),
         pytest.param(
-            lambda w: w.set_params(evaluate__samples=16), ["evaluate"], id="evaluate.samples"
+            lambda w: w.set_params(evaluate__samples=16),
+            ["evaluate"],
+            id="evaluate.samples",
+            marks=pytest.mark.slow,
         ),
-        pytest.param(lambda w: w.set_params(ae__lr=0.002), ["train-ae", "evaluate"], id="ae.lr"),
+        pytest.param(
+            lambda w: w.set_params(ae__lr=0.002),
+            ["train-ae", "evaluate"],
+            id="ae.lr",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             lambda w: w.set_params(vae__latent_dim=4),
             ["train-vae", "evaluate"],
@@ -69,6 +86,7 @@ def reverse_params(workspace: Workspace) -> None:
             append("src/generative/models/vae.py", "\n# changed\n"),
             ["train-vae", "evaluate"],
             id="models/vae.py",
+            marks=pytest.mark.slow,
         ),
         pytest.param(append("src/runrecord/sinks/mlflow.py", "\n# changed\n"), [], id="runrecord"),
     ],
@@ -79,6 +97,38 @@ def test_a_change_reruns_what_reads_it_and_going_back_reruns_nothing(
     before = shared.read("dvc.lock")
     change(shared)
     assert shared.repro() == rerun
+    shared.run("git", "checkout", "--quiet", ".")
+    assert shared.repro() == [], "the old state comes from the run cache"
+    assert shared.read("dvc.lock") == before
+
+
+@pytest.mark.parametrize(
+    ("param", "stage"),
+    [
+        ({"evaluate__samples": 16}, "evaluate"),
+        ({"ae__lr": 0.002}, "train-ae"),
+        ({"vae__latent_dim": 4}, "train-vae"),
+    ],
+    ids=["evaluate.samples", "ae.lr", "latent_dim"],
+)
+def test_dvc_would_rerun_the_one_stage_that_reads_a_param(
+    shared: Workspace, param: dict[str, object], stage: str
+) -> None:
+    """What comes after that stage is decided when it has run, by its outs: see the next test."""
+    shared.set_params(**param)
+    assert shared.repro("--dry") == [stage]
+    shared.run("git", "checkout", "--quiet", ".")
+
+
+@pytest.mark.usefixtures("record_only")
+def test_changed_code_trains_anew_then_evaluates_and_going_back_reruns_nothing(
+    shared: Workspace,
+) -> None:
+    before = shared.read("dvc.lock")
+    append("src/generative/models/vae.py", "\n# changed, for one stage alone\n")(shared)
+    assert shared.repro("train-vae") == ["train-vae"]
+    assert shared.repro("--dry") == ["evaluate"]
+    assert shared.read("dvc.lock") != before
     shared.run("git", "checkout", "--quiet", ".")
     assert shared.repro() == [], "the old state comes from the run cache"
     assert shared.read("dvc.lock") == before
@@ -134,8 +184,15 @@ def test_deps_hold_all_that_the_stage_imports_and_decides_its_result(
     assert len(code) <= 15
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param(ONE_CORE | RECORD_ONLY, id="one core"),
+        pytest.param({}, id="with MLflow", marks=pytest.mark.slow),
+    ],
+)
 def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
-    built: Workspace, workspace: Workspace
+    built: Workspace, workspace: Workspace, environment: dict[str, str]
 ) -> None:
     probe = workspace.path / "probe.py"
     probe.write_text(
@@ -152,7 +209,8 @@ def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
     )
     root = workspace.path.resolve()
     for stage in STAGES:
-        lines = workspace.run("python", "probe.py", script_of(stage)).splitlines()
+        command = ("python", "probe.py", script_of(stage))
+        lines = workspace.run(*command, environment=environment).splitlines()
         prefix = "imported: "
         files = [
             Path(line.removeprefix(prefix)).resolve() for line in lines if line.startswith(prefix)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Workspace, end_run, new_run
+from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run
 
 from runrecord.cli.compare import show_comparison
 from runrecord.errors import UserError
@@ -238,43 +238,44 @@ def test_a_record_whose_commit_is_an_option_is_refused(
 
 
 @pytest.mark.parametrize("name", ["nothing", "HEAD:gan", "--all", "a/b", "../x", ""])
-def test_a_run_that_is_not_known_is_one_sentence(built: Workspace, name: str) -> None:
+def test_a_run_that_is_not_known_is_one_sentence(built_toy: Workspace, name: str) -> None:
     with pytest.raises(UserError) as refusal:
-        find_record(built.path, name)
+        find_record(built_toy.path, name)
     sentence = str(refusal.value)
     assert sentence.startswith(f"{name}: no record of such a run")
     assert "REVISION:WHAT" in sentence, "it says what can be named"
     assert len(sentence.splitlines()) == 1
 
 
-def test_of_several_runs_one_has_to_be_named(built: Workspace) -> None:
+def test_of_several_runs_one_has_to_be_named(built_toy: Workspace) -> None:
     with pytest.raises(UserError) as refusal:
-        find_record(built.path, "HEAD")
+        find_record(built_toy.path, "HEAD")
     sentence = str(refusal.value)
-    assert sentence.startswith("HEAD: has 3 records (train-ae, train-vae, evaluate); name one")
-    assert "HEAD:vae" in sentence
+    assert sentence.startswith("HEAD: has 2 records (train, evaluate); name one")
+    assert "HEAD:train" in sentence
 
 
-def test_a_rerun_of_the_command_line_is_bit_identical(workspace: Workspace) -> None:
-    workspace.run("python", "stages/train_vae.py", RUNRECORD_SINKS="off")
-    output = workspace.run("runrecord", "compare", "HEAD:vae", "records/vae")
-    commits, verdict = output.splitlines()
+def test_a_rerun_of_the_command_line_is_bit_identical(toy: Workspace) -> None:
+    toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+    output = toy.run("runrecord", "compare", "HEAD:train", "records/train")
+    commits, *changed, _, verdict = output.splitlines()
     assert commits.startswith("Commits: "), "of the results, which came later"
+    assert [line.split("|")[0].strip() for line in changed] == ["dvc.lock", "metrics.json"]
     assert verdict == "Verdict: bit-identical: every metric at every step, and what it wrote."
-    with (workspace.path / "src/generative/models/vae.py").open("a") as file:
+    with (toy.path / "train.py").open("a") as file:
         file.write("# changed\n")
-    workspace.set_params(vae__lr=0.0010001)
-    workspace.run("python", "stages/train_vae.py", RUNRECORD_SINKS="off")
-    found = json.loads(workspace.run("runrecord", "compare", "HEAD:vae", "records/vae", "--json"))
-    assert found["params"] == {"lr": [0.001, 0.0010001]}
-    assert list(found["code"]) == ["src/generative/models/vae.py"]
+    toy.set_params(train__lr=0.50001)
+    toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+    found = json.loads(toy.run("runrecord", "compare", "HEAD:train", "records/train", "--json"))
+    assert found["params"] == {"train.lr": [0.5, 0.50001]}
+    assert list(found["code"]) == ["train.py"]
     assert found["data"] == {}
     assert found["model"][0] != found["model"][1]
-    metric = found["metrics"]["Train/Total Loss"]
-    assert (metric["epoch"], metric["step"]) == (1, 2), "the first step is taken before any update"
+    metric = found["metrics"]["Length"]
+    assert (metric["epoch"], metric["step"]) == (1, 1), "it is in every step"
     assert 0 < metric["largest"] < 1e-4
-    tight = ("compare", "HEAD:vae", "records/vae", "--tolerance", "1e-9", "--json")
-    assert json.loads(workspace.run("runrecord", *tight))["verdict"] == "different"
+    tight = ("compare", "HEAD:train", "records/train", "--tolerance", "1e-9", "--json")
+    assert json.loads(toy.run("runrecord", *tight))["verdict"] == "different"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -30,10 +31,8 @@ from helpers import (
 )
 
 import runrecord
-from runrecord.cli.reap import reap
-from runrecord.cli.sync import sync
+from runrecord.cli import main
 from runrecord.events import Dataset
-from runrecord.process import exit_status
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import host, lock_of
 from runrecord.sinks.mlflow import MlflowSink
@@ -65,11 +64,32 @@ def small(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) ->
         end_run(root / "records" / model)
     evaluate(root, root / "records" / "evaluation", time=3)
     end_run(root / "records" / "evaluation")
-    shutil.copyfile(empty_store, root / "mlflow.db")
-    monkeypatch.chdir(root)
+    return entered(Workspace(root), empty_store, monkeypatch)
+
+
+@pytest.fixture
+def inside_toy(
+    built_toy: Workspace, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    """A copy of the toy project, which this process works in."""
+    return entered(built_toy.copy(tmp_path / EXPERIMENT), empty_store, monkeypatch)
+
+
+@pytest.fixture
+def inside_workspace(
+    workspace: Workspace, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    """A copy of the built workspace, which this process works in."""
+    return entered(workspace, empty_store, monkeypatch)
+
+
+def entered(workspace: Workspace, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """That workspace, with a database, and this process in its folder as a person's shell."""
+    shutil.copyfile(empty_store, workspace.path / "mlflow.db")
+    monkeypatch.chdir(workspace.path)
     for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    return Workspace(root)
+    return workspace
 
 
 def begun(folder: Path, stage: str, **start: Any) -> runrecord.Run:
@@ -120,14 +140,16 @@ Here = Callable[..., str]
 
 
 @pytest.fixture
-def here(capsys: pytest.CaptureFixture[str]) -> Here:
-    """Runs a command of `runrecord` in this process, for its exit status and what it prints."""
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """`runrecord` in this process: what it prints. One of its own would first import MLflow."""
 
-    def run(command: Callable[..., None], *arguments: bool, status: int = 0) -> str:
+    def run(*arguments: str, status: int = 0) -> str:
         capsys.readouterr()
-        found = exit_status(lambda: command(*arguments))
+        monkeypatch.setattr(sys, "argv", ["runrecord", *arguments])
+        with patch.dict(os.environ), pytest.raises(SystemExit) as end:
+            main()
         said = capsys.readouterr()
-        assert found == status, said
+        assert end.value.code == status, said
         return said.out + said.err
 
     return run
@@ -150,11 +172,11 @@ def states(created: int = 0, completed: int = 0, there: int = 0) -> dict[str, in
 
 
 def test_what_was_left_out_is_added_and_nothing_twice(small: Workspace, here: Here) -> None:
-    assert summary(here(sync, False, False)) == states(created=3)
+    assert summary(here("sync")) == states(created=3)
     before = everything(small)
     for name in ("ae", "vae", "evaluation"):
         assert_shown(small, small.path / "records" / name)
-    assert summary(here(sync, False, False)) == states(there=3)
+    assert summary(here("sync")) == states(there=3)
     assert everything(small) == before
 
 
@@ -162,18 +184,18 @@ def test_a_run_that_mlflow_has_in_part_is_completed(small: Workspace, here: Here
     folder = small.path / "records" / "vae"
     for count in (1, 2, 4, 7):
         show_so_far(small, folder, count)
-    assert summary(here(sync, False, False)) == states(created=2, completed=1)
+    assert summary(here("sync")) == states(created=2, completed=1)
     assert_shown(small, folder)
 
 
-def test_stages_that_dvc_restored_appear_in_mlflow(workspace: Workspace) -> None:
-    shutil.rmtree(workspace.path / "records")
-    assert workspace.repro() == []
-    assert summary(workspace.run("runrecord", "sync")) == states(created=3)
-    assert {run.info.status for run in runs(workspace)} == {"FINISHED"}
-    evaluation, *training = runs(workspace)
-    assert evaluation.data.tags["vae.run_id"] in {run.info.run_id for run in training}
-    assert summary(workspace.run("runrecord", "sync")) == states(there=3)
+def test_stages_that_dvc_restored_appear_in_mlflow(inside_toy: Workspace, here: Here) -> None:
+    shutil.rmtree(inside_toy.path / "records")
+    assert inside_toy.repro() == []
+    assert summary(here("sync")) == states(created=2)
+    assert {run.info.status for run in runs(inside_toy)} == {"FINISHED"}
+    evaluation, training = runs(inside_toy)
+    assert evaluation.data.tags["model.run_id"] == training.info.run_id
+    assert summary(here("sync")) == states(there=2)
 
 
 @pytest.mark.slow
@@ -200,22 +222,27 @@ def test_sync_all_brings_back_every_committed_run_and_experiment(workspace: Work
 
 
 def test_records_come_from_the_remote_where_the_cache_has_none(
-    workspace: Workspace, tmp_path: Path
+    inside_toy: Workspace,
+    tmp_path: Path,
+    empty_store: Path,
+    here: Here,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    workspace.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
-    workspace.run("git", "commit", "--all", "--quiet", "--message=remote")
-    workspace.run("dvc", "push")
-    workspace.run("git", "clone", "--quiet", str(workspace.path), str(tmp_path / "clone"))
-    clone = Workspace(tmp_path / "clone")
-    assert summary(clone.run("runrecord", "sync", "--all"))["created"] == 3
-    workspace.run("runrecord", "sync")
-    assert everything(clone) == everything(workspace)
+    inside_toy.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    inside_toy.run("git", "commit", "--all", "--quiet", "--message=remote")
+    inside_toy.run("dvc", "push")
+    clone, late = (Workspace(tmp_path / name / EXPERIMENT) for name in ("clone", "late"))
+    for workspace in (clone, late):
+        inside_toy.run("git", "clone", "--quiet", str(inside_toy.path), str(workspace.path))
+    here("sync")
+    entered(clone, empty_store, monkeypatch)
+    assert summary(here("sync", "--all"))["created"] == 2
+    assert everything(clone) == everything(inside_toy)
 
     shutil.rmtree(tmp_path / "storage")
-    shutil.rmtree(clone.path / ".dvc" / "cache")
-    forget_mlflow(clone)
-    output = clone.run("runrecord", "sync", "--all")
-    assert summary(output)["not found"] == 3
+    entered(late, empty_store, monkeypatch)
+    output = here("sync", "--all")
+    assert summary(output)["not found"] == 2
     assert "in neither DVC's cache nor its remote" in output
 
 
@@ -233,9 +260,9 @@ def test_sync_killed_in_the_middle_ends_right_when_started_again(small: Workspac
         assert everything(small) == whole
 
 
-def test_a_new_database_never_meets_an_old_ones_log(small: Workspace) -> None:
+def test_a_new_database_never_meets_an_old_ones_log(small: Workspace, here: Here) -> None:
     """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
-    small.run("runrecord", "sync")
+    here("sync")
     database = small.path / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -257,7 +284,7 @@ def test_a_new_database_never_meets_an_old_ones_log(small: Workspace) -> None:
 def test_a_moved_folder_takes_its_pictures_and_models_along(
     small: Workspace, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here(sync, False, False)
+    here("sync")
     before = everything(small)
     moved = Workspace(tmp_path / "moved" / EXPERIMENT)
     shutil.copytree(small.path, moved.path, symlinks=True)
@@ -265,7 +292,7 @@ def test_a_moved_folder_takes_its_pictures_and_models_along(
     original = snapshot(small.path / "mlruns")
     train(moved.path, moved.path / "records" / "new", "vae", id="new", time=4)
     end_run(moved.path / "records" / "new")
-    output = here(sync, False, False)
+    output = here("sync")
     assert f"{moved.path / 'mlflow.db'} was moved or copied" in output
     assert summary(output) == states(created=1, there=3)
     assert snapshot(small.path / "mlruns") == original, "nothing of the copy's goes there"
@@ -279,7 +306,7 @@ def test_a_moved_folder_takes_its_pictures_and_models_along(
         assert run["images"], name
         assert run["model"] is None or run["model"]["files"], name
     assert shown["new"]["model"]
-    assert "was moved" not in here(sync, False, False)
+    assert "was moved" not in here("sync")
 
 
 def snapshot(folder: Path) -> set[str]:
@@ -288,7 +315,7 @@ def snapshot(folder: Path) -> set[str]:
 
 def test_event_files_are_written_anew(small: Workspace, here: Here) -> None:
     for _ in range(2):
-        here(sync, False, True)
+        here("sync", "--tensorboard")
         (run,) = runs(small, "train-vae")
         events = event_files(small, run)
         assert [point.step for point in events.Scalars("Train/Total Loss")] == list(range(6))
@@ -335,7 +362,7 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(
     two[0].kill()
     two[0].wait()
 
-    output = here(reap)
+    output = here("reap")
     assert f"{gone.name}: its process is gone: KILLED" in output
     assert output.count("KILLED") == 1
     assert_shown(small, gone)
@@ -345,7 +372,7 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(
         assert Record(files_in(folder)).end is None
     two[1].terminate()
     two[1].wait()
-    assert summary(here(sync, False, False)) == states(created=3, completed=1, there=1)
+    assert summary(here("sync")) == states(created=3, completed=1, there=1)
     for folder in (gone, live):
         assert_shown(small, folder)
     assert Record(files_in(foreign)).end is None
@@ -355,14 +382,14 @@ def test_a_run_whose_lock_is_held_is_never_closed(small: Workspace, here: Here) 
     folder = small.path / ".runrecord" / "runs" / "held"
     begun(folder, "train", id="held")
     with lock_of(folder).acquire():
-        assert "held" not in here(reap)
-    assert "held: its process is gone" in here(reap)
+        assert "held" not in here("reap")
+    assert "held: its process is gone" in here("reap")
 
 
 def test_half_a_last_line_is_said_and_the_rest_is_used(small: Workspace, here: Here) -> None:
     events = small.path / "records" / "vae" / "events.jsonl"
     events.write_bytes(events.read_bytes()[:-20])
-    output = here(sync, False, False)
+    output = here("sync")
     assert "records/vae: its last line is cut off" in output
     (run,) = runs(small, "train-vae")
     assert run.info.status == "KILLED"
@@ -372,31 +399,31 @@ def test_half_a_last_line_is_said_and_the_rest_is_used(small: Workspace, here: H
 
 def test_a_refused_record_is_named_and_the_others_are_played(small: Workspace, here: Here) -> None:
     change_start(small.path / "records" / "vae", format=7)
-    output = here(sync, False, False, status=1)
+    output = here("sync", status=1)
     assert "records/vae: it has format 7" in output
     assert "error: 1 of the records failed" in output
     assert {run.data.tags["mlflow.source.name"] for run in runs(small)} == {"train-ae", "evaluate"}
 
 
 def test_two_runs_with_one_id_are_kept_apart(small: Workspace, here: Here) -> None:
-    here(sync, False, False)
+    here("sync")
     before = everything(small)
     ae, vae = (small.path / "records" / name for name in ("ae", "vae"))
     taken = json.loads((ae / "run.json").read_text())["id"]
     change_start(vae, id=taken)
-    output = here(sync, False, False, status=1)
+    output = here("sync", status=1)
     assert f"its id '{taken}' is that of another run, in " in output
     shutil.rmtree(ae)
-    output = here(sync, False, False, status=1)
+    output = here("sync", status=1)
     assert f"another run in MLflow has the id '{taken}'" in output
     assert everything(small) == before
 
 
 def test_a_run_that_a_person_deleted_stays_deleted(small: Workspace, here: Here) -> None:
-    here(sync, False, False)
+    here("sync")
     (run,) = runs(small, "evaluate")
     client(small).delete_run(run.info.run_id)
-    assert summary(here(sync, False, False)) == states(there=3)
+    assert summary(here("sync")) == states(there=3)
     assert runs(small, "evaluate") == []
 
 
@@ -435,9 +462,11 @@ def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None
         workspace.run("umount", str(small))
 
 
-def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
-    output = workspace.run("runrecord", "doctor", status=0)
-    assert output.count("✓") == 10
+def test_doctor_says_what_needs_doing(
+    inside_workspace: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = inside_workspace
+    assert here("doctor").count("✓") == 10
     folder = workspace.path / ".runrecord" / "runs" / "gone"
     begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)
     show_so_far(workspace, folder)
@@ -447,7 +476,7 @@ def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
     image.chmod(0o644)
     image.write_bytes(content)
     workspace.run("dvc", "remote", "add", "--default", "gone", "http://127.0.0.1:9/x")
-    output = workspace.run("runrecord", "doctor", status=1)
+    output = here("doctor", status=1)
     wrong = [line for line in output.splitlines() if line.startswith("✗")]
     assert [line.split(":")[0] for line in wrong] == [
         "✗ data",
@@ -457,8 +486,8 @@ def test_doctor_says_what_needs_doing(workspace: Workspace) -> None:
     ]
     assert "run 'runrecord reap'" in output
     assert "error: 4 of the above need doing." in output
-    address = "http://me:hunter22@127.0.0.1:9"
-    output = workspace.run("runrecord", "doctor", status=1, MLFLOW_TRACKING_URI=address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter22@127.0.0.1:9")
+    output = here("doctor", status=1)
     assert "✗ tracking store: MLflow's tracking store does not answer (" in output
     assert "hunter22" not in output
     assert host() not in output

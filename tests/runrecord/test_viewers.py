@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -10,12 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from helpers import Workspace, answers, needs_chromium, runs, wait_until
+import pytest
+from helpers import Workspace, answers, end_run, needs_chromium, new_run, runs, wait_until
 from playwright.sync_api import Page, expect
 
 from runrecord.cli.viewers import HOST, free_port
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sinks.tensorboard import TensorBoardSink
 
 SHOTS = os.environ.get("SCREENSHOTS")
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""MLflow's server without its eight job processes, which take long to begin and to end."""
+MARKUP = "<img src=x onerror=\"document.title='owned'\">"
+FOREIGN = "train-20260101-000000-ffffff"
+"""The run of somebody else, with markup in its record."""
 
 
 @contextmanager
@@ -36,7 +45,8 @@ def some_port() -> int:
 @contextmanager
 def viewing(workspace: Workspace, viewer: str, port: int = 0) -> Iterator[str]:
     """The address of a running viewer."""
-    with workspace.start("runrecord", viewer, "--port", str(port or some_port())) as process:
+    command = ("runrecord", viewer, "--port", str(port or some_port()))
+    with workspace.start(*command, **NO_JOBS) as process:
         try:
             assert process.stdout is not None
             found = re.search(r"http://[\d.:]+", process.stdout.readline())
@@ -50,6 +60,37 @@ def viewing(workspace: Workspace, viewer: str, port: int = 0) -> Iterator[str]:
                 process.communicate(timeout=30)
             except subprocess.TimeoutExpired:  # TensorBoard hangs in its own end, now and then
                 process.kill()
+
+
+@pytest.fixture(scope="module")
+def viewed(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of the built workspace with its runs, and with one that somebody else recorded."""
+    workspace = Workspace(tmp_path_factory.mktemp("viewed") / "repository")
+    shutil.copytree(built.path, workspace.path, symlinks=True)
+    record = workspace.path / "records" / "foreign"
+    run = new_run(record, id=FOREIGN, params={"optimizer": MARKUP}, tags={"git.branch": MARKUP})
+    run.log({"Test/Total Loss": 1.0}, step=1)
+    played = end_run(record)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for sink in (MlflowSink(workspace.path), TensorBoardSink(workspace.path)):
+            for event in played.events():
+                sink.handle(event, played.contents)
+            sink.flush()
+            sink.close()
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def mlflow_at(viewed: Workspace) -> Iterator[str]:
+    with viewing(viewed, "mlflow") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def tensorboard_at(viewed: Workspace) -> Iterator[str]:
+    with viewing(viewed, "tensorboard") as address:
+        yield address
 
 
 def wait_for_picture(page: Page, width: int = 300) -> None:
@@ -79,99 +120,96 @@ def shoot(page: Page, name: str) -> None:
 
 
 @needs_chromium
-def test_mlflow_shows_runs_their_comparison_and_their_images(built: Workspace, page: Page) -> None:
-    with viewing(built, "mlflow") as address:
-        ae, vae = runs(built, "train-ae")[0].info, runs(built, "train-vae")[0].info
-        experiment = f"{address}/#/experiments/{ae.experiment_id}"
-        visit(page, f"{experiment}/runs")
-        for run in (ae, vae):
-            expect(page.get_by_text(run.run_name).first).to_be_visible()
-        shoot(page, "mlflow-runs")
+def test_mlflow_shows_runs_their_comparison_and_their_images(
+    viewed: Workspace, mlflow_at: str, page: Page
+) -> None:
+    own = {run.info.run_name: run.info for run in runs(viewed) if run.info.run_name != FOREIGN}
+    assert len(own) == 3
+    (ae,) = (run for name, run in own.items() if name.startswith("train-ae"))
+    (vae,) = (run for name, run in own.items() if name.startswith("train-vae"))
+    experiment = f"{mlflow_at}/#/experiments/{ae.experiment_id}"
+    visit(page, f"{experiment}/runs")
+    for run in (ae, vae):
+        expect(page.get_by_text(run.run_name).first).to_be_visible()
+    shoot(page, "mlflow-runs")
 
-        chosen = json.dumps([run.info.run_id for run in runs(built)])
-        visit(
-            page,
-            f'{address}/#/compare-runs?runs={chosen}&experiments=["{ae.experiment_id}"]',
-        )
-        expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
-        for text in ("latent_dim", "Eval/Denoising/MSE at 0.1"):
-            expect(page.get_by_text(text, exact=True).first).to_be_visible()
-        shoot(page, "mlflow-compare")
+    chosen = json.dumps([run.run_id for run in own.values()])
+    visit(
+        page,
+        f'{mlflow_at}/#/compare-runs?runs={chosen}&experiments=["{ae.experiment_id}"]',
+    )
+    expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
+    for text in ("latent_dim", "Eval/Denoising/MSE at 0.1"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    shoot(page, "mlflow-compare")
 
-        training = quote('params.model LIKE "%ae"')
-        visit(page, f"{experiment}/runs?compareRunsMode=CHART&searchFilter={training}")
-        for text in ("Eval/traversals", "Eval/latent_map"):
-            expect(page.get_by_text(text, exact=True).first).to_be_visible()
-        wait_for_picture(page, width=200)  # MLflow's own thumbnails
-        shoot(page, "mlflow-charts")
+    training = quote('params.model LIKE "%ae"')
+    visit(page, f"{experiment}/runs?compareRunsMode=CHART&searchFilter={training}")
+    for text in ("Eval/traversals", "Eval/latent_map"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    wait_for_picture(page, width=200)  # MLflow's own thumbnails
+    shoot(page, "mlflow-charts")
 
-        visit(page, f"{experiment}/runs/{vae.run_id}")
-        page.get_by_text("Show more").click()
-        with page.expect_popup() as popup:
-            page.get_by_role("link", name="its evaluation").click()
-        expect(popup.value.get_by_role("link", name="VAE, its training")).to_be_visible()
-        shoot(popup.value, "mlflow-description")
-        popup.value.close()
+    visit(page, f"{experiment}/runs/{vae.run_id}")
+    page.get_by_text("Show more").click()
+    with page.expect_popup() as popup:
+        page.get_by_role("link", name="its evaluation").click()
+    expect(popup.value.get_by_role("link", name="VAE, its training")).to_be_visible()
+    shoot(popup.value, "mlflow-description")
+    popup.value.close()
 
-        visit(page, f"{experiment}/runs/{vae.run_id}/model-metrics")
-        expect(page.get_by_text("Eval/Denoising").first).to_be_visible()
-        shoot(page, "mlflow-metrics")
+    visit(page, f"{experiment}/runs/{vae.run_id}/model-metrics")
+    expect(page.get_by_text("Eval/Denoising").first).to_be_visible()
+    shoot(page, "mlflow-metrics")
 
-        visit(page, f"{experiment}/runs/{vae.run_id}/artifacts")
-        page.get_by_text("images", exact=True).first.click()
-        page.get_by_text(
-            re.compile(r"^Test image - Above_x3a_ Real data.*[0-9a-f]\.png$")
-        ).first.click()
-        wait_for_picture(page)
-        shoot(page, "mlflow-images")
-
-
-@needs_chromium
-def test_tensorboard_shows_scalars_and_images(built: Workspace, page: Page) -> None:
-    with viewing(built, "tensorboard") as address:
-        visit(page, f"{address}/#timeseries")
-        for text in ("Test/Total Loss", "Test/KL-Divergence"):
-            expect(page.get_by_text(text).first).to_be_visible()
-        shoot(page, "tensorboard-scalars")
-        visit(page, f"{address}/#images")
-        wait_for_picture(page)
-        title = "Test image - Above: Real data, below: reconstruction data"
-        shown = page.locator("tf-image-loader", has_text=title)
-        expect(shown.get_by_text("step 2")).to_be_visible()
-        shown.locator("#steps").press("ArrowLeft")
-        expect(shown.get_by_text("step 1")).to_be_visible()
-        shoot(page, "tensorboard-images")
-        visit(page, f"{address}/#hparams")
-        for text in ("latent_dim", "evaluate-"):
-            expect(page.get_by_text(text).first).to_be_visible()
-        shoot(page, "tensorboard-hparams")
-        visit(page, f"{address}/#projector")
-        projector = page.frame_locator("iframe").frame_locator("iframe")
-        expect(projector.get_by_text("Points: 128")).to_be_visible()
-        chosen = projector.get_by_role("button", name="1 tensor found")
-        expect(chosen).to_have_value(re.compile("Embedding of v?ae"))  # whichever it lists first
-        shoot(page, "tensorboard-projector")
+    visit(page, f"{experiment}/runs/{vae.run_id}/artifacts")
+    page.get_by_text("images", exact=True).first.click()
+    page.get_by_text(
+        re.compile(r"^Test image - Above_x3a_ Real data.*[0-9a-f]\.png$")
+    ).first.click()
+    wait_for_picture(page)
+    shoot(page, "mlflow-images")
 
 
 @needs_chromium
-def test_markup_in_somebody_elses_record_is_shown_as_text(workspace: Workspace, page: Page) -> None:
-    markup = "<img src=x onerror=\"document.title='owned'\">"
-    path = workspace.path / "records" / "vae" / "run.json"
-    start = json.loads(path.read_text())
-    start["params"]["optimizer"] = start["tags"]["git.branch"] = markup
-    path.write_text(json.dumps(start))
-    workspace.run("runrecord", "sync", "--tensorboard")
-    with viewing(workspace, "mlflow") as address:
-        run = runs(workspace, "train-vae")[0].info
-        visit(page, f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}")
-        expect(page.get_by_text(markup).first).to_be_visible()
-        shoot(page, "mlflow-markup")
-        assert page.title() != "owned"
-    with viewing(workspace, "tensorboard") as address:
-        visit(page, f"{address}/#text")
-        expect(page.get_by_text(markup).first).to_be_visible()
-        shoot(page, "tensorboard-markup")
-        assert page.title() != "owned"
+def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -> None:
+    visit(page, f"{tensorboard_at}/#timeseries")
+    for text in ("Test/Total Loss", "Test/KL-Divergence"):
+        expect(page.get_by_text(text).first).to_be_visible()
+    shoot(page, "tensorboard-scalars")
+    visit(page, f"{tensorboard_at}/#images")
+    wait_for_picture(page)
+    title = "Test image - Above: Real data, below: reconstruction data"
+    shown = page.locator("tf-image-loader", has_text=title)
+    expect(shown.get_by_text("step 2")).to_be_visible()
+    shown.locator("#steps").press("ArrowLeft")
+    expect(shown.get_by_text("step 1")).to_be_visible()
+    shoot(page, "tensorboard-images")
+    visit(page, f"{tensorboard_at}/#hparams")
+    for text in ("latent_dim", "evaluate-"):
+        expect(page.get_by_text(text).first).to_be_visible()
+    shoot(page, "tensorboard-hparams")
+    visit(page, f"{tensorboard_at}/#projector")
+    projector = page.frame_locator("iframe").frame_locator("iframe")
+    expect(projector.get_by_text("Points: 128")).to_be_visible()
+    chosen = projector.get_by_role("button", name="1 tensor found")
+    expect(chosen).to_have_value(re.compile("Embedding of v?ae"))  # whichever it lists first
+    shoot(page, "tensorboard-projector")
+
+
+@needs_chromium
+def test_markup_in_somebody_elses_record_is_shown_as_text(
+    viewed: Workspace, mlflow_at: str, tensorboard_at: str, page: Page
+) -> None:
+    (run,) = (run.info for run in runs(viewed) if run.info.run_name == FOREIGN)
+    visit(page, f"{mlflow_at}/#/experiments/{run.experiment_id}/runs/{run.run_id}")
+    expect(page.get_by_text(MARKUP).first).to_be_visible()
+    shoot(page, "mlflow-markup")
+    assert page.title() != "owned"
+    visit(page, f"{tensorboard_at}/#text")
+    expect(page.get_by_text(MARKUP).first).to_be_visible()
+    shoot(page, "tensorboard-markup")
+    assert page.title() != "owned"
 
 
 def test_a_taken_port_is_passed_over(built: Workspace) -> None:
