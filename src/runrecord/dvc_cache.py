@@ -7,6 +7,8 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +48,32 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
     Raises:
         GitFailed: Git refuses.
     """
-    text = _lock_file(root, revision)
-    oids = {out.path: out.oid for out in _outs_in(text) if out.path.startswith(RECORDS)}
+    outs = chain.from_iterable(map(_outs_of, _stages_in(_lock_file(root, revision))))
+    oids = {out.path: out.oid for out in outs if out.path.startswith(RECORDS)}
     if not oids:
         return {}
     with opened(root) as repo:
         had = _fetched(repo, oids.values())
     return {path: had[oid] for path, oid in oids.items()}
+
+
+def records_of_equal_runs(root: Path, revision: str, path: str) -> list[Files]:
+    """The files of records that runs here left of the stage that writes `path` at a revision.
+
+    They had the command, params and dependencies that the stage has there: DVC's run cache says so.
+    """
+    wanted = [stage for stage in _stages_in(_lock_file(root, revision)) if path in _paths(stage)]
+    with opened(root) as repo:
+        oids = [
+            out.oid
+            for stage in _run_cache(repo)
+            if any(_inputs(stage) == _inputs(one) for one in wanted)
+            for out in _outs_of(stage)
+            if out.path == path
+        ]
+        return [
+            files for files in map(partial(_files, repo), oids) if files and not _missing(files)
+        ]
 
 
 def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
@@ -115,23 +136,38 @@ def _lock_file(root: Path, revision: str) -> bytes:
 def _known(repo: "Repo", root: Path) -> Iterator[_Out]:
     """Every out that some dvc.lock or DVC's run cache names, the most recent first."""
     for where, text in _lock_files(root):
-        yield from _outs_in(text, where)
-    for path in sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*")):
-        stage = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+        for stage in _stages_in(text, where):
+            yield from _outs_of(stage, where)
+    for stage in _run_cache(repo):
         yield from _outs_of(stage, "DVC's run cache")
 
 
-def _outs_in(lock_file: bytes, where: str = "") -> Iterator[_Out]:
+def _run_cache(repo: "Repo") -> Iterator[dict[str, Any]]:
+    """The stages that ran here, as dvc.lock would have them."""
+    for path in sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*")):
+        yield yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+
+
+def _stages_in(lock_file: bytes, where: str = "its dvc.lock") -> list[dict[str, Any]]:
     try:
         document = yaml.load(lock_file, Loader=yaml.CSafeLoader) or {}
     except yaml.YAMLError:  # one with conflict markers was committed
-        print(f"{where or 'its dvc.lock'}: no YAML; passed over", file=sys.stderr)
-        return
-    for stage in document.get("stages", {}).values():
-        yield from _outs_of(stage, where)
+        print(f"{where}: no YAML; passed over", file=sys.stderr)
+        return []
+    return list(document.get("stages", {}).values())
 
 
-def _outs_of(stage: dict[str, Any], where: str) -> Iterator[_Out]:
+def _inputs(stage: dict[str, Any]) -> tuple[object, ...]:
+    """All that a stage's result depends on."""
+    deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", [])}
+    return stage["cmd"], deps, stage.get("params"), _paths(stage)
+
+
+def _paths(stage: dict[str, Any]) -> set[str]:
+    return {out["path"] for out in stage.get("outs", [])}
+
+
+def _outs_of(stage: dict[str, Any], where: str = "") -> Iterator[_Out]:
     for out in stage.get("outs", []):
         if "md5" in out:
             yield _Out(out["path"], out["md5"], where)

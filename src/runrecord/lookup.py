@@ -1,16 +1,18 @@
 """Finding the records of the runs that a person names."""
 
+import sys
 from itertools import chain
 from pathlib import Path
 
 from runrecord.catalog import records_in_workspace
-from runrecord.dvc_cache import known_records, records_at
+from runrecord.dvc_cache import known_records, records_at, records_of_equal_runs
 from runrecord.errors import UserError
 from runrecord.paths import RECORDS, RUN_NAMES
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import START, RecordRefused
 from runrecord.run_store import run_dir
 from runrecord.sync import Store, has_store
+from runrecord.text import printable
 
 
 def find_records(root: Path, name: str) -> list[Record]:
@@ -20,6 +22,9 @@ def find_records(root: Path, name: str) -> list[Record]:
     - a folder that holds a record;
     - `REVISION:WHAT`: that of `records/WHAT` in a commit, branch, tag or DVC experiment;
     - `REVISION`: all records there.
+
+    Where a revision's record cannot be had, as of results that somebody else committed, it is that
+    of the newest run here with the same command, params and dependencies; that is said.
 
     Raises:
         UserError: there is no such run, or its record is gone or damaged.
@@ -56,12 +61,30 @@ def _find(root: Path, name: str) -> list[Record]:
             return [Record(files_in(folder))]
     revision, colon, what = name.partition(":")
     there = records_at(root, revision)
-    chosen = [there.get(RECORDS + what)] if colon else there.values()
+    chosen = {RECORDS + what: there.get(RECORDS + what)} if colon else there
     if there:
-        return [Record(files) for files in chosen if files is not None]
+        found = [
+            Record(files) if files is not None else _of_equal_run(root, revision, path)
+            for path, files in chosen.items()
+        ]
+        return [record for record in found if record is not None]
     shown = Store(root).shown if has_store(root) else {}
     ids = {run.run_id: record_id for record_id, run in shown.items()}
     return _by_id(root, ids.get(name, name))
+
+
+def _of_equal_run(root: Path, revision: str, path: str) -> Record | None:
+    """The record of the newest run here of what `path` records at a revision; said to a person."""
+    own = [Record(files) for files in records_of_equal_runs(root, revision, path)]
+    if not own:
+        return None
+    newest = max(own, key=lambda record: record.start.time)
+    print(
+        f"{printable(revision)}: the record that its dvc.lock names as {path} cannot be had here; "
+        f"taken is {newest.start.id}, this machine's run of the same command, params and deps.",
+        file=sys.stderr,
+    )
+    return newest
 
 
 def _by_id(root: Path, record_id: str) -> list[Record]:

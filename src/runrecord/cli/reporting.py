@@ -35,10 +35,14 @@ class Report:
         """Those records that can be had."""
         for label, files in known:
             if files is None:
-                self._console.print(f"{label}: in neither DVC's cache nor its remote.")
                 self._counts["not found"] += 1
             else:
                 yield label, files
+        if count := self._counts["not found"]:
+            self._console.print(
+                f"{count} records that Git names are in neither DVC's cache nor its remote: made "
+                "elsewhere and not pushed, or pruned since."
+            )
 
     def each(self, title: str, runs: list[Run], play: Callable[[Run], str | None]) -> None:
         """Play every run, showing how far it is."""
