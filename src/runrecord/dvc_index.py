@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runrecord.errors import UserError
+from runrecord.provenance.git import GitFailed, git
 from runrecord.text import reason
 
 if TYPE_CHECKING:
@@ -91,6 +92,18 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
             for key, value in _leaves(_prefix(file), file.read_params()).items()
         }
         return StageAtWork(_stage(named[0], place), params, generated)
+
+
+def committed_params(root: Path) -> dict[str, object]:
+    """What params.yaml holds in the commit at hand, by dotted names; nothing where it has none."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import parse_yaml
+
+    name = "params.yaml"
+    try:
+        return _leaves("", parse_yaml(git(root, "cat-file", "blob", f"HEAD:./{name}"), name))
+    except (DvcException, GitFailed, AttributeError):  # AttributeError: it holds no names
+        return {}
 
 
 def _named(repo: "Repo") -> list[Any]:

@@ -18,6 +18,9 @@ from runrecord.record.writer import RecordWriter
 
 _OLD = Path(".generative/spool")
 """Where version 0.1 kept its records, which are still read."""
+_STAMP = len("20261126-184232-89f5fe")
+"""Characters of a new id that no other has: its time in UTC, and a random end."""
+_LONGEST_STEM = 70
 
 
 def state_folder(root: Path) -> Path:
@@ -40,7 +43,7 @@ def run_dir(root: Path, run_id: str) -> Path:
 def run_dirs(root: Path) -> list[Path]:
     """The folders of all runs in the store, the oldest first."""
     starts = [*root.glob(f"{_OLD}/*/{START}"), *root.glob(f".runrecord/runs/*/{START}")]
-    return sorted((start.parent for start in starts), key=lambda folder: folder.name)
+    return sorted((start.parent for start in starts), key=lambda folder: folder.name[-_STAMP:])
 
 
 def host() -> str:
@@ -67,18 +70,19 @@ def _note_of(root: Path, patch: bytes) -> Path:
 
 
 @contextmanager
-def claim_run(root: Path, stage: str, wanted: str | None = None) -> Iterator[Path]:
+def claim_run(root: Path, title: str, wanted: str | None = None) -> Iterator[Path]:
     """A run's folder, its name the run's id; held until the run's process is done or dead.
 
-    It is that of the run `wanted`, unless that is gone or another process has it; else a new one.
+    It is that of the run `wanted`, unless that is gone or another process has it; else a new one,
+    whose id begins with `title`.
     Where the store cannot be written, the folder is not made: the writer will say so.
     """
-    folder = run_dir(root, wanted) if wanted else _new_folder(root, stage)
+    folder = run_dir(root, wanted) if wanted else _new_folder(root, title)
     lock = lock_of(folder)
     try:
         lock.acquire(timeout=1.0)  # sync and reap hold it for a moment, to see who lives
     except Timeout:
-        folder = _new_folder(root, stage)
+        folder = _new_folder(root, title)
         lock = lock_of(folder)
         lock.acquire()
     except OSError:
@@ -89,8 +93,8 @@ def claim_run(root: Path, stage: str, wanted: str | None = None) -> Iterator[Pat
         lock.release()
 
 
-def _new_folder(root: Path, stage: str) -> Path:
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stage).strip("-_")[:60] or "run"
+def _new_folder(root: Path, title: str) -> Path:
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)[:_LONGEST_STEM].strip("-_.") or "run"
     while True:
         name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         folder = state_folder(root) / "runs" / name

@@ -72,11 +72,10 @@ def start_run(
         origin = collect_origin(checkout, stage, cwd, project, tags or {})
         if origin.trouble:
             print(f"warning: {origin.trouble} It cannot be rebuilt later.", file=sys.stderr)
-        name = origin.inputs.stage.name
         shown = origin.inputs.params if params is None else params
         checkpoints = _checkpoints(root, _identity(origin, shown, device, project.packages))
         stopped = checkpoints.latest()
-        with claim_run(root, name, stopped.run_id if stopped else None) as folder:
+        with claim_run(root, origin.title, stopped.run_id if stopped else None) as folder:
             if stopped and folder.name != stopped.run_id:
                 stopped = None  # another process has that run by now
             start = _start(folder.name, origin, shown, dataset)

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from runrecord.dvc_index import committed_params
 from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.provenance.pipeline import Inputs, read_inputs
 from runrecord.provenance.source_patch import describe_code
-from runrecord.secrets import holds_secret
+from runrecord.secrets import holds_secret, redact
 from runrecord.text import printable
 
 LOCK_FILE = Path("requirements.lock")
+
+_LONGEST_TITLE = 40
 
 # Variables that change results: how many threads, which kernels, how exact.
 _NUMERIC = re.compile(
@@ -34,6 +37,8 @@ class Origin:
     """What the code differed by from its commit, as `git apply` takes it."""
     trouble: str
     """Why the run cannot be had again, if it cannot: a sentence for a person."""
+    title: str
+    """What a person knows the run by: its stage, after what tells it from the committed one."""
 
 
 def collect_origin(
@@ -80,7 +85,21 @@ def collect_origin(
         for key, value in tags.items()
         if value and not value.startswith("-") and not holds_secret(value)
     }
-    return Origin(inputs, shown, patch, trouble)
+    title = environment.get("DVC_EXP_NAME") or _changes(checkout, inputs.params)
+    stage = inputs.stage.name
+    return Origin(
+        inputs, shown, patch, trouble, f"{redact(title)[:_LONGEST_TITLE]}-{stage}".lstrip("-")
+    )
+
+
+def _changes(checkout: Path, params: Mapping[str, object]) -> str:
+    """Which of those params the commit at hand has otherwise, as `target=clean`."""
+    committed = committed_params(checkout)
+    return ",".join(
+        f"{key.rpartition('.')[2]}={value}"
+        for key, value in params.items()
+        if key in committed and committed[key] != value
+    )
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
