@@ -43,8 +43,8 @@ Source = Callable[[Path], None]
 
 def download(
     data: Data, directory: Path = DATA_DIR, sources: Mapping[str, Source] | None = None
-) -> None:
-    """Bring the files that `data` describes into `directory`, all or none.
+) -> str:
+    """Bring the files that `data` describes into `directory`, all or none; which source had them.
 
     Raises:
         RunFailed: no source had them.
@@ -53,7 +53,7 @@ def download(
     digests = data.digests()
     if not _mismatches(directory, digests):
         print(f"{directory}: already there and right")
-        return
+        return "already there"
     part = directory.with_name(f".{directory.name}.part")
     reasons = []
     for name, fetch in (sources or default_sources()).items():
@@ -74,7 +74,7 @@ def download(
             for file in digests:
                 (part / file).replace(directory / file)
             print(f"{directory}: four files from {name}, SHA-256 checked")
-            return
+            return name
         finally:
             shutil.rmtree(part, ignore_errors=True)
     raise RunFailed(

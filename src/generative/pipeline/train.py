@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from generative.config import Params
@@ -41,7 +43,11 @@ def train(model_class: type[Model[Any]]) -> None:
     optimizer = make_optimizer(model)
     shown = {"model": name, "seed": seed, **compute.model_dump(), **config.model_dump()}
     state = TrainingState(model, optimizer)
-    with tracked(context, shown) as run, epochs(name, config.epochs) as show:
+    with (
+        _removed_on_failure(name),
+        tracked(context, shown) as run,
+        epochs(name, config.epochs) as show,
+    ):
         print(f"{context.stage}: {compute.threads} threads, {context.where}")
         numbers = run.epochs(config.epochs, state)
         for result in fit(model, optimizer, data, seed, compute, device, numbers):
@@ -49,12 +55,29 @@ def train(model_class: type[Model[Any]]) -> None:
             run.log(result.means, within=result.steps)
             run.image(model.preview_title, png(image_rows(rows)))
             state.history.append({"epoch": result.epoch, **result.means})
+            _write_losses(name, state.history)
             show(result.epoch, result.means)
         path = model_path(name)
         save_model(model, path)
-        write_atomic(history_path(name), _csv(state.history))
-        write_atomic(metrics_path(name), (json.dumps(state.history[-1], indent=2) + "\n").encode())
+        _write_losses(name, state.history)
         run.model(path)
+
+
+def _write_losses(name: str, history: History) -> None:
+    """What `dvc exp show` and `dvc plots` follow: every epoch's losses, and the last one's."""
+    write_atomic(history_path(name), _csv(history))
+    write_atomic(metrics_path(name), (json.dumps(history[-1], indent=2) + "\n").encode())
+
+
+@contextmanager
+def _removed_on_failure(name: str) -> Iterator[None]:
+    """Nobody takes the losses of a training that ends badly for its results."""
+    try:
+        yield
+    except BaseException:
+        for path in (history_path(name), metrics_path(name)):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _csv(rows: History) -> bytes:

@@ -1,0 +1,51 @@
+"""What DVC shows of a training that still goes on."""
+
+import json
+import signal
+from pathlib import Path
+
+from helpers import RECORD_ONLY, TRAIN, Workspace, history, wait_until
+
+METRICS, HISTORY = Path("metrics/vae.json"), Path("metrics/vae_history.csv")
+
+
+def epoch_shown_by_dvc(workspace: Workspace) -> int:
+    """The epoch that `dvc exp show` has for the workspace; 0 for none."""
+    output = workspace.run("dvc", "exp", "show", "--json", "--quiet")
+    shown = json.loads(output[output.index("[{") :])
+    metrics = shown[0]["data"]["metrics"]
+    return int(metrics.get(str(METRICS), {}).get("data", {}).get("epoch", 0))
+
+
+def test_metrics_and_history_grow_until_the_training_ends(workspace: Workspace) -> None:
+    keys = json.loads(workspace.read(str(METRICS))).keys()
+    workspace.set_params(vae__epochs=100_000)
+    with workspace.start("dvc", "repro", "train-vae", **RECORD_ONLY) as process:
+        wait_until(lambda: (workspace.path / METRICS).exists())
+        first = epoch_shown_by_dvc(workspace)
+        assert json.loads(workspace.read(str(METRICS))).keys() == keys
+        wait_until(lambda: epoch_shown_by_dvc(workspace) > first)
+        epochs = [row["epoch"] for row in history(workspace, "vae")]
+        assert epochs == [str(n + 1) for n in range(len(epochs))]
+        process.send_signal(signal.SIGKILL)
+        assert process.stdout is not None
+        process.stdout.read()  # until the training has ended, too
+    for name in (METRICS, HISTORY):
+        assert not (workspace.path / name).exists(), "nobody takes them for results"
+
+
+def test_a_training_that_goes_on_writes_all_epochs_again(workspace: Workspace) -> None:
+    before = [workspace.read(str(name)) for name in (METRICS, HISTORY)]
+    workspace.set_params(vae__batch_size=1, vae__epochs=4)
+    (workspace.path / HISTORY).unlink()
+    with workspace.start(*TRAIN, **RECORD_ONLY) as process:
+        wait_until(
+            lambda: (workspace.path / HISTORY).exists() and len(history(workspace, "vae")) > 1
+        )
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+    assert not (workspace.path / HISTORY).exists()
+    output = workspace.run(*TRAIN, environment=RECORD_ONLY)
+    assert "going on with" in output
+    assert [row["epoch"] for row in history(workspace, "vae")] == ["1", "2", "3", "4"]
+    assert [workspace.read(str(name)) for name in (METRICS, HISTORY)] != before
