@@ -9,11 +9,15 @@ from runrecord.project import ModelFlavor, Project
 
 def _device(root: Path) -> str:
     from generative.config import PARAMS_FILE, PIPELINE_FILE, Params
-    from generative.training.runtime import Compute, device_name, prepare
+    from generative.training import runtime
 
-    compute = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("compute", Compute)
-    device = prepare(compute)
-    return f"{device.type} ({device_name(device)}), {compute.threads} threads"
+    compute = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("compute", runtime.Compute)
+    device = runtime.prepare(compute)
+    driver = runtime.driver_version() or "none"
+    return (
+        f"{device.type} ({runtime.device_name(device)}), {compute.threads} threads; NVIDIA driver: "
+        f"{driver} (a GPU needs {runtime.needed_driver()})"
+    )
 
 
 def _data(root: Path) -> str:

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,10 @@ from generative.errors import UserError
 class Compute(Section):
     """The `compute` block of params.yaml."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
+    device: str = Field(
+        pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
+        description="auto, cpu, cuda or cuda:0, cuda:1, ...",
+    )
     threads: int = Field(ge=1, le=1024, description="a whole number from 1 to 1024")
     precision: Literal["float32", "tf32", "bf16"] = Field(description="float32, tf32 or bf16")
     deterministic: bool = Field(description="true or false")
@@ -29,13 +33,7 @@ def prepare(compute: Compute) -> torch.device:
     Raises:
         UserError: CUDA asked for where there is none, or tf32 without CUDA.
     """
-    available = torch.cuda.is_available()
-    if compute.device == "cuda" and not available:
-        raise UserError(
-            "params.yaml: compute.device is cuda, but PyTorch finds no usable CUDA device here; "
-            "set it to auto or cpu, or check the driver with nvidia-smi."
-        )
-    device = torch.device("cuda" if available and compute.device != "cpu" else "cpu")
+    device = _device(compute.device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     if compute.precision == "tf32" and device.type != "cuda":
         raise UserError(
             "params.yaml: compute.precision is tf32, which needs CUDA; set it to float32 or bf16."
@@ -52,7 +50,45 @@ def prepare(compute: Compute) -> torch.device:
     torch.backends.cudnn.benchmark = not compute.deterministic
     torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
+
+
+def _device(wanted: str, gpus: int) -> torch.device:
+    """The device that `compute.device` means where PyTorch can use that many GPUs."""
+    if wanted == "auto":
+        if not gpus and (driver := driver_version()):
+            print(
+                f"warning: training on the CPU: there is an NVIDIA GPU that PyTorch cannot use "
+                f"(driver {driver}, needed is {needed_driver()}); install that, or let "
+                "compute.device be cpu in params.yaml.",
+                file=sys.stderr,
+            )
+        return torch.device("cuda:0" if gpus else "cpu")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    device = torch.device(wanted if ":" in wanted else f"{wanted}:0")
+    if device.index >= gpus:
+        found = f"{gpus} of them" if gpus else "no usable CUDA device"
+        raise UserError(
+            f"params.yaml: compute.device is {wanted}, but PyTorch finds {found} here; set it to "
+            f"{'cuda:0' if gpus else 'auto or cpu'}, or check the driver with nvidia-smi."
+        )
+    return device
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver; empty where there is none."""
+    found = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
+    return found[1] if found else ""
+
+
+def needed_driver() -> str:
+    """The driver that the installed PyTorch needs for a GPU, as NVIDIA's release notes say."""
+    cuda = str(torch.version.cuda or "").partition(".")[0]
+    oldest = {"11": "450", "12": "525", "13": "580"}.get(cuda)
+    return f"{oldest} or newer" if oldest else "one for a PyTorch with CUDA"
 
 
 def autocast(compute: Compute, device: torch.device) -> AbstractContextManager[object]:
@@ -75,10 +111,9 @@ def describe_device(device: torch.device) -> dict[str, str]:
         "cpu.capability": torch.backends.cpu.get_cpu_capability(),
     }
     if device.type == "cuda":
-        driver = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
         tags |= {
             "cuda.version": str(torch.version.cuda),
-            "cuda.driver": driver.group(1) if driver else "",
+            "cuda.driver": driver_version(),
             "cuda.cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         }
     return tags
