@@ -8,12 +8,14 @@ from filelock import FileLock
 
 from runrecord.catalog import OnFailure, Run, read_runs, records_in_workspace
 from runrecord.errors import UserError
+from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.run_store import close_if_dead, run_dirs, state_folder
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_shown import Shown, shown_runs
 from runrecord.sinks.mlflow_store import connect, database_of, is_embedded, tracking_uri
+from runrecord.sinks.mlflow_views import save_views
 from runrecord.sinks.tensorboard import TensorBoardSink
 from runrecord.text import reason
 from runrecord.verify.audit import Discrepancy, audit
@@ -67,8 +69,9 @@ class Store:
             UserError: it cannot be reached, or refuses.
         """
         try:
-            self._client, self._experiment = connect(root)
-            self.shown: dict[str, Shown] = shown_runs(self._client, self._experiment)
+            self._client, self.experiment = connect(root)
+            self.shown: dict[str, Shown] = shown_runs(self._client, self.experiment)
+            self._project = load_project(root)
             self._sink = MlflowSink(root)
         except UserError:
             raise
@@ -135,6 +138,17 @@ class Store:
         except Exception as error:
             raise _unreachable(error) from None
 
+    def save_views(self) -> None:
+        """Make MLflow's saved views show what there is by now.
+
+        Raises:
+            UserError: the store no longer answers.
+        """
+        try:
+            save_views(self._client, self.experiment, self._project)
+        except Exception as error:
+            raise _unreachable(error) from None
+
     def write_probe(self) -> None:
         """Write something harmless.
 
@@ -142,7 +156,7 @@ class Store:
             UserError: the store cannot be written.
         """
         try:
-            self._client.set_experiment_tag(self._experiment, "doctor", "was here")
+            self._client.set_experiment_tag(self.experiment, "doctor", "was here")
         except Exception as error:
             raise UserError(
                 f"MLflow's tracking store can be read but not written ({reason(error)}); "
@@ -151,7 +165,7 @@ class Store:
 
     def _still_there(self) -> None:
         try:
-            self._client.get_experiment(self._experiment)
+            self._client.get_experiment(self.experiment)
         except Exception as error:
             raise _unreachable(error) from None
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from helpers import Workspace, answers, end_run, needs_chromium, new_run, runs, wait_until
+from helpers import Workspace, answers, client, end_run, needs_chromium, new_run, runs, wait_until
 from playwright.sync_api import Page, expect
 
 from runrecord.cli.viewers import HOST, free_port
 from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sinks.mlflow_views import VIEWS, page_of
 from runrecord.sinks.tensorboard import TensorBoardSink
 
 SHOTS = os.environ.get("SCREENSHOTS")
@@ -124,7 +125,7 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(
     viewed: Workspace, mlflow_at: str, page: Page
 ) -> None:
     own = {run.info.run_name: run.info for run in runs(viewed) if run.info.run_name != FOREIGN}
-    assert len(own) == 3
+    assert len(own) == 4
     (ae,) = (run for name, run in own.items() if name.startswith("train-ae"))
     (vae,) = (run for name, run in own.items() if name.startswith("train-vae"))
     experiment = f"{mlflow_at}/#/experiments/{ae.experiment_id}"
@@ -138,8 +139,8 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(
         page,
         f'{mlflow_at}/#/compare-runs?runs={chosen}&experiments=["{ae.experiment_id}"]',
     )
-    expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
-    for text in ("latent_dim", "Eval/Denoising/MSE at 0.1"):
+    expect(page.get_by_text("Comparing 4 Runs from 1 Experiment")).to_be_visible()
+    for text in ("latent_dim", "Eval/Reconstruction/MSE"):
         expect(page.get_by_text(text, exact=True).first).to_be_visible()
     shoot(page, "mlflow-compare")
 
@@ -159,7 +160,7 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(
     popup.value.close()
 
     visit(page, f"{experiment}/runs/{vae.run_id}/model-metrics")
-    expect(page.get_by_text("Eval/Denoising").first).to_be_visible()
+    expect(page.get_by_text("Eval/Reconstruction").first).to_be_visible()
     shoot(page, "mlflow-metrics")
 
     visit(page, f"{experiment}/runs/{vae.run_id}/artifacts")
@@ -226,9 +227,51 @@ def test_a_free_port_is_taken_as_it_is() -> None:
         assert free_port(port) > port
 
 
-def test_a_tracking_servers_own_interface_is_named(built: Workspace) -> None:
-    output = built.run(
-        "runrecord", "mlflow", status=2, MLFLOW_TRACKING_URI="http://u:secret@127.0.0.1:9"
-    )
-    assert output.startswith("error: MLFLOW_TRACKING_URI names a server")
+def test_a_tracking_servers_own_pages_are_named(
+    viewed: Workspace, mlflow_at: str, page: Page
+) -> None:
+    with_password = mlflow_at.replace("http://", "http://me:secret@")
+    output = viewed.run("runrecord", "mlflow", MLFLOW_TRACKING_URI=with_password)
     assert "secret" not in output
+    named = re.findall(r"^(.+\?)  http://\S+?(/#/\S+)$", output, re.MULTILINE)
+    assert [question for question, _ in named] == list(VIEWS.values())
+    visit(page, mlflow_at + named[0][1])
+    expect(page.get_by_text("Which is best?").first).to_be_visible()
+
+    gone = "http://me:secret@127.0.0.1:9"
+    output = viewed.run("runrecord", "mlflow", status=2, MLFLOW_TRACKING_URI=gone)
+    assert output.startswith("error: MLflow's tracking store does not answer (")
+    assert "secret" not in output
+
+
+@needs_chromium
+def test_each_question_has_a_view_of_the_training_runs(
+    viewed: Workspace, mlflow_at: str, page: Page
+) -> None:
+    experiment = runs(viewed)[0].info.experiment_id
+    mine = client(viewed)
+    mine.set_experiment_tag(experiment, "mlflow.sharedViewState.mine", "{}")
+    viewed.run("runrecord", "sync")
+    tags = mine.get_experiment(experiment).tags
+    assert tags["mlflow.sharedViewState.mine"] == "{}", "a person's own is left alone"
+    trainings = [run.info.run_name for run in runs(viewed, "train-")]
+
+    visit(page, mlflow_at + page_of(experiment, "runrecord-best"))
+    for text in ("latent_dim", "Eval/Likelihood/ELBO", "Eval/Reconstruction/SSIM", *trainings):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    expect(page.get_by_text("4 matching runs")).not_to_be_visible()
+    for run in runs(viewed):
+        if run.info.run_name.startswith(("evaluate", "download")):
+            expect(page.get_by_text(run.info.run_name)).to_have_count(0)
+    shoot(page, "mlflow-best")
+
+    visit(page, mlflow_at + page_of(experiment, "runrecord-learning"))
+    for text in ("Losses (2)", "Train/Total Loss", "Test/Total Loss"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    expect(page.locator(".js-plotly-plot .trace").first).to_be_visible()
+    shoot(page, "mlflow-learning")
+
+    visit(page, mlflow_at + page_of(experiment, "runrecord-pictures"))
+    expect(page.get_by_text("Original - Noisy - Reconstructed").first).to_be_visible()
+    wait_for_picture(page, width=200)
+    shoot(page, "mlflow-pictures")

@@ -62,10 +62,11 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("report.html"), help="default report.html"
     )
     for name, port in (("mlflow", 5000), ("tensorboard", 6006)):
-        command = commands.add_parser(name, help=f"show the runs in {name}, on this machine only")
+        command = commands.add_parser(name, help=f"show the runs in {name}")
         command.add_argument(
             "--port", type=_port, default=port, help=f"default {port}, or the next free one"
         )
+        command.add_argument("--host", default="127.0.0.1", help="default: for this machine only")
     return parser
 
 
@@ -115,7 +116,7 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
         case viewer:
             from runrecord.cli.viewers import view
 
-            return lambda: view(viewer, given.port)
+            return lambda: view(viewer, given.host, given.port)
 
 
 def _port(text: str) -> int:

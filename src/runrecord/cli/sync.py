@@ -29,6 +29,7 @@ def sync(everything: bool, tensorboard: bool) -> None:
         ended = [run for run in runs if run.ended]
         store = Store(root)
         report.each("MLflow", ended, store.play)
+        store.save_views()
         print(report.summary())
         if tensorboard:
             report.each("TensorBoard", ended, lambda run: write_event_files(run, root))

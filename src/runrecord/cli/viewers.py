@@ -1,50 +1,99 @@
-"""`runrecord mlflow` and `runrecord tensorboard`: the two user interfaces, on localhost."""
+"""`runrecord mlflow` and `runrecord tensorboard`: the two user interfaces."""
 
 import os
 import socket
 import sys
+import time
+import webbrowser
 from pathlib import Path
 
 from runrecord.errors import UserError
 from runrecord.extras import require
 from runrecord.paths import repo_root
-from runrecord.sinks.mlflow_store import artifact_location, connect, is_embedded, tracking_uri
+from runrecord.secrets import redact
+from runrecord.sinks.mlflow_store import artifact_location, is_embedded, tracking_uri
+from runrecord.sinks.mlflow_views import VIEWS, page_of
 from runrecord.sinks.tensorboard import event_folder
+from runrecord.sync import Store
 
 HOST = "127.0.0.1"
+PATIENCE = 120.0  # seconds that a viewer may take to answer, before a browser is opened
 
 
-def view(viewer: str, port: int) -> None:
-    """Become the viewer's server; it ends with Ctrl-C.
+def view(viewer: str, host: str, port: int) -> None:
+    """Become the viewer's server, which Ctrl-C ends; where a server has MLflow's runs, name it.
 
     Raises:
-        UserError: MLFLOW_TRACKING_URI names a server, which has a user interface of its own.
+        UserError: the server does not answer, or no port is free.
     """
     root = repo_root()
-    port = free_port(port)
+    pages = {"": "/#timeseries"}
+    uri = tracking_uri(root)
     if viewer == "mlflow":
-        uri = tracking_uri(root)
+        store = Store(root)  # the database may not exist yet
+        store.save_views()
+        pages = {name: page_of(store.experiment, key) for key, name in VIEWS.items()}
         if not is_embedded(uri):
-            raise UserError("MLFLOW_TRACKING_URI names a server; open its address in a browser.")
-        _, experiment = connect(root)  # the database may not exist yet
-        page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+            _show(viewer, redact(uri).rstrip("/"), pages)
+            return
         command = ["mlflow", "server", "--backend-store-uri", uri]
         command += ["--default-artifact-root", artifact_location(root), "--workers", "1"]
+        # Eight processes for jobs that no run of ours has: they take seconds to begin and to end.
+        os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     else:
         require("tensorboard", "TensorBoard", "tensorboard")
-        page = "/#timeseries"
         command = ["tensorboard", "--logdir", str(event_folder(root))]
-    command += ["--host", HOST, "--port", str(port)]
-    print(f"{viewer}: http://{HOST}:{port}{page}  (Ctrl-C ends it)", flush=True)
+    port = free_port(port, host)
+    _show(viewer, f"http://{HOST if host == '0.0.0.0' else host}:{port}", pages)  # noqa: S104
+    _say_who_can_see_it(host, port)
+    command += ["--host", host, "--port", str(port)]
     os.execv(Path(sys.executable).with_name(command[0]), command)  # noqa: S606
 
 
-def free_port(wanted: int) -> int:
+def _show(viewer: str, address: str, pages: dict[str, str]) -> None:
+    """Print the address of each page, and open the first one in a browser where there is one."""
+    addresses = {name: address + page for name, page in pages.items()}
+    for name, page in addresses.items():
+        print(f"{name or viewer}  {page}", flush=True)
+    screen = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if screen and os.fork() == 0:
+        _open_when_it_answers(address, next(iter(addresses.values())))
+
+
+def _open_when_it_answers(address: str, page: str) -> None:
+    """Open a page once its server is there, in a process of its own; then end that."""
+    host, _, port = address.rpartition("/")[2].partition(":")
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port or 443)), timeout=5).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            webbrowser.open(page)
+            break
+    os._exit(0)
+
+
+def _say_who_can_see_it(host: str, port: int) -> None:
+    print("Ctrl-C ends it.", flush=True)
+    if host != HOST:
+        print(
+            f"warning: whoever reaches {host} can see and change all runs: there is no password.",
+            file=sys.stderr,
+        )
+    elif "SSH_CONNECTION" in os.environ:
+        print(f"From your own machine: ssh -L {port}:{HOST}:{port} {socket.gethostname()}")
+
+
+def free_port(wanted: int, host: str = HOST) -> int:
     """`wanted`, or the first free port after it."""
     for port in range(wanted, wanted + 100):
         with socket.socket() as probe:
             try:
-                probe.bind((HOST, port))
+                probe.bind((host, port))
+            except socket.gaierror:
+                raise UserError(f"--host {host}: no such host here.") from None
             except OSError:
                 continue
             return port

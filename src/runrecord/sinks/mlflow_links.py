@@ -9,7 +9,7 @@ from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.sinks.description import EVALUATION, describe, evaluates
 from runrecord.sinks.mlflow_shown import history_of, pictures_of
-from runrecord.sinks.names import key_for, metrics_of, title_of
+from runrecord.sinks.names import key_for, metrics_of, name_for, title_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,8 @@ class Links:
     def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
         """Link both, and show the evaluation's metrics and pictures at the training too.
 
-        Where several runs have the same model, each gets them, and the tags name the newest.
+        Of the metrics, it is the project's headline, where it names one. Where several runs have
+        the same model, each gets them, and the tags name the newest.
         """
         from mlflow.entities import LoggedModelInput, Metric
 
@@ -72,8 +73,9 @@ class Links:
         )
         points: list[Metric] = []
         prefix = metrics_of(model)
+        headline = {prefix + name_for(name) for name in self._project.headline}
         for key in evaluation.data.metrics:
-            if key.startswith(prefix):
+            if key in headline if headline else key.startswith(prefix):
                 name = EVALUATION + key.removeprefix(prefix)
                 shown = name in training.data.metrics
                 known = history_of(self._client, training_id, name).keys() if shown else ()
