@@ -1,0 +1,131 @@
+"""README's own commands, read out of it and run in their order, as a stranger would."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import EXPERIMENT, ROOT, SAMPLE, Workspace, answers, new_workspace, wait_until
+from mlflow import MlflowClient
+
+from runrecord.cli.viewers import free_port
+
+TEXT = (ROOT / "README.md").read_text()
+NOT_RUN = {
+    "make test": "it would run this test",
+    "source .venv/bin/activate": "the environment is ready",
+}
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> list[str]:
+    """Its commands, less comments; a line that ends with a backslash goes on."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [re.sub(r"\s+# .*", "", line).strip() for line in lines]
+
+
+def ready(command: str) -> str:
+    """The same command where the environment is set up already, and is no `.venv`."""
+    return re.sub(r"\bmake (?=\w)", f"make -o setup -o {ROOT}/.venv/installed ", command)
+
+
+def look_at(workspace: Workspace, command: str, **environment: str) -> None:
+    """Start a viewer, wait until its page answers, and end it as a person does."""
+    with workspace.start("sh", "-c", f"exec {ready(command)}", **environment) as process:
+        assert process.stdout is not None
+        try:
+            address = next(
+                found[0] for line in process.stdout if (found := re.search(r"http://[\d.:]+", line))
+            )
+            wait_until(lambda: answers(address), 120)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A clone of a repository whose results somebody else has committed; with few epochs."""
+    folder = tmp_path_factory.mktemp("readme")
+    theirs = new_workspace(folder / "theirs")
+    theirs.set_params(ae__epochs=1, vae__epochs=1)
+    theirs.run("dvc", "repro", RUNRECORD_SINKS="off")
+    theirs.run("git", "add", "--all")
+    theirs.run("git", "commit", "--quiet", "--message=their results")
+    theirs.run("git", "clone", "--quiet", "--bare", ".", str(folder / "bare.git"))
+    theirs.run("git", "clone", "--quiet", str(folder / "bare.git"), str(folder / "clone"))
+    return Workspace(folder / "clone")
+
+
+@pytest.fixture(scope="module")
+def tracker(stranger: Workspace) -> Iterator[tuple[str, int]]:
+    """The README's own tracking server, on this machine and a free port."""
+    (command,) = [one for block in blocks() for one in commands(block) if "mlflow server" in one]
+    port = free_port(5700)
+    command = command.replace("0.0.0.0", "127.0.0.1").replace("5000", str(port))
+    command = command.replace("tracker:", "127.0.0.1:")
+    folder = stranger.path.parent / "tracker"
+    folder.mkdir()
+    with Workspace(folder).start("sh", "-c", f"exec {command} >log 2>&1") as process:
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
+            yield f"http://127.0.0.1:{port}", port
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_command_runs(stranger: Workspace, tracker: tuple[str, int]) -> None:
+    address, _ = tracker
+    seen: list[str] = []
+    for block in blocks():
+        if "mlflow server" in block:
+            continue  # it runs already
+        if "git clone REPOSITORY" in block:
+            on_a_server(stranger.path.parent, block, address)
+            seen += commands(block)
+            continue
+        for command in commands(block):
+            seen.append(command)
+            if command in NOT_RUN:
+                continue
+            if command in ("make mlflow", "make tensorboard"):
+                look_at(stranger, command)
+                continue
+            said = stranger.run("sh", "-c", ready(command.replace("RUN", "records/ae")))
+            assert "Traceback" not in said, command
+            if command.startswith("runrecord report HEAD:ae"):
+                page = (stranger.path / "report.html").read_text()
+                assert "clean" in page
+                assert "noisy" in page
+            if command == "dvc metrics diff":
+                assert "vae" not in said, "the model that nobody touched shows no difference"
+    for expected in ("make repro", "runrecord doctor", "runrecord compare HEAD:ae clean:ae"):
+        assert expected in seen
+    assert len(seen) > 20
+
+
+def on_a_server(folder: Path, block: str, address: str) -> None:
+    """The block for a GPU server: a clone, a tracker, a remote; then all is there for others."""
+    server = Workspace(folder / "server")
+    server.path.mkdir()
+    script = block.replace("REPOSITORY && cd REPOSITORY", f"{folder / 'bare.git'} work && cd work")
+    script = script.replace("/shared/dvc", str(folder / "shared"))
+    script = script.replace("http://tracker:5000", address)
+    script = script.replace("make setup && source .venv/bin/activate", "true")
+    server.run("bash", "-ec", ready(script), MNIST_MIRROR=str(SAMPLE))
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 4
+
+    elsewhere = Workspace(folder / "elsewhere")
+    server.run("git", "clone", "--quiet", str(folder / "bare.git"), str(elsewhere.path))
+    elsewhere.run("dvc", "remote", "add", "--quiet", "--default", "s", str(folder / "shared"))
+    elsewhere.run("dvc", "pull")
+    assert (elsewhere.path / "models/vae.safetensors").exists()

@@ -1,0 +1,40 @@
+"""The README in Korean has the commands, figures, links and pictures of the one in English."""
+
+import re
+from collections import Counter
+
+from helpers import ROOT
+
+ENGLISH, KOREAN = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
+
+
+def commands(text: str) -> list[str]:
+    """Each command of the code blocks, less what a comment says."""
+    blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
+
+
+def test_commands_are_the_same() -> None:
+    assert len(commands(ENGLISH)) > 40
+    assert commands(KOREAN) == commands(ENGLISH)
+
+
+def test_figures_in_tables_are_the_same() -> None:
+    english, korean = (
+        [re.findall(r"\d[\d.]+", row) for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)]
+        for text in (ENGLISH, KOREAN)
+    )
+    assert sum(map(len, english)) > 25
+    assert korean == english
+
+
+def test_links_pictures_and_names_of_files_are_the_same() -> None:
+    for pattern in (r"\]\(([^)]+)\)", r"`([^`\n]+)`"):
+        english, korean = (
+            Counter(name for name in re.findall(pattern, text) if "README" not in name)
+            for text in (ENGLISH, KOREAN)
+        )
+        assert korean == english
+    assert len(re.findall("^## ", KOREAN, re.MULTILINE)) == len(
+        re.findall("^## ", ENGLISH, re.MULTILINE)
+    )
