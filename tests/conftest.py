@@ -1,18 +1,22 @@
 """The workspaces that tests share."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
 import pytest
-from helpers import CHROMIUM, RECORD_ONLY, TOY, Workspace, new_project, new_workspace
+from helpers import CHROMIUM, EXPERIMENT, RECORD_ONLY, TOY, Workspace, new_project, new_workspace
 from playwright.sync_api import Page, expect, sync_playwright
+
+from runrecord.sinks.mlflow_store import connect
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a workspace, and so takes long: `make smoke` leaves it out."""
+    """Mark what needs a project of its own, and so takes long: `make smoke` leaves it out."""
     for item in items:
-        if {"built", "workspace"} & set(getattr(item, "fixturenames", ())):
+        if {"built", "built_toy", "workspace"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("workspace")
 
 
@@ -44,8 +48,24 @@ def built_toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def toy(built_toy: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the toy project, without its runs, to change at will."""
-    return built_toy.copy(tmp_path / "repository")
+    """A copy of the toy project, without its runs, in a folder of the experiment's name."""
+    return built_toy.copy(tmp_path / EXPERIMENT)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make, and no run."""
+    folder = tmp_path_factory.mktemp("store") / EXPERIMENT
+    (folder / ".dvc").mkdir(parents=True)
+    _, experiment = connect(folder)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        with database:
+            for table in ("experiment_tags", "experiments"):
+                database.execute(f"DELETE FROM {table} WHERE experiment_id = ?", [experiment])
+        database.execute("VACUUM INTO ?", [str(folder / "copy.db")])
+    with closing(sqlite3.connect(folder / "copy.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+    return folder / "copy.db"
 
 
 @pytest.fixture(scope="module")

@@ -221,6 +221,11 @@ def new_workspace(path: Path) -> Workspace:
 
 RECORD_ONLY = {"RUNRECORD_SINKS": "off"}
 TOY_TRAIN = ("python", "train.py")
+TOY_STAGE = (
+    *("python", "-c"),
+    "from runrecord.process import run_stage; run_stage(lambda: exec(open('train.py').read(), {}))",
+)
+"""The same, run as this experiment's stages are."""
 TOY = {
     ".gitignore": "/mlflow.db*\n/mlruns\n/tensorboard\n/model.bin\n/numbers.txt\n/records\n",
     "params.yaml": "train: {epochs: 8, lr: 0.5}\n",
@@ -272,7 +277,7 @@ with runrecord.start_run("train") as run:
     with open("model.bin", "wb") as file:
         file.write(walk.place.tobytes())
     with open("metrics.json", "w") as file:
-        json.dump(length, file)
+        json.dump({"Length": float(np.linalg.norm(walk.place))}, file)
     run.model("model.bin")
 """,
     "evaluate.py": """
@@ -348,7 +353,7 @@ def runs(workspace: Workspace, stage: str = "") -> list[Run]:
     experiment = store.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
-    return [run for run in found if run.info.run_name.startswith(stage)]
+    return [run for run in found if run.data.tags["mlflow.source.name"].startswith(stage)]
 
 
 def points_in(workspace: Workspace) -> int:

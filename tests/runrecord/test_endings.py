@@ -8,14 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import RECORD_ONLY, TOY_TRAIN, TRAIN, Workspace, read_until, spool
+from helpers import RECORD_ONLY, TOY_STAGE, TOY_TRAIN, TRAIN, Workspace, read_until, spool
 
 from runrecord.record.reader import Record, files_in
-
-STAGE = (
-    *("python", "-c"),
-    "from runrecord.process import run_stage; run_stage(lambda: exec(open('train.py').read(), {}))",
-)
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ def status_of(folder: Path) -> str:
 def test_once_the_result_is_kept_a_signal_ends_only_the_waiting(
     toy: Workspace, silent_server: str
 ) -> None:
-    with toy.start(*STAGE, MLFLOW_TRACKING_URI=silent_server) as stage:
+    with toy.start(*TOY_STAGE, MLFLOW_TRACKING_URI=silent_server) as stage:
         assert stage.stdout is not None
         read_until(stage.stdout, "MLflow to show the run, at most 60 s")
         stage.send_signal(signal.SIGTERM)
@@ -131,9 +126,6 @@ def test_a_terminal_with_a_bar_that_closes_costs_no_training(workspace: Workspac
 
 
 def test_params_edited_in_mid_run_are_never_recorded_as_run(toy: Workspace) -> None:
-    script = toy.path / "train.py"  # it is to end well where no epoch is left
-    whole = script.read_text().replace("(length, file)", '({"Length": walk.place.sum()}, file)')
-    script.write_text(whole)
     toy.set_params(train__lr=0.25)
     toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
     expected = [toy.read(name) for name in ("model.bin", "metrics.json")]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from helpers import (
     CPU,
-    EXPERIMENT,
     OUTS,
     RECORD_ONLY,
     SAMPLE,
@@ -49,12 +48,6 @@ from runrecord.run_store import run_dir, run_dirs
 from runrecord.verify.compare import compare
 
 TOY_OUTS = ("model.bin", "metrics.json")
-
-
-@pytest.fixture
-def toy(built_toy: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the toy project in a folder of the experiment's name, without its runs."""
-    return built_toy.copy(tmp_path / EXPERIMENT)
 
 
 @pytest.fixture

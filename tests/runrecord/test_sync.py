@@ -36,21 +36,6 @@ from runrecord.events import Dataset
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import host, lock_of
 from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.mlflow_store import connect
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take seconds to make, and no run."""
-    folder = tmp_path_factory.mktemp("store") / "other"
-    (folder / ".dvc").mkdir(parents=True)
-    _, experiment = connect(folder)
-    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        with database:
-            for table in ("experiment_tags", "experiments"):
-                database.execute(f"DELETE FROM {table} WHERE experiment_id = ?", [experiment])
-        database.execute("VACUUM INTO ?", [str(folder / "copy.db")])
-    return folder / "copy.db"
 
 
 @pytest.fixture
@@ -207,7 +192,7 @@ def test_sync_all_brings_back_every_committed_run_and_experiment(workspace: Work
     workspace.run("git", "checkout", "--quiet", "HEAD~1")
     workspace.run("runrecord", "sync", "--all")
     before = everything(workspace)
-    assert len(before) == 3 + 2 + 2
+    assert len(before) == 4 + 2 + 2
     forget_mlflow(workspace)
     shutil.rmtree(workspace.path / ".runrecord")
     assert summary(workspace.run("runrecord", "sync", "--all"))["created"] == len(before)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from helpers import (
-    EXPERIMENT,
     IDENTICAL,
     RECORD_ONLY,
     TOY_TRAIN,
@@ -26,14 +25,9 @@ from helpers import (
 from mlflow.entities import Run
 
 
-@pytest.fixture
-def toy(built_toy: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the toy project in a folder of the experiment's name, without its runs."""
-    return built_toy.copy(tmp_path / EXPERIMENT)
-
-
-def shown(toy: Workspace) -> Run:
+def shown(toy: Workspace, empty_store: Path) -> Run:
     """Train, and let MLflow show it."""
+    shutil.copyfile(empty_store, toy.path / "mlflow.db")
     toy.run(*TOY_TRAIN)
     return runs(toy, "train")[0]
 
@@ -60,8 +54,10 @@ def stop(toy: Workspace, epoch: int, sent: signal.Signals = signal.SIGKILL) -> N
         process.stdout.read()
 
 
-def test_a_clean_run_is_bit_identical_until_mlflow_shows_another_point(toy: Workspace) -> None:
-    run = shown(toy)
+def test_a_clean_run_is_bit_identical_until_mlflow_shows_another_point(
+    toy: Workspace, empty_store: Path
+) -> None:
+    run = shown(toy, empty_store)
     before, status = everything(toy), toy.run("git", "status", "--porcelain")
     output = verify(toy, run.info.run_id)
     assert IDENTICAL in output
@@ -196,11 +192,11 @@ def test_a_damaged_record_and_a_store_that_is_gone_are_said(toy: Workspace) -> N
     assert "Verdict: cannot be rebuilt: its record cannot be used: " in output
 
 
-def test_what_is_missing_is_said(toy: Workspace) -> None:
+def test_what_is_missing_is_said(toy: Workspace, empty_store: Path) -> None:
     toy.set_params(train__epochs=2)
     source = toy.path / "dvc.yaml"
     source.write_text(source.read_text().replace("seq 100 >", 'seq "$LAST" >'))
-    run = shown(toy)
+    run = shown(toy, empty_store)
     for path in (toy.path / ".dvc/cache/files/md5").glob("*/*"):
         path.unlink()
     (toy.path / "numbers.txt").unlink()
@@ -237,12 +233,12 @@ def test_a_change_from_elsewhere_is_shown_and_asked_about(toy: Workspace, tmp_pa
 
 
 def test_a_forged_change_is_asked_about_and_never_tags_the_real_run(
-    toy: Workspace, tmp_path: Path
+    toy: Workspace, empty_store: Path, tmp_path: Path
 ) -> None:
     """A record from MLflow or a remote, its id and host kept, with another change in it."""
     with (toy.path / "train.py").open("a") as file:
         file.write("# mine\n")
-    run = shown(toy)
+    run = shown(toy, empty_store)
     forged = tmp_path / "forged"
     shutil.copytree(spool(toy)[0], forged)
     victim = tmp_path / "victim"
