@@ -11,7 +11,7 @@ METRICS, HISTORY = Path("metrics/vae.json"), Path("metrics/vae_history.csv")
 
 def epoch_shown_by_dvc(workspace: Workspace) -> int:
     """The epoch that `dvc exp show` has for the workspace; 0 for none."""
-    output = workspace.run("dvc", "exp", "show", "--json", "--quiet")
+    output = workspace.run("dvc", "exp", "show", "--json")
     shown = json.loads(output[output.index("[{") :])
     metrics = shown[0]["data"]["metrics"]
     return int(metrics.get(str(METRICS), {}).get("data", {}).get("epoch", 0))
@@ -20,14 +20,17 @@ def epoch_shown_by_dvc(workspace: Workspace) -> int:
 def test_metrics_and_history_grow_until_the_training_ends(workspace: Workspace) -> None:
     keys = json.loads(workspace.read(str(METRICS))).keys()
     workspace.set_params(vae__epochs=100_000)
+    (workspace.path / METRICS).unlink()
     with workspace.start("dvc", "repro", "train-vae", **RECORD_ONLY) as process:
-        wait_until(lambda: (workspace.path / METRICS).exists())
-        first = epoch_shown_by_dvc(workspace)
-        assert json.loads(workspace.read(str(METRICS))).keys() == keys
-        wait_until(lambda: epoch_shown_by_dvc(workspace) > first)
-        epochs = [row["epoch"] for row in history(workspace, "vae")]
-        assert epochs == [str(n + 1) for n in range(len(epochs))]
-        process.send_signal(signal.SIGKILL)
+        try:
+            wait_until(lambda: (workspace.path / METRICS).exists())
+            first = epoch_shown_by_dvc(workspace)
+            assert json.loads(workspace.read(str(METRICS))).keys() == keys
+            wait_until(lambda: epoch_shown_by_dvc(workspace) > first)
+            epochs = [row["epoch"] for row in history(workspace, "vae")]
+            assert epochs == [str(n + 1) for n in range(len(epochs))]
+        finally:
+            process.kill()
         assert process.stdout is not None
         process.stdout.read()  # until the training has ended, too
     for name in (METRICS, HISTORY):

@@ -20,7 +20,7 @@ class Compute(Section):
 
     device: str = Field(
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
-        description="auto, cpu, cuda or cuda:0, cuda:1, ...",
+        description="auto, cpu, cuda or a GPU by its number, as cuda:1",
     )
     threads: int = Field(ge=1, le=1024, description="a whole number from 1 to 1024")
     precision: Literal["float32", "tf32", "bf16"] = Field(description="float32, tf32 or bf16")

@@ -20,6 +20,8 @@ from runrecord.run_view import RunView, view
 def report(names: Sequence[str], output: Path) -> None:
     """Write a page about the named runs; without a name, about those whose results are at hand.
 
+    Of these, what made or evaluated a model is shown, if anything did.
+
     Raises:
         UserError: there is no such run, or its record is damaged.
         OSError: the page cannot be written.
@@ -32,6 +34,8 @@ def report(names: Sequence[str], output: Path) -> None:
     if not found:
         raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
     runs = {record.start.id: _read(record) for record in found}
+    if not names:
+        runs = {key: run for key, run in runs.items() if run.models or run.evaluated} or runs
     page = render([*runs.values()], [*_evaluations(root), *runs.values()], load_project(root))
     write_atomic(output, page.encode())
     print(f"{output}: {len(runs)} runs side by side")

@@ -26,6 +26,7 @@ VIEWS = {
 _TAG = "mlflow.sharedViewState."
 _LOOKED_AT = 200  # runs, the newest, that tell what there is to show
 _COLUMNS = 8  # params at most
+_FEW = 2  # params where no two runs differ: the metrics stand in sight
 _CHARTED = 12  # metrics and pictures at most
 _NAME, _DATE = "attributes.`Run Name`", "runDateAndNestInfo"
 _WIDTHS = {"attributes": 320, "params": 110, "metrics": 200}  # pixels: names are shown whole
@@ -64,7 +65,7 @@ def _states(
     curves = [name for name in map(name_for, project.curves) if name in metrics]
     headline = [f"{EVALUATION}{name_for(name)}" for name in project.headline]
     headline = [name for name in headline if name in metrics]
-    shown = _differing(runs) or list(map(name_for, project.params))
+    shown = _differing(runs) or [name_for(name) for name in project.params[:_FEW]]
     columns = [
         _NAME,
         *(f"params.`{name}`" for name in shown[:_COLUMNS]),
