@@ -104,7 +104,8 @@ def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "  device: auto",
             "  device: gpu",
-            "compute.device is 'gpu'; it should be auto, cpu, cuda or a GPU by its number, as cuda:1.",
+            "compute.device is 'gpu'; it should be auto, cpu, cuda or a GPU by its number, as "
+            "cuda:1.",
         ),
         (
             "  threads: 2",
