@@ -1,8 +1,11 @@
 """README's own commands, read out of it and run in their order, as a stranger would."""
 
+import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -33,18 +36,35 @@ def ready(command: str) -> str:
     return re.sub(r"\bmake (?=\w)", f"make -o setup -o {ROOT}/.venv/installed ", command)
 
 
-def look_at(workspace: Workspace, command: str, **environment: str) -> None:
-    """Start a viewer, wait until its page answers, and end it as a person does."""
-    with workspace.start("sh", "-c", f"exec {ready(command)}", **environment) as process:
-        assert process.stdout is not None
+@contextmanager
+def terminal(workspace: Workspace, command: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command in a terminal of its own, whose processes all end with it."""
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {command}"],
+        cwd=workspace.path,
+        env=workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
         try:
-            address = next(
-                found[0] for line in process.stdout if (found := re.search(r"http://[\d.:]+", line))
-            )
-            wait_until(lambda: answers(address), 120)
+            yield process
         finally:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def look_at(workspace: Workspace, command: str) -> None:
+    """Start a viewer, wait until its page answers, and end it with Ctrl-C."""
+    with terminal(workspace, ready(command)) as process:
+        assert process.stdout is not None
+        address = next(
+            found[0] for line in process.stdout if (found := re.search(r"http://[\d.:]+", line))
+        )
+        wait_until(lambda: answers(address), 120)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +82,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def tracker(stranger: Workspace) -> Iterator[tuple[str, int]]:
+def tracker(stranger: Workspace) -> Iterator[str]:
     """The README's own tracking server, on this machine and a free port."""
     (command,) = [one for block in blocks() for one in commands(block) if "mlflow server" in one]
     port = free_port(5700)
@@ -70,24 +90,20 @@ def tracker(stranger: Workspace) -> Iterator[tuple[str, int]]:
     command = command.replace("tracker:", "127.0.0.1:")
     folder = stranger.path.parent / "tracker"
     folder.mkdir()
-    with Workspace(folder).start("sh", "-c", f"exec {command} >log 2>&1") as process:
-        try:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
-            yield f"http://127.0.0.1:{port}", port
-        finally:
-            process.terminate()
+    with terminal(Workspace(folder), f"{command} >log 2>&1"):
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_every_command_runs(stranger: Workspace, tracker: tuple[str, int]) -> None:
-    address, _ = tracker
+def test_every_command_runs(stranger: Workspace, tracker: str) -> None:
     seen: list[str] = []
     for block in blocks():
         if "mlflow server" in block:
             continue  # it runs already
         if "git clone REPOSITORY" in block:
-            on_a_server(stranger.path.parent, block, address)
+            on_a_server(stranger.path.parent, block, tracker)
             seen += commands(block)
             continue
         for command in commands(block):
