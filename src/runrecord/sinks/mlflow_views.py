@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runrecord.project import Project
 from runrecord.sinks.description import EVALUATION
 from runrecord.sinks.mlflow_shown import pictures_of
-from runrecord.sinks.names import name_for
+from runrecord.sinks.names import name_for, title_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,7 +123,7 @@ def _chart(kind: str, section: str, name: str, **more: Any) -> dict[str, Any]:
         "type": kind,
         "uuid": f"{kind}-{name}",
         "metricSectionId": section,
-        "displayName": name,
+        "displayName": title_of(name),
         "runsCountToCompare": 10,
         "deleted": False,
         "isGenerated": False,
