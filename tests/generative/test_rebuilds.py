@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import IDENTICAL, RECORD_ONLY, TRAIN, Workspace, runs, spool, stop, verify
+from helpers import IDENTICAL, RECORD_ONLY, TRAIN, Workspace, runs, spool, verify
 from mlflow.entities import Run
 
 OTHER_PRODUCTS = "COMPATIBLE"
@@ -67,33 +67,6 @@ def test_another_thread_count_and_its_variables_are_the_runs_own(workspace: Work
     workspace.run("python", "stages/train_ae.py", ATEN_CPU_CAPABILITY="default")
     workspace.set_params(compute__threads=2)
     assert IDENTICAL in verify(workspace, runs(workspace)[0].info.run_id)
-
-
-@pytest.mark.slow
-def test_a_run_that_was_killed_and_resumed_three_times(workspace: Workspace) -> None:
-    workspace.set_params(vae__batch_size=1, vae__epochs=12)
-    for after in (1, 4, 7):
-        stop(workspace, after)
-    run = trained(workspace)
-    assert len(spool(workspace)) == 1
-    assert IDENTICAL in verify(workspace, run.info.run_id)
-
-
-@pytest.mark.slow
-def test_experiments_by_their_name_and_restored_runs(workspace: Workspace) -> None:
-    workspace.run(
-        *("dvc", "exp", "run", "--temp", "--name", "smaller", "-S", "vae.latent_dim=4"),
-        "evaluate",
-    )
-    output = verify(workspace, "smaller")
-    assert output.count(IDENTICAL) == 4
-    workspace.set_params(vae__latent_dim=4)
-    assert workspace.repro() == [], "restored from the run cache"
-    workspace.run("runrecord", "sync")
-    trainings = runs(workspace, "train-vae")
-    (run,) = [run for run in trainings if run.data.params["latent_dim"] == "4"]
-    assert IDENTICAL in verify(workspace, run.info.run_id)
-    assert verdict(workspace, run) == "bit-identical"
 
 
 @pytest.mark.slow
