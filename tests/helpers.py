@@ -4,6 +4,7 @@ import ast
 import csv
 import hashlib
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -13,7 +14,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.run_store import run_dirs
 from runrecord.run_view import view
+from runrecord.sinks.base import Sink
 from runrecord.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -180,6 +182,20 @@ def end_run(folder: Path, **end: Any) -> Record:
     return Record(files_in(folder))
 
 
+def play(root: Path, record: Record, *sinks: type[Sink], events: int | None = None) -> None:
+    """Play the first events of a record into sinks, or all."""
+    for kind in sinks:
+        sink = kind(root)
+        for event in list(record.events())[:events]:
+            sink.handle(event, record.contents)
+        sink.close()
+
+
+def code_blocks(text: str, language: str = "sh") -> list[str]:
+    """What stands in the code blocks of a Markdown text; `language` is a pattern."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
 def set_to_sample(workspace: Workspace) -> None:
     """Let it train briefly, on the sample of MNIST, on the CPU."""
     for key, name in SAMPLE_FILES.items():
@@ -316,6 +332,20 @@ def verify(
     )
     assert_nothing_left(workspace)
     return output
+
+
+def recorded(workspace: Workspace, command: Sequence[str]) -> str:
+    """Train without MLflow and TensorBoard; the name of the run."""
+    workspace.run(*command, environment=RECORD_ONLY)
+    assert not (workspace.path / "mlflow.db").exists()
+    assert not (workspace.path / "tensorboard").exists()
+    return spool(workspace)[-1].name
+
+
+def verdict(workspace: Workspace, run: Run) -> str:
+    """What MLflow says of a run's verification by now."""
+    (found,) = [other for other in runs(workspace) if other.info.run_id == run.info.run_id]
+    return str(found.data.tags["verified"])
 
 
 def assert_nothing_left(workspace: Workspace) -> None:

@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 
-from helpers import ROOT
+from helpers import ROOT, code_blocks
 
 ENGLISH, KOREAN = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
 
 
 def commands(text: str) -> list[str]:
     """Each command of the code blocks, less what a comment says."""
-    blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = code_blocks(text, r"\w+")
     return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
 
 

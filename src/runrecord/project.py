@@ -52,6 +52,11 @@ class Project:
     checks: Mapping[str, Callable[[Path], str]] = field(default_factory=dict)
     """What `doctor` checks besides: by name, given the root; what is so, or UserError."""
 
+    def way_of(self, metric: str) -> Better | None:
+        """Which way a metric is better, where `better` says so."""
+        kind = metric.partition(" at ")[0]
+        return next((way for ending, way in self.better.items() if kind.endswith(ending)), None)
+
 
 def load_project(root: Path) -> Project:
     """The project that `[tool.runrecord]` in the pyproject.toml of a DVC root names.

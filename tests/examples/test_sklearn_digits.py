@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import RECORD_ONLY, ROOT, Workspace, client, spool, wait_until
+from helpers import RECORD_ONLY, ROOT, Workspace, client, code_blocks, spool, wait_until
 
 from runrecord.record.reader import Record, files_in
 from runrecord.run_view import view
@@ -83,7 +83,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, live: bool) -> Workspace:
 @pytest.fixture(scope="module")
 def said(project: Workspace, live: bool) -> dict[str, str]:
     """What each command of the README printed, all of them run in their order."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (EXAMPLE / "README.md").read_text(), re.M | re.S)
+    blocks = code_blocks((EXAMPLE / "README.md").read_text())
     commands = [line for block in blocks for line in block.splitlines()]
     assert len(commands) == 12
     outputs = {}

@@ -9,20 +9,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers import EXPERIMENT, ROOT, SAMPLE, Workspace, answers, new_workspace, wait_until
+from helpers import (
+    EXPERIMENT,
+    ROOT,
+    SAMPLE,
+    Workspace,
+    answers,
+    code_blocks,
+    new_workspace,
+    wait_until,
+)
 from mlflow import MlflowClient
 
 from runrecord.cli.viewers import free_port
 
-TEXT = (ROOT / "README.md").read_text()
+BLOCKS = code_blocks((ROOT / "README.md").read_text())
 NOT_RUN = {
     "make test": "it would run this test",
     "source .venv/bin/activate": "the environment is ready",
 }
-
-
-def blocks() -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def commands(block: str) -> list[str]:
@@ -85,7 +90,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def tracker(stranger: Workspace) -> Iterator[str]:
     """The README's own tracking server, on this machine and a free port."""
-    (command,) = [one for block in blocks() for one in commands(block) if "mlflow server" in one]
+    (command,) = [one for block in BLOCKS for one in commands(block) if "mlflow server" in one]
     port = free_port(5700)
     command = command.replace("0.0.0.0", "127.0.0.1").replace("5000", str(port))
     command = command.replace("tracker:", "127.0.0.1:")
@@ -100,7 +105,7 @@ def tracker(stranger: Workspace) -> Iterator[str]:
 @pytest.mark.timeout(1500)
 def test_every_command_runs(stranger: Workspace, tracker: str) -> None:
     seen: list[str] = []
-    for block in blocks():
+    for block in BLOCKS:
         if "mlflow server" in block:
             continue  # it runs already
         if "git clone REPOSITORY" in block:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import IDENTICAL, RECORD_ONLY, TRAIN, Workspace, runs, spool, verify
+from helpers import IDENTICAL, TRAIN, Workspace, recorded, runs, verdict, verify
 from mlflow.entities import Run
 
 OTHER_PRODUCTS = "COMPATIBLE"
@@ -17,19 +17,6 @@ def trained(workspace: Workspace) -> Run:
     return runs(workspace)[0]
 
 
-def recorded(workspace: Workspace) -> str:
-    """Train without MLflow and TensorBoard; the name of the run."""
-    workspace.run(*TRAIN, environment=RECORD_ONLY)
-    assert not (workspace.path / "mlflow.db").exists()
-    assert not (workspace.path / "tensorboard").exists()
-    return spool(workspace)[-1].name
-
-
-def verdict(workspace: Workspace, run: Run) -> str:
-    (found,) = [other for other in runs(workspace) if other.info.run_id == run.info.run_id]
-    return str(found.data.tags["verified"])
-
-
 def test_uncommitted_changes_and_new_files_are_rebuilt_too(workspace: Workspace) -> None:
     (workspace.path / "src/generative/scale.py").write_text("SCALE = 0.5\n")
     source = workspace.path / "src/generative/models/vae.py"
@@ -37,7 +24,7 @@ def test_uncommitted_changes_and_new_files_are_rebuilt_too(workspace: Workspace)
     line = "from generative.models.base import ("
     source.write_text(text.replace(line, f"from generative.scale import SCALE\n{line}"))
     workspace.set_params(vae__lr=0.002)
-    run = recorded(workspace)
+    run = recorded(workspace, TRAIN)
     for name in ("src/generative/scale.py", "src/generative/models/vae.py", "params.yaml"):
         (workspace.path / name).unlink()  # what is in the workspace now does not matter
     workspace.run("git", "checkout", "--quiet", "--", ".")
@@ -109,7 +96,7 @@ def test_the_virtual_environment_can_be_rebuilt_too(workspace: Workspace) -> Non
         *("--python-version=3.11", "--all-extras", f"--upgrade-package={older}"),
         *("pyproject.toml", "--output-file=requirements.lock"),
     )
-    output = verify(workspace, recorded(workspace), "--env")
+    output = verify(workspace, recorded(workspace, TRAIN), "--env")
     (line,) = [line for line in output.splitlines() if line.startswith("│ pillow")]
     assert "11.3.0" in line
     assert "Verdict: " in output

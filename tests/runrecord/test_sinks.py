@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import end_run, new_run
+from helpers import end_run, new_run, play
 
 from runrecord import Embedding
 from runrecord.events import RunEnded
@@ -56,15 +56,6 @@ PARAMS: dict[str, Any] = {
     "long": "가" * 9000,
     "big": 10**40,
 }
-
-
-def play(root: Path, record: Record, *sinks: type[Any], events: int | None = None) -> None:
-    """Play the first events of a record, or all."""
-    for kind in sinks:
-        sink = kind(root)
-        for event in list(record.events())[:events]:
-            sink.handle(event, record.contents)
-        sink.close()
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from helpers import (
     forget_mlflow,
     new_repository,
     new_run,
+    play,
     points_in,
     runs,
     wait_until,
@@ -112,15 +113,6 @@ def evaluate(root: Path, folder: Path, **start: Any) -> None:
         run.evaluation(model, path, {"Reconstruction/MSE": 0.5}, series)
 
 
-def show_so_far(workspace: Workspace, folder: Path, count: int | None = None) -> None:
-    """Play the first events of a run into MLflow, or all that there are."""
-    record = Record(files_in(folder))
-    sink = MlflowSink(workspace.path)
-    for event in list(record.events())[:count]:
-        sink.handle(event, record.contents)
-    sink.flush()
-
-
 Here = Callable[..., str]
 
 
@@ -168,7 +160,7 @@ def test_what_was_left_out_is_added_and_nothing_twice(small: Workspace, here: He
 def test_a_run_that_mlflow_has_in_part_is_completed(small: Workspace, here: Here) -> None:
     folder = small.path / "records" / "vae"
     for count in (1, 2, 4, 7):
-        show_so_far(small, folder, count)
+        play(small.path, Record(files_in(folder)), MlflowSink, events=count)
     assert summary(here("sync")) == states(created=2, completed=1)
     assert_shown(small, folder)
 
@@ -343,7 +335,7 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(
     foreign = small.path / ".runrecord" / "runs" / "elsewhere"
     new_run(foreign, id="elsewhere", host="elsewhere").log({"loss": 1.0}, step=1)
     for folder in (gone, live, foreign):
-        show_so_far(small, folder)
+        play(small.path, Record(files_in(folder)), MlflowSink)
     two[0].kill()
     two[0].wait()
 
@@ -454,7 +446,7 @@ def test_doctor_says_what_needs_doing(
     assert here("doctor").count("✓") == 10
     folder = workspace.path / ".runrecord" / "runs" / "gone"
     begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)
-    show_so_far(workspace, folder)
+    play(workspace.path, Record(files_in(folder)), MlflowSink)
     image = workspace.path / "data" / "mnist" / "t10k-images-idx3-ubyte"
     content = bytearray(image.read_bytes())
     content[500] ^= 1

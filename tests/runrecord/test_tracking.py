@@ -24,6 +24,7 @@ from helpers import (
     event_files,
     history,
     new_run,
+    play,
     points_of,
     read_until,
     runs,
@@ -189,19 +190,13 @@ def test_a_newer_evaluation_is_in_descriptions_except_a_persons_own(
         models[name].write_text(f"weights of {name}")
         run = new_run(workspace.path / name, id=f"train-{name}", params={"model": name, "lr": 0.1})
         run.model(models[name])
-        play(end_run(workspace.path / name))
+        play(workspace.path, end_run(workspace.path / name), MlflowSink)
 
     def evaluate(run_id: str, size: float) -> None:
         run = new_run(workspace.path / run_id, id=run_id, stage="evaluate", time=int(size))
         for name, path in models.items():
             run.evaluation(name, path, {"Size": size})
-        play(end_run(workspace.path / run_id))
-
-    def play(record: Record) -> None:
-        sink = MlflowSink(workspace.path)
-        for event in record.events():
-            sink.handle(event, record.contents)
-        sink.close()
+        play(workspace.path, end_run(workspace.path / run_id), MlflowSink)
 
     def notes() -> dict[str, str]:
         return {run.info.run_name: run.data.tags["mlflow.note.content"] for run in runs(workspace)}

@@ -17,8 +17,10 @@ from helpers import (
     assert_nothing_left,
     everything,
     read_until,
+    recorded,
     runs,
     spool,
+    verdict,
     verify,
     wait_until,
 )
@@ -30,19 +32,6 @@ def shown(toy: Workspace, empty_store: Path) -> Run:
     shutil.copyfile(empty_store, toy.path / "mlflow.db")
     toy.run(*TOY_TRAIN)
     return runs(toy, "train")[0]
-
-
-def recorded(toy: Workspace) -> str:
-    """Train without MLflow and TensorBoard; the name of the run."""
-    toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
-    assert not (toy.path / "mlflow.db").exists()
-    assert not (toy.path / "tensorboard").exists()
-    return spool(toy)[-1].name
-
-
-def verdict(toy: Workspace, run: Run) -> str:
-    (found,) = [other for other in runs(toy) if other.info.run_id == run.info.run_id]
-    return str(found.data.tags["verified"])
 
 
 def stop(toy: Workspace, epoch: int, sent: signal.Signals = signal.SIGKILL) -> None:
@@ -90,7 +79,7 @@ def test_uncommitted_changes_and_new_files_are_rebuilt_too(toy: Workspace) -> No
     text = script.read_text().replace("numbers.mean()", "numbers.mean() * SCALE")
     script.write_text(f"from scale import SCALE\n{text}")
     toy.set_params(train__lr=0.002)
-    run = recorded(toy)
+    run = recorded(toy, TOY_TRAIN)
     for name in ("scale.py", "train.py", "params.yaml"):
         (toy.path / name).unlink()  # what is in the workspace now does not matter
     toy.run("git", "checkout", "--quiet", "--", ".")
@@ -100,7 +89,7 @@ def test_uncommitted_changes_and_new_files_are_rebuilt_too(toy: Workspace) -> No
 
 
 def test_a_record_that_was_changed_is_different_from_there_on(toy: Workspace) -> None:
-    run = recorded(toy)
+    run = recorded(toy, TOY_TRAIN)
     path = spool(toy)[0] / "events.jsonl"
     events = [json.loads(line) for line in path.read_text().splitlines()]
     (second,) = [one for one in events if one.get("step") == 2 and one.get("metrics")]
@@ -127,7 +116,7 @@ def test_code_edited_in_mid_run_is_no_run_to_verify(toy: Workspace) -> None:
 def test_a_run_that_was_killed_and_resumed_three_times(toy: Workspace) -> None:
     for epoch in (2, 5, 7):
         stop(toy, epoch)
-    run = recorded(toy)
+    run = recorded(toy, TOY_TRAIN)
     assert len(spool(toy)) == 1
     assert (spool(toy)[0] / "events.jsonl").read_text().count('"resumed"') == 3
     assert IDENTICAL in verify(toy, run)
@@ -181,7 +170,7 @@ def test_what_is_gone_is_made_again(toy: Workspace) -> None:
 
 
 def test_a_damaged_record_and_a_store_that_is_gone_are_said(toy: Workspace) -> None:
-    name = recorded(toy)
+    name = recorded(toy, TOY_TRAIN)
     output = verify(toy, name, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert "warning: MLflow's tracking store does not answer" in output
     assert IDENTICAL in output
@@ -221,7 +210,7 @@ def test_what_is_missing_is_said(toy: Workspace, empty_store: Path) -> None:
 def test_a_change_from_elsewhere_is_shown_and_asked_about(toy: Workspace, tmp_path: Path) -> None:
     with (toy.path / "train.py").open("a") as file:
         file.write("# hello\x1b[31m\n")
-    recorded(toy)
+    recorded(toy, TOY_TRAIN)
     toy.run("git", "clone", "--quiet", str(toy.path), str(tmp_path / "clone"))
     clone = Workspace(tmp_path / "clone")
     record = str(toy.path / "records/train")
@@ -265,7 +254,7 @@ def test_verify_in_a_hook_leaves_the_persons_repository_alone(toy: Workspace) ->
     """Git sets these in the hooks of a worktree, and in `rebase --exec`."""
     with (toy.path / "train.py").open("a") as file:
         file.write("# changed\n")
-    run = recorded(toy)
+    run = recorded(toy, TOY_TRAIN)
     toy.run("git", "commit", "--quiet", "--all", "--message=later")
     places = ("HEAD", "index")
     before = [toy.read(f".git/{name}") for name in places]
@@ -276,7 +265,7 @@ def test_verify_in_a_hook_leaves_the_persons_repository_alone(toy: Workspace) ->
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_interrupted_it_leaves_nothing_behind(toy: Workspace, sent: signal.Signals) -> None:
-    run = recorded(toy)
+    run = recorded(toy, TOY_TRAIN)
     with toy.start("runrecord", "verify", run, PAUSE_AFTER="2") as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 2/")

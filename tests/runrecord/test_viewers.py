@@ -12,7 +12,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from helpers import Workspace, answers, client, end_run, needs_chromium, new_run, runs, wait_until
+from helpers import (
+    Workspace,
+    answers,
+    client,
+    end_run,
+    needs_chromium,
+    new_run,
+    play,
+    runs,
+    wait_until,
+)
 from playwright.sync_api import Page, expect
 
 from runrecord.cli.viewers import HOST, free_port
@@ -71,14 +81,9 @@ def viewed(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Worksp
     record = workspace.path / "records" / "foreign"
     run = new_run(record, id=FOREIGN, params={"optimizer": MARKUP}, tags={"git.branch": MARKUP})
     run.log({"Test/Total Loss": 1.0}, step=1)
-    played = end_run(record)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for sink in (MlflowSink(workspace.path), TensorBoardSink(workspace.path)):
-            for event in played.events():
-                sink.handle(event, played.contents)
-            sink.flush()
-            sink.close()
+        play(workspace.path, end_run(record), MlflowSink, TensorBoardSink)
     return workspace
 
 

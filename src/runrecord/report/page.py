@@ -159,13 +159,12 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def _marked(row: Row, runs: Sequence[Mapping[str, float]], project: Project) -> Row:
     """The row of a metric, its best values marked where there is something to choose."""
-    kind = row.name.partition(" at ")[0]
-    ways = [way for ending, way in project.better.items() if kind.endswith(ending)]
+    way = project.way_of(row.name)
     values = [metrics.get(row.name) for metrics in runs]
     known = [value for value in values if value is not None and value == value]  # NaN is neither
-    if len(set(known)) < 2 or not ways:
+    if len(set(known)) < 2 or way is None:
         return row
-    best = max(known) if ways[0] == "higher" else min(known)
+    best = max(known) if way == "higher" else min(known)
     return Row(row.name, row.values, [value == best for value in values])
 
 

@@ -63,8 +63,8 @@ def _states(
     """What each view shows, as MLflow's page keeps it."""
     metrics = {name for run in runs for name in run.data.metrics}
     curves = [name for name in map(name_for, project.curves) if name in metrics]
-    headline = [f"{EVALUATION}{name_for(name)}" for name in project.headline]
-    headline = [name for name in headline if name in metrics]
+    tested = [EVALUATION + name_for(name) for name in project.headline]
+    headline = [name for name in tested if name in metrics]
     shown = _differing(runs) or [name_for(name) for name in project.params[:_FEW]]
     columns = [
         _NAME,
@@ -80,8 +80,8 @@ def _states(
         "isAccordionReordered": True,
     }
     if headline:
-        up = project.better.get(project.headline[0].rpartition("/")[2].rpartition(" ")[2])
-        table |= {"orderByKey": f"metrics.`{headline[0]}`", "orderByAsc": up == "lower"}
+        rising = project.way_of(title_of(headline[0])) == "lower"
+        table |= {"orderByKey": f"metrics.`{headline[0]}`", "orderByAsc": rising}
     losses = [
         _chart("LINE", "losses", name, metricKey=name, scaleType=_scale(runs, name))
         for name in curves
