@@ -34,14 +34,14 @@ repro: setup
 	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'
 
 test: setup
-	pytest -m 'not slow'
+	pytest -n 2 --dist loadfile -m 'not slow'
 	@echo 'The long campaigns too: make test-all'
 
 smoke: setup
-	pytest -q -m 'not slow and not workspace'
+	pytest -q -n 2 --dist loadfile -m 'not slow and not workspace'
 
-test-all: setup
-	pytest
+test-all: test
+	pytest -m slow
 
 check: setup
 	ruff format --check

@@ -14,9 +14,11 @@ from runrecord.sinks.mlflow_store import connect
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a project of its own, and so takes long: `make smoke` leaves it out."""
+    """Mark what needs a project or a store of its own, and so takes long: not in `make smoke`."""
     for item in items:
-        if {"built", "built_toy", "workspace"} & set(getattr(item, "fixturenames", ())):
+        if {"built", "built_toy", "empty_store", "workspace"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("workspace")
 
 

@@ -55,6 +55,9 @@ with runrecord.start_run() as run:
 """
 
 
+pytestmark = pytest.mark.workspace
+
+
 def records(workspace: Workspace) -> list[Record]:
     found = [Record(files_in(folder)) for folder in run_dirs(workspace.path)]
     return sorted(found, key=lambda record: (record.start.stage, record.start.time))

@@ -237,6 +237,7 @@ def test_sync_killed_in_the_middle_ends_right_when_started_again(small: Workspac
         assert everything(small) == whole
 
 
+@pytest.mark.workspace
 def test_a_new_database_never_meets_an_old_ones_log(small: Workspace, here: Here) -> None:
     """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
     here("sync")
