@@ -476,7 +476,8 @@ def history(workspace: Workspace, model: str) -> list[dict[str, str]]:
 def event_files(workspace: Workspace, run: Run, part: str = "") -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = workspace.path / "tensorboard" / run.info.run_name / part
+    stage = run.data.tags["mlflow.source.name"]
+    folder = workspace.path / "tensorboard" / stage / run.info.run_name / part
     everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
     return EventAccumulator(str(folder), everything).Reload()
 

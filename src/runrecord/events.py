@@ -112,6 +112,18 @@ class Logged(_Checked):
 
 
 @dataclass(frozen=True)
+class Observed(_Checked):
+    """What the machine did, or how fast the run went on it: shown, never compared."""
+
+    time: int
+    values: Mapping[str, float]
+    event: Literal["observed"] = "observed"
+
+    def __post_init__(self) -> None:
+        _check_titles(self.values)
+
+
+@dataclass(frozen=True)
 class ModelSaved(_Checked):
     """The run wrote a model."""
 
@@ -171,7 +183,7 @@ class RunEnded(_Checked):
         _check_digests(self.outs)
 
 
-Event = RunStarted | Resumed | Logged | ModelSaved | ModelEvaluated | RunEnded
+Event = RunStarted | Resumed | Logged | Observed | ModelSaved | ModelEvaluated | RunEnded
 
 
 def files_of(event: Event) -> list[File]:
@@ -187,7 +199,7 @@ def files_of(event: Event) -> list[File]:
             found = [event.embedding]
         case RunEnded():
             found = [event.output]
-        case Resumed():
+        case Resumed() | Observed():
             found = []
     return [file for file in found if file is not None]
 

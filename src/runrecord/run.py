@@ -17,6 +17,7 @@ from runrecord.events import (
     Logged,
     ModelEvaluated,
     ModelSaved,
+    Observed,
     Resumed,
     RunStarted,
 )
@@ -89,6 +90,15 @@ class Run:
         }
         if new:
             self._log(step=step, metrics=new, steps=steps)
+
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Say how the run does on its machine, as `images_per_second`.
+
+        MLflow shows it among its system metrics, beside what is sampled of the machine all the
+        while; nothing compares it.
+        """
+        numbers = _numbers(values)
+        self._emit(lambda: Observed(now(), numbers))
 
     def image(
         self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None

@@ -13,6 +13,7 @@ from runrecord.checkpoints import Checkpoints
 from runrecord.errors import RunFailed, UserError
 from runrecord.events import Contents, Dataset, File, RunEnded, RunStarted, Status
 from runrecord.files import sha256
+from runrecord.machine import sampled
 from runrecord.paths import checkout_root, repo_root
 from runrecord.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
 from runrecord.project import load_project
@@ -87,7 +88,8 @@ def start_run(
                 if not stopped:
                     tracker.log(start, {PATCH: origin.patch} if origin.patch else {})
                     remember_patch(root, origin.patch)
-                yield run
+                with sampled(run.observe):
+                    yield run
                 end = _finished(run, origin, checkout, cwd)
                 end_waiting_on_signals(tracker.stop_waiting)
                 if place := record_of(origin.inputs.stage):

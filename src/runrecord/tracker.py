@@ -31,6 +31,8 @@ class Tracker:
         """Track a run, of which `past` events are in the record already."""
         self._writer = writer
         self._writer_failed = False
+        self._turn = threading.Lock()
+        """Of one event: those of the machine come from a thread of their own."""
         self.length = past
         """How many events there were."""
         self._stopped = False
@@ -44,6 +46,10 @@ class Tracker:
         Raises:
             UserError: it could not be read again, and nothing of it is kept.
         """
+        with self._turn:
+            self._log(event, contents or {})
+
+    def _log(self, event: Event, contents: Contents) -> None:
         try:
             self._writer.write(event, contents)
         except ValueError as error:
@@ -57,7 +63,7 @@ class Tracker:
             self._writer_failed = True
         self.length += 1
         for thread in self._threads:
-            thread.queue.put((event, contents or {}))
+            thread.queue.put((event, contents))
 
     def close(self, patience: float) -> None:
         """Wait until every sink has shown everything, at most `patience` seconds.

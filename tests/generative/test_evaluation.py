@@ -327,7 +327,7 @@ def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspac
 
     metrics = json.loads(built.read("metrics/evaluation.json"))
     evaluation = runs(built, "evaluate")[0]
-    folder = built.path / "tensorboard" / evaluation.info.run_name
+    folder = built.path / "tensorboard/evaluate" / evaluation.info.run_name
     for model, latent_dim in (("ae", 4), ("vae", 8)):
         events = event_files(built, evaluation, model)
         for name, value in metrics[model].items():

@@ -144,7 +144,7 @@ def test_tensorboard_shows_every_title_as_it_is(root: Path, record: Record) -> N
     for _ in range(2):
         play(root, record, TensorBoardSink)
     everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
-    folder = event_folder(root) / record.start.id
+    folder = event_folder(root) / record.start.stage / record.start.id
     found: Any = EventAccumulator(str(folder), everything).Reload()
     assert set(found.Tags()["scalars"]) == {*TITLES, *LONG}
     assert set(found.Tags()["images"]) == {*TITLES, *LONG}
@@ -194,9 +194,8 @@ def test_an_evaluation_is_at_its_model_whatever_that_is_called(root: Path, tmp_p
     for shown_run, record in ((trained, training), (evaluated, evaluation)):
         found = audit(client, shown_run.info.run_id, record)
         assert found == [], record.start.id
-    (folder,) = [
-        path for path in (event_folder(root) / "odd-evaluation").iterdir() if path.is_dir()
-    ]
+    shown_at = event_folder(root) / evaluation.start.stage / "odd-evaluation"
+    (folder,) = [path for path in shown_at.iterdir() if path.is_dir()]
     assert (folder / "projector_config.pbtxt").exists()
 
 

@@ -416,7 +416,7 @@ def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(toy: Wo
     assert "secret" not in output
     assert (toy.read("model.bin"), toy.read("metrics.json")) == before
     (folder,) = spool(toy)
-    assert os.listdir(toy.path / "tensorboard") == [folder.name]
+    assert os.listdir(toy.path / "tensorboard/train") == [folder.name]
     end = Record(files_in(folder)).end
     assert end is not None
     assert end.status == "FINISHED"

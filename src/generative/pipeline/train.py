@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,7 @@ def train(model_class: type[Model[Any]]) -> None:
     ):
         print(f"{context.stage}: {compute.threads} threads, {context.where}")
         numbers = run.epochs(config.epochs, state)
+        begun = time.perf_counter()
         for result in fit(model, optimizer, data, seed, compute, device, numbers):
             rows = [(title, images.float().cpu().numpy()) for title, images in result.preview]
             run.log(result.means, within=result.steps)
@@ -57,6 +59,9 @@ def train(model_class: type[Model[Any]]) -> None:
             state.history.append({"epoch": result.epoch, **result.means})
             _write_losses(name, state.history)
             show(result.epoch, result.means)
+            ended = time.perf_counter()
+            run.observe({"images_per_second": len(data.train) / (ended - begun)})
+            begun = ended
         path = model_path(name)
         save_model(model, path)
         _write_losses(name, state.history)

@@ -13,6 +13,7 @@ from runrecord.events import (
     Logged,
     ModelEvaluated,
     ModelSaved,
+    Observed,
     Resumed,
     RunEnded,
     RunStarted,
@@ -29,7 +30,8 @@ Files = Mapping[str, Path]
 T = TypeVar("T")
 
 _Line = Annotated[
-    Resumed | Logged | ModelSaved | ModelEvaluated | RunEnded, Field(discriminator="event")
+    Resumed | Logged | Observed | ModelSaved | ModelEvaluated | RunEnded,
+    Field(discriminator="event"),
 ]
 _START: TypeAdapter[RunStarted] = TypeAdapter(RunStarted)
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line)

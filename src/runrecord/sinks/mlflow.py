@@ -15,6 +15,7 @@ from runrecord.events import (
     Logged,
     ModelEvaluated,
     ModelSaved,
+    Observed,
     Resumed,
     RunEnded,
     RunStarted,
@@ -26,7 +27,7 @@ from runrecord.sinks.base import Sink, content_of
 from runrecord.sinks.mlflow_links import Links
 from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, pictures_of, points_of
 from runrecord.sinks.mlflow_store import connect
-from runrecord.sinks.names import LONGEST_TAG, key_for, model_for, name_for, text_for
+from runrecord.sinks.names import LONGEST_TAG, SYSTEM, key_for, model_for, name_for, text_for
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
@@ -47,6 +48,7 @@ class MlflowSink(Sink):
         self._links = Links(self._client, self._experiment, self._project)
         self._run_id = ""
         self._params: dict[str, str] = {}
+        self._began = 0
         self._events = 0
         self._shown_points: set[Point] = set()
         self._shown_images: set[Point] = set()
@@ -60,6 +62,8 @@ class MlflowSink(Sink):
                 self._resume()
             case Logged():
                 self._log(event, contents)
+            case Observed():
+                self._observe(event)
             case ModelSaved():
                 self._log_model(event, contents)
             case ModelEvaluated():
@@ -87,6 +91,7 @@ class MlflowSink(Sink):
         from mlflow.entities import Param
 
         self._events = 0
+        self._began = event.time
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
         run = next(iter(self._links.search("record.id", event.id)), None) or self._create(event)
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
@@ -134,6 +139,11 @@ class MlflowSink(Sink):
             self._log_bytes(path, content_of(file, contents))
         for key, text in event.tags.items():
             self._client.set_tag(self._run_id, name_for(key), text[:LONGEST_TAG])
+
+    def _observe(self, event: Observed) -> None:
+        """Show it where MLflow has its system metrics; the step is the run's second."""
+        for name, value in event.values.items():
+            self._add_point(SYSTEM + name, (event.time - self._began) // 1000, event.time, value)
 
     def _add_point(self, name: str, step: int, time: int, value: float) -> None:
         """Log a metric's value with the next flush, unless the run has that point."""

@@ -6,6 +6,8 @@ import re
 from runrecord.files import sha256
 
 LONGEST_TAG = 5000  # characters of a tag that are sent, and compared: MLflow may keep no more
+SYSTEM = "system/"
+"""Before the names of metrics that tell of the machine: MLflow gives them a page of their own."""
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
 _LONGEST_KEY = 150  # of a picture: the name of its file has step, time and more besides
 _ESCAPE = re.compile(r"_x([0-9a-f]*)_")

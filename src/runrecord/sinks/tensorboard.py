@@ -16,6 +16,7 @@ from runrecord.events import (
     Logged,
     ModelEvaluated,
     ModelSaved,
+    Observed,
     Resumed,
     RunEnded,
     RunStarted,
@@ -35,7 +36,10 @@ _EVALUATION = "eval/"
 
 
 def event_folder(root: Path) -> Path:
-    """Where runs of the main repository at `root` leave their event files, a folder a run."""
+    """Where runs of the main repository at `root` leave their event files.
+
+    A folder a run, in one of their stage: TensorBoard sorts runs by that.
+    """
     return root / "tensorboard"
 
 
@@ -60,9 +64,12 @@ class TensorBoardSink(Sink):
         from tensorboardX.summary import text
 
         if isinstance(event, RunStarted):
-            self._run_folder = self._folder / event.id
+            self._run_folder = self._folder / _flat(event.stage) / event.id
             if self._run_folder.exists():  # played again: event files only grow, so begin anew
                 shutil.rmtree(self._run_folder)
+            before = self._folder / event.id  # where version 0.1 had it
+            if before.exists() and any(path.is_file() for path in before.iterdir()):
+                shutil.rmtree(before)
             self._run_folder.mkdir(parents=True)
             self._writer = EventsWriter(str(self._run_folder / "events"))
         assert self._writer is not None, "a run's first event is RunStarted"
@@ -84,7 +91,7 @@ class TensorBoardSink(Sink):
                 _write_model(self._run_folder, event, embedding, seconds)
             case RunEnded():
                 self._add(text("Status", event.status), 0, seconds)
-            case ModelSaved() | Resumed():
+            case ModelSaved() | Observed() | Resumed():
                 pass
 
     def flush(self) -> None:
@@ -129,7 +136,7 @@ def _write_model(
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.summary import hparams
 
-    folder = run / key_for(event.model).replace("/", "~")
+    folder = run / _flat(event.model)
     folder.mkdir(exist_ok=True)
     metrics = {_EVALUATION + name: value for name, value in event.metrics.items()}
     config = {
@@ -166,6 +173,11 @@ def _write_embedding(folder: Path, title: str, found: Embedding) -> None:
     embedding.sprite.image_path = "thumbnails.png"
     embedding.sprite.single_image_dim.extend([width, height])
     visualize_embeddings(str(folder), config)
+
+
+def _flat(title: str) -> str:
+    """A title as the name of one folder."""
+    return key_for(title).replace("/", "~")
 
 
 def _scalars(values: Mapping[str, float]) -> "Summary":

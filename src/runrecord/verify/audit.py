@@ -12,7 +12,7 @@ from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.record.schema import PATCH
 from runrecord.run_view import view
-from runrecord.sinks.names import LONGEST_TAG, name_for, text_for
+from runrecord.sinks.names import LONGEST_TAG, SYSTEM, name_for, text_for
 from runrecord.text import printable
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepan
         for name, series in seen.series.items()
     }
     groups = {name.partition("/")[0] for name in recorded}
-    names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
+    ours = {name for name in run.data.metrics if name.partition("/")[0] in groups}
+    names = {name for name in ours if not name.startswith(SYSTEM)}
     for name in sorted(names | recorded.keys()):
         points = client.get_metric_history(run_id, name)
         shown_points = [(point.step, point.value) for point in points]

@@ -1,0 +1,112 @@
+"""What the machine did during a run: on record and in MLflow, and never compared."""
+
+import math
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run, play, spool
+
+import runrecord.machine
+from runrecord.events import Logged, Observed
+from runrecord.machine import sampled
+from runrecord.record.reader import Record, files_in
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sinks.tensorboard import TensorBoardSink, event_folder
+from runrecord.verify.audit import audit
+from runrecord.verify.compare import compare
+
+EVERYWHERE = {
+    "cpu_utilization_percentage",
+    "system_memory_usage_megabytes",
+    "system_memory_usage_percentage",
+    "process_memory_usage_megabytes",
+}
+
+
+def observed(record: Record) -> list[Observed]:
+    return [event for event in record.events() if isinstance(event, Observed)]
+
+
+def test_a_run_has_its_machines_load_and_is_equal_to_another(toy: Workspace) -> None:
+    for _ in range(2):
+        toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+    first, second = (Record(files_in(folder)) for folder in spool(toy))
+    for record in (first, second):
+        (load,) = observed(record)
+        assert load.values.keys() >= EVERYWHERE
+        assert 0 < load.values["cpu_utilization_percentage"] <= 100
+        assert 10 < load.values["process_memory_usage_megabytes"] < 10_000
+        assert (
+            load.values["process_memory_usage_megabytes"]
+            < load.values["system_memory_usage_megabytes"]
+        )
+    assert observed(first) != observed(second)
+    assert compare(first, second, 0).verdict == "bit-identical"
+
+
+def test_it_is_sampled_while_the_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runrecord.machine, "_INTERVAL", 0.01)
+    samples, enough = [], threading.Event()
+
+    def observe(values: object) -> None:
+        samples.append((threading.current_thread().name, values))
+        if len(samples) == 5:
+            enough.set()
+
+    with suppress(KeyboardInterrupt), sampled(observe):
+        assert enough.wait(30)
+        raise KeyboardInterrupt
+    names = [name for name, _ in samples]
+    assert names == ["machine"] * (len(names) - 1) + ["MainThread"], "the last one at the end"
+
+
+def test_mlflow_shows_it_among_its_system_metrics(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    (root / ".dvc").mkdir(parents=True)
+    run = new_run(tmp_path / "record", id="observed")
+    run.log({"Loss": 1.0, "system": 2.0}, step=1)
+    run.observe({"images_per_second": 1000, "gpu_0_utilization_percentage": math.nan})
+    record = end_run(tmp_path / "record")
+    play(root, record, MlflowSink, TensorBoardSink)
+    sink = MlflowSink(root)
+    (shown,) = sink._links.search("record.id", "observed")
+    assert shown.data.metrics["system/images_per_second"] == 1000
+    assert math.isnan(shown.data.metrics["system/gpu_0_utilization_percentage"])
+    (point,) = sink._client.get_metric_history(shown.info.run_id, "system/images_per_second")
+    (load,) = observed(record)
+    assert point.timestamp == load.time
+    assert point.step == (load.time - record.start.time) // 1000
+    assert audit(sink._client, shown.info.run_id, record) == []
+
+
+def test_what_two_threads_log_is_on_record_whole(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "record")
+
+    def observe() -> None:
+        for number in range(50):
+            run.observe({"number": number})
+
+    thread = threading.Thread(target=observe)
+    thread.start()
+    for number in range(50):
+        run.log({"number": number}, step=number)
+    thread.join()
+    record = end_run(tmp_path / "record")
+    assert [load.values["number"] for load in observed(record)] == list(range(50))
+    logged = [event.step for event in record.events() if isinstance(event, Logged)]
+    assert logged == list(range(50))
+
+
+def test_a_run_named_like_a_stage_takes_nobodys_folder_in_tensorboard(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    for run_id, stage in (("real", "train"), ("train", "other")):
+        new_run(tmp_path / run_id, id=run_id, stage=stage).log({"Loss": 1.0}, step=1)
+        play(tmp_path, end_run(tmp_path / run_id), TensorBoardSink)
+    assert list((event_folder(tmp_path) / "train/real").iterdir())
+    before = event_folder(tmp_path) / "real"  # as version 0.1 laid it out
+    before.mkdir()
+    (before / "events.1.v2").touch()
+    play(tmp_path, Record(files_in(tmp_path / "real")), TensorBoardSink)
+    assert not before.exists(), "one run is shown once"
