@@ -19,6 +19,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode --requirements requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python -m generative.pipeline.plots_page $(VENV)/plots.html
+	@$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	@echo '$(CURDIR)' > $@
 
 repro: setup

@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -505,6 +505,37 @@ def read_until(stream: IO[str], wanted: str) -> None:
 
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@contextmanager
+def terminal(workspace: Workspace, command: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command in a terminal of its own, whose processes all end with it."""
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {command}"],
+        cwd=workspace.path,
+        env=workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def documented_server(command: str, folder: Path) -> Iterator[str]:
+    """The tracking server that a command of the docs starts, on this machine and a free port."""
+    port = free_port(5700)
+    command = command.replace("0.0.0.0", "127.0.0.1").replace("5000", str(port))
+    command = command.replace("tracker:", "127.0.0.1:")
+    folder.mkdir()
+    with terminal(Workspace(folder), f"{command} >log 2>&1"):
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

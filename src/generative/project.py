@@ -47,6 +47,7 @@ PROJECT = Project(
         "Likelihood/IWAE Bound",
         "Reconstruction/MSE",
         "Reconstruction/SSIM",
+        "Denoising/MSE at 0.3",
         "Latents/Probe Accuracy",
         "Samples/MMD2",
     ),

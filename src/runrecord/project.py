@@ -43,6 +43,10 @@ class Project:
 
     Not of losses: what they are depends on params.
     """
+    seeds: tuple[str, ...] = ("seed",)
+    """Params that change chance alone: a report measures differences by what they make."""
+    spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By stage and metric, the standard deviation over seeds, where no other seeds were run."""
     params: tuple[str, ...] = ()
     """Params that a run's description begins with."""
     curves: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from runrecord.events import File, Logged, ModelEvaluated, ModelSaved, RunStarted
+from runrecord.events import File, Logged, ModelEvaluated, ModelSaved, Observed, RunStarted
 from runrecord.record.reader import Record
 
 Series = dict[int, tuple[float, list[float]]]
@@ -23,6 +23,10 @@ class RunView:
     """By title and step."""
     files: dict[str, File] = field(default_factory=dict)
     """Texts and artifacts, the last of each title."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Those that it began with, and those added later."""
+    observed: dict[str, list[float]] = field(default_factory=dict)
+    """What the machine did, in order, by name."""
     models: list[ModelSaved] = field(default_factory=list)
     evaluated: dict[str, ModelEvaluated] = field(default_factory=dict)
     """By the model's name."""
@@ -67,7 +71,7 @@ def view(record: Record) -> RunView:
     Raises:
         RecordRefused: the record is damaged.
     """
-    run = RunView(record)
+    run = RunView(record, tags=dict(record.start.tags))
     for event in record.events():
         match event:
             case Logged():
@@ -77,6 +81,10 @@ def view(record: Record) -> RunView:
                     run.series.setdefault(name, {})[event.step] = value, within
                 run.images |= {(title, event.step): file for title, file in event.images.items()}
                 run.files |= {**event.texts, **event.artifacts}
+                run.tags |= event.tags
+            case Observed():
+                for name, value in event.values.items():
+                    run.observed.setdefault(name, []).append(value)
             case ModelSaved():
                 run.models.append(event)
             case ModelEvaluated():

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,12 @@ from helpers import (
     Workspace,
     answers,
     code_blocks,
+    documented_server,
     new_workspace,
+    terminal,
     wait_until,
 )
 from mlflow import MlflowClient
-
-from runrecord.cli.viewers import free_port
 
 BLOCKS = code_blocks((ROOT / "README.md").read_text())
 NOT_RUN = {
@@ -39,25 +39,6 @@ def commands(block: str) -> list[str]:
 def ready(command: str) -> str:
     """The same command where the environment is set up already, and is no `.venv`."""
     return re.sub(r"\bmake (?=\w)", f"make -o setup -o {ROOT}/.venv/installed ", command)
-
-
-@contextmanager
-def terminal(workspace: Workspace, command: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command in a terminal of its own, whose processes all end with it."""
-    with subprocess.Popen(
-        ["sh", "-c", f"exec {command}"],
-        cwd=workspace.path,
-        env=workspace.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 def look_at(workspace: Workspace, command: str) -> None:
@@ -91,14 +72,8 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def tracker(stranger: Workspace) -> Iterator[str]:
     """The README's own tracking server, on this machine and a free port."""
     (command,) = [one for block in BLOCKS for one in commands(block) if "mlflow server" in one]
-    port = free_port(5700)
-    command = command.replace("0.0.0.0", "127.0.0.1").replace("5000", str(port))
-    command = command.replace("tracker:", "127.0.0.1:")
-    folder = stranger.path.parent / "tracker"
-    folder.mkdir()
-    with terminal(Workspace(folder), f"{command} >log 2>&1"):
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
-        yield f"http://127.0.0.1:{port}"
+    with documented_server(command, stranger.path.parent / "tracker") as address:
+        yield address
 
 
 @pytest.mark.slow

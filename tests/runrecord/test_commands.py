@@ -30,6 +30,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run.text("report", f"by {name}")
         (folder / "model.bin").write_bytes(f"weights of {name}".encode())
         run.model("model.bin")
+        run.tag(source="a shelf")
+        run.observe({"gpu_0_memory_usage_megabytes": 1000})
+        run.observe({"gpu_0_memory_usage_megabytes": 3000})
         run.image("samples", np.full((2, 2), time, np.uint8))
     outs = {"model.bin": hashlib.sha256(b"weights of one").hexdigest()}
     end_run(run_dir(folder, "one"), outs=outs)
@@ -68,6 +71,9 @@ def test_show_tells_all_of_one_run(root: Path, capsys: Said) -> None:
     digest = hashlib.sha256(b"weights of one").hexdigest()
     for wanted in ("one", "train", "FINISHED", "z", "Test/Loss", "0.125", "model.bin", digest):
         assert wanted in shown
+    for name, value in (("source", "a shelf"), ("gpu_0_memory_usage_megabytes", "2000, 3000")):
+        (line,) = [line for line in shown.splitlines() if name in line]
+        assert value in line
     show("two")
     shown = capsys.readouterr().out
     assert "FAILED" in shown

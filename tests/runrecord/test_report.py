@@ -55,9 +55,19 @@ def evaluate(folder: Path, model: Path, accuracy: float = 0.5, time: int = 5) ->
 
 def cells(html: str, name: str) -> list[tuple[str, bool]]:
     """A row's values, and whether each is marked as the best."""
-    (row,) = re.findall(rf"<tr><th>{re.escape(name)}</th>(.*?)</tr>", html)
+    (row,) = re.findall(rf"<tr><th>{re.escape(name)}(?: <small>.*?</small>)?</th>(.*?)</tr>", html)
     found = re.findall(r'<td( class="best")?>(.*?)</td>', row)
     return [(value, bool(best)) for best, value in found]
+
+
+def judged(html: str, name: str) -> tuple[str, ...]:
+    """What stands in a row of the main metrics, but for marks."""
+    return tuple(value for value, _ in cells(html, name))
+
+
+def answers(html: str) -> list[str]:
+    """The sentences at the top."""
+    return [unescape(text) for text in re.findall(r'<p class="answer">(.*?)</p>', html)]
 
 
 def pictures(html: str) -> dict[str, int]:
@@ -71,8 +81,8 @@ def test_one_run_has_all_its_params_metrics_curves_and_last_pictures(root: Path)
     assert re.findall(r"<h2>(.*?)</h2>", html) == ["train"]
     before, _, after = html.partition("<details>")
     assert cells(before, "lr") == [("0.1", False)]
-    assert cells(before, "Loss") == [("1", False)]
-    assert 'alt="Total loss by epoch"' in before
+    assert judged(before, "Loss") == ("1",)
+    assert 'alt="Curves by epoch"' in after
     assert pictures(before) == {"samples": 1}
     assert cells(after, "status") == [("FINISHED", False)]
     assert not re.search(r"https?:", html), "it needs nothing else"
@@ -89,12 +99,70 @@ def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(root: Pat
     assert cells(before, "z") == [("8", False), ("2", False)]
     assert "<tr><th>lr</th>" not in before
     assert cells(after, "lr") == [("0.1", False), ("0.1", False)]
-    assert cells(before, "Eval/Accuracy") == [("0.5", False), ("0.75", True)]
-    assert cells(before, "Eval/MSE") == [("0.25", False), ("0.25", False)], "there is none better"
-    assert cells(before, "Eval/Other") == [("1", False), ("1", False)]
-    assert not any(best for _, best in cells(before, "Loss")), "nobody says which way is better"
-    assert html.count('alt="Total loss by epoch"') == 1
-    assert pictures(before) == {"samples": 2, "Eval/plane": 2}
+    assert cells(before, "Eval/Accuracy")[:2] == [("0.5", False), ("0.75", True)]
+    assert judged(before, "Eval/Accuracy") == ("0.5", "0.75", "not known", "0.25")
+    assert cells(before, "Eval/MSE")[:2] == [("0.25", False)] * 2, "there is none better"
+    assert cells(after, "Eval/Other") == [("1", False), ("1", False)]
+    assert not any(best for _, best in cells(after, "Loss")), "nobody says which way is better"
+    assert html.count('alt="Curves by epoch"') == 1
+    assert (pictures(before), pictures(after)) == ({"samples": 2}, {"Eval/plane": 2})
+    assert "<small>higher is better</small>" in before
+    (sentence,) = answers(html)
+    assert sentence.startswith("How much seeds alone make is not known of Accuracy: ")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "ahead", "answer"),
+    [
+        (0.5625, "0.0625, 1 times the spread", "Seeds alone could make the difference in"),
+        (0.75, "0.25, 4 times the spread", "b is better in Accuracy, by more than seeds alone"),
+        (0.25, "0.25, 4 times the spread", "a is better in Accuracy, by more than seeds alone"),
+    ],
+)
+def test_a_difference_is_measured_by_what_seeds_make(
+    root: Path, accuracy: float, ahead: str, answer: str
+) -> None:
+    """The other seeds of `a` have 0.4375, 0.5 and 0.5625: a standard deviation of 0.0625."""
+    seeds = [("a", 0, 8, 0.5), ("s1", 1, 8, 0.4375), ("s2", 2, 8, 0.5625), ("again", 2, 8, 0.5625)]
+    folders = [*seeds, ("b", 0, 2, accuracy), ("s3", 3, 4, 0.0)]
+    for name, seed, z, found in folders:
+        train(run_dir(root, name), params={"seed": seed, "z": z})
+        evaluate(run_dir(root, f"of-{name}"), run_dir(root, f"{name}.bin"), found)
+    (root / "pyproject.toml").write_text("[tool.runrecord]\nproject = 'settings:PROJECT'\n")
+    (root / "settings.py").write_text(
+        "from runrecord import Project\n"
+        "PROJECT = Project(headline=('Accuracy',), better={'Accuracy': 'higher'})\n"
+    )
+    report(["a", "b"], root / "report.html")
+    html = (root / "report.html").read_text()
+    assert judged(html, "Eval/Accuracy") == ("0.5", f"{accuracy:.5g}", "± 0.062 (of 3 runs)", ahead)
+    (sentence,) = answers(html)
+    assert sentence.startswith(answer)
+
+
+def test_where_no_other_seed_was_run_the_projects_spread_counts(root: Path) -> None:
+    spread = {"train": {"Eval/Accuracy": 0.01}}
+    project = Project(better={"Accuracy": "higher"}, spread=spread)
+    runs = [train(root / "a"), train(root / "b", params={"lr": 0.1, "z": 2})]
+    tests = [
+        evaluate(root / "of-a", root / "a.bin", accuracy=0.5),
+        evaluate(root / "of-b", root / "b.bin", accuracy=0.75),
+    ]
+    html = render(runs, tests, project)
+    measured = "± 0.01 (the project&#39;s default params)"
+    assert judged(html, "Eval/Accuracy") == ("0.5", "0.75", measured, "0.25, 25 times the spread")
+    assert answers(html) == ["b is better in Accuracy, by more than seeds alone make."]
+    assert judged(render(runs[:1], tests, project), "Eval/Accuracy") == ("0.5", measured)
+
+
+def test_what_was_read_differs_too(root: Path) -> None:
+    deps = [{"train.py": "1" * 64, "data": "2" * 64}, {"train.py": "3" * 64, "data": "2" * 64}]
+    runs = [train(root / name, deps=own) for name, own in zip("ab", deps, strict=True)]
+    html = render(runs, [], Project())
+    before, _, _ = html.partition("<details>")
+    assert cells(before, "train.py") == [("1" * 10, False), ("3" * 10, False)]
+    assert "<tr><th>data</th>" not in html
+    assert cells(before, "Loss")[:2] == [("1", False), ("1", False)], "nothing else to judge by"
 
 
 def test_an_evaluation_beside_its_training_shows_its_pictures_itself(root: Path) -> None:
@@ -103,7 +171,7 @@ def test_an_evaluation_beside_its_training_shows_its_pictures_itself(root: Path)
     html = render([training, evaluation], [evaluation], PROJECT)
     assert re.findall(r"<h2>(.*?)</h2>", html) == ["train", "evaluate"]
     assert pictures(html) == {"samples": 1, "vae_plane": 1, "overview": 1}
-    assert cells(html, "vae/Accuracy") == cells(html, "Eval/Accuracy") == [("0.5", False)]
+    assert judged(html, "vae/Accuracy") == judged(html, "Eval/Accuracy") == ("0.5",)
 
 
 def test_the_newest_evaluation_of_that_very_model_counts(root: Path) -> None:
@@ -115,7 +183,7 @@ def test_the_newest_evaluation_of_that_very_model_counts(root: Path) -> None:
         evaluate(root / "others", root / "b.bin", accuracy=0.125, time=99),
     ]
     html = render([training], evaluations, PROJECT)
-    assert cells(html, "Eval/Accuracy") == [("0.75", False)]
+    assert judged(html, "Eval/Accuracy") == ("0.75",)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +233,7 @@ def test_without_names_it_shows_the_workspace(
     report([], root / "report.html")
     html = (root / "report.html").read_text()
     assert html.index("<th>ae</th>") < html.index("<th>vae</th>"), "by when they began"
-    assert cells(html, "Eval/Accuracy") == [("-", False), ("0.5", False)]
+    assert judged(html, "Eval/Accuracy")[:2] == ("-", "0.5")
     assert "2 runs" in capsys.readouterr().out
     report(["records/ae"], root / "one.html")
     assert "<th>vae</th>" not in (root / "one.html").read_text()
@@ -195,7 +263,7 @@ def test_an_evaluation_that_is_damaged_is_nobody_elses_trouble(root: Path) -> No
     for picture in run_dir(root, "damaged").glob("images/*.png"):
         picture.write_bytes(b"no picture")
     report(["records/vae"], root / "report.html")
-    assert cells((root / "report.html").read_text(), "Eval/Accuracy") == [("0.5", False)]
+    assert judged((root / "report.html").read_text(), "Eval/Accuracy")[0] == "0.5"
 
 
 @needs_chromium
@@ -223,9 +291,14 @@ def test_the_pipelines_own_runs_are_shown_by_the_command(built: Workspace, tmp_p
     html = (tmp_path / "report.html").read_text()
     assert re.findall(r"<h2>(.*?)</h2>", html) == ["train-ae", "train-vae", "evaluate"]
     figures = json.loads(built.read("metrics/evaluation.json"))
-    (elbo,) = cells(html, "Eval/Likelihood/ELBO")
-    assert elbo == (f"{figures['vae']['Likelihood/ELBO']:.5g}", False)
-    assert cells(html, "vae/Likelihood/ELBO") == [elbo]
+    elbo = f"{figures['vae']['Likelihood/ELBO']:.5g}"
+    assert judged(html, "Eval/Likelihood/ELBO")[0] == elbo
+    assert judged(html, "vae/Likelihood/ELBO") == (elbo,)
+    _, _, evaluation = html.partition("<h2>evaluate</h2>")
+    first_screen, _, _ = evaluation.partition("<details>")
+    shown = re.findall(r"<tr><th>(\w+)/([^<]*) <small>", first_screen)
+    both = {"Reconstruction/MSE", "Reconstruction/SSIM", "Latents/Probe Accuracy"}
+    assert both | {"Denoising/MSE at 0.3"} == {name for model, name in shown if model == "ae"}
     assert cells(html, "hidden_dim") == [("32", False)]
     titles = re.findall(r"<h3>(.*?)</h3>", html)
     assert "vae_samples" in titles

@@ -10,9 +10,10 @@ from runrecord.errors import UserError
 from runrecord.files import write_atomic
 from runrecord.lookup import find_records
 from runrecord.paths import repo_root
-from runrecord.project import load_project
+from runrecord.project import Project, load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
+from runrecord.report.judgement import apart_from_seed
 from runrecord.report.page import render
 from runrecord.run_view import RunView, view
 
@@ -36,7 +37,10 @@ def report(names: Sequence[str], output: Path) -> None:
     runs = {record.start.id: _read(record) for record in found}
     if not names:
         runs = {key: run for key, run in runs.items() if run.models or run.evaluated} or runs
-    page = render([*runs.values()], [*_evaluations(root), *runs.values()], load_project(root))
+    project = load_project(root)
+    replicas = _replicas(root, [*runs.values()], project)
+    evaluations = [*_evaluations(root), *runs.values()]
+    page = render([*runs.values()], evaluations, project, replicas)
     write_atomic(output, page.encode())
     print(f"{output}: {len(runs)} runs side by side")
 
@@ -48,6 +52,19 @@ def _evaluations(root: Path) -> Iterator[RunView]:
             with suppress(RecordRefused):
                 if (seen := view(run.record)).evaluated:
                     yield seen
+
+
+def _replicas(root: Path, runs: Sequence[RunView], project: Project) -> list[RunView]:
+    """The finished runs of the store that differ from one of `runs` by their seed alone."""
+    groups = {apart_from_seed(run.start, project) for run in runs}
+    found = []
+    for run in read_runs(records_in_store(root), lambda _label, _error: None, sealed=False):
+        record = run.record
+        ended_well = record.end is not None and record.end.status == "FINISHED"
+        if ended_well and apart_from_seed(record.start, project) in groups:
+            with suppress(RecordRefused):
+                found.append(view(record))
+    return found
 
 
 def _read(record: Record) -> RunView:

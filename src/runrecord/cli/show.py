@@ -59,5 +59,9 @@ def _sections(record: Record) -> dict[str, Mapping[str, object]]:
             **start.deps,
             **{name: one.sha256 for name, one in seen.evaluated.items()},
         },
-        "Origin and environment": start.tags,
+        "Origin and environment": seen.tags,
+        "Machine, on average and at most": {
+            name: f"{sum(values) / len(values):.6g}, {max(values):.6g}"
+            for name, values in seen.observed.items()
+        },
     }

@@ -19,6 +19,7 @@ from runrecord.text import printable
 LOCK_FILE = Path("requirements.lock")
 
 _LONGEST_TITLE = 40
+_LONGEST_VALUE = 16  # characters of a param in it
 
 # Variables that change results: how many threads, which kernels, how exact.
 _NUMERIC = re.compile(
@@ -96,7 +97,7 @@ def _changes(checkout: Path, params: Mapping[str, object]) -> str:
     """Which of those params the commit at hand has otherwise, as `target=clean`."""
     committed = committed_params(checkout)
     return ",".join(
-        f"{key.rpartition('.')[2]}={value}"
+        f"{key.rpartition('.')[2]}={str(value)[:_LONGEST_VALUE]}"
         for key, value in params.items()
         if key in committed and committed[key] != value
     )

@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from runrecord.project import Project
 from runrecord.report.curves import curves_png
+from runrecord.report.judgement import Row, Spread, answers, judged, main_metrics, spreads
 from runrecord.run_view import RunView
 from runrecord.sinks.description import EVALUATION
 
@@ -27,39 +28,44 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of a table: a value a run, the best ones marked."""
-
-    name: str
-    values: Sequence[str]
-    best: Sequence[bool]
-
-
-@dataclass(frozen=True)
 class Section:
-    """All about the runs of one stage."""
+    """All about the runs of one stage; first what answers a question."""
 
     stage: str
     runs: Sequence[str]
+    answers: Sequence[str]
+    """Sentences: which run is better, in what."""
     differing: Sequence[Row]
+    """Params and what was read; all params of a run that stands alone."""
+    main: Sequence[Row]
+    """The metrics to judge by."""
+    picture: tuple[str, Sequence[str]] | None
+    params: Sequence[Row]
     metrics: Sequence[Row]
     curves: str
     pictures: Sequence[tuple[str, Sequence[str]]]
     """A title, and each run's picture as a data address, empty where it has none."""
-    equal: Sequence[Row]
+    origin: Sequence[Row]
 
 
-def render(runs: Sequence[RunView], evaluations: Iterable[RunView], project: Project) -> str:
+def render(
+    runs: Sequence[RunView],
+    evaluations: Iterable[RunView],
+    project: Project,
+    replicas: Sequence[RunView] = (),
+) -> str:
     """The page, complete in itself.
 
     Args:
         runs: what it is about.
         evaluations: where the test metrics of the models that `runs` trained may be, and their
             pictures, which are left out where the evaluation's own run shows them.
-        project: its curves, and which way its metrics are better.
+        project: its curves, its main metrics, and which way those are better.
+        replicas: runs that may differ from one of `runs` by their seed alone.
     """
     tested: dict[str, Tested] = {}
-    shown, made = {run.start.id for run in runs}, {run.model for run in runs}
+    every = [*runs, *replicas]
+    shown, made = {run.start.id for run in runs}, {run.model for run in every}
     for evaluation in sorted(evaluations, key=lambda run: run.start.time):
         if made.isdisjoint(found.sha256 for found in evaluation.evaluated.values()):
             continue
@@ -71,25 +77,28 @@ def render(runs: Sequence[RunView], evaluations: Iterable[RunView], project: Pro
                 if title.startswith(f"{model}_")
             }
             tested[found.sha256] = Tested(found.metrics, own)
-    stages = dict.fromkeys(run.start.stage for run in runs)
-    sections = [
-        _section(stage, [run for run in runs if run.start.stage == stage], tested, project)
-        for stage in stages
-    ]
+    sections = []
+    for stage in dict.fromkeys(run.start.stage for run in runs):
+        metrics = [(run.start, _metrics(run, tested)) for run in every if run.start.stage == stage]
+        named = [run for run in runs if run.start.stage == stage]
+        sections.append(_section(stage, named, tested, project, spreads(metrics, project)))
     page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(page)
     return template.render(sections=sections, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
 
 
 def _section(
-    stage: str, runs: Sequence[RunView], tested: Mapping[str, Tested], project: Project
+    stage: str,
+    runs: Sequence[RunView],
+    tested: Mapping[str, Tested],
+    project: Project,
+    spread: Mapping[str, Spread],
 ) -> Section:
     params = _rows([run.start.params for run in runs])
-    origins = _rows([_origin(run) for run in runs])
-    tests = [tested.get(run.model or "", Tested({}, {})) for run in runs]
-    metrics = [_metrics(run, test) for run, test in zip(runs, tests, strict=True)]
-    pictures = [{**_pictures(run), **test.pictures} for run, test in zip(runs, tests, strict=True)]
-    labels = [_label(run) for run in runs]
+    read = _rows([{path: sha[:10] for path, sha in run.start.deps.items()} for run in runs])
+    metrics = [_metrics(run, tested) for run in runs]
+    pictures = [{**_pictures(run), **_tested(run, tested).pictures} for run in runs]
+    labels = _labels(runs)
     series = {
         name: {
             label: [value for value, _ in run.series[name].values()]
@@ -98,21 +107,25 @@ def _section(
         }
         for name in _curves(runs, project)
     }
+    rows = [judged(row, metrics, project, spread.get(row.name)) for row in _rows(metrics)]
+    main = [row for row in rows if row.name in main_metrics(metrics, project)]
     titles = dict.fromkeys(title for own in pictures for title in own)
+    shown = [
+        (title, [_address(own[title]) if title in own else "" for own in pictures])
+        for title in titles
+    ]
     return Section(
         stage=stage,
         runs=labels,
-        differing=[row for row in params if _differs(row)] if len(runs) > 1 else params,
-        metrics=[_marked(row, metrics, project) for row in _rows(metrics)],
+        answers=answers(labels, main) if len(runs) > 1 else [],
+        differing=[row for row in params + read if _differs(row)] if len(runs) > 1 else params,
+        main=main,
+        picture=shown[0] if shown else None,
+        params=[row for row in params if not _differs(row)] if len(runs) > 1 else [],
+        metrics=[row for row in rows if row not in main],
         curves=_address(curves_png(series)) if series else "",
-        pictures=[
-            (
-                title,
-                [_address(own[title]) if title in own else "" for own in pictures],
-            )
-            for title in titles
-        ],
-        equal=([row for row in params if not _differs(row)] if len(runs) > 1 else []) + origins,
+        pictures=shown[1:],
+        origin=_rows([_origin(run) for run in runs]),
     )
 
 
@@ -129,10 +142,20 @@ def _pictures(run: RunView) -> dict[str, bytes]:
     return {title: run.record.read(file.name) for title, file in run.last_images().items()}
 
 
-def _label(run: RunView) -> str:
-    experiment = run.start.tags.get("dvc.experiment")
-    own = run.start.id.removeprefix(f"{run.start.stage}-")
-    return f"{own} ({experiment})" if experiment else own
+def _tested(run: RunView, tested: Mapping[str, Tested]) -> Tested:
+    return tested.get(run.model or "", Tested({}, {}))
+
+
+def _labels(runs: Sequence[RunView]) -> list[str]:
+    """What each run is called: its experiment, or its id less its stage; each once."""
+    names = [
+        run.start.tags.get("dvc.experiment") or run.start.id.removeprefix(f"{run.start.stage}-")
+        for run in runs
+    ]
+    return [
+        run.start.id if names.count(name) > 1 else name
+        for run, name in zip(runs, names, strict=True)
+    ]
 
 
 def _origin(run: RunView) -> dict[str, Any]:
@@ -142,10 +165,10 @@ def _origin(run: RunView) -> dict[str, Any]:
     return {**own, "seconds": f"{run.seconds:.0f}", "host": run.start.host, **named}
 
 
-def _metrics(run: RunView, test: Tested) -> dict[str, float]:
+def _metrics(run: RunView, tested: Mapping[str, Tested]) -> dict[str, float]:
     """Its test metrics if its model was evaluated, then the last epoch's; an evaluation's own."""
-    tested = {f"{EVALUATION}{name}": value for name, value in test.metrics.items()}
-    return {**tested, **run.last_values()}
+    own = _tested(run, tested).metrics
+    return {**{f"{EVALUATION}{name}": value for name, value in own.items()}, **run.last_values()}
 
 
 def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -155,17 +178,6 @@ def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
         Row(name, [_text(values.get(name)) for values in runs], [False] * len(runs))
         for name in names
     ]
-
-
-def _marked(row: Row, runs: Sequence[Mapping[str, float]], project: Project) -> Row:
-    """The row of a metric, its best values marked where there is something to choose."""
-    way = project.way_of(row.name)
-    values = [metrics.get(row.name) for metrics in runs]
-    known = [value for value in values if value is not None and value == value]  # NaN is neither
-    if len(set(known)) < 2 or way is None:
-        return row
-    best = max(known) if way == "higher" else min(known)
-    return Row(row.name, row.values, [value == best for value in values])
 
 
 def _differs(row: Row) -> bool:
