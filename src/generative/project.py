@@ -55,6 +55,23 @@ PROJECT = Project(
         **dict.fromkeys(("PSNR", "SSIM", "Accuracy", "ELBO", "Bound"), "higher"),
         **dict.fromkeys(("MSE", "BCE", "MMD2"), "lower"),
     },
+    spread={  # docs/seeds.md
+        "train-ae": {
+            "Eval/Reconstruction/MSE": 0.0003,
+            "Eval/Reconstruction/SSIM": 0.0035,
+            "Eval/Denoising/MSE at 0.3": 0.00016,
+            "Eval/Latents/Probe Accuracy": 0.006,
+        },
+        "train-vae": {
+            "Eval/Likelihood/ELBO": 0.14,
+            "Eval/Likelihood/IWAE Bound": 0.3,
+            "Eval/Reconstruction/MSE": 0.00013,
+            "Eval/Reconstruction/SSIM": 0.0013,
+            "Eval/Denoising/MSE at 0.3": 0.0036,
+            "Eval/Latents/Probe Accuracy": 0.0013,
+            "Eval/Samples/MMD2": 0.00032,
+        },
+    },
     params=("latent_dim", "target", "beta", "epochs", "batch_size", "lr", "optimizer", "seed"),
     curves=("Train/Total Loss", "Test/Total Loss"),
     flavor=ModelFlavor("autoencoder", save_model),

@@ -44,7 +44,7 @@ class Project:
     Not of losses: what they are depends on params.
     """
     seeds: tuple[str, ...] = ("seed",)
-    """Params that change chance alone: a report measures differences by what they make."""
+    """Params that change chance alone, in whatever block: a report measures by what they make."""
     spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By stage and metric, the standard deviation over seeds, where no other seeds were run."""
     params: tuple[str, ...] = ()

@@ -17,7 +17,6 @@ from helpers import (
 )
 from mlflow import MlflowClient
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

@@ -126,7 +126,7 @@ def test_a_difference_is_measured_by_what_seeds_make(
     seeds = [("a", 0, 8, 0.5), ("s1", 1, 8, 0.4375), ("s2", 2, 8, 0.5625), ("again", 2, 8, 0.5625)]
     folders = [*seeds, ("b", 0, 2, accuracy), ("s3", 3, 4, 0.0)]
     for name, seed, z, found in folders:
-        train(run_dir(root, name), params={"seed": seed, "z": z})
+        train(run_dir(root, name), params={"train.seed": seed, "z": z})
         evaluate(run_dir(root, f"of-{name}"), run_dir(root, f"{name}.bin"), found)
     (root / "pyproject.toml").write_text("[tool.runrecord]\nproject = 'settings:PROJECT'\n")
     (root / "settings.py").write_text(

@@ -5,7 +5,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from runrecord.events import RunStarted
 from runrecord.project import Project
@@ -44,8 +43,12 @@ class Row:
 
 def apart_from_seed(start: RunStarted, project: Project) -> str:
     """What runs have in common that differ by their seed alone."""
-    params = {name: value for name, value in start.params.items() if name not in project.seeds}
+    params = {name: value for name, value in start.params.items() if not _is_seed(name, project)}
     return json.dumps([start.stage, params, dict(start.deps)], sort_keys=True)
+
+
+def _is_seed(param: str, project: Project) -> bool:
+    return param.rpartition(".")[2] in project.seeds
 
 
 def spreads(
@@ -60,7 +63,7 @@ def spreads(
     groups: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
     stages = set()
     for start, metrics in runs:
-        seeds: dict[str, Any] = {name: start.params.get(name) for name in project.seeds}
+        seeds = {name: one for name, one in start.params.items() if _is_seed(name, project)}
         groups[apart_from_seed(start, project)][json.dumps(seeds)] = metrics
         stages.add(start.stage)
     found = {
