@@ -114,9 +114,9 @@ def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(root: Pat
 @pytest.mark.parametrize(
     ("accuracy", "ahead", "answer"),
     [
-        (0.5625, "0.0625, 1 times the spread", "Seeds alone could make the difference in"),
-        (0.75, "0.25, 4 times the spread", "b is better in Accuracy, by more than seeds alone"),
-        (0.25, "0.25, 4 times the spread", "a is better in Accuracy, by more than seeds alone"),
+        (0.5625, "0.0625, 1.0 times the spread", "Seeds alone could make the difference in"),
+        (0.75, "0.25, 4.0 times the spread", "b is better in Accuracy, by more than seeds alone"),
+        (0.25, "0.25, 4.0 times the spread", "a is better in Accuracy, by more than seeds alone"),
     ],
 )
 def test_a_difference_is_measured_by_what_seeds_make(

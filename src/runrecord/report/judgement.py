@@ -110,9 +110,9 @@ def judged(
         return row  # two are the best
     if spread is None:
         return replace(row, ahead=f"{difference:.3g}")
-    times = f", {difference / spread.deviation:.2g} times the spread" if spread.deviation else ""
-    more = difference > _BEYOND * spread.deviation
-    return replace(row, ahead=f"{difference:.3g}{times}", more_than_seeds=more)
+    times = difference / spread.deviation if spread.deviation else math.inf
+    ahead = f"{difference:.3g}, {times:.{0 if times > 10 else 1}f} times the spread"
+    return replace(row, ahead=ahead, more_than_seeds=times > _BEYOND)
 
 
 def answers(labels: Sequence[str], main: Sequence[Row]) -> list[str]:
