@@ -41,7 +41,7 @@ def new_project(repository: Path) -> Workspace:
 
 
 def shown(project: Workspace) -> dict[str, list[tuple[str, int, float]]]:
-    """Each metric point that MLflow shows, by the run's name."""
+    """Each metric point that MLflow shows, by the run's name, less what the machine did."""
     store = client(project)
     experiment = store.get_experiment_by_name("sklearn-digits")
     assert experiment is not None
@@ -49,6 +49,7 @@ def shown(project: Workspace) -> dict[str, list[tuple[str, int, float]]]:
         run.info.run_name: [
             (name, point.step, point.value)
             for name in sorted(run.data.metrics)
+            if not name.startswith("system/")
             for point in store.get_metric_history(run.info.run_id, name)
         ]
         for run in store.search_runs([experiment.experiment_id])
