@@ -179,9 +179,14 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(
 
 @needs_chromium
 def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -> None:
-    visit(page, f"{tensorboard_at}/#timeseries")
+    visit(page, f"{tensorboard_at}/#scalars")
     for text in ("Test/Total Loss", "Test/KL-Divergence"):
         expect(page.get_by_text(text).first).to_be_visible()
+    groups = page.locator("tf-category-paginated-view .heading .name, .heading .name")
+    shown = [text.strip() for text in groups.all_inner_texts() if text.strip()]
+    assert shown[:2] == ["Test", "Train"], "the chapter's six curves come first"
+    names = page.locator("tf-scalar-card, tf-line-chart-data-loader").all_inner_texts()
+    assert not any("images" in name for name in names[:6])
     shoot(page, "tensorboard-scalars")
     visit(page, f"{tensorboard_at}/#images")
     wait_for_picture(page)

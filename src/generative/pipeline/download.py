@@ -26,6 +26,6 @@ def download_data() -> None:
         for split, names in (("Train", TRAIN), ("Test", TEST)):
             images = read_idx(DATA_DIR / names.images, dimensions=3)[:, None] / np.float32(255)
             labels = read_idx(DATA_DIR / names.labels, dimensions=1)
-            run.log({f"{split}/Images": len(images)})
+            run.log({f"data/{split} images": len(images)})
             rows = [(str(n), images[labels == n][:_PICTURED]) for n in np.unique(labels)]
             run.image(f"{split} images by class", png(image_rows(rows)))

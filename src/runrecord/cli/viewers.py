@@ -27,7 +27,7 @@ def view(viewer: str, host: str, port: int) -> None:
         UserError: the server does not answer, or no port is free.
     """
     root = repo_root()
-    pages = {"": "/#timeseries"}
+    pages = {"": "/#scalars"}  # the losses; pictures come first on its own first page
     uri = tracking_uri(root)
     if viewer == "mlflow":
         store = Store(root)  # the database may not exist yet
