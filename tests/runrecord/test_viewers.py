@@ -185,8 +185,6 @@ def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -
     groups = page.locator("tf-category-paginated-view .heading .name, .heading .name")
     shown = [text.strip() for text in groups.all_inner_texts() if text.strip()]
     assert shown[:2] == ["Test", "Train"], "the chapter's six curves come first"
-    names = page.locator("tf-scalar-card, tf-line-chart-data-loader").all_inner_texts()
-    assert not any("images" in name for name in names[:6])
     shoot(page, "tensorboard-scalars")
     visit(page, f"{tensorboard_at}/#images")
     wait_for_picture(page)
