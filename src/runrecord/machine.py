@@ -7,34 +7,37 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 _INTERVAL = 10.0  # seconds
+_PATIENCE = 5.0  # seconds that a run waits for the last sample: a GPU may not answer
 _MEGABYTE = 1e6
 
 
 @contextmanager
 def sampled(observe: Callable[[Mapping[str, float]], None]) -> Iterator[None]:
-    """Observe the machine's load every ten seconds from a thread, and once more at the end."""
-    import psutil
+    """Observe the machine's load every ten seconds and at the end, from a thread of its own.
 
-    psutil.cpu_percent()  # the next call tells of the time since this one
-    gpus = _visible_gpus()
+    No run depends on it: what cannot be sampled is left out, whatever the reason.
+    """
     ended = threading.Event()
 
-    def sample() -> None:
-        with suppress(psutil.Error, OSError):
-            observe({**_cpu_and_memory(), **_load_of(gpus)})
-
     def sample_until_the_end() -> None:
-        while not ended.wait(_INTERVAL):
-            sample()
+        gpus = _visible_gpus()
+        with suppress(Exception):
+            _cpu_and_memory()  # of CPUs, a thread's next call tells of the time since this one
+        over = False
+        while not over:
+            over = ended.wait(_INTERVAL)
+            with suppress(Exception):
+                observe({**_cpu_and_memory(), **_load_of(gpus)})
 
     thread = threading.Thread(target=sample_until_the_end, name="machine", daemon=True)
-    thread.start()
+    with suppress(RuntimeError):  # the machine allows no thread more
+        thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
-        sample()
+        if thread.is_alive():
+            thread.join(_PATIENCE)
 
 
 def _cpu_and_memory() -> dict[str, float]:
@@ -59,36 +62,33 @@ def _visible_gpus() -> dict[int, Any]:
     """NVML's handle of each GPU that `CUDA_VISIBLE_DEVICES` leaves this process, by its index."""
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        found = dict(enumerate(handles))
-        names = {index: pynvml.nvmlDeviceGetUUID(handle) for index, handle in found.items()}
-    except pynvml.NVMLError:
-        return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return found
-    wanted = [name.strip() for name in visible.split(",") if name.strip()]
-    return {
-        index: handle
-        for index, handle in found.items()
-        if any(one == str(index) or names[index].startswith(one) for one in wanted)
-    }
+    wanted = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    found: dict[int, Any] = {}
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            with suppress(pynvml.NVMLError):  # this one is lost, or not ours
+                gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = pynvml.nvmlDeviceGetUUID(gpu)
+                if visible is None or any(
+                    name == str(index) or uuid.startswith(name) for name in wanted
+                ):
+                    found[index] = gpu
+    return found
 
 
 def _load_of(gpus: Mapping[int, Any]) -> dict[str, float]:
+    """What each GPU tells of its load and its memory: some tell but one of them."""
     import pynvml
 
     values: dict[str, float] = {}
     for index, gpu in gpus.items():
         with suppress(pynvml.NVMLError):
+            load = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
+            values[f"gpu_{index}_utilization_percentage"] = load
+        with suppress(pynvml.NVMLError):
             memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-            values |= {
-                f"gpu_{index}_utilization_percentage": pynvml.nvmlDeviceGetUtilizationRates(
-                    gpu
-                ).gpu,
-                f"gpu_{index}_memory_usage_megabytes": memory.used / _MEGABYTE,
-                f"gpu_{index}_memory_usage_percentage": 100 * memory.used / memory.total,
-            }
+            values[f"gpu_{index}_memory_usage_megabytes"] = memory.used / _MEGABYTE
+            values[f"gpu_{index}_memory_usage_percentage"] = 100 * memory.used / memory.total
     return values

@@ -46,7 +46,9 @@ class Project:
     seeds: tuple[str, ...] = ("seed",)
     """Params that change chance alone, in whatever block: a report measures by what they make."""
     spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By stage and metric, the standard deviation over seeds, where no other seeds were run."""
+    """By stage and metric, the standard deviation over seeds, where no more of them were run."""
+    spread_runs: int = 3
+    """Over how many seeds `spread` was measured, 2 or more."""
     params: tuple[str, ...] = ()
     """Params that a run's description begins with."""
     curves: tuple[str, ...] = ()

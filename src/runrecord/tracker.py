@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from runrecord.errors import UserError
-from runrecord.events import Contents, Event, RunEnded, RunStarted
+from runrecord.events import Contents, Event, Observed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.secrets import redact
@@ -33,6 +33,7 @@ class Tracker:
         self._writer_failed = False
         self._turn = threading.Lock()
         """Of one event: those of the machine come from a thread of their own."""
+        self._ended = False
         self.length = past
         """How many events there were."""
         self._stopped = False
@@ -47,6 +48,9 @@ class Tracker:
             UserError: it could not be read again, and nothing of it is kept.
         """
         with self._turn:
+            if self._ended and isinstance(event, Observed):
+                return  # a sample that came too late: a run's end is its last event
+            self._ended = isinstance(event, RunEnded)
             self._log(event, contents or {})
 
     def _log(self, event: Event, contents: Contents) -> None:

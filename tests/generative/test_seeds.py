@@ -15,12 +15,15 @@ def test_the_spread_is_that_of_the_three_seeds_in_the_docs() -> None:
     )
     for stage, title in (("train-ae", "Autoencoder"), ("train-vae", "Variational")):
         rows = re.findall(
-            r"^\| (\S.*?) \| (-?[\d.]+) \| (\S+) \| (\S+) \| \S+ \|$", sections[title], re.M
+            r"^\| (\S.*?) \| (-?[\d.]+) \| (\S+) \| (\S+) \| (\S+) \|$",
+            sections[title],
+            re.MULTILINE,
         )
-        measured = {
-            f"Eval/{name}": float(f"{statistics.stdev(map(float, values)):.2g}")
-            for name, *values in rows
-            if name in PROJECT.headline
-        }
+        measured = {}
+        for name, *values, written in rows:
+            deviation = float(f"{statistics.stdev(map(float, values)):.2g}")
+            assert float(written) == deviation, name
+            if name in PROJECT.headline:
+                measured[f"Eval/{name}"] = deviation
         assert len(measured) >= 4
         assert PROJECT.spread[stage] == measured

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run, play, spool
 
 import runrecord.machine
-from runrecord.events import Logged, Observed
+from runrecord.events import Logged, Observed, RunEnded, RunStarted
 from runrecord.machine import sampled
 from runrecord.record.reader import Record, files_in
+from runrecord.record.writer import RecordWriter
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.tensorboard import TensorBoardSink, event_folder
+from runrecord.tracker import Tracker
 from runrecord.verify.audit import audit
 from runrecord.verify.compare import compare
 
@@ -34,7 +37,7 @@ def test_a_run_has_its_machines_load_and_is_equal_to_another(toy: Workspace) -> 
         toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
     first, second = (Record(files_in(folder)) for folder in spool(toy))
     for record in (first, second):
-        (load,) = observed(record)
+        load = observed(record)[-1]
         assert load.values.keys() >= EVERYWHERE
         assert 0 < load.values["cpu_utilization_percentage"] <= 100
         assert 10 < load.values["process_memory_usage_megabytes"] < 10_000
@@ -48,18 +51,42 @@ def test_a_run_has_its_machines_load_and_is_equal_to_another(toy: Workspace) -> 
 
 def test_it_is_sampled_while_the_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runrecord.machine, "_INTERVAL", 0.01)
-    samples, enough = [], threading.Event()
+    samples: list[tuple[str, Mapping[str, float]]] = []
+    enough, before = threading.Event(), threading.active_count()
 
-    def observe(values: object) -> None:
+    def observe(values: Mapping[str, float]) -> None:
         samples.append((threading.current_thread().name, values))
         if len(samples) == 5:
             enough.set()
 
     with suppress(KeyboardInterrupt), sampled(observe):
-        assert enough.wait(30)
+        while not enough.is_set():  # busily: the load is to be seen
+            sum(range(10_000))
         raise KeyboardInterrupt
-    names = [name for name, _ in samples]
-    assert names == ["machine"] * (len(names) - 1) + ["MainThread"], "the last one at the end"
+    assert {name for name, _ in samples} == {"machine"}
+    assert threading.active_count() == before, "its thread ended with the work"
+    assert max(values["cpu_utilization_percentage"] for _, values in samples) > 0
+
+
+def test_a_sample_that_cannot_be_had_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object) -> dict[str, float]:
+        raise KeyError("Buffers:")
+
+    monkeypatch.setattr(runrecord.machine, "_cpu_and_memory", broken)
+    samples: list[object] = []
+    with sampled(samples.append):
+        pass
+    assert samples == []
+
+
+def test_a_sample_after_the_end_is_no_part_of_the_run(tmp_path: Path) -> None:
+    tracker = Tracker(RecordWriter(tmp_path / "record"), tmp_path, [])
+    tracker.log(RunStarted("run-1", "train", 0, "host", {}, {}))
+    tracker.log(RunEnded(2, "FINISHED"))
+    tracker.log(Observed(3, {"cpu_utilization_percentage": 1.0}))
+    record = Record(files_in(tmp_path / "record"))
+    assert record.end == RunEnded(2, "FINISHED")
+    assert observed(record) == []
 
 
 def test_mlflow_shows_it_among_its_system_metrics(tmp_path: Path) -> None:

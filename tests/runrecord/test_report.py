@@ -115,18 +115,19 @@ def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(root: Pat
     ("accuracy", "ahead", "answer"),
     [
         (0.5625, "0.0625, 1.0 times the spread", "Seeds alone could make the difference in"),
-        (0.75, "0.25, 4.0 times the spread", "b is better in Accuracy, by more than seeds alone"),
-        (0.25, "0.25, 4.0 times the spread", "a is better in Accuracy, by more than seeds alone"),
+        (0.875, "0.375, 6.0 times the spread", "Seeds alone could make the difference in"),
+        (0.9, "0.4, 6.4 times the spread", "b is better in Accuracy, by more than seeds alone"),
+        (0.1, "0.4, 6.4 times the spread", "a is better in Accuracy, by more than seeds alone"),
     ],
 )
 def test_a_difference_is_measured_by_what_seeds_make(
     root: Path, accuracy: float, ahead: str, answer: str
 ) -> None:
-    """The other seeds of `a` have 0.4375, 0.5 and 0.5625: a standard deviation of 0.0625."""
+    """The seeds of `a` have 0.4375, 0.5 and 0.5625: a standard deviation of 0.0625, from three."""
     seeds = [("a", 0, 8, 0.5), ("s1", 1, 8, 0.4375), ("s2", 2, 8, 0.5625), ("again", 2, 8, 0.5625)]
     folders = [*seeds, ("b", 0, 2, accuracy), ("s3", 3, 4, 0.0)]
     for name, seed, z, found in folders:
-        train(run_dir(root, name), params={"train.seed": seed, "z": z})
+        train(run_dir(root, name), params={"conf.toml:seed": seed, "z": z})
         evaluate(run_dir(root, f"of-{name}"), run_dir(root, f"{name}.bin"), found)
     (root / "pyproject.toml").write_text("[tool.runrecord]\nproject = 'settings:PROJECT'\n")
     (root / "settings.py").write_text(
@@ -153,6 +154,40 @@ def test_where_no_other_seed_was_run_the_projects_spread_counts(root: Path) -> N
     assert judged(html, "Eval/Accuracy") == ("0.5", "0.75", measured, "0.25, 25 times the spread")
     assert answers(html) == ["b is better in Accuracy, by more than seeds alone make."]
     assert judged(render(runs[:1], tests, project), "Eval/Accuracy") == ("0.5", measured)
+
+
+def test_one_other_seed_does_not_outweigh_the_three_of_the_project(root: Path) -> None:
+    spread = {"train": {"Eval/Accuracy": 0.01}}
+    project = Project(better={"Accuracy": "higher"}, spread=spread)
+    seeds = [("a", 0, 8, 0.5), ("b", 0, 2, 0.625), ("s1", 1, 8, 0.5001)]
+    runs = {n: train(root / n, params={"seed": seed, "z": z}) for n, seed, z, _ in seeds}
+    tests = [evaluate(root / f"of-{n}", root / f"{n}.bin", accuracy=x) for n, _, _, x in seeds]
+    html = render([runs["a"], runs["b"]], tests, project, [runs["s1"]])
+    assert "the project&#39;s default params" in judged(html, "Eval/Accuracy")[2]
+    html = render(
+        [runs["a"], runs["b"]], tests, Project(better={"Accuracy": "higher"}), [runs["s1"]]
+    )
+    assert "of 2 runs" in judged(html, "Eval/Accuracy")[2]
+
+
+def test_evaluations_are_judged_at_the_runs_that_trained_their_models(root: Path) -> None:
+    runs = [train(root / "a"), train(root / "b", params={"z": 2})]
+    tests = [evaluate(root / f"of-{n}", root / f"{n}.bin", x) for n, x in (("a", 0.5), ("b", 0.75))]
+    html = render([*runs, *tests], tests, PROJECT)
+    _, _, evaluations = html.partition("<h2>evaluate</h2>")
+    assert answers(html)
+    assert answers(evaluations) == []
+    assert judged(evaluations, "vae/Accuracy") == ("0.5", "0.75")
+
+
+def test_where_nothing_can_be_said_it_is_said_why(root: Path) -> None:
+    runs = [train(root / "a"), train(root / "b", params={"z": 2})]
+    (sentence,) = answers(render(runs, [], Project()))
+    assert "`better`" in sentence
+    runs = [train(root / name, params={"z": z}) for z, name in enumerate("cd")]
+    tests = [evaluate(root / f"of-{n}", root / f"{n}.bin", 0.5) for n in "cd"]
+    (sentence,) = answers(render(runs, tests, PROJECT))
+    assert sentence == "In no main metric is one run better than all others."
 
 
 def test_what_was_read_differs_too(root: Path) -> None:

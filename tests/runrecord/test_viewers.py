@@ -183,8 +183,8 @@ def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -
     for text in ("Test/Total Loss", "Test/KL-Divergence"):
         expect(page.get_by_text(text).first).to_be_visible()
     groups = page.locator("tf-category-paginated-view .heading .name, .heading .name")
-    shown = [text.strip() for text in groups.all_inner_texts() if text.strip()]
-    assert shown[:2] == ["Test", "Train"], "the chapter's six curves come first"
+    headings = [text.strip() for text in groups.all_inner_texts() if text.strip()]
+    assert headings[:2] == ["Test", "Train"], "the chapter's six curves come first"
     shoot(page, "tensorboard-scalars")
     visit(page, f"{tensorboard_at}/#images")
     wait_for_picture(page)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ from runrecord.project import Project
 from runrecord.sinks.description import EVALUATION
 
 _FEW = 12  # metrics to judge by, where the project says of none which way is better
-_BEYOND = 2 * math.sqrt(2)
-"""By so many standard deviations two runs differ in 1 of 20 cases, if only their seeds do."""
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""Student's t at 97.5 % by the degrees of freedom from 1 on; with more, the last is too careful."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,16 @@ class Spread:
 
     deviation: float
     """The standard deviation over seeds."""
+    freedom: int
+    """Its degrees of freedom: how well it is known."""
     source: str
     """Where it was found."""
+
+    @property
+    def by_chance(self) -> float:
+        """Two runs that differ by their seed alone are further apart in 1 of 20 cases."""
+        quantile = _STUDENT[min(self.freedom, len(_STUDENT)) - 1]
+        return math.sqrt(2) * quantile * self.deviation
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ def apart_from_seed(start: RunStarted, project: Project) -> str:
 
 
 def _is_seed(param: str, project: Project) -> bool:
-    return param.rpartition(".")[2] in project.seeds
+    return re.split(r"[.:]", param)[-1] in project.seeds
 
 
 def spreads(
@@ -67,7 +76,7 @@ def spreads(
         groups[apart_from_seed(start, project)][json.dumps(seeds)] = metrics
         stages.add(start.stage)
     found = {
-        name: Spread(deviation, "the project's default params")
+        name: Spread(deviation, project.spread_runs - 1, "the project's default params")
         for stage in stages
         for name, deviation in project.spread.get(stage, {}).items()
     }
@@ -78,10 +87,10 @@ def spreads(
         several = [
             values for values in columns if len(values) > 1 and all(map(math.isfinite, values))
         ]
-        if several:
-            freedom = sum(len(values) - 1 for values in several)
+        freedom = sum(len(values) - 1 for values in several)
+        if several and (name not in found or freedom >= found[name].freedom):
             deviation = math.sqrt(sum(map(_squares, several)) / freedom)
-            found[name] = Spread(deviation, f"of {freedom + len(several)} runs")
+            found[name] = Spread(deviation, freedom, f"of {freedom + len(several)} runs")
     return found
 
 
@@ -112,7 +121,7 @@ def judged(
         return replace(row, ahead=f"{difference:.3g}")
     times = difference / spread.deviation if spread.deviation else math.inf
     ahead = f"{difference:.3g}, {times:.{0 if times > 10 else 1}f} times the spread"
-    return replace(row, ahead=ahead, more_than_seeds=times > _BEYOND)
+    return replace(row, ahead=ahead, more_than_seeds=difference > spread.by_chance)
 
 
 def answers(labels: Sequence[str], main: Sequence[Row]) -> list[str]:
@@ -128,13 +137,18 @@ def answers(labels: Sequence[str], main: Sequence[Row]) -> list[str]:
     close = [_short(row.name) for row in main if row.more_than_seeds is False]
     unknown = [_short(row.name) for row in main if row.ahead and row.more_than_seeds is None]
     if close:
-        said.append(f"Seeds alone could make the difference in {', '.join(close)}.")
+        which = "the difference" if len(labels) == 2 else "the difference between the best two"
+        said.append(f"Seeds alone could make {which} in {', '.join(close)}.")
     if unknown:
         said.append(
             f"How much seeds alone make is not known of {', '.join(unknown)}: run the same with "
             "two other seeds."
         )
-    return said
+    if said:
+        return said
+    if any(row.way for row in main):
+        return ["In no main metric is one run better than all others."]
+    return ["Which way these metrics are better is not known; the project's `better` can say it."]
 
 
 def _short(metric: str) -> str:

@@ -39,6 +39,8 @@ class Section:
     """Params and what was read; all params of a run that stands alone."""
     main: Sequence[Row]
     """The metrics to judge by."""
+    judged: bool
+    """Are they measured by what seeds make?"""
     picture: tuple[str, Sequence[str]] | None
     params: Sequence[Row]
     metrics: Sequence[Row]
@@ -79,7 +81,11 @@ def render(
             tested[found.sha256] = Tested(found.metrics, own)
     sections = []
     for stage in dict.fromkeys(run.start.stage for run in runs):
-        metrics = [(run.start, _metrics(run, tested)) for run in every if run.start.stage == stage]
+        metrics = [
+            (run.start, _metrics(run, tested))
+            for run in every
+            if run.start.stage == stage and run.status == "FINISHED"
+        ]
         named = [run for run in runs if run.start.stage == stage]
         sections.append(_section(stage, named, tested, project, spreads(metrics, project)))
     page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -109,6 +115,8 @@ def _section(
     }
     rows = [judged(row, metrics, project, spread.get(row.name)) for row in _rows(metrics)]
     main = [row for row in rows if row.name in main_metrics(metrics, project)]
+    # What an evaluation says is judged at the runs that trained its models.
+    judged_here = not all(run.evaluated and not run.models for run in runs)
     titles = dict.fromkeys(title for own in pictures for title in own)
     shown = [
         (title, [_address(own[title]) if title in own else "" for own in pictures])
@@ -117,9 +125,10 @@ def _section(
     return Section(
         stage=stage,
         runs=labels,
-        answers=answers(labels, main) if len(runs) > 1 else [],
+        answers=answers(labels, main) if len(runs) > 1 and judged_here else [],
         differing=[row for row in params + read if _differs(row)] if len(runs) > 1 else params,
         main=main,
+        judged=judged_here and (len(runs) > 1 or any(row.spread for row in main)),
         picture=shown[0] if shown else None,
         params=[row for row in params if not _differs(row)] if len(runs) > 1 else [],
         metrics=[row for row in rows if row not in main],
