@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 _INTERVAL = 10.0  # seconds
-_PATIENCE = 5.0  # seconds that a run waits for the last sample: a GPU may not answer
+_PATIENCE = 5.0  # seconds that a run waits for a sample at most: a GPU may not answer
 _MEGABYTE = 1e6
 
 
@@ -17,12 +17,13 @@ def sampled(observe: Callable[[Mapping[str, float]], None]) -> Iterator[None]:
 
     No run depends on it: what cannot be sampled is left out, whatever the reason.
     """
-    ended = threading.Event()
+    ready, ended = threading.Event(), threading.Event()
 
     def sample_until_the_end() -> None:
-        gpus = _visible_gpus()
         with suppress(Exception):
             _cpu_and_memory()  # of CPUs, a thread's next call tells of the time since this one
+        ready.set()
+        gpus = _visible_gpus()
         over = False
         while not over:
             over = ended.wait(_INTERVAL)
@@ -32,6 +33,7 @@ def sampled(observe: Callable[[Mapping[str, float]], None]) -> Iterator[None]:
     thread = threading.Thread(target=sample_until_the_end, name="machine", daemon=True)
     with suppress(RuntimeError):  # the machine allows no thread more
         thread.start()
+        ready.wait(_PATIENCE)  # the imports take 30 ms: a short run would be over by then
     try:
         yield
     finally:
