@@ -92,8 +92,9 @@ def test_runs_are_shown_by_ones_own_tracker_as_the_guide_says(
             "download-mnist",
             "evaluate",
             "evaluate",
-            *["train-ae"],
-            *["train-vae"] * 2,
+            "train-ae",
+            "train-vae",
+            "train-vae",
         ]
         assert not (workspace.path / "mlflow.db").exists()
         with terminal(workspace, f"env MLFLOW_TRACKING_URI={address} {look.strip()}") as process:

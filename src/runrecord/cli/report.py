@@ -1,6 +1,6 @@
 """`runrecord report`: one page about runs, to open from a file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -38,33 +38,30 @@ def report(names: Sequence[str], output: Path) -> None:
     if not names:
         runs = {key: run for key, run in runs.items() if run.models or run.evaluated} or runs
     project = load_project(root)
-    replicas = _replicas(root, [*runs.values()], project)
-    evaluations = [*_evaluations(root), *runs.values()]
-    page = render([*runs.values()], evaluations, project, replicas)
+    evaluations, replicas = _others(root, [*runs.values()], project)
+    page = render([*runs.values()], [*evaluations, *runs.values()], project, replicas)
     write_atomic(output, page.encode())
     print(f"{output}: {len(runs)} runs side by side")
 
 
-def _evaluations(root: Path) -> Iterator[RunView]:
-    """Every evaluation whose record is in the workspace or the store, less damaged ones."""
+def _others(
+    root: Path, runs: Sequence[RunView], project: Project
+) -> tuple[list[RunView], list[RunView]]:
+    """What the workspace and the store have besides, less damaged ones.
+
+    Every evaluation; and the finished runs that differ from one of `runs` by their seed alone.
+    """
+    groups = {apart_from_seed(run.start, project) for run in runs}
+    evaluations, replicas = [], []
     for known in (records_in_workspace(root), records_in_store(root)):
         for run in read_runs(known, lambda _label, _error: None, sealed=True):
             with suppress(RecordRefused):
-                if (seen := view(run.record)).evaluated:
-                    yield seen
-
-
-def _replicas(root: Path, runs: Sequence[RunView], project: Project) -> list[RunView]:
-    """The finished runs of the store that differ from one of `runs` by their seed alone."""
-    groups = {apart_from_seed(run.start, project) for run in runs}
-    found = []
-    for run in read_runs(records_in_store(root), lambda _label, _error: None, sealed=False):
-        record = run.record
-        ended_well = record.end is not None and record.end.status == "FINISHED"
-        if ended_well and apart_from_seed(record.start, project) in groups:
-            with suppress(RecordRefused):
-                found.append(view(record))
-    return found
+                seen = view(run.record)
+                if seen.evaluated:
+                    evaluations.append(seen)
+                if seen.status == "FINISHED" and apart_from_seed(seen.start, project) in groups:
+                    replicas.append(seen)
+    return evaluations, replicas
 
 
 def _read(record: Record) -> RunView:

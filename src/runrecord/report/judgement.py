@@ -61,23 +61,21 @@ def _is_seed(param: str, project: Project) -> bool:
 
 
 def spreads(
-    runs: Iterable[tuple[RunStarted, Mapping[str, float]]], project: Project
+    stage: str, runs: Iterable[tuple[RunStarted, Mapping[str, float]]], project: Project
 ) -> dict[str, Spread]:
     """The spread of each metric over seeds, pooled over what else the runs have in common.
 
     Args:
-        runs: of one stage, with their metrics.
+        stage: of the runs.
+        runs: with their metrics.
         project: which params are seeds, and the spread that it knows where no seeds were tried.
     """
     groups: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
-    stages = set()
     for start, metrics in runs:
         seeds = {name: one for name, one in start.params.items() if _is_seed(name, project)}
         groups[apart_from_seed(start, project)][json.dumps(seeds)] = metrics
-        stages.add(start.stage)
     found = {
         name: Spread(deviation, project.spread_runs - 1, "the project's default params")
-        for stage in stages
         for name, deviation in project.spread.get(stage, {}).items()
     }
     for name in {name for group in groups.values() for own in group.values() for name in own}:

@@ -87,7 +87,8 @@ def render(
             if run.start.stage == stage and run.status == "FINISHED"
         ]
         named = [run for run in runs if run.start.stage == stage]
-        sections.append(_section(stage, named, tested, project, spreads(metrics, project)))
+        spread = spreads(stage, metrics, project)
+        sections.append(_section(stage, named, tested, project, spread))
     page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(page)
     return template.render(sections=sections, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
@@ -114,7 +115,8 @@ def _section(
         for name in _curves(runs, project)
     }
     rows = [judged(row, metrics, project, spread.get(row.name)) for row in _rows(metrics)]
-    main = [row for row in rows if row.name in main_metrics(metrics, project)]
+    judging = main_metrics(metrics, project)
+    main = [row for row in rows if row.name in judging]
     # What an evaluation says is judged at the runs that trained its models.
     judged_here = not all(run.evaluated and not run.models for run in runs)
     titles = dict.fromkeys(title for own in pictures for title in own)
@@ -131,7 +133,7 @@ def _section(
         judged=judged_here and (len(runs) > 1 or any(row.spread for row in main)),
         picture=shown[0] if shown else None,
         params=[row for row in params if not _differs(row)] if len(runs) > 1 else [],
-        metrics=[row for row in rows if row not in main],
+        metrics=[row for row in rows if row.name not in judging],
         curves=_address(curves_png(series)) if series else "",
         pictures=shown[1:],
         origin=_rows([_origin(run) for run in runs]),
