@@ -19,12 +19,12 @@ import torch
 from generative.config import Params
 from generative.data.dataset import Mnist, Split, load_mnist
 from generative.data.mnist import DATA_DIR
-from generative.models.base import Model
+from generative.models.base import Autoencoder, Model
 from generative.models.registry import REGISTRY
 from generative.rng import generator
 from generative.training import step as steps
 from generative.training.loop import fit, initialise
-from generative.training.optimizers import make_optimizer
+from generative.training.optimizers import make_optimizers
 from generative.training.runtime import Compute, autocast, prepare
 
 _BLOCK, _BLOCKS = 25, 16  # steps a block; blocks of each kind, alternating
@@ -53,11 +53,11 @@ class Bench:
     def epochs(self, data: Mnist) -> Iterator[float]:
         """Seconds of each epoch of our loop, without a record and without a tracker."""
         model = self.untrained()
-        optimizer = make_optimizer(model)
+        optimizers = make_optimizers(model)
         started = time.perf_counter()
         for _ in fit(
             model,
-            optimizer,
+            optimizers,
             data,
             self.seed,
             self.compute,
@@ -80,6 +80,7 @@ def usual(bench: Bench) -> list[float]:
     warnings.filterwarnings("ignore", "This DataLoader will create")  # four workers are the usual
     model = usual.plain(bench.untrained())
     torch.set_deterministic_debug_mode("default")  # the usual way does not ask for it
+    assert isinstance(model, Autoencoder), "the usual way is written for one objective"
     with tempfile.TemporaryDirectory() as folder:
         return list(usual.train(model, bench.device, DATA_DIR, Path(folder)))
 
@@ -92,16 +93,17 @@ def loop(bench: Bench) -> list[float]:
 def floor(bench: Bench) -> list[float]:
     """Seconds of an epoch's steps and test losses, all on one batch that is there already."""
     model, size, seconds = bench.untrained(), bench.config.batch_size, []
-    optimizer = make_optimizer(model)
+    optimizers = make_optimizers(model)
     noise = generator(bench.device, bench.seed, "floor")
     images = bench.data.train.to_float(slice(0, size))
     for _ in range(bench.config.epochs):
         started = time.perf_counter()
         model.train()
         for _ in range(-(-len(bench.data.train) // size)):
-            with autocast(bench.compute, bench.device):
-                losses = model.training_losses(images, noise)
-            steps.step(model, optimizer, losses)
+            for update, optimizer in zip(model.updates(), optimizers, strict=True):
+                with autocast(bench.compute, bench.device):
+                    losses = update.losses(images, noise)
+                steps.step(update, optimizer, losses)
         model.eval()
         with torch.inference_mode(), autocast(bench.compute, bench.device):
             for _ in range(-(-len(bench.data.test) // size)):
@@ -118,15 +120,16 @@ def one_step(bench: Bench) -> dict[str, float]:
     images = bench.data.train.to_float(slice(0, bench.config.batch_size))
     noise = generator(bench.device, bench.seed, "steps")
     ours, plain = bench.untrained(), usual.plain(bench.untrained())
-    optimizers = make_optimizer(ours), usual.plain_adam(plain)
+    (update,), (own,) = ours.updates(), make_optimizers(ours)
+    (plain_update,), adam = plain.updates(), usual.plain_adam(plain)
 
     def step_of_ours() -> None:
         torch.set_deterministic_debug_mode("error" if bench.compute.deterministic else "default")
-        steps.step(ours, optimizers[0], ours.training_losses(images, noise))
+        steps.step(update, own, update.losses(images, noise))
 
     def step_of_plain() -> None:
         torch.set_deterministic_debug_mode("default")
-        steps.step(plain, optimizers[1], plain.training_losses(images, noise))
+        steps.step(plain_update, adam, plain_update.losses(images, noise))
 
     kinds: dict[str, Callable[[], None]] = {
         "ours": step_of_ours,

@@ -16,7 +16,7 @@ from torchvision.transforms import ToTensor
 from torchvision.utils import make_grid
 
 from generative.models.ae import AE
-from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model
+from generative.models.base import RECONSTRUCTION, TOTAL, Autoencoder, Losses, Model
 from generative.models.layers import strided_cpu
 
 WORKERS = 4
@@ -53,7 +53,9 @@ def plain_adam(model: Model[Any]) -> torch.optim.Adam:
     return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 
 
-def train(model: Model[Any], device: torch.device, data: Path, folder: Path) -> Iterator[float]:
+def train(
+    model: Autoencoder[Any], device: torch.device, data: Path, folder: Path
+) -> Iterator[float]:
     """Train; the seconds of each epoch: training, test and preview.
 
     Args:

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from mlflow.models import Model as MlflowModel
 
-    from generative.models.base import Model
+    from generative.models.base import Reconstructs, Samples
 
 Images = npt.NDArray[np.float32]
 
@@ -21,7 +21,7 @@ _NEEDED = ("torch", "safetensors", "numpy", "pydantic", "pyyaml")
 class Reconstructor:
     """Reconstructs images: (B, 1, 28, 28) float32 in [0, 1], in and out."""
 
-    def __init__(self, model: "Model[Any]") -> None:
+    def __init__(self, model: "Reconstructs") -> None:
         self._model = model
 
     def predict(self, images: Images, params: object = None) -> Images:  # noqa: ARG002
@@ -32,6 +32,21 @@ class Reconstructor:
             return torch.sigmoid(self._model.reconstruct(torch.from_numpy(images))).numpy()
 
 
+class Sampler:
+    """Draws an image, (1, 28, 28) float32 in [0, 1], for each seed of (B,) int64."""
+
+    def __init__(self, model: "Samples") -> None:
+        self._model = model
+
+    def predict(self, seeds: npt.NDArray[np.int64], params: object = None) -> Images:  # noqa: ARG002
+        """The images, (B, 1, 28, 28), the same for the same seed; `params` is not used."""
+        import torch
+
+        with torch.inference_mode():
+            drawn = [self._model.sample(1, torch.Generator().manual_seed(int(s))) for s in seeds]
+            return torch.cat(drawn).numpy()
+
+
 def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
     """Pack a model file as a pyfunc: safetensors and this package's code; nothing is pickled."""
     import mlflow.pyfunc
@@ -39,21 +54,30 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
     from mlflow.types import Schema, TensorSpec
 
     images = Schema([TensorSpec(np.dtype("float32"), (-1, 1, 28, 28))])
+    seeds = Schema([TensorSpec(np.dtype("int64"), (-1,))])
+    gives_back = isinstance(_load_pyfunc(str(weights)), Reconstructor)
+    example = np.zeros((1, 1, 28, 28), np.float32) if gives_back else np.zeros(1, np.int64)
     mlflow.pyfunc.save_model(
         folder,
         loader_module="generative.serving",
         data_path=str(weights),
         code_paths=[str(_PACKAGE)],
         mlflow_model=model,
-        signature=ModelSignature(images, images),
-        input_example=np.zeros((1, 1, 28, 28), np.float32),
+        signature=ModelSignature(images if gives_back else seeds, images),
+        input_example=example,
         pip_requirements=[f"{name}=={version(name)}" for name in _NEEDED],
     )
 
 
-def _load_pyfunc(data_path: str) -> Reconstructor:
+def _load_pyfunc(data_path: str) -> Reconstructor | Sampler:
+    """What the model can do: one that gives images back does that, another draws them."""
+    from generative.models.base import Reconstructs, Samples
     from generative.models.io import load_model, model_name
     from generative.models.registry import REGISTRY
 
     path = Path(data_path)
-    return Reconstructor(load_model(path, REGISTRY[model_name(path)]))
+    model = load_model(path, REGISTRY[model_name(path)])
+    if isinstance(model, Reconstructs):
+        return Reconstructor(model)
+    assert isinstance(model, Samples)
+    return Sampler(model)

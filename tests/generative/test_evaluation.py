@@ -317,7 +317,9 @@ def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: Mnist) -> 
     for parameter in model.encoder.parameters():
         torch.nn.init.zeros_(parameter)
     evaluated: dict[str, Evaluated] = {"ae": evaluate(model, data, config(), 0, {})}
-    assert np.ptp(evaluated["ae"].latents) == 0
+    latents = evaluated["ae"].latents
+    assert latents is not None
+    assert np.ptp(latents) == 0
     assert evaluated["ae"].metrics["Latents/Probe Accuracy"] < 0.3
     assert "ae_latent_map" in pictures_of(evaluated, data.test, config(), 0)
 

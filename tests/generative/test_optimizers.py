@@ -14,7 +14,7 @@ from generative.models.base import Model
 from generative.models.registry import REGISTRY
 from generative.rng import generator
 from generative.training.loop import initialise
-from generative.training.optimizers import make_optimizer
+from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.step import step
 
@@ -25,51 +25,65 @@ from generative.training.step import step
     [("adam", Adam, {"fused": True}), ("rmsprop", RMSprop, {}), ("adadelta", Adadelta, {})],
 )
 def test_steps_are_bit_for_bit_those_of_pytorch(
-    model_class: type[Model[Any]], name: str, theirs: type[Optimizer], options: dict[str, bool]
+    model_class: type[Model[Any]], name: str, theirs: type[Optimizer], options: dict[str, Any]
 ) -> None:
     prepare(compute())
     images = load_mnist(SAMPLE, CPU).train.to_float(slice(0, 16))
     settings = config(model_class, optimizer=name, weight_decay=0.01)
 
-    def pytorchs(model: Model[Any]) -> Optimizer:
-        arguments: dict[str, Any] = {
-            "lr": settings.lr,
-            "weight_decay": settings.weight_decay,
-            **options,
-        }
-        return theirs(model.parameters(), **arguments)
+    def pytorchs(model: Model[Any]) -> list[Optimizer]:
+        made = []
+        for update in model.updates():
+            arguments: dict[str, Any] = {"lr": update.lr, "weight_decay": update.weight_decay}
+            if name == "adam":
+                arguments["betas"] = (update.beta1, 0.999)
+            made.append(theirs(update.parameters, **arguments, **options))
+        return made
 
-    def trained(make: Callable[[Model[Any]], Optimizer]) -> tuple[Any, Any]:
+    def trained(make: Callable[[Model[Any]], list[Optimizer]]) -> tuple[Any, Any]:
         model = initialise(model_class, settings, 0, CPU)
         noise = generator(CPU, 0, "noise")
-        optimizer = make(model)
-        for _ in range(3):
-            step(model, optimizer, model.training_losses(images, noise))
+        optimizers = make(model)
+        take(model, optimizers, images, noise, times=3)
         resumed = make(model)
-        resumed.load_state_dict(optimizer.state_dict())
-        for _ in range(3):
-            step(model, resumed, model.training_losses(images, noise))
-        return model.state_dict(), resumed.state_dict()["state"]
+        for one, other in zip(resumed, optimizers, strict=True):
+            one.load_state_dict(other.state_dict())
+        take(model, resumed, images, noise, times=3)
+        return model.state_dict(), [one.state_dict()["state"] for one in resumed]
 
-    (weights, state), (their_weights, their_state) = trained(make_optimizer), trained(pytorchs)
+    (weights, states), (their_weights, their_states) = trained(make_optimizers), trained(pytorchs)
     assert weights.keys() == their_weights.keys()
     for key, value in weights.items():
         assert torch.equal(value, their_weights[key]), key
-    assert state.keys() == their_state.keys()
-    for number, values in state.items():
-        assert values.keys() == their_state[number].keys()
-        for key, value in values.items():
-            assert torch.equal(value, their_state[number][key]), (number, key)
+    for state, their_state in zip(states, their_states, strict=True):
+        assert state.keys() == their_state.keys()
+        for number, values in state.items():
+            assert values.keys() == their_state[number].keys()
+            for key, value in values.items():
+                assert torch.equal(value, their_state[number][key]), (number, key)
+
+
+def take(
+    model: Model[Any],
+    optimizers: list[Optimizer],
+    images: torch.Tensor,
+    noise: torch.Generator,
+    times: int,
+) -> None:
+    """Take all of a model's updates, several times."""
+    for _ in range(times):
+        for update, optimizer in zip(model.updates(), optimizers, strict=True):
+            step(update, optimizer, update.losses(images, noise))
 
 
 def test_a_parameter_without_a_gradient_is_left_until_it_has_one() -> None:
     model = initialise(AE, config(AE), 0, CPU)
     late = next(model.parameters())
     images = load_mnist(SAMPLE, CPU).train.to_float(slice(0, 16))
-    optimizer, before, changed = make_optimizer(model), late.detach().clone(), []
+    optimizers, before, changed = make_optimizers(model), late.detach().clone(), []
     for wanted in (True, False, False, True):
         late.requires_grad_(wanted)
-        step(model, optimizer, model.training_losses(images, generator(CPU, 0, "noise")))
+        take(model, optimizers, images, generator(CPU, 0, "noise"), times=1)
         changed.append(not torch.equal(late, before))
         before = late.detach().clone()
     assert changed == [True, False, False, True]

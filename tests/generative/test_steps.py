@@ -9,7 +9,7 @@ from helpers import CPU, SAMPLE, compute, config
 from generative.data.dataset import load_mnist
 from generative.models.registry import REGISTRY
 from generative.training.loop import initialise
-from generative.training.optimizers import make_optimizer
+from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.step import Steps
 
@@ -22,7 +22,7 @@ def steps(model: str, device: torch.device = CPU) -> Steps:
     model_class = REGISTRY[model]
     network = initialise(model_class, config(model_class), 0, device)
     settings = compute(device=device.type)
-    return Steps(network, make_optimizer(network), data.train, settings, device)
+    return Steps(network, make_optimizers(network), data.train, settings, device)
 
 
 @pytest.mark.parametrize("model", REGISTRY)

@@ -13,7 +13,7 @@ from generative.data.dataset import load_mnist
 from generative.models.ae import AE
 from generative.models.layers import strided_cpu
 from generative.training.loop import fit, initialise
-from generative.training.optimizers import make_optimizer
+from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 
 LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
@@ -108,7 +108,7 @@ def test_the_autoencoder_trains_as_with_torchs_own_layers() -> None:
     losses = []
     for change in (lambda model: model, plain):
         model = change(initialise(AE, config(AE, epochs=5), 0, CPU))
-        trained = fit(model, make_optimizer(model), data, 0, compute(), CPU, range(1, 6))
+        trained = fit(model, make_optimizers(model), data, 0, compute(), CPU, range(1, 6))
         losses.append([value for epoch in trained for value in epoch.steps["Train/Total Loss"]])
     ours, theirs = losses
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-6

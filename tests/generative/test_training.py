@@ -14,8 +14,8 @@ from generative.models.ae import AE
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE
-from generative.training.loop import EpochResult, fit, initialise
-from generative.training.optimizers import make_optimizer
+from generative.training.loop import EpochResult, M, fit, initialise
+from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 
 
@@ -25,11 +25,11 @@ def data() -> Mnist:
 
 
 def train(
-    model_class: type[Model[Any]], data: Mnist, seed: int = 0, **changes: Any
-) -> tuple[Model[Any], list[EpochResult]]:
+    model_class: type[M], data: Mnist, seed: int = 0, **changes: Any
+) -> tuple[M, list[EpochResult]]:
     settings = {key: changes.pop(key) for key in ("precision",) if key in changes}
     model = initialise(model_class, config(model_class, **changes), seed, CPU)
-    optimizer = make_optimizer(model)
+    optimizer = make_optimizers(model)
     return model, list(
         fit(
             model,
@@ -63,11 +63,12 @@ def test_any_batch_size_works_and_means_weigh_examples(
 ) -> None:
     _, results = train(model_class, data, epochs=1, batch_size=batch_size)
     for split, size in (("Train", 256), ("Test", 128)):
-        values = results[0].steps[f"{split}/Total Loss"]
+        loss = model_class.drawn_losses[0]
+        values = results[0].steps[f"{split}/{loss}"]
         assert len(values) == -(-size // batch_size)
         sizes = [min(batch_size, size - start) for start in range(0, size, batch_size)]
         mean = sum(value * count for value, count in zip(values, sizes, strict=True)) / size
-        assert results[0].means[f"{split}/Total Loss"] == pytest.approx(mean, rel=1e-9)
+        assert results[0].means[f"{split}/{loss}"] == pytest.approx(mean, rel=1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [7, 100, 128])
@@ -86,15 +87,17 @@ def test_every_optimizer_lowers_the_loss(
 ) -> None:
     lr = 1.0 if optimizer == "adadelta" else 0.001
     _, results = train(model_class, data, epochs=4, batch_size=32, optimizer=optimizer, lr=lr)
-    assert results[-1].means["Train/Total Loss"] < 0.9 * results[0].means["Train/Total Loss"]
+    loss = f"Train/{model_class.drawn_losses[0]}"
+    assert results[-1].means[loss] < 0.9 * results[0].means[loss]
 
 
 @pytest.mark.parametrize("model_class", REGISTRY.values())
 def test_bfloat16_stays_near_float32(model_class: type[Model[Any]], data: Mnist) -> None:
     _, exact = train(model_class, data)
     _, coarse = train(model_class, data, precision="bf16")
-    expected = exact[-1].means["Test/Total Loss"]
-    assert coarse[-1].means["Test/Total Loss"] == pytest.approx(expected, rel=0.02)
+    loss = f"Test/{model_class.drawn_losses[0]}"
+    expected = exact[-1].means[loss]
+    assert coarse[-1].means[loss] == pytest.approx(expected, rel=0.02)
     assert coarse[-1].means != exact[-1].means
 
 

@@ -35,7 +35,7 @@ from generative.data.dataset import load_mnist
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
 from generative.training.loop import EpochResult, fit, initialise
-from generative.training.optimizers import make_optimizer
+from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.state import TrainingState
 from runrecord import start_run
@@ -160,35 +160,35 @@ def test_a_checkpoint_holds_all_that_training_needs(
     data = load_mnist(SAMPLE, prepare(compute()))
     settings = config(model_class, epochs=4, optimizer=kind)
 
-    def fresh() -> tuple[Model[Any], torch.optim.Optimizer]:
+    def fresh() -> tuple[Model[Any], list[torch.optim.Optimizer]]:
         model = initialise(model_class, settings, 0, CPU)
-        return model, make_optimizer(model)
+        return model, make_optimizers(model)
 
     def run(numbers: range, state: TrainingState | None = None) -> list[EpochResult]:
         epochs = []
-        for result in fit(model, optimizer, data, 0, compute(), CPU, numbers):
+        for result in fit(model, optimizers, data, 0, compute(), CPU, numbers):
             epochs.append(result)
             if state:
                 state.history.append({"epoch": result.epoch, **result.means})
         return epochs
 
-    model, optimizer = fresh()
+    model, optimizers = fresh()
     expected, whole = run(range(1, 5)), model.state_dict()
 
     writer = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
     writer.write(RunStarted("run-1", "train-ae", 0, "host", {}, {}))
     writer.write(Logged(1, 2, {"loss": 1.0}))
     kept = Checkpoints(tmp_path, "identity")
-    model, optimizer = fresh()
-    state = TrainingState(model, optimizer)
+    model, optimizers = fresh()
+    state = TrainingState(model, optimizers)
     run(range(1, 3), state)
     kept.save("run-1", 2, 2, state.state_dict())
     assert Checkpoints(tmp_path, "other").latest() is None
     found = kept.latest()
     assert found is not None
     assert found.epoch == 2
-    model, optimizer = fresh()
-    again = TrainingState(model, optimizer)
+    model, optimizers = fresh()
+    again = TrainingState(model, optimizers)
     again.load_state_dict(found.arrays)
     assert again.history == state.history
     assert [list(row) for row in again.history] == [list(row) for row in state.history]

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from scipy import stats
@@ -10,7 +9,7 @@ from torch import Generator, Tensor
 
 from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
-from generative.models.base import LatentVariableModel, gaussian_kl, normal_like, reparameterize
+from generative.models.base import HasElbo, gaussian_kl, normal_like, reparameterize
 from generative.rng import generator
 
 ACTIVE = 0.01
@@ -35,9 +34,7 @@ class Likelihood:
 
 
 @torch.inference_mode()
-def likelihood(
-    model: LatentVariableModel[Any], split: Split, config: EvaluationConfig, seed: int
-) -> Likelihood:
+def likelihood(model: HasElbo, split: Split, config: EvaluationConfig, seed: int) -> Likelihood:
     """Means over a split's images, nats an image.
 
     - `ELBO`: the mean over `noise_seeds` seeds of the noise; `ELBO Interval` is half of its 95 %
@@ -82,9 +79,7 @@ def likelihood(
     )
 
 
-def log_weights(
-    model: LatentVariableModel[Any], images: Tensor, samples: int, rng: Generator
-) -> Tensor:
+def log_weights(model: HasElbo, images: Tensor, samples: int, rng: Generator) -> Tensor:
     """Log p(x, z) - log q(z|x) of `samples` draws z ~ q(z|x) an image: (samples, B), float64."""
     mean, log_variance = model.posterior(images)
     at_once = max(1, _AT_ONCE // len(images))

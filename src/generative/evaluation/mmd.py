@@ -1,6 +1,4 @@
-"""How far samples from a model's prior are from real images."""
-
-from typing import Any
+"""How far a model's samples are from real images."""
 
 import numpy as np
 import torch
@@ -9,13 +7,13 @@ from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from generative.data.dataset import Mnist
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.probes import Array, pixels_of
-from generative.models.base import LatentVariableModel
+from generative.models.base import Samples
 from generative.rng import generator
 
 
 @torch.inference_mode()
 def sample_metrics(
-    model: LatentVariableModel[Any], data: Mnist, config: EvaluationConfig, seed: int
+    model: Samples, data: Mnist, config: EvaluationConfig, seed: int
 ) -> dict[str, float]:
     """`MMD2`: squared maximum mean discrepancy of samples and test images; 0 for equal laws.
 

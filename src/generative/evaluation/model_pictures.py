@@ -11,8 +11,9 @@ from torch import Tensor
 
 from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.probes import Array
 from generative.evaluation.suite import Evaluated
-from generative.models.base import LatentVariableModel, Model, add_noise
+from generative.models.base import Encodes, Model, Reconstructs, Samples, add_noise
 from generative.plots.image_grids import Pixels, image_grid, image_rows
 from generative.plots.latent import decoded_plane, divergence_bars, latent_map
 from generative.rng import generator
@@ -29,25 +30,27 @@ Rows = list[tuple[str, Tensor]]
 def pictures_of(
     evaluated: Mapping[str, Evaluated], split: Split, config: EvaluationConfig, seed: int
 ) -> dict[str, Pixels]:
-    """Reconstructions and denoising by all models side by side, then each model's own pictures."""
+    """Reconstructions and denoising by all models side by side, then each model's own pictures.
+
+    Of each model those that it can do.
+    """
     images = split.to_float(slice(0, config.pictured_images))
     original = [("Original", images)]
-    pictures = {
-        "reconstructions": _rows(original + _by_each("Reconstructed", evaluated, images)),
-        "denoising": _rows(original + _denoising(evaluated, images, config, seed)),
-    }
+    pictures = {}
+    if any(found.errors for found in evaluated.values()):
+        pictures = {
+            "reconstructions": _rows(original + _by_each("Reconstructed", evaluated, images)),
+            "denoising": _rows(original + _denoising(evaluated, images, config, seed)),
+        }
     for name, found in evaluated.items():
-        pictures[f"{name}_extremes"] = _extremes(found, split, config)
-        if rows := _interpolation(found, split):
-            pictures[f"{name}_interpolation"] = _rows(rows)
-        pictures[f"{name}_latent_map"] = _map(found, split)
-        if found.latents.shape[1] == 2:
-            pictures[f"{name}_plane"] = _plane(found)
-        pictures[f"{name}_traversals"] = _traversals(found)
-        if isinstance(found.model, LatentVariableModel):
+        if found.errors:
+            pictures[f"{name}_extremes"] = _extremes(found, split, config)
+        if found.latents is not None:
+            pictures |= _of_latents(name, found, found.latents, split)
+        if isinstance(found.model, Samples):
             stream = generator(split.images.device, seed, "evaluate/samples")
             samples = _array(found.model.sample(config.samples, stream))
-            title = f"Samples from the {_label(found)}'s prior"
+            title = f"Samples from the {_label(found)}"
             pictures[f"{name}_samples"] = image_grid(title, samples, columns=8)
         if found.likelihood:
             pictures[f"{name}_divergences"] = divergence_bars(
@@ -58,11 +61,23 @@ def pictures_of(
     return pictures
 
 
+def _of_latents(name: str, found: Evaluated, latents: Array, split: Split) -> dict[str, Pixels]:
+    pictures = {}
+    if rows := _interpolation(found, latents, split):
+        pictures[f"{name}_interpolation"] = _rows(rows)
+    pictures[f"{name}_latent_map"] = _map(found, latents, split)
+    if latents.shape[1] == 2:
+        pictures[f"{name}_plane"] = _plane(found, latents)
+    pictures[f"{name}_traversals"] = _traversals(found, latents)
+    return pictures
+
+
 def _by_each(done: str, evaluated: Mapping[str, Evaluated], images: Tensor) -> Rows:
     """The same images reconstructed by each model."""
     return [
         (f"{done} by the {_label(found)}", _means(found.model, images))
         for found in evaluated.values()
+        if found.errors
     ]
 
 
@@ -93,12 +108,12 @@ def _extremes(found: Evaluated, split: Split, config: EvaluationConfig) -> Pixel
     return _rows(rows)
 
 
-def _traversals(found: Evaluated) -> Pixels:
+def _traversals(found: Evaluated, test_latents: Array) -> Pixels:
     """The mean code, one dimension at a time taken through what test latents are there."""
-    mean = found.latents.mean(0)
+    mean = test_latents.mean(0)
     rows = []
-    for dimension in _order(found)[:_DIMENSIONS]:
-        low, high = np.quantile(found.latents[:, dimension], (0.01, 0.99))
+    for dimension in _order(found, test_latents)[:_DIMENSIONS]:
+        low, high = np.quantile(test_latents[:, dimension], (0.01, 0.99))
         latents = np.tile(mean, (_STEPS, 1))
         latents[:, dimension] = np.linspace(low, high, _STEPS)
         title = f"{_label(found)}, latent dimension {dimension}: {low:.2f} to {high:.2f}"
@@ -106,22 +121,22 @@ def _traversals(found: Evaluated) -> Pixels:
     return _rows(rows)
 
 
-def _interpolation(found: Evaluated, split: Split) -> Rows:
+def _interpolation(found: Evaluated, test_latents: Array, split: Split) -> Rows:
     """Straight lines between the latents of the first test images of two digits."""
     labels = split.labels.cpu().numpy()
     parts = torch.linspace(0, 1, _STEPS).numpy()[:, None]
     rows = []
     for first, last in _PAIRS:
         if first in labels and last in labels:
-            start, end = (found.latents[np.flatnonzero(labels == d)[0]] for d in (first, last))
+            start, end = (test_latents[np.flatnonzero(labels == d)[0]] for d in (first, last))
             latents = (1 - parts) * start + parts * end
             title = f"{_label(found)}: from a {first} to a {last}"
             rows.append((title, _decoded(found.model, latents)))
     return rows
 
 
-def _map(found: Evaluated, split: Split) -> Pixels:
-    latents, labels = found.latents, split.labels.cpu().numpy()
+def _map(found: Evaluated, latents: Array, split: Split) -> Pixels:
+    labels = split.labels.cpu().numpy()
     title = f"Test images in the latent space of the {_label(found)}"
     dimensions = latents.shape[1]
     names = ("First latent dimension", "Second latent dimension")
@@ -141,8 +156,8 @@ def _map(found: Evaluated, split: Split) -> Pixels:
     return latent_map(title, latents, labels, names)
 
 
-def _plane(found: Evaluated) -> Pixels:
-    low, high = np.quantile(found.latents, (0.01, 0.99), axis=0)
+def _plane(found: Evaluated, test_latents: Array) -> Pixels:
+    low, high = np.quantile(test_latents, (0.01, 0.99), axis=0)
     x, y = np.linspace(low, high, _PLANE).T
     latents = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2).astype(np.float32)
     images = _array(_decoded(found.model, latents)).reshape(_PLANE, _PLANE, 28, 28)
@@ -154,20 +169,22 @@ def _label(found: Evaluated) -> str:
     return found.model.name.upper()
 
 
-def _order(found: Evaluated) -> list[int]:
+def _order(found: Evaluated, latents: Array) -> list[int]:
     """Its latent dimensions, those that tell most first: by KL, else by variance."""
     if found.likelihood:
         return found.likelihood.order
-    order: list[int] = np.argsort(-found.latents.var(0), kind="stable").tolist()
+    order: list[int] = np.argsort(-latents.var(0), kind="stable").tolist()
     return order
 
 
 def _decoded(model: Model[Any], latents: npt.NDArray[np.floating[Any]]) -> Tensor:
+    assert isinstance(model, Encodes)
     device = next(model.parameters()).device
     return torch.sigmoid(model.decode(torch.tensor(latents, dtype=torch.float32, device=device)))
 
 
 def _means(model: Model[Any], images: Tensor) -> Tensor:
+    assert isinstance(model, Reconstructs)
     return torch.sigmoid(model.reconstruct(images))
 
 

@@ -1,7 +1,5 @@
 """What the latents of a model tell of the digits: how well simple classifiers read them."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from generative.data.dataset import Mnist, Split
 from generative.evaluation.config import EvaluationConfig
-from generative.models.base import Model
+from generative.models.base import Encodes
 from generative.rng import generator
 
 NEIGHBOURS = 5
@@ -22,7 +20,7 @@ Array = npt.NDArray[np.float32]
 
 
 @torch.inference_mode()
-def latents_of(model: Model[Any], split: Split, batch_size: int) -> Array:
+def latents_of(model: Encodes, split: Split, batch_size: int) -> Array:
     """The latents of a split's images, (N, Z)."""
     parts = [model.encode(images) for images in split.batches(batch_size)]
     return torch.cat(parts).float().cpu().numpy()
@@ -41,7 +39,7 @@ def baseline_metrics(data: Mnist, config: EvaluationConfig, seed: int) -> dict[s
 
 
 def probe_metrics(
-    model: Model[Any], latents: Array, data: Mnist, config: EvaluationConfig, seed: int
+    model: Encodes, latents: Array, data: Mnist, config: EvaluationConfig, seed: int
 ) -> dict[str, float]:
     """Test accuracies, 0 to 1, of classifiers trained on `probe_images` training images.
 

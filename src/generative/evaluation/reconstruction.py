@@ -1,7 +1,6 @@
 """How well images come back, from themselves and from noisy versions of them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torchmetrics.functional.image import (
 
 from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
-from generative.models.base import Model, add_noise
+from generative.models.base import Reconstructs, add_noise
 from generative.rng import generator
 
 _IMAGE = (1, 2, 3)
@@ -21,7 +20,7 @@ _IMAGE = (1, 2, 3)
 
 @torch.inference_mode()
 def reconstruction_errors(
-    model: Model[Any], split: Split, config: EvaluationConfig, seed: int
+    model: Reconstructs, split: Split, config: EvaluationConfig, seed: int
 ) -> dict[str, Tensor]:
     """Each metric of each of a split's images, (N,); a model's metric is the mean.
 

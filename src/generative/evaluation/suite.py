@@ -12,7 +12,7 @@ from generative.evaluation.likelihood import Likelihood, likelihood
 from generative.evaluation.mmd import sample_metrics
 from generative.evaluation.probes import Array, latents_of, probe_metrics
 from generative.evaluation.reconstruction import means_of, reconstruction_errors
-from generative.models.base import LatentVariableModel, Model
+from generative.models.base import Encodes, HasElbo, Model, Reconstructs, Samples
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Evaluated:
 
     model: Model[Any]
     metrics: Mapping[str, float]
-    latents: Array
-    """Of the test images, (N, Z)."""
+    latents: Array | None
+    """Of the test images, (N, Z), of a model that encodes."""
     errors: Mapping[str, Tensor]
-    """Of the test images, (N,) each: `reconstruction_errors`."""
+    """Of the test images, (N,) each: `reconstruction_errors`; none if it does not reconstruct."""
     likelihood: Likelihood | None
-    """Of a latent-variable model."""
+    """Of a model with an ELBO."""
 
     @property
     def series(self) -> dict[str, list[tuple[int, float]]]:
@@ -46,17 +46,23 @@ def evaluate(
     seed: int,
     baseline: Mapping[str, float],
 ) -> Evaluated:
-    """Evaluate a model, on the data's device, on the test images.
+    """Evaluate what a model can do, on the data's device, on the test images.
 
     `seed` is of all noise and every choice of images; `baseline` are the metrics that are the same
-    for every model (`baseline_metrics`).
+    for every model that encodes (`baseline_metrics`).
     """
-    latents = latents_of(model, data.test, config.batch_size)
-    errors = reconstruction_errors(model, data.test, config, seed)
-    metrics = means_of(errors)
-    metrics |= {**probe_metrics(model, latents, data, config, seed), **baseline}
-    if not isinstance(model, LatentVariableModel):
-        return Evaluated(model, metrics, latents, errors, None)
-    found = likelihood(model, data.test, config, seed)
-    metrics |= {**found.metrics, **sample_metrics(model, data, config, seed)}
+    metrics: dict[str, float] = {}
+    errors: dict[str, Tensor] = {}
+    latents = found = None
+    if isinstance(model, Reconstructs):
+        errors = reconstruction_errors(model, data.test, config, seed)
+        metrics |= means_of(errors)
+    if isinstance(model, Encodes):
+        latents = latents_of(model, data.test, config.batch_size)
+        metrics |= {**probe_metrics(model, latents, data, config, seed), **baseline}
+    if isinstance(model, HasElbo):
+        found = likelihood(model, data.test, config, seed)
+        metrics |= found.metrics
+    if isinstance(model, Samples):
+        metrics |= sample_metrics(model, data, config, seed)
     return Evaluated(model, metrics, latents, errors, found)

@@ -7,7 +7,14 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from generative.models.base import RECONSTRUCTION, TOTAL, Losses, Model, ModelConfig, add_noise
+from generative.models.base import (
+    RECONSTRUCTION,
+    TOTAL,
+    Autoencoder,
+    Losses,
+    ModelConfig,
+    add_noise,
+)
 from generative.models.layers.strided_cpu import BatchNorm2d, Conv2d, ConvTranspose2d, to_batch_last
 
 
@@ -20,7 +27,7 @@ class AEConfig(ModelConfig):
 
 
 @final
-class AE(Model[AEConfig]):
+class AE(Autoencoder[AEConfig]):
     """Encoder and decoder of three strided convolutions each, around `latent_dim` numbers."""
 
     name = "ae"

@@ -1,7 +1,8 @@
-"""Interface of a model."""
+"""Interface of a model: what training asks of it, and what else it may be able to do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ RECONSTRUCTION = "Reconstruction Error"
 KL = "KL-Divergence"
 
 Losses = Mapping[str, Tensor]
-"""A loss's named terms, each (B,): one value an example. `TOTAL` is what training minimises."""
+"""A loss's named terms, each (B,): one value an example."""
 
 
 class ModelConfig(Section):
@@ -31,14 +32,35 @@ class ModelConfig(Section):
     latent_dim: int = Field(ge=1, description="a whole number, 1 or more")
 
 
+@dataclass(frozen=True)
+class Update:
+    """Parameters that follow the gradient of an objective of their own; training holds the rest."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    losses: Callable[[Tensor, Generator], Losses]
+    """From images, (B, 1, 28, 28), and a source of noise."""
+    objective: Callable[[Losses], Tensor]
+    """The scalar whose gradient is followed."""
+    optimizer: str
+    lr: float
+    weight_decay: float
+    beta1: float = 0.9
+    """Adam's: how slowly its mean of gradients forgets."""
+    times: int = 1
+    """How often it is taken in a step, with new noise each time."""
+
+
 C = TypeVar("C", bound=ModelConfig)
 
 
 class Model(nn.Module, ABC, Generic[C]):
-    """An autoencoder of MNIST images.
+    """A generative model of MNIST images.
 
     Shapes: B batch, D pixels (784), H hidden, Z latent. Images are (B, 1, 28, 28) in [0, 1].
-    Subclasses are final and keep their config; weights and config travel together.
+    Subclasses are final and keep their config; weights and config travel together. What a model can
+    do besides being trained, its other base classes say: `Encodes`,
+    `Reconstructs`, `Samples`, `HasElbo`.
     """
 
     name: ClassVar[str]
@@ -46,7 +68,9 @@ class Model(nn.Module, ABC, Generic[C]):
     config_class: ClassVar[type[ModelConfig]]
     preview_title: ClassVar[str]
     preview_size: ClassVar[int]
-    """How many test images the preview of an epoch shows."""
+    """How many test images the preview of an epoch is given."""
+    drawn_losses: ClassVar[tuple[str, ...]] = (TOTAL,)
+    """Those that a picture of its learning shows."""
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -55,19 +79,23 @@ class Model(nn.Module, ABC, Generic[C]):
     @property
     @abstractmethod
     def loss_unit(self) -> str:
-        """What its total loss is measured in."""
+        """What its losses are measured in."""
 
     @abstractmethod
-    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
-        """The loss of each example as it is trained on."""
+    def updates(self) -> Sequence[Update]:
+        """What a step of training takes, in order; the losses of all have different names."""
 
     @abstractmethod
     def test_losses(self, images: Tensor, rng: Generator) -> Losses:
-        """The loss of each example as it is reported on the test set."""
+        """The losses of each example as they are reported on the test set, named as in training."""
 
     @abstractmethod
-    def objective(self, losses: Losses) -> Tensor:
-        """The scalar whose gradient is followed: the chapter's reduction over the batch."""
+    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
+        """The rows of an epoch's preview: a title and as many images in [0, 1] each."""
+
+
+class Encodes(ABC):
+    """A model that has latents for an image."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -77,17 +105,17 @@ class Model(nn.Module, ABC, Generic[C]):
     def decode(self, latents: Tensor) -> Tensor:
         """Logits of the images that latents, (B, Z), stand for: (B, 1, 28, 28)."""
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Logits of the reconstruction, (B, 1, 28, 28); without randomness."""
-        return self.decode(self.encode(images))
+
+class Reconstructs(ABC):
+    """A model that gives images back, and cleans noisy ones."""
 
     @abstractmethod
-    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
-        """The rows of an epoch's preview: a title and `preview_size` images in [0, 1] each."""
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Logits of the reconstruction, (B, 1, 28, 28); without randomness."""
 
 
-class LatentVariableModel(Model[C], ABC):
-    """A model with the prior p(z) = N(0, I) and a diagonal Gaussian q(z|x)."""
+class HasElbo(ABC):
+    """A model with the prior p(z) = N(0, I), a diagonal Gaussian q(z|x) and a likelihood p(x|z)."""
 
     @abstractmethod
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,6 +124,48 @@ class LatentVariableModel(Model[C], ABC):
     @abstractmethod
     def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
         """-log p(x|z), (B,), in nats an image; latents are (B, Z)."""
+
+
+class Samples(ABC):
+    """A model that draws images of its own."""
+
+    @abstractmethod
+    def sample(self, count: int, rng: Generator) -> Tensor:
+        """`count` images, pixel means in [0, 1]: (count, 1, 28, 28)."""
+
+
+class Autoencoder(Model[C], Encodes, Reconstructs, ABC):
+    """A model that gives images back from their latents, trained by one objective."""
+
+    @abstractmethod
+    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
+        """The loss of each example as it is trained on."""
+
+    @abstractmethod
+    def objective(self, losses: Losses) -> Tensor:
+        """The scalar whose gradient is followed: the chapter's reduction over the batch."""
+
+    def updates(self) -> Sequence[Update]:
+        """One, of all parameters."""
+        config = self.config
+        return [
+            Update(
+                "all",
+                [*self.parameters()],
+                self.training_losses,
+                self.objective,
+                config.optimizer,
+                config.lr,
+                config.weight_decay,
+            )
+        ]
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.decode(self.encode(images))
+
+
+class LatentVariableModel(Autoencoder[C], HasElbo, Samples, ABC):
+    """An autoencoder whose latents have a prior to draw from: a variational one."""
 
     def encode(self, images: Tensor) -> Tensor:
         """The mean of q(z|x)."""
@@ -112,7 +182,7 @@ class LatentVariableModel(Model[C], ABC):
         return {RECONSTRUCTION: error, KL: gaussian_kl(mean, log_variance).sum(1)}
 
     def sample(self, count: int, rng: Generator) -> Tensor:
-        """`count` images drawn from the prior: pixel means, (count, 1, 28, 28)."""
+        """`count` images drawn from the prior."""
         device = next(self.parameters()).device
         latents = torch.randn((count, self.config.latent_dim), generator=rng, device=device)
         return torch.sigmoid(self.decode(latents))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -12,6 +12,8 @@ from generative.config import validate
 from generative.errors import UserError
 from generative.files import write_atomic
 from generative.models.base import Model
+
+M = TypeVar("M", bound=Model[Any])
 
 _KEY = "generative"  # one key: safetensors writes several in no fixed order
 _REMEDY = "delete it and train it again with 'dvc repro'."
@@ -37,7 +39,7 @@ def model_name(path: Path) -> str:
     return str(_read(path)[0]["model"])
 
 
-def load_model(path: Path, model_class: type[Model[Any]]) -> Model[Any]:
+def load_model(path: Path, model_class: type[M]) -> M:
     """The model in `path`, on the CPU, ready to evaluate. Nothing is unpickled.
 
     Raises:

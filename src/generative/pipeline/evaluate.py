@@ -49,9 +49,9 @@ def evaluate_all() -> None:
             name: evaluate(model, data, config, seed, baseline) for name, model in models.items()
         }
         metrics = {name: dict(found.metrics) for name, found in evaluated.items()}
-        units = {name: model.loss_unit for name, model in models.items()}
+        drawn = {name: (model.loss_unit, model.drawn_losses) for name, model in models.items()}
         pictures = {
-            "loss_curves": loss_curves(histories, units),
+            "loss_curves": loss_curves(histories, drawn),
             **pictures_of(evaluated, data.test, config, seed),
         }
         images = {name: png(pixels) for name, pixels in pictures.items()}
@@ -68,7 +68,7 @@ def evaluate_all() -> None:
                 metrics[name],
                 series=evaluated[name].series,
                 config=model.config.model_dump(),
-                embedding=embeddings[name],
+                embedding=embeddings.get(name),
             )
         _print_table(metrics)
 
@@ -76,13 +76,15 @@ def evaluate_all() -> None:
 def _embeddings(
     evaluated: dict[str, Evaluated], context: StageContext, count: int
 ) -> dict[str, Embedding]:
-    """The latents of the same few test images by every model."""
+    """The latents of the same few test images by every model that has latents for an image."""
     test = context.data.test
     stream = generator(context.device, context.seed, "evaluate/projected")
     index = test.random_subset(count, stream).cpu().numpy()
     images, labels = test.images.cpu().numpy()[index, 0], test.labels.cpu().numpy()[index]
     return {
-        name: Embedding(found.latents[index], labels, images) for name, found in evaluated.items()
+        name: Embedding(found.latents[index], labels, images)
+        for name, found in evaluated.items()
+        if found.latents is not None
     }
 
 

@@ -18,7 +18,7 @@ from generative.pipeline.paths import history_path, metrics_path, model_path
 from generative.pipeline.progress import epochs
 from generative.plots.image_grids import image_rows, png
 from generative.training.loop import fit, initialise
-from generative.training.optimizers import make_optimizer
+from generative.training.optimizers import make_optimizers
 from generative.training.state import History, TrainingState
 
 
@@ -41,9 +41,9 @@ def train(model_class: type[Model[Any]]) -> None:
             f"{len(data.train)} training images; make it {len(data.train)} or less."
         )
     model = initialise(model_class, config, seed, device)
-    optimizer = make_optimizer(model)
+    optimizers = make_optimizers(model)
     shown = {"model": name, "seed": seed, **compute.model_dump(), **config.model_dump()}
-    state = TrainingState(model, optimizer)
+    state = TrainingState(model, optimizers)
     with (
         _removed_on_failure(name),
         tracked(context, shown) as run,
@@ -52,7 +52,7 @@ def train(model_class: type[Model[Any]]) -> None:
         print(f"{context.stage}: {compute.threads} threads, {context.where}")
         numbers = run.epochs(config.epochs, state)
         begun = time.perf_counter()
-        for result in fit(model, optimizer, data, seed, compute, device, numbers):
+        for result in fit(model, optimizers, data, seed, compute, device, numbers):
             rows = [(title, images.float().cpu().numpy()) for title, images in result.preview]
             run.log(result.means, within=result.steps)
             run.image(model.preview_title, png(image_rows(rows)))

@@ -9,21 +9,27 @@ from generative.plots.style import COLOURS, drawn, new_plot
 
 
 def loss_curves(
-    histories: Mapping[str, Mapping[str, Sequence[float]]], units: Mapping[str, str]
+    histories: Mapping[str, Mapping[str, Sequence[float]]],
+    shown: Mapping[str, tuple[str, Sequence[str]]],
 ) -> Pixels:
-    """Each model's total loss an epoch, on train and test: one panel a model.
+    """Each model's losses an epoch, on train and test: one panel a model.
 
-    `histories` are, by model, the columns `epoch`, `Train/Total Loss` and `Test/Total Loss`;
-    `units`, by model, what its total loss is.
+    `histories` are, by model, the columns `epoch`, `Train/LOSS` and `Test/LOSS` of each of its
+    losses; `shown`, by model, their unit and which of them to draw.
     """
     figure = new_plot(5 * len(histories), 3.6)
     panels = figure.subplots(1, len(histories), squeeze=False)[0]
     for axes, (name, columns) in zip(panels, histories.items(), strict=True):
-        for split, colour, style in zip(("Train", "Test"), COLOURS, ("-", "--"), strict=False):
-            values = columns[f"{split}/Total Loss"]
-            axes.plot(columns["epoch"], values, style, color=colour, label=split)
-        title = f"Total loss of the {name.upper()}"
-        axes.set(title=title, xlabel="Epoch", ylabel=units[name])
+        unit, losses = shown[name]
+        lines = [(split, loss) for loss in losses for split in ("Train", "Test")]
+        for (split, loss), colour in zip(lines, COLOURS, strict=False):
+            label = split if len(losses) == 1 else f"{split}: {loss}"
+            style = "-" if split == "Train" else "--"
+            axes.plot(
+                columns["epoch"], columns[f"{split}/{loss}"], style, color=colour, label=label
+            )
+        title = f"{losses[0] if len(losses) == 1 else 'Losses'} of the {name.upper()}"
+        axes.set(title=title.capitalize(), xlabel="Epoch", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()

@@ -1,9 +1,9 @@
 """Training: the loop over epochs. Knows no tracker, no file and no particular model."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from generative.models.base import Model, ModelConfig
 from generative.rng import generator
 from generative.training.runtime import Compute, autocast
 from generative.training.step import Steps, batch_means
+
+M = TypeVar("M", bound=Model[Any])
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class EpochResult:
 
 def fit(
     model: Model[Any],
-    optimizer: Optimizer,
+    optimizers: Sequence[Optimizer],
     data: Mnist,
     seed: int,
     compute: Compute,
@@ -41,13 +43,13 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train `model` in place, an epoch an item. A function of its arguments and nothing else.
 
-    Model and optimizer are as the epochs before the first left them. With the epoch's number,
-    `seed` gives the order of images and all noise. All of it is on `device`.
+    The model and the optimizers of its updates are as the epochs before the first left them. With
+    the epoch's number, `seed` gives the order of images and all noise. All of it is on `device`.
 
     Raises:
         RunFailed: a loss is no longer finite.
     """
-    steps = Steps(model, optimizer, data.train, compute, device)
+    steps = Steps(model, optimizers, data.train, compute, device)
     for epoch in epochs:
         train = steps.epoch(seed, epoch)
         test, preview = _test(model, data.test, seed, compute, device)
@@ -65,9 +67,7 @@ def fit(
         yield result
 
 
-def initialise(
-    model_class: type[Model[Any]], config: ModelConfig, seed: int, device: torch.device
-) -> Model[Any]:
+def initialise(model_class: type[M], config: ModelConfig, seed: int, device: torch.device) -> M:
     """An untrained model: weights drawn on the CPU, so that every device starts from the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(torch.device("cpu"), seed, "weights").initial_seed())

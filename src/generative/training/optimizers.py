@@ -8,19 +8,25 @@ import torch
 from torch import Tensor
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
-from generative.models.base import Model, ModelConfig
+from generative.models.base import Model, Update
 
 
-def make_optimizer(model: Model[Any]) -> Optimizer:
-    """The optimizer that the model's config names; weight decay is the L2 penalty in all three."""
-    config: ModelConfig = model.config
-    settings: dict[str, Any] = {"fused": True} if config.optimizer == "adam" else {}
+def make_optimizers(model: Model[Any]) -> list[Optimizer]:
+    """The optimizer of each of a model's updates."""
+    return [_optimizer(update) for update in model.updates()]
+
+
+def _optimizer(update: Update) -> Optimizer:
+    """The one that an update names; weight decay is the L2 penalty in all three."""
+    settings: dict[str, Any] = {}
+    if update.optimizer == "adam":
+        settings = {"fused": True, "betas": (update.beta1, 0.999)}
     kinds = {"adam": _FusedAdam, "rmsprop": RMSprop, "adadelta": Adadelta}
-    return _lean(kinds[config.optimizer])(
-        model.parameters(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        capturable=next(model.parameters()).is_cuda,  # by a CUDA graph
+    return _lean(kinds[update.optimizer])(
+        update.parameters,
+        lr=update.lr,
+        weight_decay=update.weight_decay,
+        capturable=update.parameters[0].is_cuda,  # by a CUDA graph
         **settings,
     )
 

@@ -1,7 +1,7 @@
 """The steps of an epoch, with nothing between them: on CUDA one graph, replayed; else eager."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from generative.data.dataset import Split
-from generative.models.base import Losses, Model
+from generative.models.base import Losses, Model, Update
 from generative.rng import generator, reseed
 from generative.training.runtime import Compute, autocast
 
@@ -26,14 +26,15 @@ class Steps:
     def __init__(
         self,
         model: Model[Any],
-        optimizer: Optimizer,
+        optimizers: Sequence[Optimizer],
         split: Split,
         compute: Compute,
         device: torch.device,
     ) -> None:
         self.names: list[str] = []
         """Of the losses, known once a step was taken."""
-        self._model, self._optimizer, self._split = model, optimizer, split
+        self._model, self._optimizers, self._split = model, optimizers, split
+        self._updates = model.updates()
         self._compute, self._device = compute, device
         self._noise = Generator(device)
         self._steps_taken = 0
@@ -56,12 +57,17 @@ class Steps:
             return torch.stack([self._take(index) for index in batches])
 
     def eager(self, index: Tensor) -> Tensor:
-        """Take one step."""
-        with autocast(self._compute, self._device):
-            losses = self._model.training_losses(self._split.to_float(index), self._noise)
-        step(self._model, self._optimizer, losses)
-        self.names = list(losses)
-        return batch_means(losses)
+        """Take one step: each of the model's updates, in order."""
+        images = self._split.to_float(index)
+        taken: dict[str, Tensor] = {}
+        for update, optimizer in zip(self._updates, self._optimizers, strict=True):
+            for _ in range(update.times):
+                with autocast(self._compute, self._device):
+                    losses = update.losses(images, self._noise)
+                step(update, optimizer, losses)
+            taken |= losses
+        self.names = list(taken)
+        return batch_means(taken)
 
     def _take(self, index: Tensor) -> Tensor:
         self._steps_taken += 1
@@ -107,7 +113,7 @@ class Steps:
     @contextmanager
     def _restored(self) -> Iterator[list[Tensor]]:
         """The tensors that steps change; as they were once this is over."""
-        states = self._optimizer.state.values()
+        states = [state for one in self._optimizers for state in one.state.values()]
         tensors = [*self._model.state_dict().values()]
         tensors += [value for state in states for value in state.values()]
         before, noise = [tensor.clone() for tensor in tensors], self._noise.get_state()
@@ -129,10 +135,10 @@ class Steps:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
-def step(model: Model[Any], optimizer: Optimizer, losses: Losses) -> None:
-    """Follow the gradient of the model's objective once."""
+def step(update: Update, optimizer: Optimizer, losses: Losses) -> None:
+    """Follow the gradient of an update's objective once."""
     optimizer.zero_grad()
-    model.objective(losses).backward()  # type: ignore[no-untyped-call]
+    update.objective(losses).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         optimizer.step()
 

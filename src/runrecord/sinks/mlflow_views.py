@@ -72,8 +72,7 @@ def _states(
         *(f"metrics.`{name}`" for name in headline or curves),
     ]
     table = {
-        # Of a metric's presence nothing can be asked, but whether it is below the largest number.
-        "searchFilter": f"metrics.`{curves[0]}` < 1.7e308" if curves else "",
+        "searchFilter": _filter(runs, curves),
         "selectedColumns": columns[1:],
         "columnOrder": [*columns, _DATE, "duration"],
         "columnWidths": {name: _WIDTHS[name.partition(".")[0]] for name in columns},
@@ -129,6 +128,20 @@ def _chart(kind: str, section: str, name: str, **more: Any) -> dict[str, Any]:
         "isGenerated": False,
         **more,
     }
+
+
+def _filter(runs: "list[Run]", curves: list[str]) -> str:
+    """What the runs that have curves have, and no other: a param, where there is such a one.
+
+    MLflow has no OR. Of a metric's presence nothing can be asked, but whether it is below the
+    largest number; of a param's, whether it is like anything.
+    """
+    learning = [run.data.params.keys() for run in runs if run.data.metrics.keys() & set(curves)]
+    if not learning:
+        return ""
+    others = [run.data.params.keys() for run in runs if not run.data.metrics.keys() & set(curves)]
+    own = set.intersection(*map(set, learning)) - set().union(*others)
+    return f"params.`{min(own)}` LIKE '%'" if own else f"metrics.`{curves[0]}` < 1.7e308"
 
 
 def _differing(runs: "list[Run]") -> list[str]:
