@@ -7,7 +7,16 @@ from pathlib import Path
 
 import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
 import pytest
-from helpers import CHROMIUM, EXPERIMENT, RECORD_ONLY, TOY, Workspace, new_project, new_workspace
+from helpers import (
+    CHROMIUM,
+    EXPERIMENT,
+    RECORD_ONLY,
+    STAGES,
+    TOY,
+    Workspace,
+    new_project,
+    new_workspace,
+)
 from playwright.sync_api import Page, expect, sync_playwright
 
 from runrecord.sinks.mlflow_store import connect
@@ -26,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace after `dvc repro`, with its runs. Read it; copy it to change it."""
     workspace = new_workspace(tmp_path_factory.mktemp("built") / "repository")
-    assert workspace.repro() == ["download-mnist", "train-ae", "train-vae", "evaluate"]
+    assert workspace.repro() == STAGES
     workspace.run("git", "add", "--all")
     workspace.run("git", "commit", "--quiet", "--message=results")
     return workspace

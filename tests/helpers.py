@@ -41,6 +41,7 @@ from runrecord.tracker import Tracker
 if TYPE_CHECKING:
     from generative.models.ae import AE
     from generative.models.base import Model, ModelConfig
+    from generative.models.gan import GAN
     from generative.models.vae import VAE
     from generative.training.runtime import Compute
 
@@ -208,6 +209,10 @@ def set_to_sample(workspace: Workspace) -> None:
         vae__epochs=2,
         vae__hidden_dim=32,
         vae__latent_dim=8,
+        gan__epochs=2,
+        gan__batch_size=100,
+        gan__hidden_dim=32,
+        gan__latent_dim=8,
         evaluate__importance_samples=20,
     )
 
@@ -356,6 +361,7 @@ def assert_nothing_left(workspace: Workspace) -> None:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 EXPERIMENT = "mnist-generative"
+STAGES = ["download-mnist", "train-ae", "train-vae", "train-gan", "evaluate"]
 TRAIN = ("python", "stages/train_vae.py")
 OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 
@@ -689,6 +695,14 @@ def vae(latent_dim: int = 200, **changes: Any) -> "VAE":
     return VAE(VAEConfig(**_COMMON, latent_dim=latent_dim, **(defaults | changes)))
 
 
+def gan(latent_dim: int = 8, **changes: Any) -> "GAN":
+    """An untrained generative adversarial network."""
+    from generative.models.gan import GAN, GANConfig
+
+    defaults: dict[str, Any] = {"hidden_dim": 32, "beta1": 0.5, "instance_noise": 1.0}
+    return GAN(GANConfig(**_COMMON, latent_dim=latent_dim, **(defaults | changes)))
+
+
 def noise(purpose: str = "noise") -> torch.Generator:
     """A random stream on the CPU, the same for the same purpose."""
     from generative.rng import generator
@@ -711,5 +725,6 @@ def compute(**changes: Any) -> "Compute":
 
 def config(model_class: "type[Model[Any]]", **changes: Any) -> "ModelConfig":
     """A model's config for a short training on the sample."""
-    base: ModelConfig = (ae() if model_class.name == "ae" else vae(8, hidden_dim=32)).config
+    models: list[Model[Any]] = [ae(), vae(8, hidden_dim=32), gan()]
+    base: ModelConfig = next(one.config for one in models if isinstance(one, model_class))
     return base.model_copy(update={"epochs": 2, "batch_size": 100} | changes)

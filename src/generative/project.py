@@ -73,7 +73,12 @@ PROJECT = Project(
         },
     },
     params=("latent_dim", "target", "beta", "epochs", "batch_size", "lr", "optimizer", "seed"),
-    curves=("Train/Total Loss", "Test/Total Loss"),
-    flavor=ModelFlavor("autoencoder", save_model),
+    curves=(
+        "Train/Total Loss",
+        "Test/Total Loss",
+        "Train/Generator Loss",
+        "Train/Discriminator Loss",
+    ),
+    flavor=ModelFlavor("generative model", save_model),
     checks={"device": _device, "data": _data},
 )

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLE, Workspace, ae, compute, event_files, noise, runs, vae
+from helpers import SAMPLE, Workspace, ae, compute, event_files, gan, noise, runs, vae
 from PIL import Image
 from torch import Generator, Tensor
 
@@ -294,7 +294,11 @@ def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: Mnist) -> Non
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 9])
 def test_pictures_fit_every_latent_size_and_are_byte_stable(data: Mnist, latent_dim: int) -> None:
-    models: dict[str, Model[Any]] = {"ae": ae(latent_dim), "vae": vae(latent_dim)}
+    models: dict[str, Model[Any]] = {
+        "ae": ae(latent_dim),
+        "vae": vae(latent_dim),
+        "gan": gan(latent_dim),
+    }
     evaluated: dict[str, Evaluated] = {
         name: evaluate(model.eval(), data, config(), 0, {}) for name, model in models.items()
     }
@@ -302,8 +306,8 @@ def test_pictures_fit_every_latent_size_and_are_byte_stable(data: Mnist, latent_
     plane = {"ae_plane", "vae_plane"} if latent_dim == 2 else set()
     both = ("extremes", "interpolation", "latent_map", "traversals")
     assert set(first) == {
-        *("reconstructions", "denoising", "vae_samples", "vae_divergences"),
-        *(f"{model}_{name}" for model in models for name in both),
+        *("reconstructions", "denoising", "vae_samples", "vae_divergences", "gan_samples"),
+        *(f"{model}_{name}" for model in ("ae", "vae") for name in both),
         *plane,
     }
     for name, pixels in first.items():

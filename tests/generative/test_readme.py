@@ -13,6 +13,7 @@ from helpers import (
     EXPERIMENT,
     ROOT,
     SAMPLE,
+    STAGES,
     Workspace,
     answers,
     code_blocks,
@@ -119,7 +120,7 @@ def on_a_server(folder: Path, block: str, address: str) -> None:
     client = MlflowClient(address)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    assert len(client.search_runs([experiment.experiment_id])) == 4
+    assert len(client.search_runs([experiment.experiment_id])) == len(STAGES)
 
     elsewhere = Workspace(folder / "elsewhere")
     server.run("git", "clone", "--quiet", str(folder / "bare.git"), str(elsewhere.path))

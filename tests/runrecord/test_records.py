@@ -63,7 +63,7 @@ def read(record: Path) -> list[object]:
     return list(Record(files_in(record)).events())
 
 
-@pytest.mark.parametrize("model", ["ae", "vae"])
+@pytest.mark.parametrize("model", ["ae", "vae", "gan"])
 def test_a_record_holds_every_epoch_every_step_every_picture_and_the_model(
     built: Workspace, model: str
 ) -> None:

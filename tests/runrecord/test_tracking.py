@@ -44,7 +44,7 @@ from runrecord.sinks.mlflow import MlflowSink
 from runrecord.tracker import Tracker
 
 
-@pytest.mark.parametrize("model", ["ae", "vae"])
+@pytest.mark.parametrize("model", ["ae", "vae", "gan"])
 def test_mlflow_has_every_epochs_means(built: Workspace, model: str) -> None:
     run = runs(built, f"train-{model}")[0]
     assert run.info.status == "FINISHED"
@@ -153,7 +153,8 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
             assert shown == (value if name in PROJECT.headline else None), name
         logged = client(built).get_logged_model(training.data.tags["model.id"])
         by_name = {metric.key: metric for metric in logged.metrics}
-        assert by_name["Eval/Reconstruction/MSE"].dataset_name == "mnist"
+        (main, *_) = (name for name in PROJECT.headline if name in values)
+        assert by_name[f"Eval/{main}"].dataset_name == "mnist"
     assert {name.partition("/")[0] for name in figures["vae"].keys() - figures["ae"].keys()} == {
         "Likelihood",
         "Samples",
@@ -174,7 +175,9 @@ def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(built: Workspa
     assert f"commit {training.data.tags['git.commit'][:10]}" in note
     assert f"`runrecord verify {training.info.run_name}`" in note
     note = notes[evaluation.info.run_id]
-    assert [line[:5] for line in note.splitlines() if line.startswith("- ")] == ["- [AE", "- [VA"]
+    assert [line[:5] for line in note.splitlines() if line.startswith("- ")] == [
+        *("- [AE", "- [GA", "- [VA"),
+    ]
     assert f"- [VAE, its training]({address}/{training.info.run_id}): ELBO \\-" in note
 
 

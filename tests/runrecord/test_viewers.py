@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from helpers import (
+    STAGES,
     Workspace,
     answers,
     client,
@@ -130,7 +131,7 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(
     viewed: Workspace, mlflow_at: str, page: Page
 ) -> None:
     own = {run.info.run_name: run.info for run in runs(viewed) if run.info.run_name != FOREIGN}
-    assert len(own) == 4
+    assert len(own) == len(STAGES)
     (ae,) = (run for name, run in own.items() if name.startswith("train-ae"))
     (vae,) = (run for name, run in own.items() if name.startswith("train-vae"))
     experiment = f"{mlflow_at}/#/experiments/{ae.experiment_id}"

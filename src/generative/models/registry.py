@@ -4,6 +4,7 @@ from typing import Any
 
 from generative.models.ae import AE
 from generative.models.base import Model
+from generative.models.gan import GAN
 from generative.models.vae import VAE
 
-REGISTRY: dict[str, type[Model[Any]]] = {model.name: model for model in (AE, VAE)}
+REGISTRY: dict[str, type[Model[Any]]] = {model.name: model for model in (AE, VAE, GAN)}
