@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from generative.config import Params
-from generative.data.dataset import Mnist, Split, load_mnist
-from generative.data.mnist import DATA_DIR
+from generative.data.config import Data
+from generative.data.dataset import ImageSet, Split, load_images
 from generative.models.base import Autoencoder, Model
 from generative.models.registry import REGISTRY
 from generative.rng import generator
@@ -39,18 +39,16 @@ class Bench:
         self.device = prepare(self.compute)
         self.model_class = REGISTRY[model]
         self.config = params.section(model, self.model_class.config_class)
-        data = load_mnist(DATA_DIR, self.device)
-        train = Split(
-            data.train.images.repeat(times, 1, 1, 1)[:images],
-            data.train.labels.repeat(times)[:images],
-        )
-        self.data = Mnist(train, data.test, data.digest)
+        self.directory = params.section("data", Data).directory
+        data = load_images(self.directory, self.device)
+        train = Split(data.train.images.repeat(times, 1, 1, 1)[:images], None)
+        self.data = ImageSet(train, data.test, data.digest)
 
     def untrained(self) -> Model[Any]:
         """A new model."""
         return initialise(self.model_class, self.config, self.seed, self.device)
 
-    def epochs(self, data: Mnist) -> Iterator[float]:
+    def epochs(self, data: ImageSet) -> Iterator[float]:
         """Seconds of each epoch of our loop, without a record and without a tracker."""
         model = self.untrained()
         optimizers = make_optimizers(model)
@@ -82,7 +80,7 @@ def usual(bench: Bench) -> list[float]:
     torch.set_deterministic_debug_mode("default")  # the usual way does not ask for it
     assert isinstance(model, Autoencoder), "the usual way is written for one objective"
     with tempfile.TemporaryDirectory() as folder:
-        return list(usual.train(model, bench.device, DATA_DIR, Path(folder)))
+        return list(usual.train(model, bench.device, bench.directory, Path(folder)))
 
 
 def loop(bench: Bench) -> list[float]:
@@ -174,7 +172,7 @@ def matrix_products(model: Model[Any], batch: int, device: torch.device) -> Call
 def growth(bench: Bench) -> dict[str, float]:
     """Seconds of one epoch, after a short one that warms up; peak memory and the images' bytes."""
     train = bench.data.train
-    few = Mnist(Split(train.images[:2048], train.labels[:2048]), bench.data.test, "few")
+    few = ImageSet(Split(train.images[:2048], None), bench.data.test, "few")
     next(bench.epochs(few))
     seconds = next(bench.epochs(bench.data))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,7 +2,6 @@
 
 import ast
 import csv
-import hashlib
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import runrecord
+from generative.data.download import sha256_of
 from runrecord.checkpoints import Checkpoints
 from runrecord.cli.viewers import free_port
 from runrecord.events import RunEnded, RunStarted
@@ -199,10 +199,8 @@ def code_blocks(text: str, language: str = "sh") -> list[str]:
 
 def set_to_sample(workspace: Workspace) -> None:
     """Let it train briefly, on the sample of MNIST, on the CPU."""
-    for key, name in SAMPLE_FILES.items():
-        digest = hashlib.sha256((SAMPLE / name).read_bytes()).hexdigest()
-        workspace.set_params(**{f"data__{key}": digest})
     workspace.set_params(
+        data__sha256=sha256_of(SAMPLE),
         compute__device="cpu",
         ae__epochs=2,
         ae__batch_size=100,

@@ -22,20 +22,15 @@ def _device(root: Path) -> str:
 
 def _data(root: Path) -> str:
     from generative.config import PARAMS_FILE, PIPELINE_FILE, Params
-    from generative.data.mnist import DATA_DIR, Data
-    from generative.files import sha256
+    from generative.data.config import Data
+    from generative.data.download import mismatches
 
-    digests = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("data", Data).digests()
-    for name, digest in digests.items():
-        path = root / DATA_DIR / name
-        if not path.is_file():
-            raise UserError(f"{DATA_DIR / name} is missing; run 'dvc repro download-mnist'")
-        if sha256(path) != digest:
-            raise UserError(
-                f"{DATA_DIR / name} has another SHA-256 than params.yaml says; delete {DATA_DIR} "
-                "and run 'dvc repro download-mnist'"
-            )
-    return f"four files in {DATA_DIR}, SHA-256 checked"
+    data = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("data", Data)
+    if wrong := mismatches(root / data.directory, data.sha256):
+        raise UserError(
+            f"{data.directory}: {'; '.join(wrong)}; delete it and run 'dvc repro download-mnist'"
+        )
+    return f"the files in {data.directory}, SHA-256 checked"
 
 
 PROJECT = Project(

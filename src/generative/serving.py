@@ -10,7 +10,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from mlflow.models import Model as MlflowModel
 
-    from generative.models.base import Reconstructs, Samples
+    from generative.models.base import Reconstructs, Samples, Shape
 
 Images = npt.NDArray[np.float32]
 
@@ -19,10 +19,10 @@ _NEEDED = ("torch", "safetensors", "numpy", "pydantic", "pyyaml")
 
 
 class Reconstructor:
-    """Reconstructs images: (B, 1, 28, 28) float32 in [0, 1], in and out."""
+    """Reconstructs images: (B, C, H, W) float32 in [0, 1], in and out."""
 
-    def __init__(self, model: "Reconstructs") -> None:
-        self._model = model
+    def __init__(self, model: "Reconstructs", shape: "Shape") -> None:
+        self._model, self.shape = model, shape
 
     def predict(self, images: Images, params: object = None) -> Images:  # noqa: ARG002
         """The reconstructions; `params` is part of MLflow's call and not used."""
@@ -33,13 +33,13 @@ class Reconstructor:
 
 
 class Sampler:
-    """Draws an image, (1, 28, 28) float32 in [0, 1], for each seed of (B,) int64."""
+    """Draws an image, (C, H, W) float32 in [0, 1], for each seed of (B,) int64."""
 
-    def __init__(self, model: "Samples") -> None:
-        self._model = model
+    def __init__(self, model: "Samples", shape: "Shape") -> None:
+        self._model, self.shape = model, shape
 
     def predict(self, seeds: npt.NDArray[np.int64], params: object = None) -> Images:  # noqa: ARG002
-        """The images, (B, 1, 28, 28), the same for the same seed; `params` is not used."""
+        """The images, (B, C, H, W), the same for the same seed; `params` is not used."""
         import torch
 
         with torch.inference_mode():
@@ -53,10 +53,11 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    images = Schema([TensorSpec(np.dtype("float32"), (-1, 1, 28, 28))])
+    served = _load_pyfunc(str(weights))
+    images = Schema([TensorSpec(np.dtype("float32"), (-1, *served.shape))])
     seeds = Schema([TensorSpec(np.dtype("int64"), (-1,))])
-    gives_back = isinstance(_load_pyfunc(str(weights)), Reconstructor)
-    example = np.zeros((1, 1, 28, 28), np.float32) if gives_back else np.zeros(1, np.int64)
+    gives_back = isinstance(served, Reconstructor)
+    example = np.zeros((1, *served.shape), np.float32) if gives_back else np.zeros(1, np.int64)
     mlflow.pyfunc.save_model(
         folder,
         loader_module="generative.serving",
@@ -78,6 +79,6 @@ def _load_pyfunc(data_path: str) -> Reconstructor | Sampler:
     path = Path(data_path)
     model = load_model(path, REGISTRY[model_name(path)])
     if isinstance(model, Reconstructs):
-        return Reconstructor(model)
+        return Reconstructor(model, model.shape)
     assert isinstance(model, Samples)
-    return Sampler(model)
+    return Sampler(model, model.shape)

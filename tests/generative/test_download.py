@@ -20,22 +20,18 @@ from helpers import SAMPLE, SAMPLE_FILES, Workspace
 from torchvision import datasets
 
 from generative.data import download as module
-from generative.data.download import SourceFailed, download, from_mirror, from_torchvision
-from generative.data.mnist import Data
+from generative.data.config import Data
+from generative.data.download import (
+    SourceFailed,
+    download,
+    from_mirror,
+    from_torchvision,
+    sha256_of,
+)
 from generative.errors import RunFailed
 
-MNIST = Data(
-    train_images="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    train_labels="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    test_images="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    test_labels="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-)
-DATA = Data(
-    **{
-        key: hashlib.sha256((SAMPLE / name).read_bytes()).hexdigest()
-        for key, name in SAMPLE_FILES.items()
-    }
-)
+MNIST = Data(name="mnist", source=None, sha256=None, binarize="none")
+DATA = MNIST.model_copy(update={"sha256": sha256_of(SAMPLE)})
 
 
 class Quiet(SimpleHTTPRequestHandler):

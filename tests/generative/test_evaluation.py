@@ -12,7 +12,7 @@ from helpers import SAMPLE, Workspace, ae, compute, event_files, gan, noise, run
 from PIL import Image
 from torch import Generator, Tensor
 
-from generative.data.dataset import Mnist, load_mnist
+from generative.data.dataset import ImageSet, load_images
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.likelihood import iwae_bound, likelihood, log_weights
 from generative.evaluation.mmd import squared_mmd
@@ -50,8 +50,8 @@ def _seeded() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def data() -> Mnist:
-    return load_mnist(SAMPLE, prepare(compute()))
+def data() -> ImageSet:
+    return load_images(SAMPLE, prepare(compute()))
 
 
 class Stub(LatentVariableModel[VAEConfig]):
@@ -116,7 +116,7 @@ class LinearGaussian(Stub):
         return found
 
 
-def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: Mnist) -> None:
+def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: ImageSet) -> None:
     model, images = LinearGaussian(1.0), data.test.to_float(slice(10)).double()
     weights = log_weights(model, images, 12, noise())
     expected = model.log_likelihood(images).mean().item()
@@ -124,7 +124,7 @@ def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: M
         assert iwae_bound(weights, count) == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: Mnist) -> None:
+def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: ImageSet) -> None:
     model, images = LinearGaussian(4.0), data.test.to_float(slice(10)).double()
     weights = log_weights(model, images, 4000, noise())
     mean, log_variance = model.posterior(images)
@@ -141,7 +141,7 @@ def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: Mnist) 
     assert bounds[-1] - bounds[0] > 1
 
 
-def test_with_one_sample_the_bound_is_the_elbo(data: Mnist) -> None:
+def test_with_one_sample_the_bound_is_the_elbo(data: ImageSet) -> None:
     model, images = vae(latent_dim=5).eval(), data.test.to_float(slice(20))
     with torch.inference_mode():
         weights = log_weights(model, images, 2000, noise())
@@ -151,7 +151,7 @@ def test_with_one_sample_the_bound_is_the_elbo(data: Mnist) -> None:
     assert abs(iwae_bound(weights, 1) - elbos.mean().item()) < 5 * error
 
 
-def test_likelihood_metrics_fit_together(data: Mnist) -> None:
+def test_likelihood_metrics_fit_together(data: ImageSet) -> None:
     model = vae(latent_dim=6).eval()
     with torch.no_grad():
         for parameters in (model.mean, model.log_variance):
@@ -174,7 +174,7 @@ def test_likelihood_metrics_fit_together(data: Mnist) -> None:
     assert found.metrics["Likelihood/IWAE Gain"] == found.bounds[100] - found.bounds[1]
 
 
-def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: Mnist) -> None:
+def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: ImageSet) -> None:
     model = vae(latent_dim=6).eval()
     truth = likelihood(model, data.test, config(noise_seeds=500), 0).metrics["Likelihood/ELBO"]
     covered = 0
@@ -185,7 +185,7 @@ def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: Mnist) -> 
     assert covered in range(34, 41)  # of 40, where 38 are expected
 
 
-def test_errors_of_images_that_are_known(data: Mnist) -> None:
+def test_errors_of_images_that_are_known(data: ImageSet) -> None:
     images = data.test.to_float(slice(8))
     same = image_errors(torch.logit(images, eps=1e-7), images)
     assert same["MSE"].max() < 1e-12
@@ -198,7 +198,7 @@ def test_errors_of_images_that_are_known(data: Mnist) -> None:
     assert grey["SSIM"].max() < 0.1
 
 
-def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: Mnist) -> None:
+def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: ImageSet) -> None:
     model = ae().eval()
     one, other = (
         means_of(
@@ -233,7 +233,7 @@ class Identity(Codes):
         return torch.logit(latents, eps=1e-7)
 
 
-def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: Mnist) -> None:
+def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: ImageSet) -> None:
     model, levels = Identity(), [0.1, 0.3, 0.5]
     found = means_of(reconstruction_errors(model, data.test, config(noise_factors=levels), 0))
     assert found["Reconstruction/MSE"] < 1e-12
@@ -245,7 +245,7 @@ def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: Mnist) -
     assert 1 > similarities[0] > similarities[1] > similarities[2]
 
 
-def test_probes_read_what_is_in_the_codes(data: Mnist) -> None:
+def test_probes_read_what_is_in_the_codes(data: ImageSet) -> None:
     pixels, nothing = Codes(lambda images: images.flatten(1)), Codes(lambda i: i[:, 0, :2, 0] * 0)
     baseline = baseline_metrics(data, config(), 0)
     codes = latents_of(pixels, data.test, 50)
@@ -283,7 +283,7 @@ def test_the_mean_discrepancy_tells_laws_apart() -> None:
     assert squared_mmd(first, second + np.float32(0.3), 2.0) > 10 * abs(floor)
 
 
-def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: Mnist) -> None:
+def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: ImageSet) -> None:
     chosen = data.test.random_subset(20, noise())
     assert torch.equal(chosen, data.test.random_subset(20, noise()))
     assert not torch.equal(chosen, data.test.random_subset(20, noise("other")))
@@ -293,7 +293,9 @@ def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: Mnist) -> Non
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 9])
-def test_pictures_fit_every_latent_size_and_are_byte_stable(data: Mnist, latent_dim: int) -> None:
+def test_pictures_fit_every_latent_size_and_are_byte_stable(
+    data: ImageSet, latent_dim: int
+) -> None:
     models: dict[str, Model[Any]] = {
         "ae": ae(latent_dim),
         "vae": vae(latent_dim),
@@ -316,7 +318,7 @@ def test_pictures_fit_every_latent_size_and_are_byte_stable(data: Mnist, latent_
         assert png(pixels) == png(second[name])
 
 
-def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: Mnist) -> None:
+def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: ImageSet) -> None:
     model = ae(9).eval()
     for parameter in model.encoder.parameters():
         torch.nn.init.zeros_(parameter)

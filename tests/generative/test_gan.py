@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import CPU, SAMPLE, compute, config, gan, noise
 
-from generative.data.dataset import Mnist, load_mnist
+from generative.data.dataset import ImageSet, load_images
 from generative.models.base import Encodes, HasElbo, Reconstructs, Samples
 from generative.models.gan import DISCRIMINATOR, GAN, GENERATOR, OF_DATA, OF_SAMPLES
 from generative.training.loop import fit, initialise
@@ -16,8 +16,8 @@ from generative.training.step import step
 
 
 @pytest.fixture(scope="module")
-def data() -> Mnist:
-    return load_mnist(SAMPLE, prepare(compute()))
+def data() -> ImageSet:
+    return load_images(SAMPLE, prepare(compute()))
 
 
 def weights(network: torch.nn.Module) -> list[torch.Tensor]:
@@ -37,7 +37,7 @@ def test_it_samples_and_does_nothing_else() -> None:
     assert 0 <= drawn.min() <= drawn.max() <= 1
 
 
-def test_each_update_moves_its_own_network_alone(data: Mnist) -> None:
+def test_each_update_moves_its_own_network_alone(data: ImageSet) -> None:
     model = initialise(GAN, config(GAN), 0, CPU)
     images = data.train.to_float(slice(0, 50))
     parts = (model.discriminator, model.generator)
@@ -66,7 +66,7 @@ def test_the_losses_are_those_of_the_paper() -> None:
     assert torch.allclose(deceiving[GENERATOR], -drawn.log(), atol=1e-6)
 
 
-def test_every_preview_draws_from_the_same_latents(data: Mnist) -> None:
+def test_every_preview_draws_from_the_same_latents(data: ImageSet) -> None:
     def previews(seed: int) -> list[Any]:
         model = initialise(GAN, config(GAN, lr=1e-9), seed, CPU)
         results = fit(model, make_optimizers(model), data, seed, compute(), CPU, range(1, 3))

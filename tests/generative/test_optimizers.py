@@ -8,7 +8,7 @@ import torch
 from helpers import CPU, SAMPLE, compute, config
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
-from generative.data.dataset import load_mnist
+from generative.data.dataset import load_images
 from generative.models.ae import AE
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
@@ -28,7 +28,7 @@ def test_steps_are_bit_for_bit_those_of_pytorch(
     model_class: type[Model[Any]], name: str, theirs: type[Optimizer], options: dict[str, Any]
 ) -> None:
     prepare(compute())
-    images = load_mnist(SAMPLE, CPU).train.to_float(slice(0, 16))
+    images = load_images(SAMPLE, CPU).train.to_float(slice(0, 16))
     settings = config(model_class, optimizer=name, weight_decay=0.01)
 
     def pytorchs(model: Model[Any]) -> list[Optimizer]:
@@ -79,7 +79,7 @@ def take(
 def test_a_parameter_without_a_gradient_is_left_until_it_has_one() -> None:
     model = initialise(AE, config(AE), 0, CPU)
     late = next(model.parameters())
-    images = load_mnist(SAMPLE, CPU).train.to_float(slice(0, 16))
+    images = load_images(SAMPLE, CPU).train.to_float(slice(0, 16))
     optimizers, before, changed = make_optimizers(model), late.detach().clone(), []
     for wanted in (True, False, False, True):
         late.requires_grad_(wanted)

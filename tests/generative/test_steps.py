@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import CPU, SAMPLE, compute, config
 
-from generative.data.dataset import load_mnist
+from generative.data.dataset import load_images
 from generative.models.registry import REGISTRY
 from generative.training.loop import initialise
 from generative.training.optimizers import make_optimizers
@@ -18,7 +18,7 @@ EPOCHS = (1, 2, 3)
 
 
 def steps(model: str, device: torch.device = CPU) -> Steps:
-    data = load_mnist(SAMPLE, device)
+    data = load_images(SAMPLE, device)
     model_class = REGISTRY[model]
     network = initialise(model_class, config(model_class), 0, device)
     settings = compute(device=device.type)

@@ -9,7 +9,7 @@ from helpers import CPU, SAMPLE, compute, config, noise
 from torch import Tensor, nn
 from usual import plain
 
-from generative.data.dataset import load_mnist
+from generative.data.dataset import load_images
 from generative.models.ae import AE
 from generative.models.layers import strided_cpu
 from generative.training.loop import fit, initialise
@@ -17,14 +17,14 @@ from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 
 LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
-    (strided_cpu.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
-    (strided_cpu.Conv2d(2, 3, padding=0), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
+    (strided_cpu.Conv2d(2, 3, padding=(1, 1)), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
+    (strided_cpu.Conv2d(2, 3, padding=(0, 0)), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
     (
-        strided_cpu.ConvTranspose2d(2, 3, padding=1),
+        strided_cpu.ConvTranspose2d(2, 3, padding=(1, 1)),
         nn.ConvTranspose2d(2, 3, 3, 2, 1, 1),
         (2, 4, 3),
     ),
-    (strided_cpu.ConvTranspose2d(2, 3, padding=0), nn.ConvTranspose2d(2, 3, 3, 2), (2, 3, 4)),
+    (strided_cpu.ConvTranspose2d(2, 3, padding=(0, 0)), nn.ConvTranspose2d(2, 3, 3, 2), (2, 3, 4)),
     (strided_cpu.BatchNorm2d(2), nn.BatchNorm2d(2), (2, 4, 3)),
 ]
 
@@ -63,7 +63,7 @@ def test_results_and_gradients_are_those_of_torch(
 
 @pytest.mark.parametrize("size", [2, 8])
 def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
-    ours, theirs = strided_cpu.Conv2d(2, 3, padding=1), nn.Conv2d(2, 3, 3, 2, 1)
+    ours, theirs = strided_cpu.Conv2d(2, 3, padding=(1, 1)), nn.Conv2d(2, 3, 3, 2, 1)
     ours.load_state_dict(theirs.state_dict())
     earlier, later = torch.randn(2, 5, 2, size, size, generator=noise("images")).unbind()
     gradients = []
@@ -78,7 +78,7 @@ def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    layer = strided_cpu.Conv2d(8, 8, padding=1)
+    layer = strided_cpu.Conv2d(8, 8, padding=(1, 1))
     images = torch.randn(8, 64, 8, 28, 28, generator=noise("images"))
     with torch.inference_mode(), ThreadPoolExecutor(4) as pool:
         expected = [layer(batch) for batch in images]
@@ -104,7 +104,7 @@ def test_under_autocast_they_are_torchs_own(
 
 def test_the_autoencoder_trains_as_with_torchs_own_layers() -> None:
     prepare(compute())
-    data = load_mnist(SAMPLE, CPU)
+    data = load_images(SAMPLE, CPU)
     losses = []
     for change in (lambda model: model, plain):
         model = change(initialise(AE, config(AE, epochs=5), 0, CPU))

@@ -265,6 +265,7 @@ def test_the_embedding_of_an_evaluation_comes_back(built: Workspace) -> None:
     embedding = unpack(record.read(evaluated.embedding.name))
     assert embedding.vectors.shape == (128, 8)
     assert embedding.thumbnails.shape == (128, 28, 28)
+    assert embedding.labels is not None
     assert sorted(set(embedding.labels.tolist())) == list(range(10))
     assert evaluated.config["latent_dim"] == 8
     assert [x for x, _ in evaluated.series["Likelihood/KL by Unit"]] == list(range(1, 9))

@@ -31,7 +31,7 @@ from helpers import (
     wait_until,
 )
 
-from generative.data.dataset import load_mnist
+from generative.data.dataset import load_images
 from generative.models.base import Model
 from generative.models.registry import REGISTRY
 from generative.training.loop import EpochResult, fit, initialise
@@ -157,7 +157,7 @@ def test_a_stopped_training_of_a_real_model_goes_on_in_the_same_run(workspace: W
 def test_a_checkpoint_holds_all_that_training_needs(
     tmp_path: Path, model_class: type[Model[Any]], kind: str
 ) -> None:
-    data = load_mnist(SAMPLE, prepare(compute()))
+    data = load_images(SAMPLE, prepare(compute()))
     settings = config(model_class, epochs=4, optimizer=kind)
 
     def fresh() -> tuple[Model[Any], list[torch.optim.Optimizer]]:

@@ -1,33 +1,35 @@
-"""MNIST in memory, on the device, as bytes."""
+"""Images in memory, on the device, as bytes."""
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from generative.data.idx import REFETCH, present, read_idx
-from generative.data.mnist import TEST, TRAIN, Names
+from generative.data.idx import SPLITS, files_in, images_file, read_split
 from generative.errors import UserError
 from generative.files import sha256
+from generative.rng import generator
 
-SIDE = 28  # pixels
+SMALLEST = 8  # pixels
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split, resident on the device: images (N, 1, 28, 28) and labels (N,), both uint8."""
+    """One split, resident on the device: images (N, C, H, W) and labels (N,), both uint8."""
 
     images: Tensor
-    labels: Tensor
+    labels: Tensor | None
+    """None for images without classes."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to_float(self, index: Tensor | slice) -> Tensor:
-        """The images at `index` as float32 in [0, 1], (B, 1, 28, 28)."""
+        """The images at `index` as float32 in [0, 1], (B, C, H, W)."""
         if isinstance(index, slice):
             return self.images[index] / 255
         return self.images.index_select(0, index) / 255  # seven times as fast as images[index]
@@ -47,46 +49,105 @@ class Split:
 
     def subset(self, index: Tensor) -> "Split":
         """Just the images at `index`, with their labels."""
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[index], None if self.labels is None else self.labels[index])
+
+    def to(self, device: torch.device) -> "Split":
+        """The same on a device."""
+        return Split(
+            self.images.to(device), None if self.labels is None else self.labels.to(device)
+        )
 
 
 @dataclass(frozen=True)
-class Mnist:
-    """Both splits, and a digest of the files they were read from."""
+class ImageSet:
+    """The splits of a data set, and a digest of the files they were read from."""
 
     train: Split
     test: Split
     digest: str
+    validation: Split | None = None
+    """Training images kept apart; None where params.yaml keeps none."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of its images."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
 
 
-def load_mnist(directory: Path, device: torch.device) -> Mnist:
-    """Read the four files of `directory` onto `device`.
+def load_images(
+    directory: Path,
+    device: torch.device,
+    seed: int = 0,
+    binarize: Literal["none", "threshold", "sampled"] = "none",
+    validation: int = 0,
+) -> ImageSet:
+    """Read the files of `directory` onto `device`.
+
+    What is random is drawn on the CPU, so that every device has the same images.
+
+    Args:
+        directory: with files as `data/idx.py` names them.
+        device: where they stay.
+        seed: of `sampled` and of the images that are kept apart.
+        binarize: `none`; `threshold`, each pixel black or white, whichever is nearer; `sampled`,
+            each pixel white with the probability that is its value, drawn once. Salakhutdinov and
+            Murray, "On the Quantitative Analysis of Deep Belief Networks" (2008), section 4.
+        validation: how many training images are kept apart, drawn at random.
 
     Raises:
-        UserError: a file is missing, truncated, swapped with another or no IDX file.
+        UserError: a file is missing, truncated, swapped with another or no IDX file; images of
+            another size; no training image would be left.
     """
-    digests = "".join(sha256(present(directory / name)) for name in (*TRAIN, *TEST))
+    splits = [_read_split(directory, split, binarize, seed) for split in SPLITS]
+    digests = "".join(sha256(path) for path in files_in(directory))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:32]  # MLflow takes at most 36
-    return Mnist(
-        train=_load_split(directory, TRAIN, device),
-        test=_load_split(directory, TEST, device),
-        digest=digest,
-    )
+    train, test = splits
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(
+            f"{images_file(directory, SPLITS[1])}: images are {_shown(test)}, those of "
+            f"{images_file(directory, SPLITS[0]).name} {_shown(train)}; both should be the same."
+        )
+    if (train.labels is None) != (test.labels is None):
+        raise UserError(f"{directory}: one split has labels, the other none; give both, or none.")
+    if validation >= len(train):
+        raise UserError(
+            f"params.yaml: split.validation is {validation}, which leaves none of the "
+            f"{len(train)} training images; make it less than {len(train)}."
+        )
+    apart = None
+    if validation:
+        stream = generator(torch.device("cpu"), seed, "validation")
+        order = torch.randperm(len(train), generator=stream)
+        apart = train.subset(order[:validation].sort().values).to(device)
+        train = train.subset(order[validation:].sort().values)
+    return ImageSet(train.to(device), test.to(device), digest, apart)
 
 
-def _load_split(directory: Path, names: Names, device: torch.device) -> Split:
-    images = read_idx(directory / names.images, dimensions=3)
-    labels = read_idx(directory / names.labels, dimensions=1)
-    if images.shape[1:] != (SIDE, SIDE):
+def _read_split(directory: Path, split: str, binarize: str, seed: int) -> Split:
+    pixels, labels = read_split(directory, split)
+    images = torch.tensor(pixels)
+    found = Split(images, None if labels is None else torch.tensor(labels))
+    if images.shape[1] not in (1, 3):
         raise UserError(
-            f"{directory / names.images}: images are {images.shape[1]} x {images.shape[2]} pixels, "
-            f"should be {SIDE} x {SIDE}; {REFETCH}"
+            f"{images_file(directory, split)}: images have {images.shape[1]} channels; should be 1 "
+            "(grey) or 3 (red, green and blue)."
         )
-    if len(images) != len(labels) or len(images) == 0:
+    if min(images.shape[2:]) < SMALLEST:
         raise UserError(
-            f"{directory / names.images} holds {len(images):,} images but {names.labels} "
-            f"{len(labels):,} labels: files are swapped or from different sets; {REFETCH}"
+            f"{images_file(directory, split)}: images are {_shown(found)}; the smallest that the "
+            f"models take are {SMALLEST} x {SMALLEST}."
         )
-    return Split(
-        images=torch.tensor(images).unsqueeze(1).to(device), labels=torch.tensor(labels).to(device)
-    )
+    if binarize == "none":
+        return found
+    threshold = torch.tensor(0.5)
+    if binarize == "sampled":
+        stream = generator(torch.device("cpu"), seed, f"binarize/{split}")
+        threshold = torch.rand(images.shape, generator=stream)
+    return Split((images / 255 > threshold).to(torch.uint8) * 255, found.labels)
+
+
+def _shown(split: Split) -> str:
+    channels, height, width = split.images.shape[1:]
+    colour = "" if channels == 1 else f" in {channels} channels"
+    return f"{height} x {width} pixels{colour}"

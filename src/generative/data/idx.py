@@ -1,4 +1,4 @@
-"""IDX files of unsigned bytes, the format of MNIST."""
+"""IDX files of unsigned bytes, the format of MNIST: their names, and how they are read and made."""
 
 from pathlib import Path
 
@@ -7,41 +7,86 @@ import numpy.typing as npt
 
 from generative.errors import UserError
 
-REFETCH = "delete data/mnist and run 'dvc repro download-mnist'."
+SPLITS = ("train", "t10k")
+"""As MNIST's files call training and test images."""
+
+Bytes = npt.NDArray[np.uint8]
 
 
-def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+def images_file(directory: Path, split: str) -> Path:
+    """The file of a split's images, (N, H, W) or, where there is such a one, (N, H, W, C)."""
+    colour = directory / f"{split}-images-idx4-ubyte"
+    return colour if colour.is_file() else directory / f"{split}-images-idx3-ubyte"
+
+
+def labels_file(directory: Path, split: str) -> Path:
+    """The file of a split's labels, (N,), which images without classes do not have."""
+    return directory / f"{split}-labels-idx1-ubyte"
+
+
+def files_in(directory: Path) -> list[Path]:
+    """The files of a data set, in the order in which its SHA-256 is taken."""
+    files = []
+    for split in SPLITS:
+        labels = labels_file(directory, split)
+        files += [images_file(directory, split), *([labels] if labels.is_file() else [])]
+    return files
+
+
+def read_idx(path: Path, dimensions: int) -> Bytes:
     """An IDX file of unsigned bytes with that many dimensions, as an array.
 
     The format: bytes 0, 0, 8 (unsigned byte), the number of dimensions, each dimension's length
     as a big-endian 32-bit integer, then the data.
 
     Raises:
-        UserError: the file is no such file, or shorter or longer than its header says.
+        UserError: the file is missing, no such file, or shorter or longer than its header says.
     """
-    content = present(path).read_bytes()
-    kind = {1: "labels", 3: "images"}[dimensions]
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {refetch(path)}")
+    content = path.read_bytes()
+    kind = "labels" if dimensions == 1 else "images"
     if content[:4] != bytes([0, 0, 8, dimensions]):
         raise UserError(
             f"{path}: not an IDX file of {kind} (its first bytes are {content[:4].hex(' ')}, "
-            f"should be 00 00 08 {dimensions:02x}); {REFETCH}"
+            f"should be 00 00 08 {dimensions:02x}); {refetch(path)}"
         )
     header = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:header].ljust(4 * dimensions, b"\0"), ">u4").tolist())
     expected = header + int(np.prod(shape))
     if len(content) != expected:
         raise UserError(
-            f"{path}: has {len(content):,} bytes where its header promises {expected:,}; {REFETCH}"
+            f"{path}: has {len(content):,} bytes where its header promises {expected:,}; "
+            f"{refetch(path)}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def present(path: Path) -> Path:
-    """The path of a file that is there.
+def read_split(directory: Path, split: str) -> tuple[Bytes, Bytes | None]:
+    """A split's images, (N, C, H, W), and labels, (N,), or None for images without classes.
 
     Raises:
-        UserError: it is not.
+        UserError: a file is missing, damaged or swapped with another.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {REFETCH}")
-    return path
+    path, labels_path = images_file(directory, split), labels_file(directory, split)
+    images = read_idx(path, dimensions=4 if "idx4" in path.name else 3)
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    labels = read_idx(labels_path, dimensions=1) if labels_path.is_file() else None
+    if len(images) == 0 or (labels is not None and len(images) != len(labels)):
+        counted = "no labels" if labels is None else f"{labels_path.name} {len(labels):,} labels"
+        raise UserError(
+            f"{path} holds {len(images):,} images but {counted}: files are swapped or from "
+            f"different sets; {refetch(path)}"
+        )
+    return images, labels
+
+
+def to_idx(array: Bytes) -> bytes:
+    """An array as the content of an IDX file."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.tobytes()
+
+
+def refetch(path: Path) -> str:
+    """What to do about a file that is not right."""
+    return f"delete {path.parent} and run 'dvc repro download-mnist'."

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
-from generative.data.dataset import Mnist
+from generative.data.dataset import ImageSet
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.probes import Array, pixels_of
 from generative.models.base import Samples
@@ -13,7 +13,7 @@ from generative.rng import generator
 
 @torch.inference_mode()
 def sample_metrics(
-    model: Samples, data: Mnist, config: EvaluationConfig, seed: int
+    model: Samples, data: ImageSet, config: EvaluationConfig, seed: int
 ) -> dict[str, float]:
     """`MMD2`: squared maximum mean discrepancy of samples and test images; 0 for equal laws.
 

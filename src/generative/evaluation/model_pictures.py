@@ -20,7 +20,7 @@ from generative.rng import generator
 
 _STEPS = 11  # images in a row that goes from one place to another
 _DIMENSIONS = 8  # at most, in a picture of traversals
-_PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # digits to go between
+_LINES = 5  # at most, from one image's latents to another's
 _PLANE = 20  # images a side
 
 Rows = list[tuple[str, Tensor]]
@@ -122,21 +122,27 @@ def _traversals(found: Evaluated, test_latents: Array) -> Pixels:
 
 
 def _interpolation(found: Evaluated, test_latents: Array, split: Split) -> Rows:
-    """Straight lines between the latents of the first test images of two digits."""
-    labels = split.labels.cpu().numpy()
+    """Straight lines between the latents of the first test images of two classes.
+
+    Without labels, of the first test image and the second, and so on.
+    """
+    if split.labels is None:
+        names, places = ["one"] * 2 * _LINES, np.arange(len(split))
+    else:
+        classes, places = np.unique(split.labels.cpu().numpy(), return_index=True)
+        names = [f"a {label}" for label in classes]
     parts = torch.linspace(0, 1, _STEPS).numpy()[:, None]
     rows = []
-    for first, last in _PAIRS:
-        if first in labels and last in labels:
-            start, end = (test_latents[np.flatnonzero(labels == d)[0]] for d in (first, last))
-            latents = (1 - parts) * start + parts * end
-            title = f"{_label(found)}: from a {first} to a {last}"
-            rows.append((title, _decoded(found.model, latents)))
+    for first in range(0, min(2 * _LINES, len(places)) - 1, 2):
+        start, end = test_latents[places[first]], test_latents[places[first + 1]]
+        latents = (1 - parts) * start + parts * end
+        title = f"{_label(found)}: from {names[first]} to {names[first + 1]}"
+        rows.append((title, _decoded(found.model, latents)))
     return rows
 
 
 def _map(found: Evaluated, latents: Array, split: Split) -> Pixels:
-    labels = split.labels.cpu().numpy()
+    labels = None if split.labels is None else split.labels.cpu().numpy()
     title = f"Test images in the latent space of the {_label(found)}"
     dimensions = latents.shape[1]
     names = ("First latent dimension", "Second latent dimension")
@@ -160,7 +166,8 @@ def _plane(found: Evaluated, test_latents: Array) -> Pixels:
     low, high = np.quantile(test_latents, (0.01, 0.99), axis=0)
     x, y = np.linspace(low, high, _PLANE).T
     latents = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2).astype(np.float32)
-    images = _array(_decoded(found.model, latents)).reshape(_PLANE, _PLANE, 28, 28)
+    images = _array(_decoded(found.model, latents))
+    images = images.reshape(_PLANE, _PLANE, *images.shape[1:])
     title = f"The latent plane of the {_label(found)}, decoded"
     return decoded_plane(title, images, x.tolist(), y.tolist())
 

@@ -1,4 +1,4 @@
-"""What the latents of a model tell of the digits: how well simple classifiers read them."""
+"""What the latents of a model tell of the classes: how well simple classifiers read them."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from generative.data.dataset import Mnist, Split
+from generative.data.dataset import ImageSet, Split
 from generative.evaluation.config import EvaluationConfig
 from generative.models.base import Encodes
 from generative.rng import generator
@@ -27,19 +27,26 @@ def latents_of(model: Encodes, split: Split, batch_size: int) -> Array:
 
 
 def pixels_of(split: Split) -> Array:
-    """A split's images in [0, 1], (N, 784)."""
+    """A split's images in [0, 1], (N, D)."""
     return split.to_float(slice(None)).flatten(1).cpu().numpy()
 
 
-def baseline_metrics(data: Mnist, config: EvaluationConfig, seed: int) -> dict[str, float]:
+def has_classes(data: ImageSet) -> bool:
+    """Are there labels to learn, of two classes or more?"""
+    return data.train.labels is not None and bool((data.train.labels != data.train.labels[0]).any())
+
+
+def baseline_metrics(data: ImageSet, config: EvaluationConfig, seed: int) -> dict[str, float]:
     """`probe_metrics` on the pixels themselves (`of Pixels`): no model has a part in it."""
+    if not has_classes(data):
+        return {}
     train = _taught(data, config, seed)
     metrics = _accuracies(pixels_of(train), train, pixels_of(data.test), data.test)
     return {f"Latents/{kind} of Pixels": accuracy for kind, accuracy in metrics.items()}
 
 
 def probe_metrics(
-    model: Encodes, latents: Array, data: Mnist, config: EvaluationConfig, seed: int
+    model: Encodes, latents: Array, data: ImageSet, config: EvaluationConfig, seed: int
 ) -> dict[str, float]:
     """Test accuracies, 0 to 1, of classifiers trained on `probe_images` training images.
 
@@ -47,7 +54,10 @@ def probe_metrics(
     Bengio, "Understanding intermediate layers using linear classifier probes", 2016). `kNN` is a
     vote of the 5 nearest by Euclidean distance. Both are taught the latents (`Accuracy`), and as
     many principal components of the pixels (`of PCA`). `latents` are the test images', (N, Z).
+    Empty for images without classes.
     """
+    if not has_classes(data):
+        return {}
     train = _taught(data, config, seed)
     pixels, test_pixels = pixels_of(train), pixels_of(data.test)
     pca = PCA(min(latents.shape[1], *pixels.shape), svd_solver="covariance_eigh").fit(pixels)
@@ -57,12 +67,14 @@ def probe_metrics(
     return metrics | {f"Latents/{kind} of PCA": accuracy for kind, accuracy in same.items()}
 
 
-def _taught(data: Mnist, config: EvaluationConfig, seed: int) -> Split:
+def _taught(data: ImageSet, config: EvaluationConfig, seed: int) -> Split:
     stream = generator(data.train.images.device, seed, "evaluate/probes")
     return data.train.subset(data.train.random_subset(config.probe_images, stream))
 
 
 def _accuracies(inputs: Array, train: Split, test_inputs: Array, test: Split) -> dict[str, float]:
+    assert train.labels is not None
+    assert test.labels is not None
     labels, test_labels = train.labels.cpu().numpy(), test.labels.cpu().numpy()
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(inputs)), algorithm="brute")

@@ -16,6 +16,7 @@ from generative.models.base import Reconstructs, add_noise
 from generative.rng import generator
 
 _IMAGE = (1, 2, 3)
+_WINDOW = 11  # pixels a side, of SSIM: 3.5 sigma each way
 
 
 @torch.inference_mode()
@@ -28,7 +29,8 @@ def reconstruction_errors(
     - `BCE`: binary cross entropy, nats an image (summed over its pixels).
     - `PSNR`: peak signal-to-noise ratio, dB, peak 1.
     - `SSIM`: structural similarity, at most 1, Gaussian window of sigma 1.5. Wang et al., "Image
-      Quality Assessment: From Error Visibility to Structural Similarity" (2004).
+      Quality Assessment: From Error Visibility to Structural Similarity" (2004). Of images of at
+      least 11 x 11 pixels, which its window needs.
 
     Under `Reconstruction/` the clean image goes in; under `Denoising/`, `at` each noise factor, a
     noisy one does. Both are compared with the clean one.
@@ -54,16 +56,18 @@ def means_of(errors: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def image_errors(logits: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """`MSE`, `BCE`, `PSNR` and `SSIM` of each image, (B,) each."""
+    """`MSE`, `BCE`, `PSNR` and, of images that its window fits into, `SSIM`: (B,) each."""
     means = torch.sigmoid(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
+    errors = {
+        "MSE": F.mse_loss(means, images, reduction="none").mean(_IMAGE),
+        "BCE": entropy.sum(_IMAGE),
+        "PSNR": peak_signal_noise_ratio(means, images, (0.0, 1.0), reduction="none", dim=_IMAGE),
+    }
+    if min(images.shape[2:]) < _WINDOW:
+        return errors
     similarity = structural_similarity_index_measure(
         means, images, sigma=1.5, reduction="none", data_range=1.0
     )
     assert isinstance(similarity, Tensor)
-    return {
-        "MSE": F.mse_loss(means, images, reduction="none").mean(_IMAGE),
-        "BCE": entropy.sum(_IMAGE),
-        "PSNR": peak_signal_noise_ratio(means, images, (0.0, 1.0), reduction="none", dim=_IMAGE),
-        "SSIM": similarity,
-    }
+    return errors | {"SSIM": similarity}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from generative.data.dataset import Mnist
+from generative.data.dataset import ImageSet
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.likelihood import Likelihood, likelihood
 from generative.evaluation.mmd import sample_metrics
@@ -41,7 +41,7 @@ class Evaluated:
 
 def evaluate(
     model: Model[Any],
-    data: Mnist,
+    data: ImageSet,
     config: EvaluationConfig,
     seed: int,
     baseline: Mapping[str, float],

@@ -1,5 +1,6 @@
 """The chapter's denoising convolutional autoencoder: config, network and loss."""
 
+import math
 from typing import Literal, final
 
 import torch
@@ -8,14 +9,22 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from generative.models.base import (
+    MNIST_SHAPE,
     RECONSTRUCTION,
     TOTAL,
     Autoencoder,
     Losses,
     ModelConfig,
+    Shape,
     add_noise,
 )
-from generative.models.layers.strided_cpu import BatchNorm2d, Conv2d, ConvTranspose2d, to_batch_last
+from generative.models.layers.strided_cpu import (
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    padding_of,
+    to_batch_last,
+)
 
 
 class AEConfig(ModelConfig):
@@ -28,41 +37,48 @@ class AEConfig(ModelConfig):
 
 @final
 class AE(Autoencoder[AEConfig]):
-    """Encoder and decoder of three strided convolutions each, around `latent_dim` numbers."""
+    """Encoder and decoder of three strided convolutions each, around `latent_dim` numbers.
+
+    Sizes in comments are those of MNIST's images, 28 x 28.
+    """
 
     name = "ae"
     config_class = AEConfig
     preview_title = "Original - Noisy - Reconstructed"
     preview_size = 5
 
-    def __init__(self, config: AEConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: AEConfig, shape: Shape = MNIST_SHAPE) -> None:
+        super().__init__(config, shape)
+        channels, height, width = shape
+        sizes = [(height >> halved, width >> halved) for halved in range(4)]  # 28, 14, 7, 3
+        pads = [padding_of(size) for size in sizes[:3]]  # 1, 1, 0
+        features = 32 * math.prod(sizes[3])
         self.encoder = nn.Sequential(
-            Conv2d(1, 8, padding=1),  # (B, 8, 14, 14)
+            Conv2d(channels, 8, pads[0]),  # (B, 8, 14, 14)
             nn.ReLU(),
-            Conv2d(8, 16, padding=1),  # (B, 16, 7, 7)
+            Conv2d(8, 16, pads[1]),  # (B, 16, 7, 7)
             BatchNorm2d(16),
             nn.ReLU(),
-            Conv2d(16, 32, padding=0),  # (B, 32, 3, 3)
+            Conv2d(16, 32, pads[2]),  # (B, 32, 3, 3)
             nn.ReLU(),
             nn.Flatten(),  # (B, 288)
-            nn.Linear(288, 128),
+            nn.Linear(features, 128),
             nn.ReLU(),
             nn.Linear(128, config.latent_dim),  # (B, Z)
         )
         self.decoder = nn.Sequential(
             nn.Linear(config.latent_dim, 128),
             nn.ReLU(),
-            nn.Linear(128, 288),
+            nn.Linear(128, features),
             nn.ReLU(),
-            nn.Unflatten(1, (32, 3, 3)),
-            ConvTranspose2d(32, 16, padding=0),  # (B, 16, 7, 7)
+            nn.Unflatten(1, (32, *sizes[3])),
+            ConvTranspose2d(32, 16, pads[2]),  # (B, 16, 7, 7)
             BatchNorm2d(16),
             nn.ReLU(),
-            ConvTranspose2d(16, 8, padding=1),  # (B, 8, 14, 14)
+            ConvTranspose2d(16, 8, pads[1]),  # (B, 8, 14, 14)
             BatchNorm2d(8),
             nn.ReLU(),
-            ConvTranspose2d(8, 1, padding=1),  # (B, 1, 28, 28)
+            ConvTranspose2d(8, channels, pads[0]),  # (B, C, 28, 28)
         )
 
     @property

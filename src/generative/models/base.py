@@ -15,6 +15,10 @@ TOTAL = "Total Loss"
 RECONSTRUCTION = "Reconstruction Error"
 KL = "KL-Divergence"
 
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
+MNIST_SHAPE: Shape = (1, 28, 28)
+
 Losses = Mapping[str, Tensor]
 """A loss's named terms, each (B,): one value an example."""
 
@@ -39,7 +43,7 @@ class Update:
     name: str
     parameters: Sequence[nn.Parameter]
     losses: Callable[[Tensor, Generator], Losses]
-    """From images, (B, 1, 28, 28), and a source of noise."""
+    """From images, (B, C, H, W), and a source of noise."""
     objective: Callable[[Losses], Tensor]
     """The scalar whose gradient is followed."""
     optimizer: str
@@ -55,9 +59,9 @@ C = TypeVar("C", bound=ModelConfig)
 
 
 class Model(nn.Module, ABC, Generic[C]):
-    """A generative model of MNIST images.
+    """A generative model of images.
 
-    Shapes: B batch, D pixels (784), H hidden, Z latent. Images are (B, 1, 28, 28) in [0, 1].
+    Shapes: B batch, D values of an image, N hidden, Z latent. Images are (B, C, H, W) in [0, 1].
     Subclasses are final and keep their config; weights and config travel together. What a model can
     do besides being trained, its other base classes say: `Encodes`,
     `Reconstructs`, `Samples`, `HasElbo`.
@@ -72,9 +76,10 @@ class Model(nn.Module, ABC, Generic[C]):
     drawn_losses: ClassVar[tuple[str, ...]] = (TOTAL,)
     """Those that a picture of its learning shows."""
 
-    def __init__(self, config: C) -> None:
+    def __init__(self, config: C, shape: Shape = MNIST_SHAPE) -> None:
         super().__init__()
         self.config = config
+        self.shape = shape
 
     @property
     @abstractmethod
@@ -103,7 +108,7 @@ class Encodes(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Logits of the images that latents, (B, Z), stand for: (B, 1, 28, 28)."""
+        """Logits of the images that latents, (B, Z), stand for: (B, C, H, W)."""
 
 
 class Reconstructs(ABC):
@@ -111,7 +116,7 @@ class Reconstructs(ABC):
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Logits of the reconstruction, (B, 1, 28, 28); without randomness."""
+        """Logits of the reconstruction, (B, C, H, W); without randomness."""
 
 
 class HasElbo(ABC):
@@ -131,7 +136,7 @@ class Samples(ABC):
 
     @abstractmethod
     def sample(self, count: int, rng: Generator) -> Tensor:
-        """`count` images, pixel means in [0, 1]: (count, 1, 28, 28)."""
+        """`count` images, pixel means in [0, 1]: (count, C, H, W)."""
 
 
 class Autoencoder(Model[C], Encodes, Reconstructs, ABC):

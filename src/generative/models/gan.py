@@ -1,5 +1,6 @@
 """A generative adversarial network: config, networks and losses."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -8,7 +9,16 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from generative.models.base import Losses, Model, ModelConfig, Samples, Update, normal_like
+from generative.models.base import (
+    MNIST_SHAPE,
+    Losses,
+    Model,
+    ModelConfig,
+    Samples,
+    Shape,
+    Update,
+    normal_like,
+)
 
 DISCRIMINATOR, GENERATOR = "Discriminator Loss", "Generator Loss"
 OF_DATA, OF_SAMPLES = "D of Data", "D of Samples"
@@ -41,9 +51,9 @@ class GAN(Model[GANConfig], Samples):
     drawn_losses = (DISCRIMINATOR, GENERATOR)
     loss_unit = "Nats an image"
 
-    def __init__(self, config: GANConfig) -> None:
-        super().__init__(config)
-        hidden = config.hidden_dim
+    def __init__(self, config: GANConfig, shape: Shape = MNIST_SHAPE) -> None:
+        super().__init__(config, shape)
+        hidden, pixels = config.hidden_dim, math.prod(shape)
         self.generator = nn.Sequential(
             nn.Linear(config.latent_dim, hidden),
             nn.LayerNorm(hidden),
@@ -51,13 +61,13 @@ class GAN(Model[GANConfig], Samples):
             nn.Linear(hidden, hidden),
             nn.LayerNorm(hidden),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden, 784),
+            nn.Linear(hidden, pixels),
             nn.Sigmoid(),
-            nn.Unflatten(1, (1, 28, 28)),
+            nn.Unflatten(1, shape),
         )
         self.discriminator = nn.Sequential(
             nn.Flatten(),  # (B, D)
-            nn.Linear(784, hidden),
+            nn.Linear(pixels, hidden),
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, hidden),
             nn.LeakyReLU(0.2),

@@ -11,7 +11,7 @@ from torch import Tensor
 from generative.config import validate
 from generative.errors import UserError
 from generative.files import write_atomic
-from generative.models.base import Model
+from generative.models.base import MNIST_SHAPE, Model
 
 M = TypeVar("M", bound=Model[Any])
 
@@ -27,6 +27,8 @@ def save_model(model: Model[Any], path: Path) -> None:
     """
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     header = {"model": model.name, "config": model.config.model_dump()}
+    if model.shape != MNIST_SHAPE:  # files from before there were other images say none
+        header["shape"] = model.shape
     write_atomic(path, save(weights, metadata={_KEY: json.dumps(header, sort_keys=True)}))
 
 
@@ -51,7 +53,8 @@ def load_model(path: Path, model_class: type[M]) -> M:
         raise UserError(
             f"{path}: holds the model '{header['model']}', not '{model_class.name}'; {_REMEDY}"
         )
-    model = model_class(validate(model_class.config_class, header["config"], f"{path}: its config"))
+    config = validate(model_class.config_class, header["config"], f"{path}: its config")
+    model = model_class(config, header["shape"])
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -69,8 +72,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[_KEY])
+            channels, height, width = map(int, header.get("shape", MNIST_SHAPE))
+            shape = channels, height, width
             return (
-                {"model": header["model"], "config": header["config"]},
+                {"model": header["model"], "config": header["config"], "shape": shape},
                 {key: file.get_tensor(key) for key in file.keys()},  # noqa: SIM118
             )
     except (SafetensorError, KeyError, TypeError, ValueError):

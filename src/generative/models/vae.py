@@ -1,5 +1,6 @@
 """The chapter's variational autoencoder: config, network and loss."""
 
+import math
 from typing import final
 
 import torch
@@ -9,11 +10,13 @@ from torch.nn import functional as F
 
 from generative.models.base import (
     KL,
+    MNIST_SHAPE,
     RECONSTRUCTION,
     TOTAL,
     LatentVariableModel,
     Losses,
     ModelConfig,
+    Shape,
     reparameterize,
 )
 
@@ -35,15 +38,15 @@ class VAE(LatentVariableModel[VAEConfig]):
     preview_size = 8
     loss_unit = "Nats an image"
 
-    def __init__(self, config: VAEConfig) -> None:
-        super().__init__(config)
-        hidden, latent = config.hidden_dim, config.latent_dim
+    def __init__(self, config: VAEConfig, shape: Shape = MNIST_SHAPE) -> None:
+        super().__init__(config, shape)
+        hidden, latent, pixels = config.hidden_dim, config.latent_dim, math.prod(shape)
         self.encoder = nn.Sequential(
             nn.Flatten(),  # (B, D)
-            nn.Linear(784, hidden),
+            nn.Linear(pixels, hidden),
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, hidden),
-            nn.LeakyReLU(0.2),  # (B, H)
+            nn.LeakyReLU(0.2),  # (B, N)
         )
         self.mean = nn.Linear(hidden, latent)
         self.log_variance = nn.Linear(hidden, latent)
@@ -52,8 +55,8 @@ class VAE(LatentVariableModel[VAEConfig]):
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, hidden),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden, 784),
-            nn.Unflatten(1, (1, 28, 28)),
+            nn.Linear(hidden, pixels),
+            nn.Unflatten(1, shape),
         )
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:

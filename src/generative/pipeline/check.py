@@ -2,8 +2,8 @@
 
 import sys
 
-from generative.config import Params
-from generative.data.mnist import Data
+from generative.config import Params, Section
+from generative.data.config import Data, Splitting
 from generative.errors import RunFailed, UserError
 from generative.evaluation.config import EvaluationConfig
 from generative.models.registry import REGISTRY
@@ -19,7 +19,13 @@ def check() -> None:
     """
     params = Params()
     params.seed()
-    for name, schema in (("data", Data), ("compute", Compute), ("evaluate", EvaluationConfig)):
+    blocks: dict[str, type[Section]] = {
+        "data": Data,
+        "split": Splitting,
+        "compute": Compute,
+        "evaluate": EvaluationConfig,
+    }
+    for name, schema in blocks.items():
         params.section(name, schema)
     for name, model in REGISTRY.items():
         params.section(name, model.config_class)

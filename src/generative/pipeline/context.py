@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from generative.config import Params
-from generative.data.dataset import Mnist, load_mnist
-from generative.data.mnist import DATA_DIR
+from generative.data.config import Data, Splitting
+from generative.data.dataset import ImageSet, load_images
 from generative.training.runtime import Compute, describe_device, prepare
 from runrecord import Dataset, Run, start_run
 
@@ -22,7 +22,16 @@ class StageContext:
     compute: Compute
     device: torch.device
     hardware: Mapping[str, str]
-    data: Mnist
+    source: Data
+    apart: int
+    """Training images kept for validation."""
+    data: ImageSet
+
+    @property
+    def shown(self) -> dict[str, object]:
+        """What every stage shows of its params."""
+        used = {"binarize": self.source.binarize, "validation": self.apart}
+        return {"seed": self.seed, **self.compute.model_dump(), **used}
 
     @property
     def where(self) -> str:
@@ -38,8 +47,10 @@ def prepare_stage(stage: str, params: Params) -> StageContext:
     """
     seed, compute = params.seed(), params.section("compute", Compute)
     device = prepare(compute)
-    data = load_mnist(DATA_DIR, device)
-    return StageContext(stage, seed, compute, device, describe_device(device), data)
+    named, apart = params.section("data", Data), params.section("split", Splitting).validation
+    images = load_images(named.directory, device, seed, named.binarize, apart)
+    hardware = describe_device(device)
+    return StageContext(stage, seed, compute, device, hardware, named, apart, images)
 
 
 def tracked(context: StageContext, shown: Mapping[str, object]) -> AbstractContextManager[Run]:
@@ -47,8 +58,8 @@ def tracked(context: StageContext, shown: Mapping[str, object]) -> AbstractConte
     kind = "device.name" if context.device.type == "cuda" else "cpu.capability"
     return start_run(
         context.stage,
-        params=shown,
-        dataset=Dataset("mnist", context.data.digest, str(DATA_DIR)),
+        params={**context.shown, **shown},
+        dataset=Dataset(context.source.name, context.data.digest, str(context.source.directory)),
         tags=context.hardware,
         device=f"{context.device.type} {context.hardware[kind]}",
     )

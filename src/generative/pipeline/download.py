@@ -3,9 +3,9 @@
 import numpy as np
 
 from generative.config import Params
+from generative.data.config import Data
 from generative.data.download import download
-from generative.data.idx import read_idx
-from generative.data.mnist import DATA_DIR, TEST, TRAIN, Data
+from generative.data.idx import SPLITS, read_split
 from generative.plots.image_grids import image_rows, png
 from runrecord import start_run
 
@@ -22,10 +22,12 @@ def download_data() -> None:
     """
     data = Params().section("data", Data)
     with start_run("download-mnist") as run:
-        run.tag(source=download(data))
-        for split, names in (("Train", TRAIN), ("Test", TEST)):
-            images = read_idx(DATA_DIR / names.images, dimensions=3)[:, None] / np.float32(255)
-            labels = read_idx(DATA_DIR / names.labels, dimensions=1)
-            run.log({f"data/{split} images": len(images)})
-            rows = [(str(n), images[labels == n][:_PICTURED]) for n in np.unique(labels)]
-            run.image(f"{split} images by class", png(image_rows(rows)))
+        run.tag(source=download(data, data.directory))
+        for name, split in zip(("Train", "Test"), SPLITS, strict=True):
+            pixels, labels = read_split(data.directory, split)
+            run.log({f"data/{name} images": len(pixels)})
+            images = pixels.astype(np.float32) / np.float32(255)
+            rows = [("", images[:_PICTURED])]
+            if labels is not None:
+                rows = [(str(n), images[labels == n][:_PICTURED]) for n in np.unique(labels)]
+            run.image(f"{name} images by class", png(image_rows(rows)))

@@ -41,7 +41,7 @@ def evaluate_all() -> None:
         for name, model_class in REGISTRY.items()
     }
     histories = {name: _read_history(history_path(name)) for name in models}
-    shown = {"seed": seed, **context.compute.model_dump(), **config.model_dump()}
+    shown = config.model_dump()
     shown["noise_factors"] = ", ".join(f"{factor:g}" for factor in config.noise_factors)
     with tracked(context, shown) as run, threadpool_limits(context.compute.threads):
         baseline = baseline_metrics(data, config, seed)
@@ -80,9 +80,11 @@ def _embeddings(
     test = context.data.test
     stream = generator(context.device, context.seed, "evaluate/projected")
     index = test.random_subset(count, stream).cpu().numpy()
-    images, labels = test.images.cpu().numpy()[index, 0], test.labels.cpu().numpy()[index]
+    labels = None if test.labels is None else test.labels.cpu().numpy()[index]
+    images = test.images.cpu().numpy()[index].transpose(0, 2, 3, 1)
+    thumbnails = images[..., 0] if images.shape[-1] == 1 else images
     return {
-        name: Embedding(found.latents[index], labels, images)
+        name: Embedding(found.latents[index], labels, thumbnails)
         for name, found in evaluated.items()
         if found.latents is not None
     }

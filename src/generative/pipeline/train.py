@@ -40,9 +40,9 @@ def train(model_class: type[Model[Any]]) -> None:
             f"params.yaml: {name}.batch_size is {config.batch_size}, more than the "
             f"{len(data.train)} training images; make it {len(data.train)} or less."
         )
-    model = initialise(model_class, config, seed, device)
+    model = initialise(model_class, config, seed, device, data.shape)
     optimizers = make_optimizers(model)
-    shown = {"model": name, "seed": seed, **compute.model_dump(), **config.model_dump()}
+    shown = {"model": name, **config.model_dump()}
     state = TrainingState(model, optimizers)
     with (
         _removed_on_failure(name),

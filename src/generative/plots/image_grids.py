@@ -10,16 +10,43 @@ from PIL import Image, ImageDraw, ImageFont
 Pixels = npt.NDArray[np.uint8]
 """An RGB picture, (height, width, 3)."""
 
-_SCALE, _GAP, _TITLE = 3, 4, 22  # screen pixels: an image's pixel, between images, a row's title
+_SIDE, _GAP, _TITLE = 84, 4, 22  # screen pixels: about an image's, between images, a row's title
 
 
 def image_rows(rows: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> Pixels:
-    """Rows of images in [0, 1], (count, 1, 28, 28), each row under its title, on white."""
-    tiles = []
-    for title, images in rows:
-        grey = np.rint(images[:, 0].clip(0, 1) * 255).astype(np.uint8)
-        tiles.append((title, grey.repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)))
-    height, width = tiles[0][1].shape[1:]
+    """Rows of images in [0, 1], (count, C, H, W), each row under its title, on white.
+
+    C is 1, grey, or 3, red, green and blue.
+    """
+    height = rows[0][1].shape[2]
+    return _rows(rows, max(1, round(_SIDE / height)))
+
+
+def image_grid(title: str, images: npt.NDArray[np.float32], columns: int) -> Pixels:
+    """Images, (count, C, H, W) in [0, 1], in rows of `columns` under one title."""
+    count, channels, height, width = images.shape
+    blank = np.zeros((-count % columns, channels, height, width), np.float32)
+    grid = np.concatenate([images, blank]).reshape(-1, columns, channels, height, width)
+    return _rows([(title, joined(grid)[None])], max(1, round(_SIDE / height)))
+
+
+def joined(grid: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Images of a grid, (rows, columns, C, H, W), as one, (C, rows * H, columns * W)."""
+    rows, columns, channels, height, width = grid.shape
+    return grid.transpose(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+
+
+def to_bytes(images: npt.NDArray[np.float32]) -> Pixels:
+    """Images in [0, 1], (..., C, H, W), as bytes with the channels last, (..., H, W, C)."""
+    return np.moveaxis(np.rint(images.clip(0, 1) * 255).astype(np.uint8), -3, -1)
+
+
+def _rows(rows: Sequence[tuple[str, npt.NDArray[np.float32]]], scale: int) -> Pixels:
+    tiles = [
+        (title, to_bytes(images).repeat(scale, axis=1).repeat(scale, axis=2))
+        for title, images in rows
+    ]
+    height, width, channels = tiles[0][1].shape[1:]
     columns = max(len(enlarged) for _, enlarged in tiles)
     row_height = _TITLE + height + _GAP
     size = (_GAP + columns * (width + _GAP), len(tiles) * row_height)
@@ -30,17 +57,9 @@ def image_rows(rows: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> Pixels:
         top = row * row_height
         draw.text((_GAP, top + 2), title, fill="black", font=font)
         for column, pixels in enumerate(enlarged):
-            canvas.paste(Image.fromarray(pixels), (_GAP + column * (width + _GAP), top + _TITLE))
+            shown = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+            canvas.paste(shown, (_GAP + column * (width + _GAP), top + _TITLE))
     return np.asarray(canvas)
-
-
-def image_grid(title: str, images: npt.NDArray[np.float32], columns: int) -> Pixels:
-    """Images, (count, 1, 28, 28) in [0, 1], in rows of `columns` under one title."""
-    count, _, height, width = images.shape
-    blank = np.zeros((-count % columns, 1, height, width), np.float32)
-    grid = np.concatenate([images, blank]).reshape(-1, columns, height, width)
-    joined = grid.transpose(0, 2, 1, 3).reshape(1, 1, -1, columns * width)
-    return image_rows([(title, joined)])
 
 
 def png(pixels: Pixels) -> bytes:

@@ -7,31 +7,34 @@ import numpy.typing as npt
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from generative.plots.image_grids import Pixels
-from generative.plots.style import COLOURS, DIGITS, drawn, new_plot
+from generative.plots.image_grids import Pixels, joined
+from generative.plots.style import CLASSES, COLOURS, drawn, new_plot
 
 Array = npt.NDArray[np.float32]
 
 
 def latent_map(
-    title: str, points: Array, labels: npt.NDArray[np.uint8], axes_names: tuple[str, str]
+    title: str, points: Array, labels: npt.NDArray[np.uint8] | None, axes_names: tuple[str, str]
 ) -> Pixels:
-    """Points of a plane, (N, 2), coloured by digit; each digit's name where its median lies."""
+    """Points of a plane, (N, 2), coloured by class; each class's number where its median lies.
+
+    Without labels, (N,), all are of one colour.
+    """
     figure = new_plot(6.4, 5.6)
     axes = figure.subplots()
     room = np.ptp(points, axis=0) / 20
     named: list[Array] = []
-    for digit, colour in enumerate(DIGITS):
-        chosen = points[labels == digit]
-        if len(chosen) == 0:
-            continue
-        axes.scatter(chosen[:, 0], chosen[:, 1], s=3, color=colour, linewidths=0, label=str(digit))
+    if labels is None:
+        axes.scatter(points[:, 0], points[:, 1], s=3, color=CLASSES[0], linewidths=0)
+    for label in np.unique(labels) if labels is not None else ():
+        chosen, colour = points[labels == label], CLASSES[label % len(CLASSES)]
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=3, color=colour, linewidths=0, label=str(label))
         middle = np.median(chosen, axis=0)
         if any((np.abs(middle - other) < room).all() for other in named):
             continue  # names would overlap; the legend has this one
         named.append(middle)
         axes.annotate(
-            str(digit),
+            str(label),
             (middle[0], middle[1]),
             ha="center",
             va="center",
@@ -42,22 +45,22 @@ def latent_map(
         )
     axes.set(title=title, xlabel=axes_names[0], ylabel=axes_names[1])
     axes.grid(alpha=0.3)
-    figure.legend(title="Digit", loc="outside right center", markerscale=3)
+    if labels is not None:
+        figure.legend(title="Class", loc="outside right center", markerscale=3)
     return drawn(figure)
 
 
 def decoded_plane(title: str, images: Array, x: Sequence[float], y: Sequence[float]) -> Pixels:
     """Images decoded from a grid of a plane, each where its latents lie.
 
-    Images are (len(y), len(x), 28, 28) in [0, 1]; `x` and `y`, the coordinates, rise evenly.
+    Images are (len(y), len(x), C, H, W) in [0, 1]; `x` and `y`, the coordinates, rise evenly.
     """
-    rows, columns, height, width = images.shape
-    joined = images[::-1].transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    pixels = joined(images[::-1]).transpose(1, 2, 0)
     half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
     figure = new_plot(6.8, 7)
     axes = figure.subplots()
     axes.imshow(
-        joined,
+        pixels,
         cmap="gray",
         vmin=0,
         vmax=1,

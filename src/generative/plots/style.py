@@ -9,8 +9,8 @@ from generative.plots.image_grids import Pixels
 # Okabe and Ito's, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-# Tol's "muted", likewise, with black in place of its pale grey: one a digit.
-DIGITS = (
+# Tol's "muted", likewise, with black in place of its pale grey: one a class.
+CLASSES = (
     *("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE"),
     *("#882255", "#44AA99", "#999933", "#AA4499", "#000000"),
 )

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from generative.data.dataset import Mnist, Split
+from generative.data.dataset import ImageSet, Split
 from generative.errors import RunFailed
-from generative.models.base import Model, ModelConfig
+from generative.models.base import MNIST_SHAPE, Model, ModelConfig, Shape
 from generative.rng import generator
 from generative.training.runtime import Compute, autocast
 from generative.training.step import Steps, batch_means
@@ -21,7 +21,10 @@ M = TypeVar("M", bound=Model[Any])
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch gives to look at. Keys are `Train/<loss>` and `Test/<loss>`."""
+    """What one epoch gives to look at.
+
+    Keys are `Train/<loss>`, `Test/<loss>` and, where images are kept apart, `Validation/<loss>`.
+    """
 
     epoch: int
     """Counted from 1."""
@@ -35,7 +38,7 @@ class EpochResult:
 def fit(
     model: Model[Any],
     optimizers: Sequence[Optimizer],
-    data: Mnist,
+    data: ImageSet,
     seed: int,
     compute: Compute,
     device: torch.device,
@@ -50,16 +53,21 @@ def fit(
         RunFailed: a loss is no longer finite.
     """
     steps = Steps(model, optimizers, data.train, compute, device)
+    held = {"Test": data.test}
+    if data.validation is not None:
+        held = {"Validation": data.validation, **held}
+    splits = {"Train": data.train, **held}
     for epoch in epochs:
         train = steps.epoch(seed, epoch)
-        test, preview = _test(model, data.test, seed, compute, device)
+        parts = {name: _test(model, name, images, seed, compute) for name, images in held.items()}
+        parts = {"Train": train, **parts}
+        preview = _preview(model, data.test, seed)
         # Fetched at once: this alone waits for the device.
-        both = torch.cat([train, test]).cpu().double()
+        fetched = torch.cat([*parts.values()]).cpu().double()
         result = EpochResult(epoch, {}, {}, preview)
-        splits = {"Train": data.train, "Test": data.test}
-        parts = both[: len(train)], both[len(train) :]
-        for (split, images), losses in zip(splits.items(), parts, strict=True):
-            means = _means(losses, model.config.batch_size, len(images))
+        rows = torch.split(fetched, [len(part) for part in parts.values()])
+        for split, losses in zip(parts, rows, strict=True):
+            means = _means(losses, model.config.batch_size, len(splits[split]))
             for number, name in enumerate(steps.names):
                 result.steps[f"{split}/{name}"] = losses[:, number].tolist()
                 result.means[f"{split}/{name}"] = means[number].item()
@@ -67,29 +75,39 @@ def fit(
         yield result
 
 
-def initialise(model_class: type[M], config: ModelConfig, seed: int, device: torch.device) -> M:
+def initialise(
+    model_class: type[M],
+    config: ModelConfig,
+    seed: int,
+    device: torch.device,
+    shape: Shape = MNIST_SHAPE,
+) -> M:
     """An untrained model: weights drawn on the CPU, so that every device starts from the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(torch.device("cpu"), seed, "weights").initial_seed())
-        return model_class(config).to(device)
+        return model_class(config, shape).to(device)
 
 
 @torch.inference_mode()
-def _test(
-    model: Model[Any], split: Split, seed: int, compute: Compute, device: torch.device
-) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """The batch means of the test losses, (batches, terms), on the device, and the preview.
+def _test(model: Model[Any], name: str, split: Split, seed: int, compute: Compute) -> Tensor:
+    """The batch means of a split's losses, (batches, terms), on the device.
 
-    Both have the same noise every epoch, so that epochs compare.
+    With the same noise every epoch, so that epochs compare.
     """
     model.eval()
-    rng = generator(device, seed, "test")
+    device = split.images.device
+    rng = generator(device, seed, name.lower())
     rows = []
     for images in split.batches(model.config.batch_size):
         with autocast(compute, device):
             rows.append(batch_means(model.test_losses(images, rng)))
+    return torch.stack(rows)
+
+
+@torch.inference_mode()
+def _preview(model: Model[Any], split: Split, seed: int) -> list[tuple[str, Tensor]]:
     shown = split.to_float(slice(0, model.preview_size))
-    return torch.stack(rows), model.preview(shown, generator(device, seed, "picture"))
+    return model.preview(shown, generator(split.images.device, seed, "picture"))
 
 
 def _means(losses: Tensor, batch_size: int, examples: int) -> Tensor:

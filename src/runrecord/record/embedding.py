@@ -10,14 +10,14 @@ from safetensors import SafetensorError
 
 @dataclass(frozen=True)
 class Embedding:
-    """Vectors that stand for examples, with labels and thumbnails."""
+    """Vectors that stand for examples, with thumbnails and, where there are such, labels."""
 
     vectors: npt.NDArray[np.float32]
     """(N, Z)."""
-    labels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8] | None
     """(N,)."""
     thumbnails: npt.NDArray[np.uint8]
-    """(N, H, W)."""
+    """(N, H, W), grey, or (N, H, W, 3), red, green and blue."""
 
 
 def pack(embedding: Embedding) -> bytes:
@@ -26,12 +26,11 @@ def pack(embedding: Embedding) -> bytes:
     Raises:
         ValueError: it is none that could be unpacked again.
     """
+    arrays = {"codes": embedding.vectors, "images": embedding.thumbnails}
+    if embedding.labels is not None:
+        arrays["labels"] = embedding.labels
     content = safetensors.numpy.save(
-        {
-            "codes": embedding.vectors,
-            "labels": embedding.labels,
-            "images": embedding.thumbnails,
-        }
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     )
     unpack(content)
     return content
@@ -45,11 +44,13 @@ def unpack(content: bytes) -> Embedding:
     """
     try:
         found = safetensors.numpy.load(content)
-        vectors, labels, images = (found[key] for key in ("codes", "labels", "images"))
+        vectors, images, labels = found["codes"], found["images"], found.get("labels")
     except (SafetensorError, KeyError):
         raise ValueError("no embedding, or damaged") from None
-    layouts = [(array.dtype.name, array.ndim) for array in (vectors, labels, images)]
-    counts = {array.shape[:1] for array in (vectors, labels, images)}
-    if layouts != [("float32", 2), ("uint8", 1), ("uint8", 3)] or len(counts) != 1:
+    arrays = [vectors, images, *([] if labels is None else [labels])]
+    kinds = [(array.dtype.name, array.ndim) for array in arrays]
+    pictures = [("uint8", 3), ("uint8", 4)]
+    fit = kinds[0] == ("float32", 2) and kinds[1] in pictures and kinds[2:] in ([], [("uint8", 1)])
+    if not fit or len({len(array) for array in arrays}) != 1 or images.shape[3:] not in ((), (3,)):
         raise ValueError("an embedding whose vectors, labels and images do not fit")
     return Embedding(vectors, labels, images)

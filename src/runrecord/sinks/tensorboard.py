@@ -159,17 +159,18 @@ def _write_embedding(folder: Path, title: str, found: Embedding) -> None:
     from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
 
     np.savetxt(folder / "vectors.tsv", found.vectors, fmt="%.6g", delimiter="\t")
-    np.savetxt(folder / "labels.tsv", found.labels, fmt="%d")
-    count, height, width = found.thumbnails.shape
+    count, height, width, *colours = found.thumbnails.shape
     side = math.ceil(math.sqrt(count))  # it takes square pictures, filled row by row
-    padded = np.zeros((side * side, height, width), np.uint8)
+    padded = np.zeros((side * side, height, width, *colours), np.uint8)
     padded[:count] = found.thumbnails
-    rows = padded.reshape(side, side, height, width).transpose(0, 2, 1, 3)
-    Image.fromarray(rows.reshape(side * height, side * width)).save(folder / "thumbnails.png")
+    rows = padded.reshape(side, side, height, width, *colours).swapaxes(1, 2)
+    picture = rows.reshape(side * height, side * width, *colours)
+    Image.fromarray(picture).save(folder / "thumbnails.png")
     config = ProjectorConfig()
-    embedding = config.embeddings.add(
-        tensor_name=title, tensor_path="vectors.tsv", metadata_path="labels.tsv"
-    )
+    embedding = config.embeddings.add(tensor_name=title, tensor_path="vectors.tsv")
+    if found.labels is not None:
+        np.savetxt(folder / "labels.tsv", found.labels, fmt="%d")
+        embedding.metadata_path = "labels.tsv"
     embedding.sprite.image_path = "thumbnails.png"
     embedding.sprite.single_image_dim.extend([width, height])
     visualize_embeddings(str(folder), config)
