@@ -19,11 +19,11 @@ from generative.plots.style import COLOURS, drawn, new_plot
 Row = dict[str, Any]
 
 VAE = {
-    "ELBO": "Likelihood/ELBO",
-    "± (95 %)": "Likelihood/ELBO Interval",
-    "K = 500 gains": "Likelihood/IWAE Gain",
-    "KL": "Likelihood/KL",
-    "active units": "Likelihood/Active Units",
+    "ELBO": "Unnormalised Likelihood/ELBO",
+    "± (95 %)": "Unnormalised Likelihood/ELBO Interval",
+    "K = 500 gains": "Unnormalised Likelihood/IWAE Gain",
+    "KL": "Unnormalised Likelihood/KL",
+    "active units": "Unnormalised Likelihood/Active Units",
     "SSIM": "Reconstruction/SSIM",
     "probe": "Latents/Probe Accuracy",
     "of PCA": "Latents/Probe of PCA",
@@ -80,11 +80,11 @@ def panels(vaes: dict[float, Row], aes: dict[tuple[float, str], Row]) -> Any:
     figure = new_plot(11, 7)
     likelihood, accuracy, samples, denoising = figure.subplots(2, 2).flat
     sizes = list(vaes)
-    elbos = np.array([row["vae.Likelihood/ELBO"] for row in vaes.values()])
-    gains = np.array([row["vae.Likelihood/IWAE Gain"] for row in vaes.values()])
+    elbos = np.array([row["vae.Unnormalised Likelihood/ELBO"] for row in vaes.values()])
+    gains = np.array([row["vae.Unnormalised Likelihood/IWAE Gain"] for row in vaes.values()])
     likelihood.plot(sizes, elbos + gains, "o-", label="ELBO + IWAE gain, K = 500", color=COLOURS[0])
     likelihood.plot(sizes, elbos, "o-", label="ELBO", color=COLOURS[1])
-    label(likelihood, "VAE: log p(x)", "Nats an image")
+    label(likelihood, "VAE: ELBO and bound", "Nats an image")
     for number, (name, key) in enumerate(
         (("VAE codes", "Probe Accuracy"), ("PCA of the same size", "Probe of PCA"))
     ):

@@ -40,6 +40,8 @@ PROJECT = Project(
     headline=(
         "Likelihood/ELBO",
         "Likelihood/IWAE Bound",
+        "Unnormalised Likelihood/ELBO",
+        "Unnormalised Likelihood/IWAE Bound",
         "Reconstruction/MSE",
         "Reconstruction/SSIM",
         "Denoising/MSE at 0.3",
@@ -58,8 +60,8 @@ PROJECT = Project(
             "Eval/Latents/Probe Accuracy": 0.006,
         },
         "train-vae": {
-            "Eval/Likelihood/ELBO": 0.14,
-            "Eval/Likelihood/IWAE Bound": 0.3,
+            "Eval/Unnormalised Likelihood/ELBO": 0.14,
+            "Eval/Unnormalised Likelihood/IWAE Bound": 0.3,
             "Eval/Reconstruction/MSE": 0.00013,
             "Eval/Reconstruction/SSIM": 0.0013,
             "Eval/Denoising/MSE at 0.3": 0.0036,

@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLE, Workspace, ae, compute, event_files, gan, noise, runs, vae
+from helpers import CPU, SAMPLE, Workspace, ae, compute, event_files, gan, noise, runs, vae
 from PIL import Image
 from torch import Generator, Tensor
 
@@ -159,29 +159,43 @@ def test_likelihood_metrics_fit_together(data: ImageSet) -> None:
             parameters.bias[2:].zero_()
         model.mean.weight[:2] *= 20
     found = likelihood(model, data.test, config(), 0)
-    assert found.metrics["Likelihood/Active Units"] == 2
+    assert found.metrics["Unnormalised Likelihood/Active Units"] == 2
     assert set(found.order[:2]) == {0, 1}
     assert found.active == [True] * 2 + [False] * 4
     assert found.divergences == sorted(found.divergences, reverse=True)
     assert found.divergences[2:] == [0.0] * 4
-    kl = found.metrics["Likelihood/KL"]
+    kl = found.metrics["Unnormalised Likelihood/KL"]
     assert sum(found.divergences) == pytest.approx(kl)
-    elbo = found.metrics["Likelihood/ELBO"]
-    assert elbo == pytest.approx(-kl - found.metrics["Likelihood/Reconstruction"])
+    elbo = found.metrics["Unnormalised Likelihood/ELBO"]
+    assert elbo == pytest.approx(-kl - found.metrics["Unnormalised Likelihood/Reconstruction"])
     assert list(found.bounds) == [1, 10, 100]
     assert list(found.bounds.values()) == sorted(found.bounds.values())
-    assert found.metrics["Likelihood/IWAE Bound"] == found.bounds[100]
-    assert found.metrics["Likelihood/IWAE Gain"] == found.bounds[100] - found.bounds[1]
+    assert found.metrics["Unnormalised Likelihood/IWAE Bound"] == found.bounds[100]
+    assert found.metrics["Unnormalised Likelihood/IWAE Gain"] == found.bounds[100] - found.bounds[1]
+
+
+@pytest.mark.parametrize("binarize", ["threshold", "sampled"])
+def test_only_of_black_and_white_images_an_elbo_is_called_a_likelihood(
+    binarize: Literal["threshold", "sampled"], data: ImageSet
+) -> None:
+    model = vae(latent_dim=6).eval()
+    binary = load_images(SAMPLE, CPU, binarize=binarize)
+    grey = likelihood(model, data.test, config(), 0)
+    black_and_white = likelihood(model, binary.test, config(), 0)
+    assert {name.partition("/")[0] for name in grey.metrics} == {"Unnormalised Likelihood"}
+    assert {name.partition("/")[0] for name in black_and_white.metrics} == {"Likelihood"}
 
 
 def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: ImageSet) -> None:
     model = vae(latent_dim=6).eval()
-    truth = likelihood(model, data.test, config(noise_seeds=500), 0).metrics["Likelihood/ELBO"]
+    truth = likelihood(model, data.test, config(noise_seeds=500), 0).metrics[
+        "Unnormalised Likelihood/ELBO"
+    ]
     covered = 0
     for seed in range(1, 41):
         metrics = likelihood(model, data.test, config(noise_seeds=3), seed).metrics
-        distance = abs(metrics["Likelihood/ELBO"] - truth)
-        covered += distance < metrics["Likelihood/ELBO Interval"]
+        distance = abs(metrics["Unnormalised Likelihood/ELBO"] - truth)
+        covered += distance < metrics["Unnormalised Likelihood/ELBO Interval"]
     assert covered in range(34, 41)  # of 40, where 38 are expected
 
 
@@ -354,6 +368,6 @@ def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspac
             'tensor_path: "vectors.tsv"' in (folder / model / "projector_config.pbtxt").read_text()
         )
     vae_events = event_files(built, evaluation, "vae")
-    assert len(vae_events.Scalars("eval/Likelihood/KL by Unit")) == 8
+    assert len(vae_events.Scalars("eval/Unnormalised Likelihood/KL by Unit")) == 8
     pictures = {path.stem for path in (built.path / "metrics/pictures").iterdir()}
     assert set(event_files(built, evaluation).Tags()["images"]) == pictures

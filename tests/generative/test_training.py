@@ -161,3 +161,18 @@ def test_swapped_data_files_are_refused(
         (tmp_path / name).write_bytes((SAMPLE / source).read_bytes())
     with pytest.raises(UserError, match=sentence):
         load_images(tmp_path, CPU)
+
+
+def test_binarised_images_are_black_and_white_by_their_values() -> None:
+    grey = load_images(SAMPLE, CPU).train.images
+    near = load_images(SAMPLE, CPU, binarize="threshold").train.images
+    assert torch.equal(near, (grey > 127).to(torch.uint8) * 255)
+    first, again, other = (
+        load_images(SAMPLE, CPU, seed, "sampled").train.images for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert set(torch.unique(first).tolist()) == {0, 255}
+    assert torch.equal(first[grey == 0], grey[grey == 0]), "black stays black"
+    middle = (grey > 100) & (grey < 156)
+    assert (first[middle] / 255).mean().item() == pytest.approx(0.5, abs=0.05)

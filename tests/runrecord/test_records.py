@@ -268,7 +268,9 @@ def test_the_embedding_of_an_evaluation_comes_back(built: Workspace) -> None:
     assert embedding.labels is not None
     assert sorted(set(embedding.labels.tolist())) == list(range(10))
     assert evaluated.config["latent_dim"] == 8
-    assert [x for x, _ in evaluated.series["Likelihood/KL by Unit"]] == list(range(1, 9))
+    assert [x for x, _ in evaluated.series["Unnormalised Likelihood/KL by Unit"]] == list(
+        range(1, 9)
+    )
 
 
 def test_a_damaged_embedding_is_refused() -> None:

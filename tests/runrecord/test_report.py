@@ -326,9 +326,9 @@ def test_the_pipelines_own_runs_are_shown_by_the_command(built: Workspace, tmp_p
     html = (tmp_path / "report.html").read_text()
     assert re.findall(r"<h2>(.*?)</h2>", html) == ["train-ae", "train-vae", "evaluate"]
     figures = json.loads(built.read("metrics/evaluation.json"))
-    elbo = f"{figures['vae']['Likelihood/ELBO']:.5g}"
-    assert judged(html, "Eval/Likelihood/ELBO")[0] == elbo
-    assert judged(html, "vae/Likelihood/ELBO") == (elbo,)
+    elbo = f"{figures['vae']['Unnormalised Likelihood/ELBO']:.5g}"
+    assert judged(html, "Eval/Unnormalised Likelihood/ELBO")[0] == elbo
+    assert judged(html, "vae/Unnormalised Likelihood/ELBO") == (elbo,)
     _, _, evaluation = html.partition("<h2>evaluate</h2>")
     first_screen, _, _ = evaluation.partition("<details>")
     shown = re.findall(r"<tr><th>(\w+)/([^<]*) <small>", first_screen)

@@ -95,8 +95,8 @@ def test_a_server_on_postgresql_with_users(
         _, evaluation, ae, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
         assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
         assert (
-            vae.data.metrics["Eval/Likelihood/ELBO"]
-            == evaluation.data.metrics["vae/Likelihood/ELBO"]
+            vae.data.metrics["Eval/Unnormalised Likelihood/ELBO"]
+            == evaluation.data.metrics["vae/Unnormalised Likelihood/ELBO"]
         )
         assert list((tmp_path / "artifacts").rglob("vae.safetensors"))
     assert not (workspace.path / "mlflow.db").exists()

@@ -159,10 +159,10 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
         "Likelihood",
         "Samples",
     }
-    series = points_of(built, evaluation, "vae/Likelihood/KL by Unit")
+    series = points_of(built, evaluation, "vae/Unnormalised Likelihood/KL by Unit")
     assert [step for step, _ in series] == list(range(1, 9))
     total = sum(value for _, value in series)
-    assert total == pytest.approx(figures["vae"]["Likelihood/KL"])
+    assert total == pytest.approx(figures["vae"]["Unnormalised Likelihood/KL"])
 
 
 def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(built: Workspace) -> None:

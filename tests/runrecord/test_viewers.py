@@ -267,7 +267,12 @@ def test_each_question_has_a_view_of_the_training_runs(
 
     page.set_viewport_size({"width": 2200, "height": 1000})  # MLflow draws columns in sight alone
     visit(page, mlflow_at + page_of(experiment, "runrecord-best"))
-    for text in ("latent_dim", "Eval/Likelihood/ELBO", "Eval/Reconstruction/SSIM", *trainings):
+    for text in (
+        "latent_dim",
+        "Eval/Unnormalised Likelihood/ELBO",
+        "Eval/Reconstruction/SSIM",
+        *trainings,
+    ):
         expect(page.get_by_text(text, exact=True).first).to_be_visible()
     expect(page.get_by_text("4 matching runs")).not_to_be_visible()
     for run in runs(viewed):

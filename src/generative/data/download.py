@@ -83,8 +83,8 @@ def download(data: Data, directory: Path, sources: Mapping[str, Source] | None =
         finally:
             shutil.rmtree(part, ignore_errors=True)
     raise RunFailed(
-        f"no source had MNIST ({' | '.join(reasons)}); put {', '.join(MNIST_FILES)} (raw or .gz) into "
-        f"a folder, set {MIRROR_VARIABLE} to it and run this again."
+        f"no source had MNIST ({' | '.join(reasons)}); put {', '.join(MNIST_FILES)} (raw or .gz) "
+        f"into a folder, set {MIRROR_VARIABLE} to it and run this again."
     )
 
 

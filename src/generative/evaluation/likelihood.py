@@ -1,4 +1,4 @@
-"""What a latent-variable model says of log p(x), and which of its dimensions say it."""
+"""How probable a latent-variable model takes images to be, and which of its dimensions say it."""
 
 import math
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ _AT_ONCE = 20_000  # latents that are decoded in one go: 60 MB of pixels
 class Likelihood:
     """Figures of a split, and what they are made of."""
 
+    group: str
+    """Of the names of its figures: `Likelihood`, or of grey images `Unnormalised Likelihood`."""
     metrics: dict[str, float]
     order: list[int]
     """The latent dimensions by falling KL."""
@@ -37,10 +39,16 @@ class Likelihood:
 def likelihood(model: HasElbo, split: Split, config: EvaluationConfig, seed: int) -> Likelihood:
     """Means over a split's images, nats an image.
 
+    Of images of black and white pixels these are bounds on log p(x). Of grey ones they are not:
+    exp(-cross entropy) does not integrate to 1 over [0, 1], so that no figure of a normalised
+    density compares with them, and their names begin with `Unnormalised`. Loaiza-Ganem and
+    Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders"
+    (2019), section 3.
+
     - `ELBO`: the mean over `noise_seeds` seeds of the noise; `ELBO Interval` is half of its 95 %
       interval by Student's t. Its parts: `Reconstruction` and `KL`.
     - `Active Units`: how many dimensions of the posterior's mean vary by more than `ACTIVE`.
-    - `IWAE Bound`: importance-weighted bound on log p(x) with `importance_samples` samples, over
+    - `IWAE Bound`: importance-weighted bound with `importance_samples` samples, over
       `importance_images` images drawn at random; `IWAE Gain`: by how much it is above those
       images' ELBO. Burda et al., "Importance Weighted Autoencoders" (2016), equation 8.
     """
@@ -64,18 +72,26 @@ def likelihood(model: HasElbo, split: Split, config: EvaluationConfig, seed: int
     chosen = split.to_float(split.random_subset(config.importance_images, stream))
     weights = log_weights(model, chosen, config.importance_samples, stream)
     bounds = {count: iwae_bound(weights, count) for count in _counts(config.importance_samples)}
+    binary = bool(((split.images == 0) | (split.images == 255)).all())
+    group = "Likelihood" if binary else "Unnormalised Likelihood"
     metrics = {
-        "Likelihood/ELBO": elbos.mean().item(),
-        "Likelihood/ELBO Interval": quantile * elbos.std().item() / math.sqrt(len(elbos)),
-        "Likelihood/Reconstruction": errors.mean().item() / len(split),
-        "Likelihood/KL": kl,
-        "Likelihood/Active Units": float(active.sum().item()),
-        "Likelihood/IWAE Bound": bounds[config.importance_samples],
-        "Likelihood/IWAE Gain": bounds[config.importance_samples] - bounds[1],
+        "ELBO": elbos.mean().item(),
+        "ELBO Interval": quantile * elbos.std().item() / math.sqrt(len(elbos)),
+        "Reconstruction": errors.mean().item() / len(split),
+        "KL": kl,
+        "Active Units": float(active.sum().item()),
+        "IWAE Bound": bounds[config.importance_samples],
+        "IWAE Gain": bounds[config.importance_samples] - bounds[1],
     }
     order = per_dimension.argsort(descending=True, stable=True)
+    named = {f"{group}/{name}": value for name, value in metrics.items()}
     return Likelihood(
-        metrics, order.tolist(), per_dimension[order].tolist(), active[order].tolist(), bounds
+        group,
+        named,
+        order.tolist(),
+        per_dimension[order].tolist(),
+        active[order].tolist(),
+        bounds,
     )
 
 

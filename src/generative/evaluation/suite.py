@@ -33,9 +33,10 @@ class Evaluated:
         """Figures that are curves: by name, x and y."""
         if self.likelihood is None:
             return {}
+        group = self.likelihood.group
         return {
-            "Likelihood/KL by Unit": list(enumerate(self.likelihood.divergences, start=1)),
-            "Likelihood/Bound by K": list(self.likelihood.bounds.items()),
+            f"{group}/KL by Unit": list(enumerate(self.likelihood.divergences, start=1)),
+            f"{group}/Bound by K": list(self.likelihood.bounds.items()),
         }
 
 
