@@ -324,7 +324,7 @@ def test_a_browser_opens_it_from_the_file_alone_and_runs_nothing(root: Path, pag
 def test_the_pipelines_own_runs_are_shown_by_the_command(built: Workspace, tmp_path: Path) -> None:
     built.run("runrecord", "report", "--output", str(tmp_path / "report.html"))
     html = (tmp_path / "report.html").read_text()
-    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train-ae", "train-vae", "evaluate"]
+    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train-ae", "train-vae", "train-gan", "evaluate"]
     figures = json.loads(built.read("metrics/evaluation.json"))
     elbo = f"{figures['vae']['Unnormalised Likelihood/ELBO']:.5g}"
     assert judged(html, "Eval/Unnormalised Likelihood/ELBO")[0] == elbo

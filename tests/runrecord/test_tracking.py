@@ -60,7 +60,8 @@ def test_mlflow_has_params_without_a_prefix(built: Workspace) -> None:
     ae, vae = (runs(built, f"train-{name}")[0].data.params for name in ("ae", "vae"))
     params = built.params()
     for name, shown in (("ae", ae), ("vae", vae)):
-        expected = {**params[name], **params["compute"], "seed": params["seed"], "model": name}
+        expected = {**params[name], **params["compute"], **params["split"]}
+        expected |= {"seed": params["seed"], "binarize": params["data"]["binarize"], "model": name}
         assert {
             key: float(value) if is_number(value) else value for key, value in shown.items()
         } == {
@@ -156,7 +157,7 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
         (main, *_) = (name for name in PROJECT.headline if name in values)
         assert by_name[f"Eval/{main}"].dataset_name == "mnist"
     assert {name.partition("/")[0] for name in figures["vae"].keys() - figures["ae"].keys()} == {
-        "Likelihood",
+        "Unnormalised Likelihood",
         "Samples",
     }
     series = points_of(built, evaluation, "vae/Unnormalised Likelihood/KL by Unit")
