@@ -176,7 +176,8 @@ class Run:
             state: what training changes. After each epoch it is kept; a run that was stopped and
                 is started again, with all it depends on as it was, goes on from there, to the same
                 bits. It has to hold all of it: the state of generators of random numbers too. One
-                loop of a run can have one.
+                loop of a run can have one. After `break` it is not kept: what goes on repeats that
+                epoch, and leaves the loop there too.
         """
         if state is not None and self._goes_on:
             raise UserError("a run can keep the state of one loop of epochs; make these one loop.")
@@ -184,7 +185,7 @@ class Run:
         done = 0
         if state is not None and self._stopped:
             state.load_state_dict(self._stopped.arrays)
-            done = self._stopped.epoch
+            self._epoch = done = self._stopped.epoch
             self._tracker.log(Resumed(now(), done))
             print(f"going on with {self.id} after epoch {done}")
         for epoch in range(done + 1, count + 1):

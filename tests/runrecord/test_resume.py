@@ -368,6 +368,39 @@ def test_another_param_begins_anew(
     assert len(walks(small)) == 3
 
 
+@pytest.mark.parametrize(("epochs", "kept"), [(4, 4), (6, 3)])
+def test_a_run_stopped_behind_its_loop_ends_with_the_same_model_at_the_same_step(
+    epochs: int, kept: int, small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of four epochs; or of six, where the loop is left in the fourth: no checkpoint has that."""
+
+    def four(stopped: bool = False) -> Arrays:
+        state = Walk()
+        with start_run("train") as run:
+            for epoch in run.epochs(epochs, state):
+                state.place = state.place + state.random.normal(size=3)
+                run.log({"length": float(np.linalg.norm(state.place))})
+                if epoch == 4 < epochs:
+                    break
+            if stopped:
+                raise KeyboardInterrupt
+            Path("model.bin").write_bytes(state.place.tobytes())
+            run.model("model.bin")
+        return state.state_dict()
+
+    whole = four()
+    assert checkpoints(Workspace(small)) == []
+    with pytest.raises(SystemExit):
+        four(stopped=True)
+    assert int(checkpoints(Workspace(small))[-1].stem) == kept
+    assert_equal(four(), whole)
+    assert f"after epoch {kept}" in capfd.readouterr().out
+    assert checkpoints(Workspace(small)) == []
+    first, second = walks(small)
+    assert logged(second) == logged(first)
+    assert [event.step for event in second.events() if isinstance(event, ModelSaved)] == [4]
+
+
 def test_only_one_loop_of_a_run_can_keep_its_state(
     small: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
