@@ -19,7 +19,7 @@ PIPELINE_FILE = Path("dvc.yaml")
 class Section(BaseModel):
     """A block of params.yaml. Each field's description says what a right value is.
 
-    Every key must be given: params.yaml holds the only defaults.
+    Every key must be given, but for those that came later and have defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

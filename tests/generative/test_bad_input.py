@@ -47,6 +47,13 @@ def swap_models(workspace: Workspace) -> None:
         ),
         pytest.param(
             "train_vae",
+            lambda w: w.set_params(vae__keep="Validation/Total Loss"),
+            "params.yaml: vae.keep is 'Validation/Total Loss', but split.validation is 0; set it "
+            "to how many training images to keep apart, as 5000.",
+            id="no validation images",
+        ),
+        pytest.param(
+            "train_vae",
             truncate_data,
             "data/mnist/train-images-idx3-ubyte: has 1,000 bytes where its header promises "
             "200,720; delete data/mnist and run 'dvc repro download-mnist'.",

@@ -1,12 +1,14 @@
 """The networks and losses are those of the chapter."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import ae, noise, vae
+from helpers import ae, gan, noise, vae
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -133,12 +135,27 @@ def test_a_saved_model_comes_back_whole_and_equal_models_make_equal_files(
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("make", [ae, vae, gan])
+def test_a_model_file_says_how_its_epoch_was_chosen_only_where_it_was(
+    make: Any, tmp_path: Path
+) -> None:
+    """So that files from before there was a choice keep their bytes."""
+    path = tmp_path / "model.safetensors"
+    save_model(make(), path)
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["generative"])["config"]
+    assert config.keys() == make().config.model_dump().keys() - {"keep", "patience"}
+    assert load_model(path, type(make())).config.keep == "last"
+    chosen = make(keep="Train/Total Loss", patience=2)
+    save_model(chosen, path)
+    assert load_model(path, type(chosen)).config == chosen.config
+
+
 def test_a_model_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     save_model(vae(latent_dim=4), small)
     save_model(vae(latent_dim=5), large)
     # The header of one with the weights of the other.
-    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     with safe_open(small, framework="pt") as file:

@@ -112,6 +112,41 @@ def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             "  threads: 0",
             "compute.threads is 0; it should be a whole number from 1 to 1024.",
         ),
+        (
+            "  keep: last",
+            "  keep: Test/Total Loss",
+            "ae.keep is 'Test/Total Loss', but test images must not choose the model; it should be "
+            "last, or a Train/ or Validation/ loss.",
+        ),
+        (
+            "  keep: last",
+            "  keep: Validation/Total Loss",
+            "ae.keep is 'Validation/Total Loss', but split.validation is 0; set it to how many "
+            "training images to keep apart, as 5000.",
+        ),
+        (
+            "  keep: last",
+            "  keep: Train/Loss",
+            "ae.keep is 'Train/Loss'; it should be last, Train/Reconstruction Error or Train/Total "
+            "Loss.",
+        ),
+        (
+            "  keep: last",
+            "  keep: 3",
+            "ae.keep is 3; it should be last, or a Train/ or Validation/ loss: its lowest epoch is "
+            "kept.",
+        ),
+        (
+            "  patience: 0",
+            "  patience: 3",
+            "ae.patience is 3, but ae.keep is last, which looks at no loss; set ae.keep to "
+            "Train/Total Loss or ae.patience to 0.",
+        ),
+        (
+            "  patience: 0",
+            "  patience: -1",
+            "ae.patience is -1; it should be a whole number, 0 or more.",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused(
@@ -120,6 +155,30 @@ def test_a_wrong_value_is_refused(
     assert line in PARAMS
     (folder / "params.yaml").write_text(PARAMS.replace(line, instead, 1))
     assert refusal(capsys) == f"params.yaml: {sentence}"
+
+
+def test_of_validation_losses_only_those_of_the_model_can_choose(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load(PARAMS)
+    document["split"]["validation"] = 5000
+    document["gan"] |= {"keep": "Validation/Generator Loss", "patience": 3}
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    assert status() == 0
+    document["gan"]["keep"] = "Validation/D of Data"
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    assert refusal(capsys) == (
+        "params.yaml: gan.keep is 'Validation/D of Data'; it should be last, Train/Discriminator "
+        "Loss, Train/Generator Loss, Validation/Discriminator Loss or Validation/Generator Loss."
+    )
+
+
+def test_blocks_from_before_an_epoch_could_be_chosen_are_right(folder: Path) -> None:
+    document = yaml.safe_load(PARAMS)
+    for name in ("ae", "vae", "gan"):
+        del document[name]["keep"], document[name]["patience"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    assert status() == 0
 
 
 def test_a_missing_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from helpers import CPU, SAMPLE, compute, config
 from torch.nn import functional as F
 
-from generative.data.dataset import ImageSet, load_images
+from generative.data.dataset import ImageSet, Split, load_images
 from generative.errors import RunFailed, UserError
 from generative.models.ae import AE
 from generative.models.base import Model
@@ -99,6 +99,41 @@ def test_bfloat16_stays_near_float32(model_class: type[Model[Any]], data: ImageS
     expected = exact[-1].means[loss]
     assert coarse[-1].means[loss] == pytest.approx(expected, rel=0.02)
     assert coarse[-1].means != exact[-1].means
+
+
+def test_validation_images_are_training_images_drawn_by_the_seed(data: ImageSet) -> None:
+    def rows(*splits: Split | None) -> list[tuple[int, ...]]:
+        """Pixels and label of each image, in no order."""
+        found: list[tuple[int, ...]] = []
+        for split in splits:
+            assert split is not None
+            assert split.labels is not None
+            found += map(
+                tuple, torch.cat([split.images.flatten(1), split.labels[:, None]], 1).tolist()
+            )
+        return sorted(found)
+
+    first, same, other = (load_images(SAMPLE, CPU, seed, validation=56) for seed in (0, 0, 1))
+    assert (len(first.train), len(rows(first.validation))) == (200, 56)
+    assert not {*rows(first.train)} & {*rows(first.validation)}
+    assert rows(first.train, first.validation) == rows(data.train)
+    assert rows(first.validation) == rows(same.validation) != rows(other.validation)
+    assert rows(first.test) == rows(data.test)
+    assert data.validation is None
+    with pytest.raises(UserError, match=r"split.validation is 256, which leaves none of the 256"):
+        load_images(SAMPLE, CPU, validation=256)
+
+
+def test_validation_losses_are_those_of_the_images_kept_apart() -> None:
+    apart = load_images(SAMPLE, CPU, validation=56)
+    model, (result,) = train(AE, apart, epochs=1)
+    names = [f"{split}/{loss}" for split in ("Train", "Validation", "Test") for loss in AE.losses]
+    assert [*result.means] == [*result.steps] == names
+    assert apart.validation is not None
+    images = apart.validation.images / 255
+    with torch.inference_mode():
+        expected = F.mse_loss(torch.sigmoid(model.eval().reconstruct(images)), images).item()
+    assert result.means["Validation/Total Loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_previews_show_the_same_images_with_the_same_noise_every_epoch(data: ImageSet) -> None:

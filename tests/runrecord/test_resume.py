@@ -159,6 +159,7 @@ def test_a_checkpoint_holds_all_that_training_needs(
 ) -> None:
     data = load_images(SAMPLE, prepare(compute()))
     settings = config(model_class, epochs=4, optimizer=kind)
+    keep = f"Train/{model_class.losses[0]}"
 
     def fresh() -> tuple[Model[Any], list[torch.optim.Optimizer]]:
         model = initialise(model_class, settings, 0, CPU)
@@ -169,7 +170,7 @@ def test_a_checkpoint_holds_all_that_training_needs(
         for result in fit(model, optimizers, data, 0, compute(), CPU, numbers):
             epochs.append(result)
             if state:
-                state.history.append({"epoch": result.epoch, **result.means})
+                state.add(result.epoch, result.means)
         return epochs
 
     model, optimizers = fresh()
@@ -180,7 +181,7 @@ def test_a_checkpoint_holds_all_that_training_needs(
     writer.write(Logged(1, 2, {"loss": 1.0}))
     kept = Checkpoints(tmp_path, "identity")
     model, optimizers = fresh()
-    state = TrainingState(model, optimizers)
+    state = TrainingState(model, optimizers, keep)
     run(range(1, 3), state)
     kept.save("run-1", 2, 2, state.state_dict())
     assert Checkpoints(tmp_path, "other").latest() is None
@@ -188,13 +189,17 @@ def test_a_checkpoint_holds_all_that_training_needs(
     assert found is not None
     assert found.epoch == 2
     model, optimizers = fresh()
-    again = TrainingState(model, optimizers)
+    again = TrainingState(model, optimizers, keep)
     again.load_state_dict(found.arrays)
     assert again.history == state.history
     assert [list(row) for row in again.history] == [list(row) for row in state.history]
     assert [result.steps for result in run(range(3, 5))] == [one.steps for one in expected[2:]]
     for key, value in whole.items():
         assert torch.equal(value, model.state_dict()[key])
+    assert again.take_kept() == state.take_kept()
+    for key, array in state.state_dict().items():
+        if key.startswith(("model/", "kept/")):
+            assert np.array_equal(again.state_dict()[key], array), key
 
 
 def test_a_checkpoint_ahead_of_its_record_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class AE(Autoencoder[AEConfig]):
     config_class = AEConfig
     preview_title = "Original - Noisy - Reconstructed"
     preview_size = 5
+    losses = (RECONSTRUCTION, TOTAL)
 
     def __init__(self, config: AEConfig, shape: Shape = MNIST_SHAPE) -> None:
         super().__init__(config, shape)

@@ -15,6 +15,9 @@ TOTAL = "Total Loss"
 RECONSTRUCTION = "Reconstruction Error"
 KL = "KL-Divergence"
 
+LAST = "last"
+"""What `keep` is where no loss chooses the epoch."""
+
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
 MNIST_SHAPE: Shape = (1, 28, 28)
@@ -24,7 +27,10 @@ Losses = Mapping[str, Tensor]
 
 
 class ModelConfig(Section):
-    """What every model's block of params.yaml holds."""
+    """What every model's block of params.yaml holds.
+
+    `keep` and `patience` have defaults, as model files from before they were do without them.
+    """
 
     epochs: int = Field(ge=1, description="a whole number, 1 or more")
     batch_size: int = Field(ge=1, description="a whole number, 1 or more")
@@ -34,6 +40,10 @@ class ModelConfig(Section):
         description="adam, rmsprop or adadelta"
     )
     latent_dim: int = Field(ge=1, description="a whole number, 1 or more")
+    keep: str = Field(
+        default=LAST, description="last, or a Train/ or Validation/ loss: its lowest epoch is kept"
+    )
+    patience: int = Field(default=0, ge=0, description="a whole number, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,8 @@ class Model(nn.Module, ABC, Generic[C]):
     preview_title: ClassVar[str]
     preview_size: ClassVar[int]
     """How many test images the preview of an epoch is given."""
+    losses: ClassVar[tuple[str, ...]] = (TOTAL,)
+    """Those whose lowest value can choose the epoch that is kept."""
     drawn_losses: ClassVar[tuple[str, ...]] = (TOTAL,)
     """Those that a picture of its learning shows."""
 

@@ -48,7 +48,7 @@ class GAN(Model[GANConfig], Samples):
     config_class = GANConfig
     preview_title = "Samples of the same latents"
     preview_size = 8
-    drawn_losses = (DISCRIMINATOR, GENERATOR)
+    losses = drawn_losses = (DISCRIMINATOR, GENERATOR)
     loss_unit = "Nats an image"
 
     def __init__(self, config: GANConfig, shape: Shape = MNIST_SHAPE) -> None:

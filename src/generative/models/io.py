@@ -26,7 +26,8 @@ def save_model(model: Model[Any], path: Path) -> None:
         OSError: naming `path`, when it cannot be written.
     """
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    header = {"model": model.name, "config": model.config.model_dump()}
+    config = model.config.model_dump(exclude_defaults=True)  # as files from before these keys were
+    header = {"model": model.name, "config": config}
     if model.shape != MNIST_SHAPE:  # files from before there were other images say none
         header["shape"] = model.shape
     write_atomic(path, save(weights, metadata={_KEY: json.dumps(header, sort_keys=True)}))

@@ -36,6 +36,7 @@ class VAE(LatentVariableModel[VAEConfig]):
     config_class = VAEConfig
     preview_title = "Test image - Above: Real data, below: reconstruction data"
     preview_size = 8
+    losses = (RECONSTRUCTION, KL, TOTAL)
     loss_unit = "Nats an image"
 
     def __init__(self, config: VAEConfig, shape: Shape = MNIST_SHAPE) -> None:

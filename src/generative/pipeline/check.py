@@ -7,6 +7,7 @@ from generative.data.config import Data, Splitting
 from generative.errors import RunFailed, UserError
 from generative.evaluation.config import EvaluationConfig
 from generative.models.registry import REGISTRY
+from generative.training.choice import check_choice
 from generative.training.runtime import Compute
 from runrecord.process import exit_status
 
@@ -21,14 +22,15 @@ def check() -> None:
     params.seed()
     blocks: dict[str, type[Section]] = {
         "data": Data,
-        "split": Splitting,
         "compute": Compute,
         "evaluate": EvaluationConfig,
     }
     for name, schema in blocks.items():
         params.section(name, schema)
+    apart = params.section("split", Splitting).validation
     for name, model in REGISTRY.items():
-        params.section(name, model.config_class)
+        config = params.section(name, model.config_class)
+        check_choice(name, config, model.losses, apart)
 
 
 def main() -> None:

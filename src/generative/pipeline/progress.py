@@ -1,6 +1,5 @@
 """How training shows itself on the console: a bar on a terminal, a line an epoch elsewhere."""
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class ShowEpoch(Protocol):
     """Shows one finished epoch."""
 
-    def __call__(self, epoch: int, means: Mapping[str, float]) -> None: ...
+    def __call__(self, epoch: int, means: Mapping[str, float], seconds: float) -> None: ...
 
 
 @contextmanager
@@ -28,14 +27,10 @@ def epochs(name: str, total: int) -> Iterator[ShowEpoch]:
         disable=not console.is_terminal,
     )
     task = bar.add_task(name, total=total)
-    last = time.perf_counter()
 
-    def show(epoch: int, means: Mapping[str, float]) -> None:
-        nonlocal last
-        now = time.perf_counter()
+    def show(epoch: int, means: Mapping[str, float], seconds: float) -> None:
         losses = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-        console.print(f"{name} epoch {epoch}/{total}  {losses}  {now - last:.1f} s", markup=False)
-        last = now
+        console.print(f"{name} epoch {epoch}/{total}  {losses}  {seconds:.1f} s", markup=False)
         bar.advance(task)
 
     with bar:

@@ -11,15 +11,16 @@ from typing import Any
 from generative.config import Params
 from generative.errors import UserError
 from generative.files import write_atomic
-from generative.models.base import Model
+from generative.models.base import LAST, Model, ModelConfig
 from generative.models.io import save_model
 from generative.pipeline.context import prepare_stage, tracked
 from generative.pipeline.paths import history_path, metrics_path, model_path
 from generative.pipeline.progress import epochs
 from generative.plots.image_grids import image_rows, png
+from generative.training.choice import History, check_choice, is_over
 from generative.training.loop import fit, initialise
 from generative.training.optimizers import make_optimizers
-from generative.training.state import History, TrainingState
+from generative.training.state import TrainingState
 
 
 def train(model_class: type[Model[Any]]) -> None:
@@ -34,6 +35,7 @@ def train(model_class: type[Model[Any]]) -> None:
     params = Params()
     context = prepare_stage(f"train-{name}", params)
     config = params.section(name, model_class.config_class)
+    check_choice(name, config, model_class.losses, context.apart)
     seed, compute, device, data = context.seed, context.compute, context.device, context.data
     if config.batch_size > len(data.train):
         raise UserError(
@@ -43,7 +45,7 @@ def train(model_class: type[Model[Any]]) -> None:
     model = initialise(model_class, config, seed, device, data.shape)
     optimizers = make_optimizers(model)
     shown = {"model": name, **config.model_dump()}
-    state = TrainingState(model, optimizers)
+    state = TrainingState(model, optimizers, config.keep)
     with (
         _removed_on_failure(name),
         tracked(context, shown) as run,
@@ -56,22 +58,37 @@ def train(model_class: type[Model[Any]]) -> None:
             rows = [(title, images.float().cpu().numpy()) for title, images in result.preview]
             run.log(result.means, within=result.steps)
             run.image(model.preview_title, png(image_rows(rows)))
-            state.history.append({"epoch": result.epoch, **result.means})
-            _write_losses(name, state.history)
-            show(result.epoch, result.means)
+            state.add(result.epoch, result.means)
+            _write_losses(name, state.history, result.epoch)
             ended = time.perf_counter()
-            run.observe({"images_per_second": len(data.train) / (ended - begun)})
-            begun = ended
+            seconds, begun = ended - begun, ended
+            show(result.epoch, result.means, seconds)
+            run.observe({"images_per_second": len(data.train) / seconds})
+            if is_over(state.history, config.keep, config.patience):
+                break  # before this epoch's checkpoint: what goes on repeats it, and ends here too
+        kept = state.take_kept()
+        if config.keep != LAST:
+            run.tag(**{"kept.epoch": str(kept)})
+            print(_choice(config, state.history, kept, name))
         path = model_path(name)
         save_model(model, path)
-        _write_losses(name, state.history)
-        run.model(path)
+        _write_losses(name, state.history, kept)
+        run.model(path, step=kept)
 
 
-def _write_losses(name: str, history: History) -> None:
-    """What `dvc exp show` and `dvc plots` follow: every epoch's losses, and the last one's."""
+def _choice(config: ModelConfig, history: History, kept: int, name: str) -> str:
+    """For a person: the epoch that is kept, and why training ended early where it did."""
+    lowest, ended, total = history[kept - 1][config.keep], len(history), config.epochs
+    line = f"{name}: epoch {kept} is kept, with the lowest {config.keep}, {lowest:.4f}"
+    if ended == total:
+        return line
+    return f"{line}; training ended after epoch {ended} of {total}: patience is {config.patience}"
+
+
+def _write_losses(name: str, history: History, epoch: int) -> None:
+    """What `dvc exp show` and `dvc plots` follow: every epoch's losses, and those of `epoch`."""
     write_atomic(history_path(name), _csv(history))
-    write_atomic(metrics_path(name), (json.dumps(history[-1], indent=2) + "\n").encode())
+    write_atomic(metrics_path(name), (json.dumps(history[epoch - 1], indent=2) + "\n").encode())
 
 
 @contextmanager

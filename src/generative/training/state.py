@@ -1,4 +1,4 @@
-"""What a training changes, as named arrays and back: weights, optimizers and history."""
+"""What a training changes, as named arrays and back: weights, kept ones, optimizers, history."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,28 +7,47 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from generative.models.base import Model
-
-History = list[dict[str, int | float]]
-"""Each epoch's losses, and its number as `epoch`."""
+from generative.models.base import LAST, Model
+from generative.training.choice import History, best_epoch
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 
 class TrainingState:
-    """A training between two epochs: a model, its optimizers and the losses so far."""
+    """A training between two epochs: a model, its optimizers and the losses so far.
 
-    def __init__(self, model: Model[Any], optimizers: Sequence[Optimizer]) -> None:
+    And the weights of the epoch with the lowest `keep`, unless that is `last`.
+    """
+
+    def __init__(
+        self, model: Model[Any], optimizers: Sequence[Optimizer], keep: str = LAST
+    ) -> None:
         self.history: History = []
         self._model = model
+        self._keep = keep
+        self._kept: dict[str, torch.Tensor] = {}
         self._optimizers = {
             update.name: optimizer
             for update, optimizer in zip(model.updates(), optimizers, strict=True)
         }
 
+    def add(self, epoch: int, means: Mapping[str, float]) -> None:
+        """Take in an epoch that the model has just ended."""
+        self.history.append({"epoch": epoch, **means})
+        if self._keep != LAST and best_epoch(self.history, self._keep) == epoch:
+            weights = self._model.state_dict()
+            self._kept = {name: value.clone() for name, value in weights.items()}
+
+    def take_kept(self) -> int:
+        """Give the model the weights of the epoch that is kept; that epoch."""
+        if self._kept:
+            self._model.load_state_dict(self._kept)
+        return best_epoch(self.history, self._keep)
+
     def state_dict(self) -> Arrays:
-        """All of it, by names that begin with `model/`, `optimizer/` or `history/`."""
+        """All of it; names begin with `model/`, `kept/`, `optimizer/` or `history/`."""
         tensors = {f"model/{name}": value for name, value in self._model.state_dict().items()}
+        tensors |= {f"kept/{name}": value for name, value in self._kept.items()}
         for update, optimizer in self._optimizers.items():
             for number, values in optimizer.state_dict()["state"].items():
                 place = f"optimizer/{update}/{number}"
@@ -42,6 +61,7 @@ class TrainingState:
     def load_state_dict(self, arrays: Arrays) -> None:
         """Be as `state_dict` had it."""
         weights: dict[str, torch.Tensor] = {}
+        self._kept = {}
         states: dict[str, dict[int, dict[str, torch.Tensor]]] = {
             update: {} for update in self._optimizers
         }
@@ -50,6 +70,8 @@ class TrainingState:
             kind, _, name = key.partition("/")
             if kind == "model":
                 weights[name] = torch.tensor(array)
+            elif kind == "kept":
+                self._kept[name] = torch.tensor(array)
             elif kind == "optimizer":
                 update, place, name = name.split("/")
                 states[update].setdefault(int(place), {})[name] = torch.tensor(array)

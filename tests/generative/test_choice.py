@@ -1,0 +1,134 @@
+"""Which epoch is kept and when training ends: by the losses so far, and of a stage killed."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    OUTS,
+    RECORD_ONLY,
+    TRAIN,
+    Workspace,
+    config,
+    history,
+    noise,
+    read_until,
+    spool,
+)
+
+from generative.models.base import LAST, Model
+from generative.models.gan import OF_DATA, OF_SAMPLES
+from generative.models.io import load_model
+from generative.models.registry import REGISTRY
+from generative.models.vae import VAE
+from generative.training.choice import History, best_epoch, is_over
+from runrecord.events import ModelSaved
+from runrecord.record.reader import Record, files_in
+from runrecord.run_view import view
+
+KEEP = "Validation/Total Loss"
+
+
+def losses(*values: float) -> History:
+    return [{"epoch": number, KEEP: value} for number, value in enumerate(values, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([1.0], 1), ([3.0, 1.0, 2.0], 2), ([3.0, 2.0, 1.0], 3), ([2.0, 1.0, 1.0], 2), ([1.0, 1.0], 1)],
+)
+def test_the_lowest_epoch_is_best_and_of_equal_ones_the_first(
+    values: list[float], best: int
+) -> None:
+    assert best_epoch(losses(*values), KEEP) == best
+    assert best_epoch(losses(*values), LAST) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "end"),
+    [
+        ([3.0, 1.0, 2.0, 2.0, 0.5], 2, 4),
+        ([3.0, 1.0, 2.0, 0.5, 2.0, 2.0, 2.0], 3, 7),
+        ([1.0, 1.0], 1, 2),
+        ([3.0, 2.0, 1.0], 1, None),
+        ([1.0, 2.0, 3.0], 0, None),
+    ],
+)
+def test_training_ends_after_so_many_epochs_without_a_lower_loss(
+    values: list[float], patience: int, end: int | None
+) -> None:
+    rows = losses(*values)
+    over = [n for n in range(1, len(rows) + 1) if is_over(rows[:n], KEEP, patience)]
+    assert over[:1] == ([] if end is None else [end])
+
+
+@pytest.mark.parametrize("model_class", REGISTRY.values())
+def test_what_can_choose_an_epoch_are_the_losses_that_a_model_reports(
+    model_class: type[Model[Any]],
+) -> None:
+    """All but how real the discriminator takes images to be: of that, lowest is not best."""
+    model = model_class(config(model_class)).eval()
+    reported = model.test_losses(torch.rand(2, 1, 28, 28, generator=noise()), noise())
+    assert {*reported} - {OF_DATA, OF_SAMPLES} == {*model.losses}
+
+
+def start_choosing(workspace: Workspace) -> None:
+    """Let the divergence, which grows as the model learns, choose the second epoch."""
+    workspace.set_params(
+        compute__threads=1,
+        split__validation=56,
+        vae__epochs=30,
+        vae__batch_size=2,
+        vae__lr=0.003,
+        vae__beta=8,
+        vae__keep="Validation/KL-Divergence",
+        vae__patience=3,
+    )
+
+
+def test_a_training_that_chooses_its_epoch_is_the_same_wherever_it_was_stopped(
+    workspace: Workspace,
+) -> None:
+    model, metrics = workspace.path / "models/vae.safetensors", "metrics/vae.json"
+    start_choosing(workspace)
+    output = workspace.run(*TRAIN, environment=RECORD_ONLY)
+    undisturbed = [workspace.read(name) for name in OUTS]
+    rows = history(workspace, "vae")
+    best = min(rows, key=lambda row: float(row["Validation/KL-Divergence"]))
+    kept, ended = int(best["epoch"]), len(rows)
+    assert kept + 3 == ended < 30
+    assert {key: float(value) for key, value in best.items()} == json.loads(workspace.read(metrics))
+    lowest = f"{float(best['Validation/KL-Divergence']):.4f}"
+    assert (
+        f"vae: epoch {kept} is kept, with the lowest Validation/KL-Divergence, {lowest}; "
+        f"training ended after epoch {ended} of 30: patience is 3\n"
+    ) in output
+
+    with workspace.start(*TRAIN, **RECORD_ONLY) as process:
+        assert process.stdout is not None
+        read_until(process.stdout, f"epoch {kept + 1}/")
+        process.kill()
+        process.stdout.read()
+    model.unlink()
+    model.mkdir()  # so that it fails behind its last epoch
+    output = workspace.run(*TRAIN, environment=RECORD_ONLY, status=1)
+    assert "going on with" in output
+    assert f"epoch {ended}/30" in output
+    model.rmdir()
+    output = workspace.run(*TRAIN, environment=RECORD_ONLY)
+    assert f"after epoch {ended - 1}\n" in output
+    assert [workspace.read(name) for name in OUTS] == undisturbed
+    assert not [*(workspace.path / ".runrecord/checkpoints").rglob("*.safetensors")]
+    for record in (Record(files_in(folder)) for folder in spool(workspace)):
+        seen = view(record)
+        assert [*seen.series["Validation/KL-Divergence"]] == [*range(1, ended + 1)]
+        assert seen.tags["kept.epoch"] == str(kept)
+        assert [e.step for e in record.events() if isinstance(e, ModelSaved)] == [kept]
+
+    chosen = load_model(model, VAE).state_dict()
+    workspace.set_params(vae__epochs=kept, vae__keep="last", vae__patience=0)
+    output = workspace.run(*TRAIN, environment=RECORD_ONLY)
+    assert "is kept" not in output
+    for name, weights in load_model(model, VAE).state_dict().items():
+        assert weights.equal(chosen[name]), f"{name} of that epoch"
