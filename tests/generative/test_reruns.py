@@ -221,7 +221,10 @@ def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
         deps = STAGES[stage]["deps"]
         code = [dep for dep in deps if dep.startswith(("src", "stages"))]
         missing = {file for file in deciding(loaded) if not any(holds(dep, [file]) for dep in deps)}
-        assert missing == set()
+        served = (
+            [] if environment else ["src/generative/models"]
+        )  # MLflow packs a model by its name
+        assert [file for file in missing if not any(holds(path, [file]) for path in served)] == []
         assert [dep for dep in code if not holds(dep, loaded)] == []
 
     outputs = [
