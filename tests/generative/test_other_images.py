@@ -4,8 +4,10 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from helpers import IDENTICAL, STAGES, Workspace, client, event_files, runs, verify
 from PIL import Image
@@ -45,7 +47,7 @@ def unlabelled(folder: Path) -> None:
         save(folder / f"{number}.png", slope * 127)
 
 
-def save(path: Path, pixels: "np.ndarray[tuple[int, ...], np.dtype[np.number[object]]]") -> None:
+def save(path: Path, pixels: "npt.NDArray[Any]") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
