@@ -47,10 +47,12 @@ PROJECT = Project(
         "Denoising/MSE at 0.3",
         "Latents/Probe Accuracy",
         "Samples/MMD2",
+        "Samples/Classifier Frechet Distance",
     ),
     better={
         **dict.fromkeys(("PSNR", "SSIM", "Accuracy", "ELBO", "Bound"), "higher"),
-        **dict.fromkeys(("MSE", "BCE", "MMD2"), "lower"),
+        **dict.fromkeys(("Classes Drawn", "Class Evenness"), "higher"),
+        **dict.fromkeys(("MSE", "BCE", "MMD2", "Frechet Distance"), "lower"),
     },
     spread={  # docs/seeds.md
         "train-ae": {

@@ -19,6 +19,7 @@ from generative.evaluation.mmd import squared_mmd
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
 from generative.evaluation.reconstruction import image_errors, means_of, reconstruction_errors
+from generative.evaluation.samples import real_images
 from generative.evaluation.suite import Evaluated, evaluate
 from generative.models.base import KL, RECONSTRUCTION, LatentVariableModel, Losses, Model, add_noise
 from generative.models.vae import VAEConfig
@@ -315,8 +316,9 @@ def test_pictures_fit_every_latent_size_and_are_byte_stable(
         "vae": vae(latent_dim),
         "gan": gan(latent_dim),
     }
+    real = real_images(data, config(), 0, None)
     evaluated: dict[str, Evaluated] = {
-        name: evaluate(model.eval(), data, config(), 0, {}) for name, model in models.items()
+        name: evaluate(model.eval(), data, config(), 0, {}, real) for name, model in models.items()
     }
     first, second = (pictures_of(evaluated, data.test, config(), 0) for _ in range(2))
     plane = {"ae_plane", "vae_plane"} if latent_dim == 2 else set()
@@ -336,7 +338,8 @@ def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: ImageSet) 
     model = ae(9).eval()
     for parameter in model.encoder.parameters():
         torch.nn.init.zeros_(parameter)
-    evaluated: dict[str, Evaluated] = {"ae": evaluate(model, data, config(), 0, {})}
+    real = real_images(data, config(), 0, None)
+    evaluated: dict[str, Evaluated] = {"ae": evaluate(model, data, config(), 0, {}, real)}
     latents = evaluated["ae"].latents
     assert latents is not None
     assert np.ptp(latents) == 0
@@ -368,6 +371,8 @@ def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspac
             'tensor_path: "vectors.tsv"' in (folder / model / "projector_config.pbtxt").read_text()
         )
     vae_events = event_files(built, evaluation, "vae")
+    assert len(vae_events.Scalars("eval/Samples/Share by Class")) == 10
     assert len(vae_events.Scalars("eval/Unnormalised Likelihood/KL by Unit")) == 8
     pictures = {path.stem for path in (built.path / "metrics/pictures").iterdir()}
+    assert "sample_classes" in pictures
     assert set(event_files(built, evaluation).Tags()["images"]) == pictures

@@ -12,8 +12,10 @@ from torch import Tensor
 from generative.data.dataset import Split
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.probes import Array
+from generative.evaluation.samples import RealImages
 from generative.evaluation.suite import Evaluated
 from generative.models.base import Encodes, Model, Reconstructs, Samples, add_noise
+from generative.plots.bars import class_bars
 from generative.plots.image_grids import Pixels, image_grid, image_rows
 from generative.plots.latent import decoded_plane, divergence_bars, latent_map
 from generative.rng import generator
@@ -59,6 +61,15 @@ def pictures_of(
                 found.likelihood.active,
             )
     return pictures
+
+
+def class_pictures(evaluated: Mapping[str, Evaluated], real: RealImages) -> dict[str, Pixels]:
+    """Of which classes test images and each model's samples are; none without a classifier."""
+    if not real.seen:
+        return {}
+    shares = {"Test images": real.seen.shares}
+    shares |= {_label(found): found.shares for found in evaluated.values() if found.shares}
+    return {"sample_classes": class_bars("Classes of test images and of samples", shares)}
 
 
 def _of_latents(name: str, found: Evaluated, latents: Array, split: Split) -> dict[str, Pixels]:

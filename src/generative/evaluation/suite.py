@@ -9,9 +9,9 @@ from torch import Tensor
 from generative.data.dataset import ImageSet
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.likelihood import Likelihood, likelihood
-from generative.evaluation.mmd import sample_metrics
 from generative.evaluation.probes import Array, latents_of, probe_metrics
 from generative.evaluation.reconstruction import means_of, reconstruction_errors
+from generative.evaluation.samples import RealImages, Shares, sample_metrics
 from generative.models.base import Encodes, HasElbo, Model, Reconstructs, Samples
 
 
@@ -27,17 +27,21 @@ class Evaluated:
     """Of the test images, (N,) each: `reconstruction_errors`; none if it does not reconstruct."""
     likelihood: Likelihood | None
     """Of a model with an ELBO."""
+    shares: Shares
+    """Of the classes among its samples; none if it does not sample or there are no classes."""
 
     @property
     def series(self) -> dict[str, list[tuple[int, float]]]:
         """Figures that are curves: by name, x and y."""
-        if self.likelihood is None:
-            return {}
-        group = self.likelihood.group
-        return {
-            f"{group}/KL by Unit": list(enumerate(self.likelihood.divergences, start=1)),
-            f"{group}/Bound by K": list(self.likelihood.bounds.items()),
-        }
+        curves: dict[str, list[tuple[int, float]]] = {}
+        if found := self.likelihood:
+            curves = {
+                f"{found.group}/KL by Unit": list(enumerate(found.divergences, start=1)),
+                f"{found.group}/Bound by K": list(found.bounds.items()),
+            }
+        if self.shares:  # a point of a curve lies at 1 or more, and a class may be 0
+            curves["Samples/Share by Class"] = list(enumerate(self.shares.values(), start=1))
+        return curves
 
 
 def evaluate(
@@ -46,15 +50,17 @@ def evaluate(
     config: EvaluationConfig,
     seed: int,
     baseline: Mapping[str, float],
+    real: RealImages,
 ) -> Evaluated:
     """Evaluate what a model can do, on the data's device, on the test images.
 
     `seed` is of all noise and every choice of images; `baseline` are the metrics that are the same
-    for every model that encodes (`baseline_metrics`).
+    for every model that encodes (`baseline_metrics`), `real` what all samples are compared with.
     """
     metrics: dict[str, float] = {}
     errors: dict[str, Tensor] = {}
     latents = found = None
+    shares: Shares = {}
     if isinstance(model, Reconstructs):
         errors = reconstruction_errors(model, data.test, config, seed)
         metrics |= means_of(errors)
@@ -65,5 +71,6 @@ def evaluate(
         found = likelihood(model, data.test, config, seed)
         metrics |= found.metrics
     if isinstance(model, Samples):
-        metrics |= sample_metrics(model, data, config, seed)
-    return Evaluated(model, metrics, latents, errors, found)
+        compared, shares = sample_metrics(model, real, config)
+        metrics |= compared
+    return Evaluated(model, metrics, latents, errors, found, shares)

@@ -10,9 +10,11 @@ from rich.table import Column, Table
 from threadpoolctl import threadpool_limits
 
 from generative.config import Params
+from generative.evaluation.classifier import Classifier, cached_classifier
 from generative.evaluation.config import EvaluationConfig
-from generative.evaluation.model_pictures import pictures_of
-from generative.evaluation.probes import baseline_metrics
+from generative.evaluation.model_pictures import class_pictures, pictures_of
+from generative.evaluation.probes import baseline_metrics, has_classes
+from generative.evaluation.samples import real_images
 from generative.evaluation.suite import Evaluated, evaluate
 from generative.files import write_atomic
 from generative.models.io import load_model
@@ -22,7 +24,9 @@ from generative.pipeline.paths import EVALUATION_FILE, PICTURES_DIR, history_pat
 from generative.plots.curves import loss_curves
 from generative.plots.image_grids import png
 from generative.rng import generator
-from runrecord import Embedding
+from runrecord import Embedding, Run
+from runrecord.paths import repo_root
+from runrecord.run_store import state_folder
 
 
 def evaluate_all() -> None:
@@ -45,14 +49,19 @@ def evaluate_all() -> None:
     shown["noise_factors"] = ", ".join(f"{factor:g}" for factor in config.noise_factors)
     with tracked(context, shown) as run, threadpool_limits(context.compute.threads):
         baseline = baseline_metrics(data, config, seed)
+        real = real_images(data, config, seed, _classifier(context, run))
+        if real.seen:
+            run.tag(**{"classifier.accuracy": f"{real.seen.accuracy:.4f}"})
         evaluated = {
-            name: evaluate(model, data, config, seed, baseline) for name, model in models.items()
+            name: evaluate(model, data, config, seed, baseline, real)
+            for name, model in models.items()
         }
         metrics = {name: dict(found.metrics) for name, found in evaluated.items()}
         drawn = {name: (model.loss_unit, model.drawn_losses) for name, model in models.items()}
         pictures = {
             "loss_curves": loss_curves(histories, drawn),
             **pictures_of(evaluated, data.test, config, seed),
+            **class_pictures(evaluated, real),
         }
         images = {name: png(pixels) for name, pixels in pictures.items()}
         write_atomic(EVALUATION_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
@@ -71,6 +80,22 @@ def evaluate_all() -> None:
                 embedding=embeddings.get(name),
             )
         _print_table(metrics)
+
+
+def _classifier(context: StageContext, run: Run) -> Classifier | None:
+    """The classifier of the training images, kept beside the runs; None without classes."""
+    if not has_classes(context.data):
+        return None
+    circumstances = {
+        **context.compute.model_dump(),
+        **context.hardware,
+        "device": context.device.type,
+    }
+    folder = state_folder(repo_root()) / "classifiers"
+    train = context.data.train
+    classifier, digest = cached_classifier(train, context.seed, circumstances, folder)
+    run.tag(**{"classifier.sha256": digest})
+    return classifier
 
 
 def _embeddings(

@@ -1,0 +1,123 @@
+"""How far a model's samples are from real images, and of which classes they are."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics.pairwise import euclidean_distances
+from torch import Generator
+
+from generative.data.dataset import ImageSet
+from generative.evaluation.classifier import Classifier
+from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.frechet import frechet_distance
+from generative.evaluation.mmd import squared_mmd
+from generative.evaluation.probes import Array, pixels_of
+from generative.models.base import Samples
+from generative.rng import generator
+
+Shares = Mapping[int, float]
+"""How much of a set is of each class, 0 to 1; they add up to 1."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the classifier makes of real images."""
+
+    classifier: Classifier
+    features: Array
+    """Of the test images that samples are compared with, (N, F)."""
+    shares: Shares
+    """Of the classes among all test images, by its decisions."""
+    accuracy: float
+    """Of its decisions on all test images, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """What every model's samples are compared with."""
+
+    pixels: Array
+    """Of test images, (N, D)."""
+    width: float
+    """Of the kernel: the median distance of training images."""
+    stream: Generator
+    """The random stream that samples are drawn from: each model's from a copy of it."""
+    floors: Mapping[str, float]
+    """The metrics that real images give: what chance alone does."""
+    seen: Seen | None
+    """None without a classifier."""
+
+
+def real_images(
+    data: ImageSet, config: EvaluationConfig, seed: int, classifier: Classifier | None
+) -> RealImages:
+    """Draw as many test images and training images as there are to be samples, and compare them."""
+    count, at_once = config.compared_samples, config.batch_size
+    stream = generator(data.test.images.device, seed, "evaluate/compared")
+    chosen = data.test.random_subset(count, stream)
+    train = data.train.subset(data.train.random_subset(count, stream))
+    pixels, train_pixels = pixels_of(data.test.subset(chosen)), pixels_of(train)
+    width = float(np.median(euclidean_distances(train_pixels[:1000])))
+    floors = {"Samples/MMD2 Floor": squared_mmd(train_pixels, pixels, width)}
+    seen = None
+    if classifier:
+        assert data.test.labels is not None
+        features, decisions = classifier.look_at(data.test.to_float(slice(None)), at_once)
+        right = decisions == data.test.labels.cpu().numpy()
+        shares = shares_of(decisions, classifier.classes)
+        seen = Seen(classifier, features[chosen.cpu().numpy()], shares, float(right.mean()))
+        features, _ = classifier.look_at(train.to_float(slice(None)), at_once)
+        floors["Samples/Classifier Frechet Floor"] = frechet_distance(features, seen.features)
+    return RealImages(pixels, width, stream, floors, seen)
+
+
+@torch.inference_mode()
+def sample_metrics(
+    model: Samples, real: RealImages, config: EvaluationConfig
+) -> tuple[dict[str, float], Shares]:
+    """Samples compared with as many test images; and the shares of the classes among them.
+
+    - `MMD2`: `squared_mmd` on pixels in [0, 1], a sample being its pixels' means, with a kernel as
+      wide as the median distance of training images (Gretton et al., 2012, section 8). It needs no
+      network that was trained.
+    - `Classifier Frechet Distance`: `frechet_distance` in the features of this pipeline's own small
+      classifier. It is no published FID, whose features are Inception's: compare it within one data
+      set and one classifier only.
+    - `Classes Drawn`: how many classes have a tenth of an even share of the samples, or more.
+    - `Class Evenness`: 0, all samples of one class, to 1, as many of each.
+
+    Each `Floor` is the same of training images and test images. Without a classifier there is the
+    first alone, and no shares.
+    """
+    drawn = model.sample(config.compared_samples, real.stream.clone_state())
+    metrics = {"Samples/MMD2": squared_mmd(drawn.flatten(1).cpu().numpy(), real.pixels, real.width)}
+    shares: Shares = {}
+    if seen := real.seen:
+        features, decisions = seen.classifier.look_at(drawn, config.batch_size)
+        shares = shares_of(decisions, seen.classifier.classes)
+        metrics |= {
+            "Samples/Classifier Frechet Distance": frechet_distance(features, seen.features),
+            "Samples/Classes Drawn": float(classes_drawn(shares)),
+            "Samples/Class Evenness": evenness(shares),
+        }
+    return {**metrics, **real.floors}, shares
+
+
+def shares_of(decisions: npt.NDArray[np.int64], classes: Sequence[int]) -> Shares:
+    """How much of the decisions, (N,), is for each of the classes."""
+    return {label: float((decisions == label).mean()) for label in classes}
+
+
+def classes_drawn(shares: Shares) -> int:
+    """How many classes have a tenth of an even share, or more."""
+    return sum(share >= 0.1 / len(shares) for share in shares.values())
+
+
+def evenness(shares: Shares) -> float:
+    """The entropy of the shares over that of even ones, 0 to 1, of two classes or more."""
+    entropy = -sum(share * math.log(share) for share in shares.values() if share)
+    return entropy / math.log(len(shares))

@@ -1,0 +1,230 @@
+"""Samples against real images: the distance in a classifier's features, and which classes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import SAMPLE, Workspace, ae, compute, gan, noise, runs
+from safetensors.torch import load_file, save_file
+from test_evaluation import config
+from torch import Generator, Tensor
+
+from generative.data.dataset import ImageSet, Split, load_images
+from generative.evaluation.classifier import Classifier, cached_classifier, train_classifier
+from generative.evaluation.frechet import frechet_distance
+from generative.evaluation.model_pictures import class_pictures
+from generative.evaluation.probes import has_classes
+from generative.evaluation.samples import (
+    classes_drawn,
+    evenness,
+    real_images,
+    sample_metrics,
+    shares_of,
+)
+from generative.evaluation.suite import evaluate
+from generative.models.base import Samples, add_noise
+from generative.plots.bars import class_bars
+from generative.plots.image_grids import png
+from generative.training.runtime import prepare
+
+DISTANCE = "Samples/Classifier Frechet Distance"
+FLOOR = "Samples/Classifier Frechet Floor"
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageSet:
+    return load_images(SAMPLE, prepare(compute()))
+
+
+@pytest.fixture(scope="module")
+def classifier(data: ImageSet) -> Classifier:
+    return train_classifier(data.train, 0)
+
+
+class Drawing(Samples):
+    """Draws images that are given."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def sample(self, count: int, rng: Generator) -> Tensor:
+        return self.images[torch.randperm(len(self.images), generator=rng)[:count]]
+
+
+def metrics_of(images: Tensor, data: ImageSet, classifier: Classifier | None) -> dict[str, float]:
+    real = real_images(data, config(), 0, classifier)
+    return sample_metrics(Drawing(images), real, config())[0]
+
+
+def test_the_distance_is_that_of_gaussians_that_are_known() -> None:
+    random = np.random.default_rng(0)
+    white = random.normal(size=(1000, 3))
+    white -= white.mean(0)
+    white = white @ np.linalg.inv(np.linalg.cholesky(np.cov(white, rowvar=False))).T
+    # Axes that commute: |m|^2 and the squared differences of the standard deviations.
+    shifted = white * [1, 2, 3] + [1, 0, 2]
+    assert frechet_distance(white, shifted) == pytest.approx(1 + 4 + 0 + 1 + 4)
+    # In general by the eigenvalues of C1 C2, which is not symmetric.
+    one, other = (random.normal(size=(3, 3)) for _ in range(2))
+    product = (one @ one.T) @ (other @ other.T)
+    expected = (one**2).sum() + (other**2).sum() - 2 * np.sqrt(np.linalg.eigvals(product)).sum()
+    assert frechet_distance(white @ one.T, white @ other.T) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [5, 500], ids=["a singular covariance", "a regular one"])
+def test_the_distance_of_equal_sets_is_0(count: int) -> None:
+    features = np.random.default_rng(0).normal(size=(count, 20)).astype(np.float32)
+    features[:, 3] = 0
+    assert frechet_distance(features, features[::-1]) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_distance_rises_with_noise_and_with_classes_that_are_missing(
+    data: ImageSet, classifier: Classifier
+) -> None:
+    images, labels = data.train.to_float(slice(None)), data.train.labels
+    assert labels is not None
+    noisy = [add_noise(images, factor, noise()).clamp(0, 1) for factor in (0.0, 0.3, 0.6)]
+    missing = [images[labels < classes] for classes in (7, 4, 1)]
+    for worse in (noisy, [images, *missing]):
+        found = [metrics_of(part, data, classifier) for part in worse]
+        distances = [metrics[DISTANCE] for metrics in found]
+        assert distances == sorted(distances)
+        assert distances[-1] > 3 * distances[0]
+        assert len({metrics[FLOOR] for metrics in found}) == 1
+    (alone,) = found[-1:]
+    assert alone["Samples/Classes Drawn"] <= 2
+    assert alone["Samples/Class Evenness"] < 0.2
+    assert found[0]["Samples/Classes Drawn"] == 10
+    assert found[0]["Samples/Class Evenness"] > 0.9
+
+
+def test_shares_of_known_decisions() -> None:
+    shares = shares_of(np.array([3, 3, 3, 7]), [3, 5, 7])
+    assert shares == {3: 0.75, 5: 0.0, 7: 0.25}
+    assert classes_drawn(shares) == 2
+    assert evenness(shares) == pytest.approx(0.5623351 / np.log(3))
+    assert evenness({0: 1.0, 1: 0.0}) == 0
+    assert evenness({0: 0.5, 1: 0.5}) == pytest.approx(1)
+    assert classes_drawn({0: 0.95, 1: 0.05}) == 2
+    assert classes_drawn({0: 0.96, 1: 0.04}) == 1
+
+
+def test_the_classifier_learns_the_sample_and_repeats_to_the_bit(
+    data: ImageSet, classifier: Classifier
+) -> None:
+    seen = real_images(data, config(), 0, classifier).seen
+    assert seen is not None
+    assert seen.accuracy > 0.7
+    assert seen.features.shape == (100, 64)
+    again, other = train_classifier(data.train, 0), train_classifier(data.train, 1)
+    for name, weight in classifier.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+        assert not torch.equal(weight, other.state_dict()[name])
+
+
+def test_a_classifier_from_the_cache_gives_the_same_and_no_other_file_is_believed(
+    data: ImageSet, tmp_path: Path
+) -> None:
+    train, model = data.train.subset(torch.arange(60)), gan().eval()
+
+    def found(seed: int = 0, **circumstances: Any) -> str:
+        classifier, digest = cached_classifier(train, seed, circumstances, tmp_path)
+        real = real_images(data, config(), 0, classifier)
+        return digest + json.dumps(sample_metrics(model, real, config())[0])
+
+    fresh = found()
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    assert found() == fresh
+    assert (path.read_bytes(), len([*tmp_path.iterdir()])) == (content, 1)
+
+    flipped = bytearray(content)
+    flipped[-1] ^= 1
+    for damaged in (b"", bytes(flipped)):
+        path.write_bytes(damaged)
+        assert found() == fresh
+        assert path.read_bytes() == content
+
+    other = found(seed=1)
+    assert other != fresh
+    (foreign,) = {*tmp_path.iterdir()} - {path}
+    foreign.rename(path)
+    assert found() == fresh
+    save_file(load_file(path), path)  # sound, and says nothing of its identity
+    assert found() == fresh
+    assert path.read_bytes() == content
+
+    found(threads=2)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(256, dtype=torch.uint8)])
+def test_without_classes_there_is_the_mean_discrepancy_alone(
+    data: ImageSet, labels: Tensor | None
+) -> None:
+    plain = ImageSet(Split(data.train.images, labels), Split(data.test.images, None), "")
+    assert not has_classes(plain)
+    real = real_images(plain, config(), 0, None)
+    found = evaluate(gan().eval(), plain, config(), 0, {}, real)
+    assert set(found.metrics) == {"Samples/MMD2", "Samples/MMD2 Floor"}
+    assert found.series == {}
+    assert class_pictures({"gan": found}, real) == {}
+
+
+def test_the_mean_discrepancy_is_the_same_with_a_classifier(
+    data: ImageSet, classifier: Classifier
+) -> None:
+    images = data.train.to_float(slice(None))
+    with_it, alone = metrics_of(images, data, classifier), metrics_of(images, data, None)
+    assert {name: with_it[name] for name in alone} == alone
+
+
+def test_what_does_not_sample_has_no_classes(data: ImageSet, classifier: Classifier) -> None:
+    real = real_images(data, config(), 0, classifier)
+    found = evaluate(ae().eval(), data, config(), 0, {}, real)
+    assert not [name for name in found.metrics if name.startswith("Samples/")]
+    assert found.series == {}
+
+
+def test_colour_images_of_any_size_and_labels_with_gaps() -> None:
+    for height, width in ((32, 32), (8, 11)):
+        images = torch.randint(0, 256, (60, 3, height, width), generator=noise()).byte()
+        labels = torch.tensor([4, 9] * 30, dtype=torch.uint8)
+        images[labels == 9] //= 4
+        split = Split(images, labels)
+        data = ImageSet(split, split, "")
+        model = train_classifier(split, 0)
+        real = real_images(data, config(), 0, model)
+        assert real.seen is not None
+        assert real.seen.shares == {4: 0.5, 9: 0.5}
+        metrics, shares = sample_metrics(Drawing(split.to_float(slice(0, None, 2))), real, config())
+        assert shares == {4: 1.0, 9: 0.0}
+        assert metrics["Samples/Classes Drawn"] == 1
+        assert metrics["Samples/Class Evenness"] == 0
+        assert metrics[DISTANCE] > metrics[FLOOR]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 200])
+def test_bars_of_classes_are_byte_stable(classes: int) -> None:
+    even = dict.fromkeys(range(classes), 1 / classes)
+    shares = dict.fromkeys(("Test images", "VAE", "GAN"), even)
+    pixels = class_bars("Classes", shares)
+    assert pixels.dtype == np.uint8
+    assert png(pixels) == png(class_bars("Classes", shares))
+
+
+def test_the_record_says_which_classifier_looked_and_which_classes_were_drawn(
+    built: Workspace,
+) -> None:
+    tags = runs(built, "evaluate")[0].data.tags
+    assert len(tags["classifier.sha256"]) == 64
+    assert 0.7 < float(tags["classifier.accuracy"]) <= 1
+    metrics = json.loads(built.read("metrics/evaluation.json"))
+    assert DISTANCE not in metrics["ae"]
+    assert {metrics[name][FLOOR] for name in ("vae", "gan")} == {metrics["vae"][FLOOR]}
+    kept = [*(built.path / ".runrecord/classifiers").iterdir()]
+    assert [path.suffix for path in kept] == [".safetensors"]
+    built.run("git", "check-ignore", str(kept[0]))
