@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LinearLR
 
 from generative.data.dataset import Split
 from generative.evaluation.probes import Array
@@ -72,8 +73,7 @@ class Classifier(nn.Module):
 def train_classifier(train: Split, seed: int) -> Classifier:
     """One that has learnt a split's labels, on its device: a function of its arguments alone.
 
-    Weights are drawn on the CPU. Adam (Kingma and Ba, 2015, algorithm 1) is written out here:
-    making PyTorch's takes a second, for it imports the compiler.
+    Weights are drawn on the CPU.
     """
     device = train.images.device
     with torch.random.fork_rng(devices=[]):
@@ -81,27 +81,19 @@ def train_classifier(train: Split, seed: int) -> Classifier:
         torch.manual_seed(stream.initial_seed())
         classifier = _new(train)
     targets = torch.searchsorted(torch.tensor(classifier.classes, device=device), _labels(train))
-    weights = [*classifier.parameters()]
-    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
     in_epoch = math.ceil(len(train) / BATCH)
     epochs = max(EPOCHS, math.ceil(FEWEST / in_epoch))
-    step = 0
+    optimizer = torch.optim.Adam(classifier.parameters(), RATE, fused=True)
+    schedule = LinearLR(optimizer, 1, 0, epochs * in_epoch)
     for epoch in range(1, epochs + 1):
         stream = generator(device, seed, "evaluate/classifier/order", epoch)
         order = torch.randperm(len(train), generator=stream, device=device)
         for index in torch.split(order, BATCH):
             logits = classifier.logits(classifier.features(train.to_float(index)))
-            loss = F.cross_entropy(logits, targets[index])
-            gradients = torch.autograd.grad(loss, weights)
-            rate = RATE * (1 - step / (epochs * in_epoch))
-            step += 1
-            with torch.no_grad():
-                parts = zip(weights, gradients, means, squares, strict=True)
-                for weight, gradient, mean, square in parts:
-                    mean.lerp_(gradient, 0.1)
-                    square.lerp_(gradient.square(), 0.001)
-                    spread = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
-                    weight.addcdiv_(mean, spread, value=-rate / (1 - 0.9**step))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, targets[index]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
     return classifier
 
 
