@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import runrecord
-from generative.data.download import sha256_of
+from generative.data.idx import sha256_of
 from runrecord.checkpoints import Checkpoints
 from runrecord.cli.viewers import free_port
 from runrecord.events import RunEnded, RunStarted

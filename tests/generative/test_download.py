@@ -1,9 +1,10 @@
-"""MNIST's files from every kind of source; what is not right is refused and never left behind."""
+"""Data sets' files from every kind of source; the wrong are refused and never left behind."""
 
 import base64
 import gc
 import gzip
 import hashlib
+import json
 import shutil
 import signal
 import socketserver
@@ -15,23 +16,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
-from helpers import SAMPLE, SAMPLE_FILES, Workspace
+from helpers import ROOT, SAMPLE, SAMPLE_FILES, Workspace
 from torchvision import datasets
 
-from generative.data import download as module
+from generative.data import sources as module
 from generative.data.config import Data
-from generative.data.download import (
-    SourceFailed,
-    download,
-    from_mirror,
-    from_torchvision,
-    sha256_of,
-)
-from generative.errors import RunFailed
+from generative.data.download import check_source, default_sources, download
+from generative.data.idx import sha256_of, to_idx
+from generative.data.registry import KNOWN
+from generative.data.sources import SourceFailed, from_mirror, from_torchvision
+from generative.errors import RunFailed, UserError
+from generative.project import PROJECT
+from runrecord.errors import UserError as WrongData
 
 MNIST = Data(name="mnist", source=None, sha256=None, binarize="none")
 DATA = MNIST.model_copy(update={"sha256": sha256_of(SAMPLE)})
+WRONG = rf"has SHA-256 [0-9a-f]{{64}}, data.sha256 in params.yaml is {DATA.sha256}"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -116,9 +118,9 @@ def test_a_mirrors_password_is_sent_and_never_shown(
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda b: b[: len(b) // 2], "train-images-idx3-ubyte has SHA-256"),
-        (lambda b: b[:999] + bytes([b[999] ^ 1]) + b[1000:], "train-images-idx3-ubyte has SHA-256"),
-        (lambda _: b"<!doctype html><title>Sign in</title>", "train-images-idx3-ubyte has SHA-256"),
+        (lambda b: b[: len(b) // 2], WRONG),
+        (lambda b: b[:999] + bytes([b[999] ^ 1]) + b[1000:], WRONG),
+        (lambda _: b"<!doctype html><title>Sign in</title>", WRONG),
         (lambda b: gzip.compress(b)[:-20], "ended before the end-of-stream marker"),
     ],
     ids=["half", "flipped bit", "HTML page", "half gzip"],
@@ -135,7 +137,7 @@ def test_a_wrong_file_is_refused_and_the_next_source_is_tried(
     assert list((tmp_path / "data").iterdir()) == [], "nothing is left behind"
     download(DATA, target, {**bad, "good": partial(from_mirror, str(SAMPLE))})
     assert_is_sample(target)
-    assert "four files from good" in capsys.readouterr().out
+    assert "4 files from good" in capsys.readouterr().out
 
 
 def test_a_connection_cut_in_the_middle_is_refused(tmp_path: Path) -> None:
@@ -165,7 +167,11 @@ def test_a_silent_server_is_given_up(
     with serve(Silent) as port:
         address = f"http://127.0.0.1:{port}"
         monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}/"])
-        fetch = partial(from_mirror, address) if client == "our own" else from_torchvision
+        fetch = (
+            partial(from_mirror, address)
+            if client == "our own"
+            else partial(from_torchvision, "MNIST")
+        )
         try:
             with pytest.raises(RunFailed, match=r"mirror: timed out"):
                 download(DATA, tmp_path / "mnist", {"mirror": fetch})
@@ -184,6 +190,13 @@ def test_all_sources_failing_lists_them_and_says_what_to_do(tmp_path: Path) -> N
         "train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (raw or .gz) "
         "into a folder, set MNIST_MIRROR to it and run this again."
     )
+
+
+def test_without_a_sum_of_ones_own_mnists_files_are_told_one_by_one(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed) as caught:
+        download(MNIST, tmp_path / "mnist", {"sample": partial(from_mirror, str(SAMPLE))})
+    for name in SAMPLE_FILES.values():
+        assert f"{name} has SHA-256 " in str(caught.value)
 
 
 def test_files_that_are_right_are_kept(tmp_path: Path) -> None:
@@ -254,7 +267,7 @@ def test_of_torchvisions_mirrors_the_first_that_has_the_files_gives_them(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}/empty/", f"{address}/"])
-    download(DATA, tmp_path / "data" / "mnist", {"torchvision": from_torchvision})
+    download(DATA, tmp_path / "data" / "mnist", {"torchvision": partial(from_torchvision, "MNIST")})
     assert_is_sample(tmp_path / "data" / "mnist")
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mnist"]
 
@@ -278,10 +291,252 @@ def test_where_torchvisions_mirrors_fail_the_reason_is_one_line(
     (mirror / "train-labels-idx1-ubyte.gz").write_bytes(b"<!doctype html><title>Sign in</title>")
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}{folder}"])
     with pytest.raises(RunFailed) as caught:
-        download(DATA, tmp_path / "data" / "mnist", {"torchvision": from_torchvision})
+        download(
+            DATA, tmp_path / "data" / "mnist", {"torchvision": partial(from_torchvision, "MNIST")}
+        )
     assert f"(torchvision: {reason}); put" in str(caught.value)
     assert capsys.readouterr().out == f"trying torchvision ...\n  failed: {reason}\n"
     assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.usefixtures("torchvisions_files")
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_others_come_from_torchvisions_mirrors_too_by_their_md5_sums(
+    name: str,
+    mirror: Path,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Through torchvision's own classes; the real servers are out of these tests' reach."""
+    dataset = getattr(datasets, KNOWN[name].torchvision)
+    monkeypatch.setattr(dataset, "mirrors", [f"{address}/"])
+    monkeypatch.setattr(dataset, "resources", datasets.MNIST.resources)
+    data = MNIST.model_copy(update={"name": name})
+    for variable in ("MNIST_MIRROR", KNOWN[name].mirror_variable):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("MNIST_MIRROR", "/nowhere")  # of MNIST alone
+    assert list(default_sources(data)) == ["torchvision's mirrors"]
+    download(data, tmp_path / name)
+    assert_is_sample(tmp_path / name)
+    assert "4 files from torchvision's mirrors, MD5 checked" in capsys.readouterr().out
+
+    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"other"))
+    with pytest.raises(RunFailed) as caught:
+        download(data, tmp_path / name)
+    assert str(caught.value).startswith(f"no source had {KNOWN[name].title} (torchvision's mirrors")
+    assert str(caught.value).endswith(
+        f"t10k-labels-idx1-ubyte (.gz) into a folder, set {KNOWN[name].mirror_variable} to it and "
+        "run this again."
+    )
+    assert_is_sample(tmp_path / name)
+
+
+@pytest.mark.usefixtures("torchvisions_files")
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_a_mirror_without_known_sums_has_to_have_the_packed_files(
+    name: str, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = KNOWN[name]
+    dataset = getattr(datasets, known.torchvision)
+    monkeypatch.setattr(dataset, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    monkeypatch.setattr(dataset, "resources", datasets.MNIST.resources)
+    monkeypatch.setenv(known.mirror_variable, str(mirror))
+    data = MNIST.model_copy(update={"name": name})
+    assert download(data, tmp_path / name) == f"your mirror ({known.mirror_variable})"
+    assert_is_sample(tmp_path / name)
+
+    packed = mirror / "train-images-idx3-ubyte.gz"
+    right = packed.read_bytes()
+    packed.write_bytes(gzip.compress(b"other"))
+    with pytest.raises(RunFailed, match=r"train-images-idx3-ubyte.gz has MD5 .*, should be "):
+        download(data, tmp_path / name)
+
+    packed.unlink()
+    (mirror / "train-images-idx3-ubyte").write_bytes(gzip.decompress(right))
+    with pytest.raises(RunFailed, match=r"has train-images-idx3-ubyte without \.gz") as caught:
+        download(data, tmp_path / name)
+    assert f"write data.sha256: {DATA.sha256} | torchvision's mirrors: " in str(caught.value)
+    download(data.model_copy(update={"sha256": DATA.sha256}), tmp_path / name)
+    assert_is_sample(tmp_path / name)
+
+
+def own(source: Path | str, sha256: str | None = None) -> Data:
+    return Data(name="mine", source=str(source), sha256=sha256, binarize="none")
+
+
+def sum_said(data: Data, into: Path) -> str:
+    """The SHA-256 that the refusal of a data set without one tells."""
+    with pytest.raises(RunFailed) as caught:
+        download(data, into)
+    assert not into.exists()
+    sentence = str(caught.value)
+    assert f"{data.source}: data.sha256 in params.yaml is {data.sha256 or 'null'}; " in sentence
+    return sentence.rpartition("write data.sha256: ")[2].removesuffix(".")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "address"])
+def test_idx_files_of_ones_own(
+    packed: bool, kind: str, mirror: Path, address: str, tmp_path: Path
+) -> None:
+    if packed:
+        for file in list(mirror.iterdir()):
+            (mirror / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+    data = own(mirror if kind == "folder" else address)
+    found = sum_said(data, tmp_path / "mine")
+    assert found == sum_said(data.model_copy(update={"sha256": "0" * 64}), tmp_path / "mine")
+    download(data.model_copy(update={"sha256": found}), tmp_path / "mine")
+    assert_is_sample(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("kind", ["folder", "address"])
+def test_idx_files_of_ones_own_in_colour_without_labels(
+    kind: str, mirror: Path, address: str, tmp_path: Path
+) -> None:
+    shutil.rmtree(mirror)
+    mirror.mkdir()
+    for split in ("train", "t10k"):
+        pixels = np.zeros((3, 9, 8, 3), np.uint8)
+        (mirror / f"{split}-images-idx4-ubyte").write_bytes(to_idx(pixels))
+    data = own(mirror if kind == "folder" else address)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_bytes(b"of the data set before")
+    with pytest.raises(RunFailed) as caught:
+        download(data, tmp_path / "mine")
+    found = str(caught.value).rpartition(" ")[2].removesuffix(".")
+    download(data.model_copy(update={"sha256": found}), tmp_path / "mine")
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
+        "t10k-images-idx4-ubyte",
+        "train-images-idx4-ubyte",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (
+            lambda m: (m / "t10k-images-idx3-ubyte").unlink(),
+            "has neither t10k-images-idx3-ubyte nor t10k-images-idx4-ubyte, raw or .gz.",
+        ),
+        (
+            lambda m: (m / "t10k-labels-idx1-ubyte").unlink(),
+            "one split has labels, the other none; give both, or none.",
+        ),
+        (
+            lambda m: (m / "t10k-images-idx3-ubyte").write_bytes(b"<html>"),
+            "t10k-images-idx3-ubyte: not an IDX file of images (its first bytes are 3c 68 74 6d, "
+            "should be 00 00 08 03).",
+        ),
+        (
+            lambda m: (m / "t10k-images-idx3-ubyte").write_bytes(
+                to_idx(np.zeros((128, 9, 9), np.uint8))
+            ),
+            "t10k-images-idx3-ubyte: images are 9 x 9 pixels, those of train-images-idx3-ubyte "
+            "28 x 28 pixels; both should be the same.",
+        ),
+        (
+            lambda m: (m / "train-images-idx3-ubyte").write_bytes(
+                to_idx(np.zeros((256, 9, 7), np.uint8))
+            ),
+            "train-images-idx3-ubyte: images are 9 x 7 pixels; the smallest that the models take "
+            "are 8 x 8.",
+        ),
+        (
+            lambda m: (
+                (m / "train-images-idx3-ubyte")
+                .rename(m / "train-images-idx4-ubyte")
+                .write_bytes(to_idx(np.zeros((256, 9, 9, 2), np.uint8)))
+            ),
+            "train-images-idx4-ubyte: images have 2 channels; should be 1 (grey) or 3 (red, green "
+            "and blue).",
+        ),
+    ],
+    ids=["no file", "labels once", "HTML page", "sizes", "small", "channels"],
+)
+def test_wrong_idx_files_of_ones_own_are_refused(
+    spoil: Any, reason: str, mirror: Path, tmp_path: Path
+) -> None:
+    spoil(mirror)
+    with pytest.raises(RunFailed) as caught:
+        download(own(mirror), tmp_path / "data" / "mine")
+    assert str(caught.value) == f"{mirror}: {reason}"
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (
+            MNIST.model_copy(update={"name": "cats"}),
+            "data.name is 'cats', none of mnist, fashion-mnist, kmnist, and data.source is null; "
+            "set data.source to the folder or address of your images.",
+        ),
+        (
+            MNIST.model_copy(update={"source": "http://me:secret@host/x"}),
+            "data.source is 'http://host/x', but data.name 'mnist' stands for MNIST; give your "
+            "images a name of their own, or make it null.",
+        ),
+        (
+            own("/no/where"),
+            "data.source is '/no/where'; it should be a folder that is there, or an address that "
+            "begins with http:// or https://.",
+        ),
+        (
+            own(SAMPLE / "train-images-idx3-ubyte"),
+            f"data.source is '{SAMPLE}/train-images-idx3-ubyte'; it should be a folder that is "
+            "there, or an address that begins with http:// or https://.",
+        ),
+        (
+            own("data/../data/mine/x"),
+            "data.source is 'data/../data/mine/x', but each run of the stage empties data/mine; "
+            "keep your images elsewhere.",
+        ),
+    ],
+    ids=["unknown name", "known name with a source", "no folder", "file", "its own folder"],
+)
+def test_what_is_wrong_in_params_yaml_is_said_before_any_work(data: Data, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_source(data)
+    assert str(caught.value) == f"params.yaml: {sentence}"
+
+
+def test_a_source_is_not_missed_where_its_images_are_there_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = own("/no/where", DATA.sha256)
+    with pytest.raises(UserError, match="'/no/where'"):
+        check_source(data)
+    shutil.copytree(SAMPLE, data.directory)
+    check_source(data)
+
+
+def test_doctor_says_of_every_name_whether_its_files_are_right(tmp_path: Path) -> None:
+    def said(**values: object) -> str:
+        block = {"name": "mnist", "source": None, "sha256": None, "binarize": "none"} | values
+        (tmp_path / "params.yaml").write_text(f"data: {json.dumps(block)}\n")
+        return PROJECT.checks["data"](tmp_path)
+
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    for name in ("mnist", "fashion-mnist", "mine"):
+        with pytest.raises(WrongData, match=f"^data/{name}: train-images-idx3-ubyte is missing; "):
+            said(name=name)
+        shutil.copytree(SAMPLE, tmp_path / "data" / name)
+        right = f"the files in data/{name}, SHA-256 checked"
+        assert said(name=name, sha256=DATA.sha256) == right
+        with pytest.raises(WrongData, match=r"data\.sha256 in params\.yaml is 00"):
+            said(name=name, sha256="0" * 64)
+    with pytest.raises(WrongData, match="t10k-labels-idx1-ubyte has SHA-256 "):
+        said()
+    assert said(name="fashion-mnist").endswith(
+        f"fashion-mnist, not checked: data.sha256 is null; theirs is {DATA.sha256}"
+    )
+    with pytest.raises(WrongData, match=f"is null; if .* write data.sha256: {DATA.sha256}; "):
+        said(name="mine")
 
 
 @pytest.mark.slow  # from the internet

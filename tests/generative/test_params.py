@@ -147,6 +147,18 @@ def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             "  patience: -1",
             "ae.patience is -1; it should be a whole number, 0 or more.",
         ),
+        (
+            "  name: mnist",
+            "  name: mnits",
+            "data.name is 'mnits', none of mnist, fashion-mnist, kmnist, and data.source is null; "
+            "set data.source to the folder or address of your images.",
+        ),
+        (
+            "  source: null",
+            "  source: /data/cats",
+            "data.source is '/data/cats', but data.name 'mnist' stands for MNIST; give your images "
+            "a name of their own, or make it null.",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused(

@@ -9,12 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from generative.data.idx import SPLITS, files_in, images_file, read_split
+from generative.data.idx import SPLITS, Bytes, files_in, read_set
 from generative.errors import UserError
 from generative.files import sha256
 from generative.rng import generator
-
-SMALLEST = 8  # pixels
 
 
 @dataclass(frozen=True)
@@ -99,17 +97,12 @@ def load_images(
         UserError: a file is missing, truncated, swapped with another or no IDX file; images of
             another size; no training image would be left.
     """
-    splits = [_read_split(directory, split, binarize, seed) for split in SPLITS]
+    train, test = (
+        _split(*read, binarize, generator(torch.device("cpu"), seed, f"binarize/{split}"))
+        for split, read in zip(SPLITS, read_set(directory), strict=True)
+    )
     digests = "".join(sha256(path) for path in files_in(directory))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:32]  # MLflow takes at most 36
-    train, test = splits
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise UserError(
-            f"{images_file(directory, SPLITS[1])}: images are {_shown(test)}, those of "
-            f"{images_file(directory, SPLITS[0]).name} {_shown(train)}; both should be the same."
-        )
-    if (train.labels is None) != (test.labels is None):
-        raise UserError(f"{directory}: one split has labels, the other none; give both, or none.")
     if validation >= len(train):
         raise UserError(
             f"params.yaml: split.validation is {validation}, which leaves none of the "
@@ -124,30 +117,10 @@ def load_images(
     return ImageSet(train.to(device), test.to(device), digest, apart)
 
 
-def _read_split(directory: Path, split: str, binarize: str, seed: int) -> Split:
-    pixels, labels = read_split(directory, split)
+def _split(pixels: Bytes, labels: Bytes | None, binarize: str, stream: torch.Generator) -> Split:
     images = torch.tensor(pixels)
-    found = Split(images, None if labels is None else torch.tensor(labels))
-    if images.shape[1] not in (1, 3):
-        raise UserError(
-            f"{images_file(directory, split)}: images have {images.shape[1]} channels; should be 1 "
-            "(grey) or 3 (red, green and blue)."
-        )
-    if min(images.shape[2:]) < SMALLEST:
-        raise UserError(
-            f"{images_file(directory, split)}: images are {_shown(found)}; the smallest that the "
-            f"models take are {SMALLEST} x {SMALLEST}."
-        )
-    if binarize == "none":
-        return found
-    threshold = torch.tensor(0.5)
-    if binarize == "sampled":
-        stream = generator(torch.device("cpu"), seed, f"binarize/{split}")
-        threshold = torch.rand(images.shape, generator=stream)
-    return Split((images / 255 > threshold).to(torch.uint8) * 255, found.labels)
-
-
-def _shown(split: Split) -> str:
-    channels, height, width = split.images.shape[1:]
-    colour = "" if channels == 1 else f" in {channels} channels"
-    return f"{height} x {width} pixels{colour}"
+    if binarize != "none":
+        drawn = binarize == "sampled"
+        threshold = torch.rand(images.shape, generator=stream) if drawn else torch.tensor(0.5)
+        images = (images / 255 > threshold).to(torch.uint8) * 255
+    return Split(images, None if labels is None else torch.tensor(labels))

@@ -1,5 +1,7 @@
 """IDX files of unsigned bytes, the format of MNIST: their names, and how they are read and made."""
 
+import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from generative.errors import UserError
 
 SPLITS = ("train", "t10k")
 """As MNIST's files call training and test images."""
+SMALLEST = 8  # pixels
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -33,6 +36,16 @@ def files_in(directory: Path) -> list[Path]:
     return files
 
 
+def sha256_of(directory: Path) -> str:
+    """The SHA-256 of the bytes of a data set's files, one after another."""
+    found = hashlib.sha256()
+    for path in files_in(directory):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
+
+
 def read_idx(path: Path, dimensions: int) -> Bytes:
     """An IDX file of unsigned bytes with that many dimensions, as an array.
 
@@ -53,7 +66,7 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
         )
     header = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:header].ljust(4 * dimensions, b"\0"), ">u4").tolist())
-    expected = header + int(np.prod(shape))
+    expected = header + math.prod(shape)
     if len(content) != expected:
         raise UserError(
             f"{path}: has {len(content):,} bytes where its header promises {expected:,}; "
@@ -81,10 +94,50 @@ def read_split(directory: Path, split: str) -> tuple[Bytes, Bytes | None]:
     return images, labels
 
 
+def read_set(directory: Path) -> list[tuple[Bytes, Bytes | None]]:
+    """The splits of a data set in the order of SPLITS, each as `read_split` gives it.
+
+    Raises:
+        UserError: a file is missing, damaged or swapped with another; images of a kind or a size
+            that no model takes, or of two kinds; labels in one split alone.
+    """
+    splits = [read_split(directory, split) for split in SPLITS]
+    for split, (images, _) in zip(SPLITS, splits, strict=True):
+        if images.shape[1] not in (1, 3):
+            raise UserError(
+                f"{images_file(directory, split)}: images have {images.shape[1]} channels; should "
+                "be 1 (grey) or 3 (red, green and blue)."
+            )
+        if min(images.shape[2:]) < SMALLEST:
+            raise UserError(
+                f"{images_file(directory, split)}: images are {_shown(images)}; the smallest that "
+                f"the models take are {SMALLEST} x {SMALLEST}."
+            )
+    (train, train_labels), (test, test_labels) = splits
+    if train.shape[1:] != test.shape[1:]:
+        raise UserError(
+            f"{images_file(directory, SPLITS[1])}: images are {_shown(test)}, those of "
+            f"{images_file(directory, SPLITS[0]).name} {_shown(train)}; both should be the same."
+        )
+    if (train_labels is None) != (test_labels is None):
+        raise UserError(f"{directory}: one split has labels, the other none; give both, or none.")
+    return splits
+
+
+def _shown(images: Bytes) -> str:
+    channels, height, width = images.shape[1:]
+    colour = "" if channels == 1 else f" in {channels} channels"
+    return f"{height} x {width} pixels{colour}"
+
+
+def idx_header(*shape: int) -> bytes:
+    """What stands before the bytes of an IDX file of that shape."""
+    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+
+
 def to_idx(array: Bytes) -> bytes:
     """An array as the content of an IDX file."""
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    return header + array.tobytes()
+    return idx_header(*array.shape) + array.tobytes()
 
 
 def refetch(path: Path) -> str:

@@ -4,6 +4,7 @@ import sys
 
 from generative.config import Params, Section
 from generative.data.config import Data, Splitting
+from generative.data.download import check_source
 from generative.errors import RunFailed, UserError
 from generative.evaluation.config import EvaluationConfig
 from generative.models.registry import REGISTRY
@@ -28,6 +29,7 @@ def check() -> None:
     for name, schema in blocks.items():
         params.section(name, schema)
     apart = params.section("split", Splitting).validation
+    check_source(params.section("data", Data))
     for name, model in REGISTRY.items():
         config = params.section(name, model.config_class)
         check_choice(name, config, model.losses, apart)

@@ -1,0 +1,426 @@
+"""A folder of one's own images becomes a data set, or is refused in a sentence that says why."""
+
+import hashlib
+import os
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import RECORD_ONLY, Workspace
+from PIL import Image
+
+from generative.data.config import Data
+from generative.data.download import download
+from generative.data.idx import files_in, read_set, sha256_of
+from generative.data.image_folder import folder_classes, folder_to_idx
+from generative.data.sources import class_names
+from generative.errors import RunFailed
+
+GREY = (9, 8)
+"""Height and width: no model's square."""
+
+
+def picture(path: Path, value: int = 7, mode: str = "L", size: tuple[int, int] = GREY) -> None:
+    """An image of one value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size[::-1], value if len(mode) == 1 else (value, 1, 2)).save(path)
+
+
+def pictures(folder: Path, count: int, first: int = 0) -> None:
+    """Images of the values `first` and on, whose names sort by value."""
+    for value in range(first, first + count):
+        picture(folder / f"{value:03}.png", value)
+
+
+def values(folder: Path) -> list[list[tuple[int, int | None]]]:
+    """Each split's images by their value, with their labels."""
+    return [
+        [
+            (int(one.max()), None if labels is None else int(labels[n]))
+            for n, one in enumerate(images)
+        ]
+        for images, labels in read_set(folder)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    (tmp_path / "idx").mkdir()
+    return tmp_path / "idx"
+
+
+def test_images_without_classes_are_divided_by_the_sums_of_their_names(
+    folder: Path, into: Path
+) -> None:
+    pictures(folder, 23)
+    (folder / ".DS_Store").write_bytes(b"hidden")
+    folder_to_idx(folder, into)
+    by_sum = sorted(range(23), key=lambda n: hashlib.sha256(f"{n:03}.png".encode()).digest())
+    train, test = values(into)
+    assert [value for value, _ in test] == sorted(by_sum[:3])
+    assert [value for value, _ in train] == sorted(by_sum[3:])
+    assert {label for _, label in train + test} == {None}
+    assert folder_classes(folder) == []
+    assert [path.name for path in files_in(into)] == [
+        "train-images-idx3-ubyte",
+        "t10k-images-idx3-ubyte",
+    ]
+    assert read_set(into)[0][0].shape == (20, 1, *GREY)
+
+
+def test_sub_folders_are_classes(folder: Path, into: Path) -> None:
+    pictures(folder / "dog", 5, first=50)
+    pictures(folder / "cat", 4)
+    pictures(folder / ".git", 1, first=99)
+    folder_to_idx(folder, into)
+    train, test = values(into)
+    assert len(test) == 1
+    assert sorted(train + test) == [(n, 0) for n in range(4)] + [(n, 1) for n in range(50, 55)]
+    assert train == sorted(train)
+    assert folder_classes(folder) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], []], ids=["classes", "no classes"])
+def test_folders_train_and_test_are_the_splits(
+    classes: list[str], folder: Path, into: Path
+) -> None:
+    for start, split in ((0, "train"), (100, "test")):
+        for label, name in enumerate(classes or [""]):
+            pictures(folder / split / name, 2, first=start + 10 * label)
+    folder_to_idx(folder, into)
+    assert folder_classes(folder) == classes
+    labels = list(enumerate(classes)) or [(0, "")]
+    for found, start in zip(values(into), (0, 100), strict=True):
+        assert found == [
+            (start + 10 * label + n, label if classes else None)
+            for label, _ in labels
+            for n in range(2)
+        ]
+
+
+def test_other_names_of_folders_are_classes(folder: Path, into: Path) -> None:
+    for name in ("Train", "test"):
+        pictures(folder / name, 2)
+    folder_to_idx(folder, into)
+    assert folder_classes(folder) == ["Train", "test"]
+
+
+def test_the_order_in_which_a_machine_lists_files_changes_nothing(tmp_path: Path) -> None:
+    sums = set()
+    for order in (1, -1):
+        folder, into = tmp_path / f"images{order}", tmp_path / f"idx{order}"
+        for value in list(range(20))[::order]:
+            picture(folder / "abc"[value % 3] / f"{value}.png", value)
+        into.mkdir()
+        folder_to_idx(folder, into)
+        sums.add(sha256_of(into))
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize("kind", ["RGB", "P", "L", "1"])
+def test_grey_and_coloured_images_keep_their_pixels(kind: str, folder: Path, into: Path) -> None:
+    random = np.random.default_rng(0)
+    originals = []
+    for name in ("train", "test"):
+        (folder / name).mkdir()
+        pixels = random.integers(0, 256, (*GREY, 3) if kind in ("RGB", "P") else GREY, np.uint8)
+        image = Image.fromarray(pixels)
+        if kind in ("P", "1"):
+            image = image.convert(kind)
+        image.save(folder / name / "image.png")
+        originals.append(np.asarray(image.convert("RGB" if kind in ("RGB", "P") else "L")))
+    folder_to_idx(folder, into)
+    for (images, labels), original in zip(read_set(into), originals, strict=True):
+        assert labels is None
+        expected = original.transpose(2, 0, 1) if original.ndim == 3 else original[None]
+        assert (images == expected[None]).all()
+    assert ("idx4" in files_in(into)[0].name) == (kind in ("RGB", "P"))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "bmp", "gif", "tiff", "webp"])
+def test_what_pillow_reads_is_taken(ending: str, folder: Path, into: Path) -> None:
+    for n in range(2):
+        picture(folder / f"{n}.{ending}", mode="RGB")
+    (folder / "linked").symlink_to(folder / f"0.{ending}")
+    folder_to_idx(folder, into)
+    assert sum(len(images) for images, _ in read_set(into)) == 3
+
+
+def spoilt(path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(spoil(path.read_bytes()))
+
+
+def cut_jpeg(path: Path) -> None:
+    picture(path, size=(90, 80))
+    spoilt(path, lambda b: b[:-60])
+
+
+def png_header(width: int, height: int, bits: int, colour: int) -> bytes:
+    """A PNG file that promises so much and holds zeros for some of it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    rows = zlib.compress(bytes(9 * (1 + 8 * 6)))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def transparent(path: Path, mode: str) -> None:
+    image = Image.new(mode, (8, 9))
+    if mode == "P":
+        image.save(path, transparency=0)
+    else:
+        image.save(path)
+
+
+def classes(folder: Path, count: int) -> None:
+    shutil.rmtree(folder)
+    picture(folder / "0" / "0.png")
+    for n in range(1, count):
+        shutil.copytree(folder / "0", folder / str(n))
+
+
+def emptied(folder: Path, *names: str) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for name in names:
+        if name.endswith("/"):
+            (folder / name).mkdir()
+        else:
+            picture(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        pytest.param(
+            lambda f: (f / "003.png").write_text("notes"),
+            "{f}/003.png: not an image that can be read; remove it.",
+            id="text",
+        ),
+        pytest.param(
+            lambda f: spoilt(f / "003.png", lambda b: b[:-20]),
+            r"{f}/003.png: cannot be read \(.+\); mend or remove it.",
+            id="truncated PNG",
+        ),
+        pytest.param(
+            lambda f: cut_jpeg(f / "003.jpg"),
+            r"{f}/003.jpg: cannot be read \(image file is truncated.*\); mend or remove it.",
+            id="truncated JPEG",
+        ),
+        pytest.param(
+            lambda f: (f / "003.png").write_bytes(b""),
+            "{f}/003.png: not an image that can be read; remove it.",
+            id="empty file",
+        ),
+        pytest.param(
+            lambda f: (f / "003.png").write_bytes(png_header(10_000, 10_000, 8, 0)),
+            "{f}/003.png: has over 89,478,485 pixels; make it smaller, or remove it.",
+            id="bomb",
+        ),
+        pytest.param(
+            lambda f: (f / "003.png").write_bytes(png_header(60_000, 60_000, 8, 0)),
+            "{f}/003.png: has over 89,478,485 pixels; make it smaller, or remove it.",
+            id="bigger bomb",
+        ),
+        pytest.param(
+            lambda f: (f / "link").symlink_to("nothing"),
+            "{f}/link: no file that can be read; remove it.",
+            id="broken link",
+        ),
+        pytest.param(
+            lambda f: os.mkfifo(f / "pipe"),
+            "{f}/pipe: no file that can be read; remove it.",
+            id="pipe",
+        ),
+        pytest.param(
+            lambda f: picture(f / "003.png", size=(9, 10)),
+            "{f}/003.png: is 10 pixels wide and 9 high, {f}/0.+.png 8 pixels wide and 9 high; "
+            "bring all images to one size.",
+            id="size",
+        ),
+        pytest.param(
+            lambda f: picture(f / "003.png", mode="RGB"),
+            "{f}/003.png: is in colour, {f}/0.+.png grey; save all images as the one or the other.",
+            id="grey and colour",
+        ),
+        *(
+            pytest.param(
+                lambda f, mode=mode, ending=ending: transparent(f / f"003{ending}", mode),
+                rf"{{f}}/003\{ending}: has transparency; save it without, on a background.",
+                id=f"transparency {mode} {ending}",
+            )
+            for mode, ending in (
+                *(("RGBA", ".png"), ("RGBA", ".webp"), ("LA", ".png")),
+                *(("PA", ".tiff"), ("P", ".png"), ("P", ".gif")),
+            )
+        ),
+        *(
+            pytest.param(
+                lambda f, mode=mode: Image.new(mode, (8, 9)).save(f / "003.tiff"),
+                "{f}/003.tiff: has more than 8 bits a channel; save it with 8.",
+                id=mode,
+            )
+            for mode in ("I;16", "I", "F")
+        ),
+        pytest.param(
+            lambda f: (f / "003.png").write_bytes(png_header(8, 9, 16, 2)),
+            "{f}/003.png: has more than 8 bits a channel; save it with 8.",
+            id="RGB of 16 bits",
+        ),
+        pytest.param(
+            lambda f: Image.new("CMYK", (8, 9)).save(f / "003.jpg"),
+            "{f}/003.jpg: is of the kind CMYK; save it as grey or RGB.",
+            id="CMYK",
+        ),
+        pytest.param(
+            lambda f: pictures_of(f, (9, 7)),
+            "{f}/0.+.png: is 7 pixels wide and 9 high; the smallest that the models take are "
+            "8 x 8.",
+            id="small",
+        ),
+        pytest.param(
+            lambda f: emptied(f),
+            "{f}: holds no image; put some into it, or into sub-folders of it.",
+            id="no image",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "a.png"),
+            "{f}: holds one image; give two or more, to train on and to test.",
+            id="one image",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "cat/a.png"),
+            "{f}: holds one image; give two or more, to train on and to test.",
+            id="one image in a class",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "cat/a.png", "cat/b.png", "dog/"),
+            "{f}/dog: holds no image; put some into it, or remove it.",
+            id="empty class",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "train/a.png", "test/"),
+            "{f}/test: holds no image; put some into it, or into sub-folders of it.",
+            id="empty split",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "cat/a.png", "cat/more/b.png"),
+            "{f}/cat/more: a folder within a class; put the images directly into {f}/cat.",
+            id="nested",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "train/cat/a.png", "test/cat/b.png", "val/cat/c.png"),
+            "{f}/test/cat: a folder within a class; put the images directly into {f}/test.",
+            id="a third split",
+        ),
+        pytest.param(
+            lambda f: picture(f / "cat" / "a.png"),
+            r"{f}: holds both files \(000.png\) and sub-folders \(cat\); put every image into a "
+            "sub-folder, its class, or none.",
+            id="mix",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "train/a.png", "test/b.png", "c.png"),
+            r"{f}: holds both files \(c.png\) and sub-folders \(test\); put every image into a "
+            "sub-folder, its class, or none.",
+            id="mix beside splits",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png"),
+            "{f}: the class 'dog' is in only one of train and test; give both the same "
+            "sub-folders.",
+            id="classes of splits",
+        ),
+        pytest.param(
+            lambda f: classes(f, 257),
+            "{f}: holds 257 sub-folders, its classes; 256 are the most.",
+            id="many classes",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_bad_images_are_refused_in_one_sentence(
+    spoil: Callable[[Path], object], sentence: str, folder: Path, tmp_path: Path
+) -> None:
+    pictures(folder, 8)
+    spoil(folder)
+    data = Data(name="mine", source=str(folder), sha256=None, binarize="none")
+    with pytest.raises(RunFailed) as caught:
+        download(data, tmp_path / "data" / "mine")
+    assert re.fullmatch(sentence.replace("{f}", re.escape(str(folder))), str(caught.value))
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def pictures_of(folder: Path, size: tuple[int, int]) -> None:
+    for path in folder.iterdir():
+        picture(path, size=size)
+
+
+def test_as_many_classes_as_a_byte_numbers(folder: Path, into: Path) -> None:
+    classes(folder, 256)
+    folder_to_idx(folder, into)
+    train, test = values(into)
+    assert sorted(label or 0 for _, label in train + test) == list(range(256))
+
+
+def test_the_sum_that_the_refusal_prints_is_the_one_that_passes(
+    folder: Path, tmp_path: Path
+) -> None:
+    pictures(folder / "cat", 4)
+    pictures(folder / "dog", 4)
+    data = Data(name="mine", source=str(folder), sha256="0" * 64, binarize="none")
+    found = set()
+    for given in (None, "0" * 64):
+        with pytest.raises(RunFailed) as caught:
+            download(data.model_copy(update={"sha256": given}), tmp_path / "mine")
+        match = re.fullmatch(
+            rf"{folder}: data.sha256 in params.yaml is {given or 'null'}; if these are the images "
+            r"that you want, write data.sha256: ([0-9a-f]{64})\.",
+            str(caught.value),
+        )
+        assert match
+        found.add(match[1])
+    right = data.model_copy(update={"sha256": found.pop()})
+    assert not found
+    assert download(right, tmp_path / "mine") == str(folder)
+    assert download(right, tmp_path / "mine") == "already there"
+    assert class_names(right) == ["cat", "dog"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    picture(folder / "dog" / "new.png")
+    shutil.rmtree(tmp_path / "mine")
+    with pytest.raises(RunFailed, match=f"is {right.sha256}; if these are"):
+        download(right, tmp_path / "mine")
+
+
+def test_the_record_has_the_names_of_the_classes(workspace: Workspace, tmp_path: Path) -> None:
+    for name in ("tabby cat", "dog"):
+        pictures(tmp_path / "pets" / name, 4)
+    workspace.set_params(data__name="pets", data__source=str(tmp_path / "pets"), data__sha256=None)
+    said = workspace.run("python", "stages/download_mnist.py", status=1, environment=RECORD_ONLY)
+    assert "Traceback" not in said
+    found = said.rpartition("write data.sha256: ")[2].removesuffix(".\n")
+    workspace.set_params(data__sha256=found)
+    said = workspace.run("python", "stages/download_mnist.py", environment=RECORD_ONLY)
+    assert "classes: 0 dog, 1 tabby cat\n" in said
+    assert "0 dog, 1 tabby cat" in workspace.run("runrecord", "show", "records/download")
