@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
 import pytest
+from filelock import FileLock
 from helpers import (
     CHROMIUM,
     EXPERIMENT,
@@ -32,12 +33,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace after `dvc repro`, with its runs. Read it; copy it to change it."""
-    workspace = new_workspace(tmp_path_factory.mktemp("built") / "repository")
-    assert workspace.repro() == STAGES
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
+    """A workspace after `dvc repro`, with its runs. Read it; copy it to change it.
+
+    It is the same for all workers: the first that needs it makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    workspace, done = Workspace(shared / "built" / "repository"), shared / "built.done"
+    with FileLock(shared / "built.lock"):
+        if not done.exists():
+            new_workspace(workspace.path)
+            assert workspace.repro() == STAGES
+            workspace.run("git", "add", "--all")
+            workspace.run("git", "commit", "--quiet", "--message=results")
+            done.touch()
     return workspace
 
 

@@ -87,6 +87,7 @@ def start_choosing(workspace: Workspace) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_training_that_chooses_its_epoch_is_the_same_wherever_it_was_stopped(
     workspace: Workspace,
 ) -> None:

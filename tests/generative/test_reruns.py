@@ -188,9 +188,10 @@ def test_deps_hold_all_that_the_stage_imports_and_decides_its_result(
     "environment",
     [
         pytest.param(ONE_CORE | RECORD_ONLY, id="one core"),
-        pytest.param({}, id="with MLflow", marks=pytest.mark.slow),
+        pytest.param({}, id="with MLflow"),
     ],
 )
+@pytest.mark.slow
 def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
     built: Workspace, workspace: Workspace, environment: dict[str, str]
 ) -> None:

@@ -190,6 +190,7 @@ def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -
     visit(page, f"{tensorboard_at}/#images")
     wait_for_picture(page)
     title = "Test image - Above: Real data, below: reconstruction data"
+    page.get_by_role("button", name=title).click()  # it opens the first two by itself
     shown = page.locator("tf-image-loader", has_text=title)
     expect(shown.get_by_text("step 2")).to_be_visible()
     shown.locator("#steps").press("ArrowLeft")

@@ -33,6 +33,8 @@ class Section:
 
     stage: str
     runs: Sequence[str]
+    columns: Sequence[str]
+    """Whose metrics stand side by side: the runs', or those of the models of a lone evaluation."""
     answers: Sequence[str]
     """Sentences: which run is better, in what."""
     differing: Sequence[Row]
@@ -103,7 +105,7 @@ def _section(
 ) -> Section:
     params = _rows([run.start.params for run in runs])
     read = _rows([{path: sha[:10] for path, sha in run.start.deps.items()} for run in runs])
-    metrics = [_metrics(run, tested) for run in runs]
+    metrics: list[Mapping[str, float]] = [_metrics(run, tested) for run in runs]
     pictures = [{**_pictures(run), **_tested(run, tested).pictures} for run in runs]
     labels = _labels(runs)
     series = {
@@ -114,6 +116,10 @@ def _section(
         }
         for name in _curves(runs, project)
     }
+    columns = labels
+    if len(runs) == 1 and len(runs[0].evaluated) > 1:
+        columns = [*runs[0].evaluated]
+        metrics = [found.metrics for found in runs[0].evaluated.values()]
     rows = [judged(row, metrics, project, spread.get(row.name)) for row in _rows(metrics)]
     judging = main_metrics(metrics, project)
     main = [row for row in rows if row.name in judging]
@@ -127,6 +133,7 @@ def _section(
     return Section(
         stage=stage,
         runs=labels,
+        columns=columns,
         answers=answers(labels, main) if len(runs) > 1 and judged_here else [],
         differing=[row for row in params + read if _differs(row)] if len(runs) > 1 else params,
         main=main,
