@@ -634,9 +634,14 @@ def _imports(tree: ast.AST) -> set[str]:
     return modules
 
 
-def stop(workspace: Workspace, after: int, sent: signal.Signals = signal.SIGKILL) -> None:
+def stop(
+    workspace: Workspace,
+    after: int,
+    sent: signal.Signals = signal.SIGKILL,
+    command: Sequence[str] = TRAIN,
+) -> None:
     """Start training, and stop it once it has said that epoch `after` is done."""
-    with workspace.start(*TRAIN) as process:
+    with workspace.start(*command) as process:
         assert process.stdout is not None
         read_until(process.stdout, f"epoch {after + 1}/")
         process.send_signal(sent)

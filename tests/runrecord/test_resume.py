@@ -16,7 +16,6 @@ from helpers import (
     RECORD_ONLY,
     SAMPLE,
     TOY_TRAIN,
-    TRAIN,
     Workspace,
     assert_shown,
     compute,
@@ -130,24 +129,32 @@ def test_a_live_run_is_not_taken_over(toy: Workspace, undisturbed: list[bytes]) 
 
 
 @pytest.mark.slow
-def test_a_stopped_training_of_a_real_model_goes_on_in_the_same_run(workspace: Workspace) -> None:
-    workspace.set_params(vae__batch_size=1, vae__epochs=8)  # long enough to be stopped in
-    workspace.run(*TRAIN)
-    undisturbed = [workspace.read(name) for name in OUTS]
-    stop(workspace, 1, signal.SIGKILL)
-    stop(workspace, 4, signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("model", "loss"), [("vae", "Total Loss"), ("gan", "Generator Loss")], ids=["vae", "gan"]
+)
+def test_a_stopped_training_of_a_real_model_goes_on_in_the_same_run(
+    model: str, loss: str, workspace: Workspace
+) -> None:
+    # Long enough to be stopped in.
+    workspace.set_params(**{f"{model}__batch_size": 1, f"{model}__epochs": 8})
+    train = ("python", f"stages/train_{model}.py")
+    outs = [name.replace("vae", model) for name in OUTS]
+    workspace.run(*train)
+    undisturbed = [workspace.read(name) for name in outs]
+    stop(workspace, 1, signal.SIGKILL, train)
+    stop(workspace, 4, signal.SIGTERM, train)
     kept = int(checkpoints(workspace)[-1].stem)
     assert kept >= 4
-    output = workspace.run(*TRAIN)
+    output = workspace.run(*train)
     assert f"after epoch {kept}" in output
-    assert [workspace.read(name) for name in OUTS] == undisturbed
+    assert [workspace.read(name) for name in outs] == undisturbed
     first, second = spool(workspace)
     for folder in (first, second):
         assert_shown(workspace, folder)
     (run,) = [run for run in runs(workspace) if run.info.run_name == second.name]
     assert run.info.status == "FINISHED"
     assert "error" not in run.data.tags
-    steps = [point.step for point in event_files(workspace, run).Scalars("Test/Total Loss")]
+    steps = [point.step for point in event_files(workspace, run).Scalars(f"Test/{loss}")]
     assert steps == list(range(128 * 8))
     assert checkpoints(workspace) == []
 
