@@ -36,7 +36,7 @@ repro: setup
 	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'
 
 test: setup
-	pytest -n 2 --dist loadfile -m 'not slow'
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 	@echo 'The long campaigns too: make test-all'
 
 smoke: setup
