@@ -75,7 +75,7 @@ def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
     tags = {f"tag {title}"[:250]: title for title in TITLES}
     run = new_run(tmp_path / "record", id=run_id, params=params, tags=tags)
     run.log({title: number for number, title in enumerate(TITLES + LONG)}, step=1)
-    run.log({"Train/Loss": math.nan, "손실/학습": math.inf, "..": -math.inf}, step=2)
+    run.log({"Train/Loss": math.nan, "손실/학습": math.inf, "..": -math.inf, "//": -0.0}, step=2)
     run.log({"/": 2.0}, step=2, within={"/": [4.0, math.nan, 2.0]})
     for title in TITLES + LONG:
         run.image(title, np.full((2, 3, 3), 7, np.uint8), step=1)

@@ -83,7 +83,8 @@ def read_split(directory: Path, split: str) -> tuple[Bytes, Bytes | None]:
     """
     path, labels_path = images_file(directory, split), labels_file(directory, split)
     images = read_idx(path, dimensions=4 if "idx4" in path.name else 3)
-    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    images = images[..., None] if images.ndim == 3 else images
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     labels = read_idx(labels_path, dimensions=1) if labels_path.is_file() else None
     if len(images) == 0 or (labels is not None and len(images) != len(labels)):
         counted = "no labels" if labels is None else f"{labels_path.name} {len(labels):,} labels"

@@ -119,5 +119,5 @@ def classes_drawn(shares: Shares) -> int:
 
 def evenness(shares: Shares) -> float:
     """The entropy of the shares over that of even ones, 0 to 1, of two classes or more."""
-    entropy = -sum(share * math.log(share) for share in shares.values() if share)
+    entropy = sum(-share * math.log(share) for share in shares.values() if share)
     return entropy / math.log(len(shares))

@@ -96,8 +96,9 @@ def _patch(client: "MlflowClient", run_id: str) -> str | None:
 
 
 def _storable(value: float) -> float:
-    """A metric's value as MLflow's database can hold it."""
-    return max(-sys.float_info.max, min(sys.float_info.max, value)) if value == value else value
+    """A metric's value as any database of MLflow's can hold it: finite; SQLite has no -0.0."""
+    finite = max(-sys.float_info.max, min(sys.float_info.max, value)) if value == value else value
+    return finite + 0.0
 
 
 def _compare(
@@ -107,7 +108,8 @@ def _compare(
     recorded: Mapping[int, float],
 ) -> list[Discrepancy]:
     """A metric's points, which MLflow could have more than one of at a step, and its last value."""
-    shown = sorted(shown)
+    shown = sorted((step, _storable(value)) for step, value in shown)
+    latest = latest if latest is None else _storable(latest)
     found = [
         Discrepancy(name, step, value, recorded.get(step))
         for step, value in shown
