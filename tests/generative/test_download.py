@@ -492,11 +492,29 @@ def test_wrong_idx_files_of_ones_own_are_refused(
         ),
         (
             own("data/../data/mine/x"),
-            "data.source is 'data/../data/mine/x', but each run of the stage empties data/mine; "
-            "keep your images elsewhere.",
+            "data.source is 'data/../data/mine/x', but the stage writes data/mine; keep "
+            "your images elsewhere.",
+        ),
+        (
+            own("https://me:secret@example.org/images"),
+            "data.source is 'https://example.org/images' with an account, which Git and dvc.lock "
+            "would keep; serve the images without one, or name a folder.",
+        ),
+        (
+            own("~nobody-of-this-name/cats"),
+            "data.source is '~nobody-of-this-name/cats'; it should be a folder that is there, or "
+            "an address that begins with http:// or https://.",
         ),
     ],
-    ids=["unknown name", "known name with a source", "no folder", "file", "its own folder"],
+    ids=[
+        "unknown name",
+        "known name with a source",
+        "no folder",
+        "file",
+        "its own folder",
+        "account",
+        "no such user",
+    ],
 )
 def test_what_is_wrong_in_params_yaml_is_said_before_any_work(data: Data, sentence: str) -> None:
     with pytest.raises(UserError) as caught:

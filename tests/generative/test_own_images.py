@@ -16,7 +16,7 @@ from PIL import Image
 
 from generative.data.config import Data
 from generative.data.download import download
-from generative.data.idx import files_in, read_set, sha256_of
+from generative.data.idx import files_in, read_set, read_split, sha256_of
 from generative.data.image_folder import folder_classes, folder_to_idx
 from generative.data.sources import class_names
 from generative.errors import RunFailed
@@ -85,7 +85,7 @@ def test_sub_folders_are_classes(folder: Path, into: Path) -> None:
     pictures(folder / ".git", 1, first=99)
     folder_to_idx(folder, into)
     train, test = values(into)
-    assert len(test) == 1
+    assert len(test) == 2
     assert sorted(train + test) == [(n, 0) for n in range(4)] + [(n, 1) for n in range(50, 55)]
     assert train == sorted(train)
     assert folder_classes(folder) == ["cat", "dog"]
@@ -110,10 +110,20 @@ def test_folders_train_and_test_are_the_splits(
 
 
 def test_other_names_of_folders_are_classes(folder: Path, into: Path) -> None:
-    for name in ("Train", "test"):
+    for name in ("express train", "test"):
         pictures(folder / name, 2)
     folder_to_idx(folder, into)
-    assert folder_classes(folder) == ["Train", "test"]
+    assert folder_classes(folder) == ["express train", "test"]
+
+
+def test_a_picture_is_turned_upright_as_its_camera_says(folder: Path, into: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    folder.mkdir(exist_ok=True)
+    for number in range(4):
+        Image.new("L", (20, 10)).save(folder / f"{number}.jpg", exif=exif)
+    folder_to_idx(folder, into)
+    assert read_split(into, "train")[0].shape == (2, 1, 20, 10)
 
 
 def test_the_order_in_which_a_machine_lists_files_changes_nothing(tmp_path: Path) -> None:
@@ -138,7 +148,8 @@ def test_grey_and_coloured_images_keep_their_pixels(kind: str, folder: Path, int
         image = Image.fromarray(pixels)
         if kind in ("P", "1"):
             image = image.convert(kind)
-        image.save(folder / name / "image.png")
+        for number in range(2):
+            image.save(folder / name / f"{number}.png")
         originals.append(np.asarray(image.convert("RGB" if kind in ("RGB", "P") else "L")))
     folder_to_idx(folder, into)
     for (images, labels), original in zip(read_set(into), originals, strict=True):
@@ -150,11 +161,11 @@ def test_grey_and_coloured_images_keep_their_pixels(kind: str, folder: Path, int
 
 @pytest.mark.parametrize("ending", ["jpg", "bmp", "gif", "tiff", "webp"])
 def test_what_pillow_reads_is_taken(ending: str, folder: Path, into: Path) -> None:
-    for n in range(2):
+    for n in range(3):
         picture(folder / f"{n}.{ending}", mode="RGB")
     (folder / "linked").symlink_to(folder / f"0.{ending}")
     folder_to_idx(folder, into)
-    assert sum(len(images) for images, _ in read_set(into)) == 3
+    assert sum(len(images) for images, _ in read_set(into)) == 4
 
 
 def spoilt(path: Path, spoil: Callable[[bytes], bytes]) -> None:
@@ -305,13 +316,24 @@ def emptied(folder: Path, *names: str) -> None:
         ),
         pytest.param(
             lambda f: emptied(f, "a.png"),
-            "{f}: holds one image; give two or more, to train on and to test.",
+            "{f}: holds one image; give 4 or more, to train on and to test.",
             id="one image",
         ),
         pytest.param(
             lambda f: emptied(f, "cat/a.png"),
-            "{f}: holds one image; give two or more, to train on and to test.",
+            "{f}: holds one image; give 4 or more, to train on and to test.",
             id="one image in a class",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "train/a.png", "train/b.png", "test/c.png"),
+            "{f}/test: holds one image; give 2 or more.",
+            id="one image to test",
+        ),
+        pytest.param(
+            lambda f: emptied(f, "Train/a.png", "Test/b.png"),
+            "{f}: holds Test and Train; splits are two sub-folders, train and test, and classes "
+            "have other names.",
+            id="splits in capitals",
         ),
         pytest.param(
             lambda f: emptied(f, "cat/a.png", "cat/b.png", "dog/"),
@@ -330,7 +352,8 @@ def emptied(folder: Path, *names: str) -> None:
         ),
         pytest.param(
             lambda f: emptied(f, "train/cat/a.png", "test/cat/b.png", "val/cat/c.png"),
-            "{f}/test/cat: a folder within a class; put the images directly into {f}/test.",
+            "{f}: holds test and train and val; splits are two sub-folders, train and test, and "
+            "classes have other names.",
             id="a third split",
         ),
         pytest.param(

@@ -211,3 +211,13 @@ def test_binarised_images_are_black_and_white_by_their_values() -> None:
     assert torch.equal(first[grey == 0], grey[grey == 0]), "black stays black"
     middle = (grey > 100) & (grey < 156)
     assert (first[middle] / 255).mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("model_class", REGISTRY.values())
+def test_losses_have_one_order_in_training_and_test(
+    model_class: type[Model[Any]], data: ImageSet
+) -> None:
+    model = initialise(model_class, config(model_class), 0, CPU)
+    images, rng = data.train.to_float(slice(0, 4)), torch.Generator()
+    trained = [name for update in model.updates() for name in update.losses(images, rng)]
+    assert list(model.test_losses(images, rng)) == trained

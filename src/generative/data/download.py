@@ -43,25 +43,33 @@ def check_source(data: Data) -> None:
         )
     if data.source is None:
         return
-    shown = without_account(data.source)
+    right = (
+        "it should be a folder that is there, or an address that begins with http:// or https://"
+    )
+    try:
+        shown, folder = without_account(data.source), folder_of(data.source)
+    except (RuntimeError, ValueError):  # ~ of a user that there is not; no address
+        given = "no address" if is_address(data.source) else f"'{data.source}'"
+        raise UserError(f"params.yaml: data.source is {given}; {right}.") from None
     if known is not None:
         raise UserError(
             f"params.yaml: data.source is '{shown}', but data.name '{data.name}' stands for "
             f"{known.title}; give your images a name of their own, or make it null."
         )
+    if shown != data.source:
+        raise UserError(
+            f"params.yaml: data.source is '{shown}' with an account, which Git and dvc.lock would "
+            "keep; serve the images without one, or name a folder."
+        )
     if is_address(data.source):
         return
-    folder = folder_of(data.source)
     if folder.resolve().is_relative_to(data.directory.resolve()):
         raise UserError(
-            f"params.yaml: data.source is '{shown}', but each run of the stage empties "
-            f"{data.directory}; keep your images elsewhere."
+            f"params.yaml: data.source is '{shown}', but the stage writes {data.directory}; keep "
+            "your images elsewhere."
         )
     if not folder.is_dir() and mismatches(data.directory, data):
-        raise UserError(
-            f"params.yaml: data.source is '{shown}'; it should be a folder that is there, or an "
-            "address that begins with http:// or https://."
-        )
+        raise UserError(f"params.yaml: data.source is '{shown}'; {right}.")
 
 
 def download(data: Data, directory: Path, sources: Mapping[str, Source] | None = None) -> str:
@@ -75,6 +83,12 @@ def download(data: Data, directory: Path, sources: Mapping[str, Source] | None =
     if not _by_md5(data) and not mismatches(directory, data):
         print(f"{directory}: already there and right")
         return "already there"
+    others = [path for path in directory.glob("*") if not path.name.endswith("-ubyte")]
+    if others:
+        raise RunFailed(
+            f"{directory}: holds {others[0].name}, which the stage would remove; move your images "
+            "elsewhere, and name that folder in data.source."
+        )
     part = directory.with_name(f".{directory.name}.part")
     reasons = []
     for name, fetch in (default_sources(data) if sources is None else sources).items():

@@ -6,14 +6,17 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from generative.data.idx import SMALLEST, SPLITS, Bytes, idx_header, labels_file, to_idx
 from generative.errors import RunFailed
 from generative.files import write_atomic
 
 MOST_CLASSES = 256  # a label is a byte
+FEWEST = 2  # images of a split
 TEST_SHARE = 7  # one image in so many is for testing, as in MNIST
+
+_OTHER_SPLITS = {"test", "testing", "val", "valid", "validation"}
 
 Labelled = tuple[Path, int]
 """An image's file and its class; 0 where there are no classes."""
@@ -61,6 +64,12 @@ def folder_to_idx(folder: Path, into: Path) -> None:
 def _splits(folder: Path) -> tuple[list[Labelled], list[Labelled]]:
     """The images to train on and those to test, each in the order of their names."""
     folders, files = _listed(folder)
+    lowered = {path.name.lower() for path in folders}
+    if not _are_splits(folders) and "train" in lowered and lowered & _OTHER_SPLITS:
+        raise RunFailed(
+            f"{folder}: holds {' and '.join(path.name for path in folders)}; splits are two "
+            "sub-folders, train and test, and classes have other names."
+        )
     if not _are_splits(folders):
         return _divided(folder, _images(folder))
     if files:
@@ -72,19 +81,25 @@ def _splits(folder: Path) -> tuple[list[Labelled], list[Labelled]]:
             f"{folder}: the class '{odd[0]}' is in only one of train and test; give both the same "
             "sub-folders."
         )
+    for name, images in (("train", train), ("test", test)):
+        if len(images) < FEWEST:
+            raise RunFailed(f"{folder / name}: holds one image; give {FEWEST} or more.")
     return train, test
 
 
 def _divided(folder: Path, images: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
     """One image in seven is for testing: those whose names have the first SHA-256 sums."""
-    if len(images) == 1:
-        raise RunFailed(f"{folder}: holds one image; give two or more, to train on and to test.")
+    if len(images) < 2 * FEWEST:
+        counted = "one image" if len(images) == 1 else f"{len(images)} images"
+        raise RunFailed(
+            f"{folder}: holds {counted}; give {2 * FEWEST} or more, to train on and to test."
+        )
 
     def place(image: Labelled) -> bytes:
         name = os.fsencode(image[0].relative_to(folder).as_posix())
         return hashlib.sha256(name).digest()
 
-    test = set(sorted(images, key=place)[: max(1, len(images) // TEST_SHARE)])
+    test = set(sorted(images, key=place)[: max(FEWEST, len(images) // TEST_SHARE)])
     return [image for image in images if image not in test], sorted(test)
 
 
@@ -140,7 +155,8 @@ def _read(path: Path) -> Bytes:
             with Image.open(path) as image:
                 if wrong := _wrong_kind(image):
                     raise RunFailed(f"{path}: {wrong}")
-                pixels = np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB"))
+                upright = ImageOps.exif_transpose(image)
+                pixels = np.asarray(upright.convert("L" if image.mode in ("L", "1") else "RGB"))
     except RunFailed:
         raise
     except UnidentifiedImageError:

@@ -15,7 +15,7 @@ from generative.rng import generator
 ACTIVE = 0.01
 """The variance from which a dimension counts as active (Burda et al., 2016, section 5.3)."""
 
-_AT_ONCE = 20_000  # latents that are decoded in one go: 60 MB of pixels
+_AT_ONCE = 20_000 * 784  # pixels that are decoded in one go: 60 MB
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def likelihood(model: HasElbo, split: Split, config: EvaluationConfig, seed: int
 def log_weights(model: HasElbo, images: Tensor, samples: int, rng: Generator) -> Tensor:
     """Log p(x, z) - log q(z|x) of `samples` draws z ~ q(z|x) an image: (samples, B), float64."""
     mean, log_variance = model.posterior(images)
-    at_once = max(1, _AT_ONCE // len(images))
+    at_once = max(1, _AT_ONCE // images.numel())
     parts = []
     for start in range(0, samples, at_once):
         count = min(at_once, samples - start)

@@ -15,6 +15,7 @@ from generative.models.base import Encodes
 from generative.rng import generator
 
 NEIGHBOURS = 5
+_FEW_PIXELS = 3072  # 3 x 32 x 32
 
 Array = npt.NDArray[np.float32]
 
@@ -60,7 +61,10 @@ def probe_metrics(
         return {}
     train = _taught(data, config, seed)
     pixels, test_pixels = pixels_of(train), pixels_of(data.test)
-    pca = PCA(min(latents.shape[1], *pixels.shape), svd_solver="covariance_eigh").fit(pixels)
+    # The covariance of many pixels is slow to take apart, and large.
+    solver = "covariance_eigh" if pixels.shape[1] <= _FEW_PIXELS else "randomized"
+    count = min(latents.shape[1], *pixels.shape)
+    pca = PCA(count, svd_solver=solver, random_state=seed % 2**32).fit(pixels)
     own = _accuracies(latents_of(model, train, config.batch_size), train, latents, data.test)
     same = _accuracies(pca.transform(pixels), train, pca.transform(test_pixels), data.test)
     metrics = {f"Latents/{kind} Accuracy": accuracy for kind, accuracy in own.items()}
@@ -76,6 +80,8 @@ def _accuracies(inputs: Array, train: Split, test_inputs: Array, test: Split) ->
     assert train.labels is not None
     assert test.labels is not None
     labels, test_labels = train.labels.cpu().numpy(), test.labels.cpu().numpy()
+    if len(np.unique(labels)) < 2:  # the images drawn to learn from are of one class
+        return {}
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(inputs)), algorithm="brute")
     return {

@@ -61,7 +61,7 @@ def real_images(
     chosen = data.test.random_subset(count, stream)
     train = data.train.subset(data.train.random_subset(count, stream))
     pixels, train_pixels = pixels_of(data.test.subset(chosen)), pixels_of(train)
-    width = float(np.median(euclidean_distances(train_pixels[:1000])))
+    width = float(np.median(euclidean_distances(train_pixels[:1000]))) or 1.0  # all are the same
     floors = {"Samples/MMD2 Floor": squared_mmd(train_pixels, pixels, width)}
     seen = None
     if classifier:

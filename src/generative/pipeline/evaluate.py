@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Column, Table
 from threadpoolctl import threadpool_limits
 
 from generative.config import Params
+from generative.errors import UserError
 from generative.evaluation.classifier import Classifier, cached_classifier
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.model_pictures import class_pictures, pictures_of
@@ -28,6 +30,8 @@ from runrecord import Embedding, Run
 from runrecord.paths import repo_root
 from runrecord.run_store import state_folder
 
+_THUMBNAIL = 64  # pixels at most, a side
+
 
 def evaluate_all() -> None:
     """Evaluate every registered model on the test images, and write what the stage owes.
@@ -40,6 +44,11 @@ def evaluate_all() -> None:
     context = prepare_stage("evaluate", params)
     config = params.section("evaluate", EvaluationConfig)
     seed, data = context.seed, context.data
+    if min(len(data.train), len(data.test)) < 2:
+        raise UserError(
+            f"{context.source.directory}: holds {len(data.train)} training and {len(data.test)} "
+            "test images; an evaluation needs two of each."
+        )
     models = {
         name: load_model(model_path(name), model_class).to(context.device)
         for name, model_class in REGISTRY.items()
@@ -107,6 +116,8 @@ def _embeddings(
     index = test.random_subset(count, stream).cpu().numpy()
     labels = None if test.labels is None else test.labels.cpu().numpy()[index]
     images = test.images.cpu().numpy()[index].transpose(0, 2, 3, 1)
+    step = math.ceil(max(images.shape[1:3]) / _THUMBNAIL)
+    images = images[:, ::step, ::step]
     thumbnails = images[..., 0] if images.shape[-1] == 1 else images
     return {
         name: Embedding(found.latents[index], labels, thumbnails)

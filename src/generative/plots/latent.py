@@ -12,6 +12,8 @@ from generative.plots.style import CLASSES, COLOURS, drawn, new_plot
 
 Array = npt.NDArray[np.float32]
 
+_NAMED = 20  # classes at most that have room in a legend
+
 
 def latent_map(
     title: str, points: Array, labels: npt.NDArray[np.uint8] | None, axes_names: tuple[str, str]
@@ -45,7 +47,7 @@ def latent_map(
         )
     axes.set(title=title, xlabel=axes_names[0], ylabel=axes_names[1])
     axes.grid(alpha=0.3)
-    if labels is not None:
+    if labels is not None and len(np.unique(labels)) <= _NAMED:
         figure.legend(title="Class", loc="outside right center", markerscale=3)
     return drawn(figure)
 
