@@ -70,6 +70,13 @@ class serve:  # noqa: N801
         self._server.server_close()
 
 
+def pack(mirror: Path) -> None:
+    """Leave the files of a folder gzipped alone."""
+    for file in list(mirror.iterdir()):
+        (mirror / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+
+
 def assert_is_sample(directory: Path) -> None:
     assert sorted(path.name for path in directory.iterdir()) == sorted(SAMPLE_FILES.values())
     for name in SAMPLE_FILES.values():
@@ -82,9 +89,7 @@ def test_a_mirror_of_ones_own(
     packed: bool, kind: str, mirror: Path, address: str, tmp_path: Path
 ) -> None:
     if packed:
-        for file in list(mirror.iterdir()):
-            (mirror / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-            file.unlink()
+        pack(mirror)
     place = str(mirror) if kind == "folder" else address
     download(DATA, tmp_path / "mnist", {"mirror": partial(from_mirror, place)})
     assert_is_sample(tmp_path / "mnist")
@@ -382,9 +387,7 @@ def test_idx_files_of_ones_own(
     packed: bool, kind: str, mirror: Path, address: str, tmp_path: Path
 ) -> None:
     if packed:
-        for file in list(mirror.iterdir()):
-            (mirror / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-            file.unlink()
+        pack(mirror)
     data = own(mirror if kind == "folder" else address)
     found = sum_said(data, tmp_path / "mine")
     assert found == sum_said(data.model_copy(update={"sha256": "0" * 64}), tmp_path / "mine")
