@@ -10,8 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from helpers import ROOT, Workspace, end_run, new_repository, new_run, runs, set_to_sample
+from helpers import (
+    ROOT,
+    SAMPLE,
+    SAMPLE_FILES,
+    Workspace,
+    end_run,
+    new_repository,
+    new_run,
+    runs,
+    set_to_sample,
+)
 
 from runrecord import start_run
 from runrecord.cli.compare import show_comparison
@@ -19,6 +28,7 @@ from runrecord.cli.runs import list_runs
 from runrecord.cli.show import show
 from runrecord.cli.sync import sync
 from runrecord.events import File, Logged, ModelSaved, RunEnded, RunStarted
+from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.run_store import run_dirs
 
@@ -115,7 +125,13 @@ def test_runs_of_the_old_layouts_commits_are_shown_compared_and_rebuilt(tmp_path
     bundle = ROOT / "tests" / "data" / "version-0.1.bundle"
     subprocess.run(["git", "clone", "--quiet", "--branch=main", bundle, folder], check=True)
     old = Workspace(folder)
-    set_to_sample(old)
+    short = {"epochs": 2, "batch_size": 100, "hidden_dim": 32, "latent_dim": 8}
+    digests = {key: sha256(SAMPLE / name) for key, name in SAMPLE_FILES.items()}
+    old.set_params(
+        compute__device="cpu",
+        **{f"data__{key}": digest for key, digest in digests.items()},
+        **{f"vae__{key}": value for key, value in short.items()},
+    )
     commit(old, "sample")
     assert old.repro("train-vae") == ["download-mnist", "train-vae"]
     commit(old, "results of version 0.1")
@@ -124,11 +140,9 @@ def test_runs_of_the_old_layouts_commits_are_shown_compared_and_rebuilt(tmp_path
     for name in ("src", "stages"):
         shutil.rmtree(folder / name)
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("dvc.yaml", "pyproject.toml", ".dvcignore"):
+    for name in ("dvc.yaml", "params.yaml", "pyproject.toml", ".dvcignore"):
         shutil.copyfile(ROOT / name, folder / name)
-    params = old.params()
-    del params["compute"]["checkpoint_every"]
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    set_to_sample(old)
     commit(old, "today's code")
     assert "Verdict: bit-identical: " in old.run("runrecord", "verify", "HEAD~1:vae")
     assert "cannot be rebuilt" not in old.run("runrecord", "verify", run.name)

@@ -88,11 +88,11 @@ def test_a_server_on_postgresql_with_users(
         assert not any(secret in output for secret in (WRONG, PASSWORD, "hunter22"))
 
         output = workspace.run("runrecord", "sync", environment=right)
-        assert "MLflow: 2 created, 0 completed, 2 already there, 0 failed" in output
+        assert "MLflow: 3 created, 0 completed, 2 already there, 0 failed" in output
         for folder in run_dirs(workspace.path):
             if not folder.name.startswith("evaluate"):
                 assert_whole(address, folder)
-        _, evaluation, ae, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
+        _, evaluation, ae, _, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
         assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
         assert (
             vae.data.metrics["Eval/Unnormalised Likelihood/ELBO"]
