@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all check bench lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all check bench bench-peers lock mlflow tensorboard
 
 setup: $(VENV)/installed
 
@@ -52,6 +52,11 @@ check: setup
 
 bench: setup
 	python benchmarks/bench.py
+
+bench-peers: setup
+	$(PYTHON) -m venv .venv-peers
+	uv pip install --quiet --python .venv-peers/bin/python --require-hashes --requirements benchmarks/peers-requirements.txt
+	python benchmarks/peers.py .venv-peers/bin/python
 
 lock: setup
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock

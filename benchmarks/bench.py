@@ -85,10 +85,8 @@ class Workspace:
         return json.loads(output.splitlines()[-1])
 
     def epochs(self, kind: str, model: str) -> list[float]:
-        """Seconds of each epoch but the first, which warms up; the usual way has one alone."""
-        self.set_params(model, epochs=1 if kind == "usual" else 4)
-        if kind == "usual":
-            return list(self.measure(kind, model))
+        """Seconds of each epoch but the first, which warms up."""
+        self.set_params(model, epochs=2 if kind == "usual" else 4)
         if kind != "stage":
             return list(self.measure(kind, model))[1:]
         self.run(f"stages/train_{model}.py")

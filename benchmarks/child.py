@@ -19,7 +19,7 @@ import torch
 from generative.config import Params
 from generative.data.config import Data
 from generative.data.dataset import ImageSet, Split, load_images
-from generative.models.base import Autoencoder, Model
+from generative.models.base import Autoencoder, Losses, Model
 from generative.models.registry import REGISTRY
 from generative.rng import generator
 from generative.training import step as steps
@@ -88,6 +88,42 @@ def loop(bench: Bench) -> list[float]:
     return list(bench.epochs(bench.data))
 
 
+def plain(bench: Bench) -> list[float]:
+    """Seconds of each epoch's training with PyTorch's own layers and Adam, images resident."""
+    return list(_of_torch(bench, compiled=False))
+
+
+def compiled(bench: Bench) -> list[float]:
+    """The same with losses compiled, noise drawn by the compiled code too; the first compiles."""
+    return list(_of_torch(bench, compiled=True))
+
+
+def _of_torch(bench: Bench, *, compiled: bool) -> Iterator[float]:
+    import usual
+
+    model = usual.plain(bench.untrained()).train()
+    torch.set_deterministic_debug_mode("default")
+    updates = model.updates()
+    adams = [usual.plain_adam(update) for update in updates]
+    noise = None if compiled else generator(bench.device, bench.seed, "noise")
+    losses_of: list[Callable[..., Losses]] = [
+        torch.compile(update.losses) if compiled else update.losses for update in updates
+    ]
+    for _ in range(bench.config.epochs):
+        started = time.perf_counter()
+        order, means = torch.randperm(len(bench.data.train)), []
+        for index in torch.split(order, bench.config.batch_size):
+            images = bench.data.train.to_float(index)
+            for update, losses_in, adam in zip(updates, losses_of, adams, strict=True):
+                losses = losses_in(images, noise)
+                adam.zero_grad()
+                update.objective(losses).backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                means += [steps.batch_means(losses)]
+        assert torch.cat(means).isfinite().all()
+        yield time.perf_counter() - started
+
+
 def floor(bench: Bench) -> list[float]:
     """Seconds of an epoch's steps and test losses, all on one batch that is there already."""
     model, size, seconds = bench.untrained(), bench.config.batch_size, []
@@ -119,7 +155,8 @@ def one_step(bench: Bench) -> dict[str, float]:
     noise = generator(bench.device, bench.seed, "steps")
     ours, plain = bench.untrained(), usual.plain(bench.untrained())
     (update,), (own,) = ours.updates(), make_optimizers(ours)
-    (plain_update,), adam = plain.updates(), usual.plain_adam(plain)
+    (plain_update,) = plain.updates()
+    adam = usual.plain_adam(plain_update)
 
     def step_of_ours() -> None:
         torch.set_deterministic_debug_mode("error" if bench.compute.deterministic else "default")
@@ -195,7 +232,9 @@ def first_step(model: str) -> None:
 
 def main() -> None:
     """Measure what the arguments say."""
-    kinds = {kind.__name__: kind for kind in (usual, loop, floor, one_step, growth)}
+    kinds = {
+        kind.__name__: kind for kind in (usual, loop, plain, compiled, floor, one_step, growth)
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=[*kinds, "first_step"])
     parser.add_argument("model", choices=REGISTRY)

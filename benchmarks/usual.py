@@ -16,11 +16,12 @@ from torchvision.transforms import ToTensor
 from torchvision.utils import make_grid
 
 from generative.models.ae import AE
-from generative.models.base import RECONSTRUCTION, TOTAL, Autoencoder, Losses, Model
-from generative.models.layers import strided_cpu
+from generative.models.base import RECONSTRUCTION, TOTAL, Autoencoder, Losses, Model, Update
+from generative.models.layers import linear_cpu, strided_cpu
 
 WORKERS = 4
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    linear_cpu.Linear: nn.Linear,
     strided_cpu.Conv2d: nn.Conv2d,
     strided_cpu.ConvTranspose2d: nn.ConvTranspose2d,
     strided_cpu.BatchNorm2d: nn.BatchNorm2d,
@@ -47,10 +48,10 @@ def _plain_losses(model: AE, images: Tensor, target: Tensor) -> Losses:
     return {RECONSTRUCTION: mean, TOTAL: mean}
 
 
-def plain_adam(model: Model[Any]) -> torch.optim.Adam:
+def plain_adam(update: Update) -> torch.optim.Adam:
     """Adam as PyTorch makes it."""
-    config = model.config
-    return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    betas, decay = (update.beta1, 0.999), update.weight_decay
+    return torch.optim.Adam(update.parameters, update.lr, betas, weight_decay=decay)
 
 
 def train(
@@ -77,7 +78,8 @@ def train(
         )
         for is_train in (True, False)
     }
-    optimizer = plain_adam(model)
+    (update,) = model.updates()
+    optimizer = plain_adam(update)
     noise = torch.Generator(device).manual_seed(0)
     writer = SummaryWriter(str(folder / "events"))
     steps = 0

@@ -1,16 +1,18 @@
 """The optimizers are PyTorch's own, and only spend less around their arithmetic."""
 
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from helpers import CPU, SAMPLE, compute, config
+from torch import Tensor, nn
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
 from generative.data.dataset import load_images
 from generative.models.ae import AE
-from generative.models.base import Model
+from generative.models.base import Model, Update
 from generative.models.registry import REGISTRY
 from generative.rng import generator
 from generative.training.loop import initialise
@@ -87,3 +89,29 @@ def test_a_parameter_without_a_gradient_is_left_until_it_has_one() -> None:
         changed.append(not torch.equal(late, before))
         before = late.detach().clone()
     assert changed == [True, False, False, True]
+
+
+def unused(*_: object) -> Any:
+    raise AssertionError
+
+
+def test_parameters_of_several_dtypes_are_followed_as_pytorch_does() -> None:
+    def outcome(make: Callable[[list[nn.Parameter]], Optimizer]) -> list[Tensor]:
+        parameters = [
+            nn.Parameter(torch.ones(3, dtype=kind)) for kind in (torch.float32, torch.float64)
+        ]
+        optimizer = make(parameters)
+        for number in (1, 2):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, number)
+            optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    def our_own(parameters: list[nn.Parameter]) -> Optimizer:
+        update = Update("all", parameters, unused, unused, "adam", lr=0.1, weight_decay=0)
+        (optimizer,) = make_optimizers(cast(Any, SimpleNamespace(updates=lambda: [update])))
+        return optimizer
+
+    ours = outcome(our_own)
+    theirs = outcome(lambda parameters: Adam(parameters, lr=0.1, fused=True))
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))

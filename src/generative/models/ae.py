@@ -18,6 +18,7 @@ from generative.models.base import (
     Shape,
     add_noise,
 )
+from generative.models.layers.linear_cpu import Linear
 from generative.models.layers.strided_cpu import (
     BatchNorm2d,
     Conv2d,
@@ -63,14 +64,14 @@ class AE(Autoencoder[AEConfig]):
             Conv2d(16, 32, pads[2]),  # (B, 32, 3, 3)
             nn.ReLU(),
             nn.Flatten(),  # (B, 288)
-            nn.Linear(features, 128),
+            Linear(features, 128),
             nn.ReLU(),
-            nn.Linear(128, config.latent_dim),  # (B, Z)
+            Linear(128, config.latent_dim),  # (B, Z)
         )
         self.decoder = nn.Sequential(
-            nn.Linear(config.latent_dim, 128),
+            Linear(config.latent_dim, 128),
             nn.ReLU(),
-            nn.Linear(128, features),
+            Linear(128, features),
             nn.ReLU(),
             nn.Unflatten(1, (32, *sizes[3])),
             ConvTranspose2d(32, 16, pads[2]),  # (B, 16, 7, 7)

@@ -8,6 +8,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from generative.config import Section
 
@@ -181,8 +182,25 @@ class Autoencoder(Model[C], Encodes, Reconstructs, ABC):
         return self.decode(self.encode(images))
 
 
-class LatentVariableModel(Autoencoder[C], HasElbo, Samples, ABC):
-    """An autoencoder whose latents have a prior to draw from: a variational one."""
+class LatentVariableConfig(ModelConfig):
+    """What the block of every variational autoencoder holds."""
+
+    beta: float = Field(ge=0, description="a number, 0 or more")
+
+
+V = TypeVar("V", bound=LatentVariableConfig)
+
+
+class LatentVariableModel(Autoencoder[V], HasElbo, Samples, ABC):
+    """A variational autoencoder, whose latents have a prior; p(x|z) is Bernoulli a pixel.
+
+    A subclass has the networks, `posterior` and `decode`.
+    """
+
+    preview_title = "Test image - Above: Real data, below: reconstruction data"
+    preview_size = 8
+    losses = (RECONSTRUCTION, KL, TOTAL)
+    loss_unit = "Nats an image"
 
     def encode(self, images: Tensor) -> Tensor:
         """The mean of q(z|x)."""
@@ -197,6 +215,29 @@ class LatentVariableModel(Autoencoder[C], HasElbo, Samples, ABC):
         mean, log_variance = self.posterior(images)
         error = self.reconstruction_error(images, reparameterize(mean, log_variance, rng))
         return {RECONSTRUCTION: error, KL: gaussian_kl(mean, log_variance).sum(1)}
+
+    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
+        logits = self.decode(latents)
+        error = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
+        return error.flatten(1).sum(1)
+
+    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
+        """The terms of the ELBO, and their sum with the KL term times `beta`.
+
+        Source: Higgins et al., "beta-VAE" (2017), equation 4.
+        """
+        terms = self.elbo_terms(images, rng)
+        return {**terms, TOTAL: terms[RECONSTRUCTION] + self.config.beta * terms[KL]}
+
+    def test_losses(self, images: Tensor, rng: Generator) -> Losses:
+        return self.training_losses(images, rng)
+
+    def objective(self, losses: Losses) -> Tensor:
+        return losses[TOTAL].sum()
+
+    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
+        reconstructed = torch.sigmoid(self.decode(reparameterize(*self.posterior(images), rng)))
+        return [("Real data", images), ("Reconstruction data", reconstructed)]
 
     def sample(self, count: int, rng: Generator) -> Tensor:
         """`count` images drawn from the prior."""

@@ -19,6 +19,7 @@ from generative.models.base import (
     Update,
     normal_like,
 )
+from generative.models.layers.linear_cpu import Linear
 
 DISCRIMINATOR, GENERATOR = "Discriminator Loss", "Generator Loss"
 OF_DATA, OF_SAMPLES = "D of Data", "D of Samples"
@@ -55,23 +56,23 @@ class GAN(Model[GANConfig], Samples):
         super().__init__(config, shape)
         hidden, pixels = config.hidden_dim, math.prod(shape)
         self.generator = nn.Sequential(
-            nn.Linear(config.latent_dim, hidden),
+            Linear(config.latent_dim, hidden),
             nn.LayerNorm(hidden),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden, hidden),
+            Linear(hidden, hidden),
             nn.LayerNorm(hidden),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden, pixels),
+            Linear(hidden, pixels),
             nn.Sigmoid(),
             nn.Unflatten(1, shape),
         )
         self.discriminator = nn.Sequential(
             nn.Flatten(),  # (B, D)
-            nn.Linear(pixels, hidden),
+            Linear(pixels, hidden),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden, hidden),
+            Linear(hidden, hidden),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden, 1),
+            Linear(hidden, 1),
             nn.Flatten(0),  # (B,)
         )
 

@@ -55,6 +55,8 @@ def evaluate_all() -> None:
     }
     histories = {name: _read_history(history_path(name)) for name in models}
     shown = config.model_dump()
+    if context.compute.precision == "bf16":
+        shown["precision"] = "float32"  # coarser arithmetic is for training alone
     shown["noise_factors"] = ", ".join(f"{factor:g}" for factor in config.noise_factors)
     with tracked(context, shown) as run, threadpool_limits(context.compute.threads):
         baseline = baseline_metrics(data, config, seed)

@@ -59,7 +59,10 @@ def fit(
     splits = {"Train": data.train, **held}
     for epoch in epochs:
         train = steps.epoch(seed, epoch)
-        parts = {name: _test(model, name, images, seed, compute) for name, images in held.items()}
+        parts = {
+            name: _test(model, steps.names, name, images, seed, compute)
+            for name, images in held.items()
+        }
         parts = {"Train": train, **parts}
         preview = _preview(model, data.test, seed)
         # Fetched at once: this alone waits for the device.
@@ -89,8 +92,15 @@ def initialise(
 
 
 @torch.inference_mode()
-def _test(model: Model[Any], name: str, split: Split, seed: int, compute: Compute) -> Tensor:
-    """The batch means of a split's losses, (batches, terms), on the device.
+def _test(
+    model: Model[Any],
+    losses: Sequence[str],
+    name: str,
+    split: Split,
+    seed: int,
+    compute: Compute,
+) -> Tensor:
+    """The batch means of those losses of a split, (batches, terms), on the device.
 
     With the same noise every epoch, so that epochs compare.
     """
@@ -100,7 +110,8 @@ def _test(model: Model[Any], name: str, split: Split, seed: int, compute: Comput
     rows = []
     for images in split.batches(model.config.batch_size):
         with autocast(compute, device):
-            rows.append(batch_means(model.test_losses(images, rng)))
+            found = model.test_losses(images, rng)
+            rows.append(batch_means({loss: found[loss] for loss in losses}))
     return torch.stack(rows)
 
 

@@ -32,10 +32,10 @@ def _optimizer(update: Update) -> Optimizer:
 
 
 class _FusedAdam(Adam):
-    """PyTorch's Adam, which calls its fused kernel directly where every parameter has a gradient.
+    """PyTorch's Adam, which calls its fused kernel directly where it can.
 
-    `Adam.step` sorts the tensors anew at every step, for longer than the kernel needs for a small
-    model.
+    That is where every parameter has a gradient, and all gradients are of one dtype. `Adam.step`
+    sorts the tensors anew at every step, for longer than the kernel needs for a small model.
     """
 
     _gathered_from: object = None
@@ -43,7 +43,8 @@ class _FusedAdam(Adam):
     def step(self) -> None:  # type: ignore[override]
         (group,) = self.param_groups
         gradients = [parameter.grad for parameter in group["params"]]
-        if any(gradient is None for gradient in gradients):
+        kinds = {None if gradient is None else gradient.dtype for gradient in gradients}
+        if None in kinds or len(kinds) > 1:
             super().step()
             self._gathered_from = None
             return

@@ -39,6 +39,7 @@ class Steps:
         self._noise = Generator(device)
         self._steps_taken = 0
         self._replay: Step | None = None
+        self._may_capture = device.type == "cuda"
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":  # where graphs are not captured on the default stream
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -72,7 +73,8 @@ class Steps:
     def _take(self, index: Tensor) -> Tensor:
         self._steps_taken += 1
         whole = len(index) == self._model.config.batch_size  # the last batch can be short
-        if self._stream and whole and self._steps_taken == _BEFORE_CAPTURE + 1:
+        if self._stream and whole and self._may_capture and self._steps_taken > _BEFORE_CAPTURE:
+            self._may_capture = False
             self._replay = self._capture(index, self._stream)
         if self._replay and whole:
             return self._replay(index)
@@ -84,7 +86,8 @@ class Steps:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self._noise)
             place = index.clone()
-            with torch.cuda.graph(graph, stream=stream):
+            # Other threads may call CUDA meanwhile: MLflow is imported beside training.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 means = self.eager(place)
         except RuntimeError as error:
             _say_why_not(str(error).partition("\n")[0].rstrip("."))

@@ -1,0 +1,114 @@
+"""How fast training is beside its peers, measured in one interleaved run: `make bench-peers`.
+
+    python benchmarks/peers.py PYTHON              # PYTHON has JAX: peers-requirements.txt
+    python benchmarks/peers.py PYTHON --rounds 1   # a rough look
+
+Every sample is a process of its own; the kinds alternate; medians without each sample's first
+epoch. All train the same layers on the same images with the same sizes and optimizer.
+
+    stage       stages/train_*.py as dvc runs it: test losses, record, MLflow, TensorBoard too
+    loop        our loop with test losses, without any of these
+    plain       training alone: PyTorch's own layers and Adam, images resident
+    compiled    the same under torch.compile, where there is a C++ compiler
+    jax, scan   training alone: JAX, an epoch one compiled scan
+    jax, step   training alone: JAX, a compiled call a step
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from bench import ROOT, Workspace
+from rich.console import Console
+from rich.table import Table
+
+from generative.models.registry import REGISTRY
+from generative.training.runtime import device_name
+
+RESULTS = ROOT / "benchmarks" / "peers.json"
+EPOCHS = 4
+OURS = ("stage", "loop")
+PEERS = ("plain", "compiled", "jax, scan", "jax, step")
+
+
+def main() -> None:
+    """Measure, write the results, and print the table."""
+    parser = argparse.ArgumentParser(description="How fast training is beside its peers.")
+    parser.add_argument("jax", help="a Python that has JAX")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    console = Console(highlight=False)
+    kinds = [kind for kind in (*OURS, *PEERS) if kind != "compiled" or shutil.which("c++")]
+    seconds: dict[str, dict[str, list[float]]] = {
+        model: {kind: [] for kind in kinds} for model in REGISTRY
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        workspace.epochs("stage", "vae")  # makes MLflow's database: once in its life, untimed
+        for number in range(given.rounds):
+            for model in REGISTRY:
+                for kind in kinds if number % 2 == 0 else reversed(kinds):
+                    if kind.startswith("jax"):
+                        taken = _jax(given.jax, model, kind)
+                    else:
+                        taken = workspace.epochs(kind, model)
+                    seconds[model][kind] += taken
+                    shown = ", ".join(f"{one:.2f}" for one in taken)
+                    console.print(f"{model:4} {kind:9} {shown} s an epoch")
+    results = {
+        "device": device_name(torch.device("cpu")),
+        "cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "jax": _output(given.jax, "-c", "import jax; print(jax.__version__)").strip(),
+        "rounds": given.rounds,
+        "epoch": {
+            model: {kind: statistics.median(values) for kind, values in of.items()}
+            for model, of in seconds.items()
+        },
+    }
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(table(results))
+
+
+def _jax(python: str, model: str, kind: str) -> list[float]:
+    """Seconds of each epoch but the first, which compiles."""
+    config = yaml.safe_load((ROOT / "params.yaml").read_text())[model] | {"epochs": EPOCHS}
+    images = str(ROOT / "data" / "mnist" / "train-images-idx3-ubyte")
+    script = str(ROOT / "benchmarks" / "peer_jax.py")
+    output = _output(python, script, model, images, json.dumps(config), kind.partition(", ")[2])
+    return list(json.loads(output.splitlines()[-1]))[1:]
+
+
+def _output(*command: str) -> str:
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, env=kept, stdout=subprocess.PIPE, check=True, text=True)
+    return done.stdout
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Seconds of an epoch, and ours over the fastest peer's."""
+    epoch, models = results["epoch"], [*results["epoch"]]
+    versions = f"torch {results['torch']}, jax {results['jax']}"
+    where = f"{results['device']}, {results['cpus']} CPUs, {versions}"
+    shown = Table("seconds an epoch", *(model.upper() for model in models), title=where)
+    for kind in epoch[models[0]]:
+        shown.add_row(kind, *(f"{epoch[model][kind]:.2f}" for model in models))
+    for title, peers in (("JAX", PEERS[2:]), ("PyTorch", PEERS[:2])):
+        fastest = [min(epoch[m][kind] for kind in peers if kind in epoch[m]) for m in models]
+        ratios = [epoch[m]["stage"] / best for m, best in zip(models, fastest, strict=True)]
+        shown.add_row(f"stage / {title}'s faster", *(f"{ratio:.2f}" for ratio in ratios))
+    ratios = [epoch[model]["stage"] / epoch[model]["loop"] for model in models]
+    shown.add_row("stage / loop", *(f"{ratio:.2f}" for ratio in ratios))
+    return shown
+
+
+if __name__ == "__main__":
+    main()
