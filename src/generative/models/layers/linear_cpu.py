@@ -36,16 +36,17 @@ class Product(Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        return _product(inputs, weight, bias)
+        return product(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
-        of_inputs = _product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        return of_inputs, _product(gradient.t(), inputs.t()), gradient.sum(0)
+        of_inputs = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        return of_inputs, product(gradient.t(), inputs.t()), gradient.sum(0)
 
 
-def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Inputs (B, I) times the transpose of weights (O, I), and a bias: (B, O)."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return out
 
