@@ -121,13 +121,13 @@ class RunIndex:
         return [Known(self._path(name), bool(sealed), Told(*told)) for name, sealed, *told in rows]
 
     def writers(self, digest: str) -> list[Path]:
-        """The records of runs that may have written what has that SHA-256."""
+        """The records of runs that may have written what has that SHA-256, damaged ones too."""
         rows = self._ask(
-            "SELECT DISTINCT folder, time FROM wrote JOIN runs ON run = number "
-            "WHERE digest = ? ORDER BY time",
+            "SELECT folder FROM runs WHERE metrics IS NULL "
+            "OR number IN (SELECT run FROM wrote WHERE digest = ?) ORDER BY sealed, folder",
             _short(digest),
         )
-        return [self._path(folder) for folder, _ in rows]
+        return [self._path(folder) for (folder,) in rows]
 
     def evaluations(self, model: str) -> list[Path]:
         """The records of runs that evaluated the model with that SHA-256, the newest first."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _RUNS = """
-SELECT id.value, run_uuid, status, start_time, host.value, CAST(events.value AS INTEGER),
+SELECT id.value, runs.run_uuid, status, start_time, host.value, CAST(events.value AS INTEGER),
     runs.lifecycle_stage = 'deleted'
-FROM runs JOIN tags AS id USING (run_uuid)
+FROM runs JOIN tags AS id ON id.run_uuid = runs.run_uuid
 LEFT JOIN tags AS host ON host.run_uuid = runs.run_uuid AND host.key = 'host'
 LEFT JOIN tags AS events ON events.run_uuid = runs.run_uuid AND events.key = ?
 WHERE id.key = 'record.id' AND experiment_id = ?
@@ -37,7 +37,7 @@ def shown_in_file(root: Path, name: str | None = None) -> dict[str, Shown] | Non
         return None
     query, wanted = _RUNS, [] if name is None else [name, name]
     if wanted:
-        query += "AND (id.value = ? OR run_uuid = ?)"
+        query += "AND (id.value = ? OR runs.run_uuid = ?)"
     address = f"file:{quote(str(database_of(uri)))}?mode=ro"
     experiment = load_project(root).experiment or root.name
     try:
