@@ -53,6 +53,15 @@ for number in range({made}):
     with start_run("evaluate") as run:
         run.evaluation("model", model, {{"accuracy": number / 10}})
 """
+COMMAND = """
+import re, sys
+from pathlib import Path
+from runrecord.cli import main
+try:
+    main()
+finally:
+    print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+"""
 Sample = tuple[float, float]
 """Seconds, and MiB at most."""
 Results = dict[str, dict[int, Sample]]
@@ -61,20 +70,18 @@ Results = dict[str, dict[int, Sample]]
 def measured(folder: Path, *command: str) -> Sample:
     """How long `runrecord` takes for a command, and how much memory."""
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from runrecord.cli import main; main()", *command],
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *command],
         cwd=folder,
         env=_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        text=True,
     )
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: {said.decode()}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    took = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr}")
+    return took, int(done.stderr.splitlines()[-1]) / 1024
 
 
 def _environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,21 @@ class RunIndex:
         The latter are what the newest evaluation says.
         """
         rows = self._ask(
-            "SELECT start, runs.metrics, (SELECT evaluated.metrics FROM evaluated JOIN runs AS by "
-            "ON by.number = run WHERE sha256 = runs.model ORDER BY by.time DESC LIMIT 1) FROM runs "
+            "SELECT start, metrics, model FROM runs "
             "WHERE stage = ? AND status = 'FINISHED' AND metrics IS NOT NULL ORDER BY time, id",
             stage,
         )
-        for start, metrics, tested in rows:
-            yield read_start(start.encode()), json.loads(metrics), json.loads(tested or "{}")
+        tested = cache(self._tested)
+        for start, metrics, model in rows:
+            yield read_start(start.encode()), json.loads(metrics), tested(model)
+
+    def _tested(self, model: str | None) -> Mapping[str, float]:
+        rows = self._ask(
+            "SELECT evaluated.metrics FROM evaluated JOIN runs ON run = number WHERE sha256 = ? "
+            "ORDER BY time DESC LIMIT 1",
+            model,
+        )
+        return json.loads(rows[0][0]) if rows else {}
 
     def close(self) -> None:
         """Let go of it."""
@@ -164,7 +173,9 @@ class RunIndex:
     def _ask(self, query: str, *given: object) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(query, given).fetchall()
-        except sqlite3.DatabaseError:
+        except (sqlite3.ProgrammingError, sqlite3.OperationalError):
+            raise
+        except sqlite3.DatabaseError:  # it is damaged
             self._make_anew()
             return self._connection.execute(query, given).fetchall()
 

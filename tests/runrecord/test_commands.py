@@ -119,19 +119,18 @@ def test_which_names_the_run_of_an_out_a_model_a_text_and_a_picture(
 
 
 def test_which_passes_over_a_damaged_record_and_says_so(root: Path, capsys: Said) -> None:
-    for text in (run_dir(root, "one") / "texts").iterdir():
+    """One that may have written the file, and one of which that cannot be told."""
+    new_run(run_dir(root, "same"), id="same").text("report", "by two")
+    for text in (run_dir(root, "same") / "texts").iterdir():
         text.write_text("damaged")
     with (run_dir(root, "three") / "events.jsonl").open("ab") as events:
-        events.write(b"{}\n{}\n")
-    same = run_dir(root, "same")
-    new_run(same, id="same").model("model.bin")
-    (root / "copy.bin").write_bytes(b"weights of one")
-    end_run(same, outs={"copy.bin": hashlib.sha256(b"weights of one").hexdigest()})
-    which(Path("copy.bin"))
+        events.write(b'{"time": 1}\n{"time": 2}\n')
+    (root / "report.txt").write_text("by two")
+    which(Path("report.txt"))
     said = capsys.readouterr().out
-    assert "copy.bin: made by same" in said
-    assert "made by one" not in said
-    assert "is damaged" in said
+    assert "report.txt: made by two" in said
+    assert "made by same" not in said
+    assert "runs/same: " in said
     assert "runs/three: " in said
     which(Path("model.bin"))
     assert "made by two" in capsys.readouterr().out, "its is the last that was written"

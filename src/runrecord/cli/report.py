@@ -43,7 +43,7 @@ def report(names: Sequence[str], output: Path) -> None:
     shown = [*runs.values()]
     with closing(RunIndex(root)) as index:
         evaluations = [one for run in shown if run.model for one in _newest(index, run.model)]
-        replicas = _replicas(index, shown, project)
+        replicas = [*_replicas(index, shown, project)]
     page = render(shown, [*evaluations, *shown], project, replicas)
     write_atomic(output, page.encode())
     print(f"{output}: {len(runs)} runs side by side")

@@ -57,7 +57,7 @@ def render(
     runs: Sequence[RunView],
     evaluations: Iterable[RunView],
     project: Project,
-    replicas: Iterable[tuple[RunStarted, Mapping[str, float]]] = (),
+    replicas: Sequence[tuple[RunStarted, Mapping[str, float]]] = (),
 ) -> str:
     """The page, complete in itself.
 
@@ -70,7 +70,6 @@ def render(
             their metrics, as `all_metrics` has them.
     """
     tested: dict[str, Tested] = {}
-    others = [*replicas]
     shown, made = {run.start.id for run in runs}, {run.model for run in runs}
     for evaluation in sorted(evaluations, key=lambda run: run.start.time):
         if made.isdisjoint(found.sha256 for found in evaluation.evaluated.values()):
@@ -89,7 +88,7 @@ def render(
         finished = [run for run in named if run.status == "FINISHED"]
         metrics = [
             *((run.start, _metrics(run, tested)) for run in finished),
-            *(other for other in others if other[0].stage == stage),
+            *(other for other in replicas if other[0].stage == stage),
         ]
         spread = spreads(stage, metrics, project)
         sections.append(_section(stage, named, tested, project, spread))
