@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -191,6 +192,39 @@ def play(root: Path, record: Record, *sinks: type[Sink], events: int | None = No
         for event in list(record.events())[:events]:
             sink.handle(event, record.contents)
         sink.close()
+
+
+_audits: list[tuple[str, list[tuple[Any, ...]]]] = []
+
+
+@cache
+def _audit() -> None:
+    """Python takes no such hook back: it is added once."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        for one, told in _audits:
+            if one == event:
+                told.append(args)
+
+    sys.addaudithook(hook)
+
+
+@contextmanager
+def audited(event: str) -> Iterator[list[tuple[Any, ...]]]:
+    """What Python tells of an event, `open` for instance, while this goes on."""
+    _audit()
+    told: list[tuple[Any, ...]] = []
+    _audits.append((event, told))
+    try:
+        yield told
+    finally:
+        _audits.remove((event, told))
+
+
+def records_among(opened: Sequence[tuple[Any, ...]]) -> list[str]:
+    """The runs whose records were opened, by their folders' names."""
+    starts = (Path(os.fsdecode(args[0])) for args in opened if isinstance(args[0], str | bytes))
+    return sorted(path.parent.name for path in starts if path.name == "run.json")
 
 
 def code_blocks(text: str, language: str = "sh") -> list[str]:

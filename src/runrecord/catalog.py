@@ -1,14 +1,16 @@
 """Which records of runs there are on this machine."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runrecord.events import Event, RunEnded
 from runrecord.paths import RECORDS
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import START, Files, RecordRefused
-from runrecord.run_store import is_running, run_dirs
+from runrecord.run_index import RunIndex, Told, told_by
 
 OnFailure = Callable[[str, Exception], None]
 """Told the label of a record that cannot be used, and why."""
@@ -19,51 +21,67 @@ class Run:
     """A run that a record tells of."""
 
     label: str
-    record: Record
+    told: Told
     sealed: bool
     """It comes from outside the run store: no process can still be writing it."""
+    files: Callable[[], Files]
+    """Finds those of its record."""
 
     @property
     def ended(self) -> bool:
         """Will nothing be added to it?"""
-        return self.sealed or self.record.end is not None
+        return self.sealed or self.told.status is not None
 
-    def events(self) -> list[Event]:
+    def record(self) -> Record:
+        """Its record, opened.
+
+        Raises:
+            RecordRefused: it is damaged.
+        """
+        return Record(self.files())
+
+    def events(self, record: Record) -> list[Event]:
         """All that happened, read and checked before any of it is shown.
 
         Raises:
             RecordRefused: something in it is damaged, missing or not to be trusted.
         """
-        events = list(self.record.events())
-        if self.sealed and self.record.end is None:
+        events = list(record.events())
+        if self.sealed and record.end is None:
             message = "its record is cut off: how it ended is not known"
-            events.append(RunEnded(self.record.last_sign_of_life, "KILLED", message))
+            events.append(RunEnded(record.last_sign_of_life, "KILLED", message))
         return events
 
 
-def records_in_store(root: Path) -> Iterator[tuple[str, Files]]:
-    """A label and the files of each record in the run store that no process is writing."""
-    for folder in run_dirs(root):
-        if not is_running(folder):
-            yield str(folder), files_in(folder)
+def all_runs(root: Path, on_failure: OnFailure) -> list[Run]:
+    """What every record of the store and of the workspace tells of, none of them opened again.
+
+    A run can have several, and those that go on are among them.
+    """
+    with closing(RunIndex(root)) as index:
+        for label, error in index.refused:
+            on_failure(label, error)
+        return [
+            Run(str(one.folder), one.told, one.sealed, partial(files_in, one.folder))
+            for one in index.all()
+        ]
 
 
-def records_in_workspace(root: Path) -> Iterator[tuple[str, Files]]:
-    """A label and the files of each sealed record in the workspace."""
-    for start in sorted((root / RECORDS).glob(f"*/{START}")):
-        yield str(start.parent), files_in(start.parent)
+def sealed_records(root: Path) -> list[Path]:
+    """The folder of each sealed record in the workspace."""
+    return sorted(start.parent for start in (root / RECORDS).glob(f"*/{START}"))
 
 
-def read_runs(
-    found: Iterable[tuple[str, Files]], on_failure: OnFailure, *, sealed: bool
-) -> list[Run]:
-    """The runs that those records tell of."""
+def read_runs(found: Iterable[tuple[str, Files]], on_failure: OnFailure) -> list[Run]:
+    """The runs that those sealed records tell of."""
     runs = []
     for label, files in found:
         try:
-            runs.append(Run(label, Record(files), sealed))
+            told = told_by(Record(files))
         except RecordRefused as error:
             on_failure(label, error)
+        else:
+            runs.append(Run(label, told, sealed=True, files=lambda files=files: files))  # type: ignore[misc]
     return runs
 
 
@@ -71,19 +89,11 @@ def newest_of_each(runs: Iterable[Run], on_failure: OnFailure) -> list[Run]:
     """One record of each run, the most complete, in the order in which the runs began."""
     best: dict[str, Run] = {}
     for run in runs:
-        start = run.record.start
-        other = best.setdefault(start.id, run)
-        if other.record.start != start:
-            reason = f"its id '{start.id}' is that of another run, in {other.label}."
+        told = run.told
+        other = best.setdefault(told.id, run)
+        if other.told.origin != told.origin:
+            reason = f"its id '{told.id}' is that of another run, in {other.label}."
             on_failure(run.label, RecordRefused(reason))
-        elif (run.ended, run.record.length) > (other.ended, other.record.length):
-            best[start.id] = run
-    return sorted(best.values(), key=lambda run: (run.record.start.time, run.record.start.id))
-
-
-def all_runs(root: Path, on_failure: OnFailure) -> list[Run]:
-    """Every run of the store, those that go on included, and of the workspace's records."""
-    in_store = ((str(folder), files_in(folder)) for folder in run_dirs(root))
-    runs = read_runs(in_store, on_failure, sealed=False)
-    runs += read_runs(records_in_workspace(root), on_failure, sealed=True)
-    return newest_of_each(runs, on_failure)
+        elif (run.ended, told.length) > (other.ended, other.told.length):
+            best[told.id] = run
+    return sorted(best.values(), key=lambda run: (run.told.time, run.told.id))

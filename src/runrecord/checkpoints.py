@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,9 +130,11 @@ class Checkpoints:
 
     def _remove(self, run_id: str) -> None:
         shutil.rmtree(self._folder / run_id, ignore_errors=True)
-        folders = sorted(self._all.glob("*/*/"), key=lambda folder: folder.stat().st_mtime)
-        useful = [folder for folder in folders if self._may_go_on(folder.name)]
-        for folder in {*folders} - {*useful[-_UNFINISHED_KEPT:]}:
+        folders = sorted(
+            self._all.glob("*/*/"), key=lambda folder: folder.stat().st_mtime, reverse=True
+        )
+        useful = islice((one for one in folders if self._may_go_on(one.name)), _UNFINISHED_KEPT)
+        for folder in {*folders} - {*useful}:
             if not is_running(run_dir(self._root, folder.name)):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in self._all.glob("*/"):

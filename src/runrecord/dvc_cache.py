@@ -1,6 +1,7 @@
 """What DVC has kept of the stages' outs, records among them: in its cache and remote."""
 
 import errno
+import io
 import json
 import shutil
 import sys
@@ -178,8 +179,9 @@ def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
     lock = root / "dvc.lock"
     if lock.exists():
         yield "the working tree", lock.read_bytes()
-    for blob in _blobs(root, "dvc.lock"):
-        yield f"a dvc.lock in Git ({blob[:10]})", git(root, "cat-file", "blob", blob)
+    blobs = list(_blobs(root, "dvc.lock"))
+    for blob, content in zip(blobs, _contents(root, blobs), strict=True):
+        yield f"a dvc.lock in Git ({blob[:10]})", content
 
 
 def _blobs(root: Path, path: str) -> Iterator[str]:
@@ -193,6 +195,15 @@ def _blobs(root: Path, path: str) -> Iterator[str]:
         blob, _, name = line.partition(" ")
         if name.endswith(path):
             yield blob
+
+
+def _contents(root: Path, blobs: Iterable[str]) -> Iterator[bytes]:
+    """What those blobs hold, in one process of Git's."""
+    given = "".join(f"{blob}\n" for blob in blobs).encode()
+    rest = io.BytesIO(git(root, "cat-file", "--batch", given=given) if given else b"")
+    for header in rest:
+        yield rest.read(int(header.split()[-1]))
+        rest.read(1)  # the newline after it
 
 
 def _fetched(repo: "Repo", oids: Collection[str]) -> dict[str, Files | None]:

@@ -4,14 +4,14 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from runrecord.catalog import records_in_workspace
+from runrecord.catalog import sealed_records
 from runrecord.dvc_cache import known_records, records_at, records_of_equal_runs
 from runrecord.errors import UserError
 from runrecord.paths import RECORDS, RUN_NAMES
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import START, RecordRefused
 from runrecord.run_store import run_dir
-from runrecord.sync import Store, has_store
+from runrecord.sync import find_shown
 from runrecord.text import printable
 
 
@@ -68,9 +68,8 @@ def _find(root: Path, name: str) -> list[Record]:
             for path, files in chosen.items()
         ]
         return [record for record in found if record is not None]
-    shown = Store(root).shown if has_store(root) else {}
-    ids = {run.run_id: record_id for record_id, run in shown.items()}
-    return _by_id(root, ids.get(name, name))
+    shown = find_shown(root, name)
+    return _by_id(root, shown[0] if shown else name)
 
 
 def _of_equal_run(root: Path, revision: str, path: str) -> Record | None:
@@ -92,7 +91,8 @@ def _by_id(root: Path, record_id: str) -> list[Record]:
     folder = run_dir(root, record_id)
     if (folder / START).is_file():
         return [Record(files_in(folder))]
-    for _, files in chain(records_in_workspace(root), known_records(root)):
+    workspace = ((str(one), files_in(one)) for one in sealed_records(root))
+    for _, files in chain(workspace, known_records(root)):
         if files is not None:
             record = Record(files)
             if record.start.id == record_id:

@@ -16,8 +16,9 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import LOCK, START
 from runrecord.record.writer import RecordWriter
 
-_OLD = Path(".generative/spool")
-"""Where version 0.1 kept its records, which are still read."""
+_OLD, _NEW = ".generative/spool", ".runrecord/runs"
+STORES = (_OLD, _NEW)
+"""Where records are kept, from the root; version 0.1 had another place, which is still read."""
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
@@ -37,13 +38,13 @@ def run_dir(root: Path, run_id: str) -> Path:
     """The folder of a run's record, whether there is one or not; no id leads out of the store."""
     run_id = run_id.replace("/", "_").lstrip(".") or "_"
     old = root / _OLD / run_id
-    return old if (old / START).is_file() else root / ".runrecord" / "runs" / run_id
+    return old if (old / START).is_file() else root / _NEW / run_id
 
 
 def run_dirs(root: Path) -> list[Path]:
     """The folders of all runs in the store, the oldest first."""
-    starts = [*root.glob(f"{_OLD}/*/{START}"), *root.glob(f".runrecord/runs/*/{START}")]
-    return sorted((start.parent for start in starts), key=lambda folder: folder.name[-_STAMP:])
+    starts = [start.parent for place in STORES for start in root.glob(f"{place}/*/{START}")]
+    return sorted(starts, key=lambda folder: folder.name[-_STAMP:])
 
 
 def host() -> str:

@@ -1,8 +1,9 @@
 """All that a record tells of a run, folded into one view: for pages, comparisons and audits."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from runrecord.events import File, Logged, ModelEvaluated, ModelSaved, Observed, RunStarted
+from runrecord.events import Event, File, Logged, ModelEvaluated, ModelSaved, Observed, RunStarted
 from runrecord.record.reader import Record
 
 Series = dict[int, tuple[float, list[float]]]
@@ -65,14 +66,14 @@ class RunView:
         return {title: file for (title, _), file in by_step}
 
 
-def view(record: Record) -> RunView:
-    """A run, from its record.
+def view(record: Record, events: Iterable[Event] | None = None) -> RunView:
+    """A run, from its record, whose events may have been read already.
 
     Raises:
         RecordRefused: the record is damaged.
     """
     run = RunView(record, tags=dict(record.start.tags))
-    for event in record.events():
+    for event in record.events() if events is None else events:
         match event:
             case Logged():
                 for name in {**event.metrics, **event.steps}:

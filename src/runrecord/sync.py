@@ -1,19 +1,23 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
-from runrecord.catalog import OnFailure, Run, read_runs, records_in_workspace
+from runrecord.catalog import OnFailure, Run, all_runs
 from runrecord.errors import UserError
+from runrecord.files import sha256, write_atomic
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import close_if_dead, run_dirs, state_folder
+from runrecord.run_store import close_if_dead, host, is_running, run_dir, state_folder
+from runrecord.shown import ask_shown, lacks_artifacts, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.mlflow_shown import Shown, shown_runs
+from runrecord.sinks.mlflow_shown import Shown
 from runrecord.sinks.mlflow_store import connect, database_of, is_embedded, tracking_uri
 from runrecord.sinks.mlflow_views import save_views
 from runrecord.sinks.tensorboard import TensorBoardSink
@@ -30,27 +34,31 @@ def sync_lock(root: Path) -> FileLock:
     return FileLock(state_folder(root) / "sync.lock")
 
 
-def close_dead_runs(root: Path, on_failure: OnFailure) -> list[Record]:
-    """Close as KILLED the runs of this host whose process is gone; returns them as found."""
-    closed = []
+def close_dead_runs(
+    root: Path, runs: list[Run], on_failure: OnFailure
+) -> tuple[list[Run], list[Record]]:
+    """Close as KILLED the runs of this host whose process is gone.
+
+    Returns all runs as they are now, and the records of those closed, as they were found.
+    """
     # A run that was sealed ended well, though the store may lack its end: the disk was full.
-    sealed = {
-        run.record.start.id for run in read_runs(records_in_workspace(root), _ignore, sealed=True)
-    }
-    for folder in run_dirs(root):
-        if folder.name in sealed:
+    sealed = {run.told.id for run in runs if run.sealed}
+    closed = []
+    for run in runs:
+        folder = Path(run.label)
+        if run.ended or run.told.host != host() or folder.name in sealed:
             continue
         try:
             record = close_if_dead(folder)
         except (RecordRefused, OSError) as error:
-            on_failure(str(folder), error)
+            on_failure(run.label, error)
         else:
             closed += [record] if record is not None else []
-    return closed
+    return all_runs(root, _ignore) if closed else runs, closed
 
 
 def _ignore(_label: str, _error: Exception) -> None:
-    """Whoever plays that record will say what is wrong with it."""
+    """It was said before."""
 
 
 def has_store(root: Path) -> bool:
@@ -59,8 +67,67 @@ def has_store(root: Path) -> bool:
     return not is_embedded(uri) or database_of(uri).exists()
 
 
+def shown_in(root: Path) -> Mapping[str, Shown]:
+    """What the tracking store shows, by the records' ids; MLflow is imported where it has to be.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    shown = shown_in_file(root)
+    return Store(root).shown if shown is None else shown
+
+
+def find_shown(root: Path, name: str) -> tuple[str, Shown] | None:
+    """The record's id, and what the tracking store shows, of the run with that name or MLflow id.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    if not has_store(root):
+        return None
+    shown = shown_in_file(root, name)
+    return next(iter(shown.items()), None) if shown is not None else Store(root).find(name)
+
+
+def is_up_to_date(root: Path, runs: Iterable[Run]) -> bool:
+    """Does MLflow's SQLite file hold all of those runs, and views of them, for certain?"""
+    shown = shown_in_file(root)
+    if shown is None or lacks_artifacts(root, shown) or _views_of(root, shown) != _saved(root):
+        return False
+    return all(_holds(shown, run) or _goes_on(root, run) for run in runs)
+
+
+def _holds(shown: Mapping[str, Shown], run: Run) -> bool:
+    """Is all of that run there, or was it deleted there by a person?"""
+    found = shown.get(run.told.id)
+    if found is None or found.start != run.told.time:
+        return False
+    whole = found.events >= run.told.length and found.status != "RUNNING"
+    return found.deleted or whole
+
+
+def _goes_on(root: Path, run: Run) -> bool:
+    """Is its process still there, which shows it itself?"""
+    return not run.sealed and is_running(run_dir(root, run.told.id))
+
+
+def _views_of(root: Path, shown: Mapping[str, Shown]) -> str:
+    """What MLflow's saved views depend on, as a digest."""
+    project = load_project(root)
+    settings = (project.curves, project.headline, project.params, sorted(project.better.items()))
+    return sha256(repr((settings, sorted(shown.items(), key=lambda one: one[0]))).encode())
+
+
+def _saved(root: Path) -> str:
+    """What `_views_of` was when views were saved last."""
+    try:
+        return (state_folder(root) / "views").read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 class Store:
-    """MLflow's tracking store, with what it shows already."""
+    """MLflow's tracking store."""
 
     def __init__(self, root: Path) -> None:
         """Connect.
@@ -68,26 +135,48 @@ class Store:
         Raises:
             UserError: it cannot be reached, or refuses.
         """
+        self._root = root
         try:
             self._client, self.experiment = connect(root)
-            self.shown: dict[str, Shown] = shown_runs(self._client, self.experiment)
-            self._project = load_project(root)
-            self._sink = MlflowSink(root)
         except UserError:
             raise
         except Exception as error:
             raise _unreachable(error) from None
 
+    @cached_property
+    def shown(self) -> dict[str, Shown]:
+        """What it showed when it was first asked, by the records' ids.
+
+        Raises:
+            UserError: the store no longer answers.
+        """
+        return self._shown()
+
+    def find(self, name: str) -> tuple[str, Shown] | None:
+        """The record's id, and what is shown, of the run with that name or MLflow id.
+
+        Raises:
+            UserError: the store no longer answers.
+        """
+        return next(iter(self._shown(name).items()), None)
+
+    def _shown(self, name: str | None = None) -> dict[str, Shown]:
+        try:
+            shown = shown_in_file(self._root, name)
+            return ask_shown(self._client, self.experiment, name) if shown is None else shown
+        except Exception as error:
+            raise _unreachable(error) from None
+
+    @cached_property
+    def _sink(self) -> MlflowSink:
+        return MlflowSink(self._root)
+
     def holds(self, run: Run) -> bool:
         """Is all of that run there, or was it deleted there by a person?"""
-        shown = self.shown.get(run.record.start.id)
-        if shown is None or shown.start != run.record.start.time:
-            return False
-        whole = shown.events >= run.record.length and shown.status != "RUNNING"
-        return shown.deleted or whole
+        return _holds(self.shown, run)
 
-    def play(self, run: Run) -> Outcome:
-        """Add what is missing of a run.
+    def play(self, run: Run) -> Outcome | None:
+        """Add what is missing of a run; one that goes on is left alone.
 
         Raises:
             UserError: the store no longer answers.
@@ -95,15 +184,18 @@ class Store:
         """
         if self.holds(run):
             return "already there"
-        events = run.events()
+        if _goes_on(self._root, run):
+            return None
+        record = run.record()
+        events = run.events(record)
         try:
             for event in events:
-                self._sink.handle(event, run.record.contents)
+                self._sink.handle(event, record.contents)
             self._sink.flush()
         except Exception:
             self._still_there()
             raise
-        return "completed" if run.record.start.id in self.shown else "created"
+        return "completed" if run.told.id in self.shown else "created"
 
     def differences(self, record: Record) -> list[Discrepancy] | None:
         """What MLflow shows otherwise than the record has it; None if it does not show that run.
@@ -114,7 +206,7 @@ class Store:
             RecordRefused: the record is damaged.
             UserError: the store no longer answers.
         """
-        shown = self.shown.get(record.start.id)
+        _, shown = self.find(record.start.id) or ("", None)
         if shown is None or shown.deleted:
             return None
         try:
@@ -127,14 +219,17 @@ class Store:
         return [one for one in found if whole or one.shown is not None]
 
     def tag(self, record_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run that is shown.
+        """Set tags of a run, if it is shown.
 
         Raises:
             UserError: the store cannot be written.
         """
+        found = self.find(record_id)
+        if found is None:
+            return
         try:
             for key, value in tags.items():
-                self._client.set_tag(self.shown[record_id].run_id, key, value)
+                self._client.set_tag(found[1].run_id, key, value)
         except Exception as error:
             raise _unreachable(error) from None
 
@@ -145,9 +240,14 @@ class Store:
             UserError: the store no longer answers.
         """
         try:
-            save_views(self._client, self.experiment, self._project)
+            save_views(self._client, self.experiment, load_project(self._root))
         except Exception as error:
             raise _unreachable(error) from None
+        shown = shown_in_file(self._root)
+        if shown is not None:
+            with suppress(OSError):  # the next sync saves them again, then
+                saved = _views_of(self._root, shown).encode()
+                write_atomic(state_folder(self._root) / "views", saved)
 
     def write_probe(self) -> None:
         """Write something harmless.
@@ -177,9 +277,9 @@ def write_event_files(run: Run, root: Path) -> None:
         RecordRefused: its record is damaged.
         OSError: they cannot be written.
     """
-    sink = TensorBoardSink(root)
-    for event in run.events():
-        sink.handle(event, run.record.contents)
+    sink, record = TensorBoardSink(root), run.record()
+    for event in run.events(record):
+        sink.handle(event, record.contents)
     sink.close()
 
 

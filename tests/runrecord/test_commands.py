@@ -119,14 +119,19 @@ def test_which_names_the_run_of_an_out_a_model_a_text_and_a_picture(
 
 
 def test_which_passes_over_a_damaged_record_and_says_so(root: Path, capsys: Said) -> None:
-    for name in ("three", "one"):
-        for text in (run_dir(root, name) / "texts").iterdir():
-            text.write_text("damaged")
+    """One that may have written the file, and one of which that cannot be told."""
+    new_run(run_dir(root, "same"), id="same").text("report", "by two")
+    for text in (run_dir(root, "same") / "texts").iterdir():
+        text.write_text("damaged")
+    with (run_dir(root, "three") / "events.jsonl").open("ab") as events:
+        events.write(b'{"time": 1}\n{"time": 2}\n')
     (root / "report.txt").write_text("by two")
     which(Path("report.txt"))
-    said = capsys.readouterr()
-    assert "report.txt: made by two" in said.out
-    assert (said.out + said.err).count("is damaged") == 2
+    said = capsys.readouterr().out
+    assert "report.txt: made by two" in said
+    assert "made by same" not in said
+    assert "runs/same: " in said
+    assert "runs/three: " in said
     which(Path("model.bin"))
     assert "made by two" in capsys.readouterr().out, "its is the last that was written"
 

@@ -162,11 +162,11 @@ def test_one_other_seed_does_not_outweigh_the_three_of_the_project(root: Path) -
     seeds = [("a", 0, 8, 0.5), ("b", 0, 2, 0.625), ("s1", 1, 8, 0.5001)]
     runs = {n: train(root / n, params={"seed": seed, "z": z}) for n, seed, z, _ in seeds}
     tests = [evaluate(root / f"of-{n}", root / f"{n}.bin", accuracy=x) for n, _, _, x in seeds]
-    html = render([runs["a"], runs["b"]], tests, project, [runs["s1"]])
+    replicas = [(runs["s1"].start, {"Eval/Accuracy": 0.5001})]
+    html = render([runs["a"], runs["b"]], tests, project, replicas)
     assert "the project&#39;s default params" in judged(html, "Eval/Accuracy")[2]
-    html = render(
-        [runs["a"], runs["b"]], tests, Project(better={"Accuracy": "higher"}), [runs["s1"]]
-    )
+    better = Project(better={"Accuracy": "higher"})
+    html = render([runs["a"], runs["b"]], tests, better, replicas)
     assert "of 2 runs" in judged(html, "Eval/Accuracy")[2]
 
 

@@ -18,6 +18,7 @@ from helpers import (
     EXPERIMENT,
     Workspace,
     assert_shown,
+    audited,
     client,
     end_run,
     event_files,
@@ -27,6 +28,7 @@ from helpers import (
     new_run,
     play,
     points_in,
+    records_among,
     runs,
     wait_until,
 )
@@ -36,7 +38,9 @@ from runrecord.cli import main
 from runrecord.events import Dataset
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import host, lock_of
+from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
+from runrecord.sync import Store
 
 
 @pytest.fixture
@@ -155,6 +159,98 @@ def test_what_was_left_out_is_added_and_nothing_twice(small: Workspace, here: He
         assert_shown(small, small.path / "records" / name)
     assert summary(here("sync")) == states(there=3)
     assert everything(small) == before
+
+
+IMPORTED = """
+import sys
+from runrecord.cli import main
+
+try:
+    main()
+finally:
+    print("imported:", {"mlflow", "dvc"} & {*sys.modules})
+"""
+
+
+def test_with_nothing_to_do_no_record_is_opened_and_mlflow_not_imported(
+    small: Workspace, here: Here
+) -> None:
+    begun(small.path / ".runrecord" / "runs" / "more", "train", id="more")
+    end_run(small.path / ".runrecord" / "runs" / "more")
+    here("sync")
+    with audited("open") as opened:
+        assert summary(here("sync")) == states(there=4)
+        assert here("reap") == "0 closed in MLflow\n"
+    assert records_among(opened) == []
+    (run,) = runs(small, "train-vae")
+    for command in (("sync",), ("reap",), ("show", run.info.run_id), ("show", "more")):
+        output = small.run("python", "-c", IMPORTED, *command)
+        assert "imported: set()" in output, command
+    assert "train-vae-" in small.run("runrecord", "show", run.info.run_id)
+
+
+def test_what_mlflow_lost_is_noticed_all_the_same(small: Workspace, here: Here) -> None:
+    here("sync")
+    before = everything(small)
+    (run,) = runs(small, "train-ae")
+    client(small).update_run(run.info.run_id, "RUNNING")
+    assert summary(here("sync")) == states(completed=1, there=2)
+    client(small).set_tag(run.info.run_id, "record.events", "3")
+    assert summary(here("sync")) == states(completed=1, there=2)
+    assert everything(small) == before
+    forget_mlflow(small)
+    assert summary(small.run("runrecord", "sync")) == states(created=3)
+    assert everything(small) == before
+    shutil.rmtree(small.path / "mlruns")
+    assert "warning: mlruns/ is gone" in small.run("runrecord", "sync")
+
+
+def test_views_are_saved_again_after_runs_that_sync_did_not_show(
+    small: Workspace, here: Here
+) -> None:
+    here("sync")
+    folder = small.path / ".runrecord" / "runs" / "live"
+    train(small.path, folder, "vae", id="live", time=7)
+    record = end_run(folder)
+    play(small.path, record, MlflowSink)
+    store = client(small)
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    for name in [name for name in experiment.tags if "sharedViewState" in name]:
+        store.delete_experiment_tag(experiment.experiment_id, name)
+    assert summary(here("sync")) == states(there=4)
+    found = store.get_experiment(experiment.experiment_id).tags
+    assert len([name for name in found if "sharedViewState" in name]) == 3
+
+
+def test_the_file_says_what_mlflow_says(small: Workspace, here: Here) -> None:
+    here("sync")
+    (run,) = runs(small, "evaluate")
+    client(small).delete_run(run.info.run_id)
+    shown = shown_in_file(small.path)
+    store = Store(small.path)
+    assert shown is not None
+    assert shown == ask_shown(client(small), store.experiment)
+    assert [one.deleted for one in shown.values()].count(True) == 1
+    for record_id, one in shown.items():
+        for name in (record_id, one.run_id):
+            found = {record_id: one}
+            assert shown_in_file(small.path, name) == found
+            assert ask_shown(client(small), store.experiment, name) == found
+    for name in ("nothing", "' OR 1=1 --"):
+        assert shown_in_file(small.path, name) == {}
+        assert ask_shown(client(small), store.experiment, name) == {}
+
+
+def test_a_file_that_is_laid_out_otherwise_is_left_to_mlflow(small: Workspace) -> None:
+    with closing(sqlite3.connect(small.path / "mlflow.db")) as database:
+        database.execute("ALTER TABLE tags RENAME COLUMN value TO text")
+    assert shown_in_file(small.path) is None
+    (small.path / "mlflow.db").write_bytes(b"no database" * 1000)
+    assert shown_in_file(small.path) is None
+    forget_mlflow(small)
+    assert shown_in_file(small.path) is None
+    assert not (small.path / "mlflow.db").exists()
 
 
 def test_a_run_that_mlflow_has_in_part_is_completed(small: Workspace, here: Here) -> None:

@@ -10,14 +10,13 @@ from platform import python_version
 
 from rich.console import Console
 
-from runrecord.catalog import newest_of_each, read_runs, records_in_store
+from runrecord.catalog import all_runs, newest_of_each
 from runrecord.dvc_cache import missing_outs, remote_state
 from runrecord.errors import RunFailed, UserError
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.provenance.git import OutsideGit, commit_of, git
-from runrecord.record.reader import files_in
 from runrecord.run_store import host, is_running, run_dir, run_dirs
 from runrecord.secrets import redact
 from runrecord.sinks.mlflow_store import tracking_uri
@@ -102,14 +101,17 @@ def _run_store(root: Path, store: Store) -> str:
     def on_failure(label: str, error: Exception) -> None:
         failures.append(f"{label}: {reason(error)}")
 
-    runs = newest_of_each(read_runs(records_in_store(root), on_failure, sealed=False), on_failure)
+    known = [run for run in all_runs(root, on_failure) if not run.sealed]
+    runs = newest_of_each(known, on_failure)
     if failures:
         raise UserError(f"{failures[0]}; move that folder away")
-    behind = [run for run in runs if not store.holds(run)]
+    behind = [
+        run for run in runs if not store.holds(run) and not is_running(run_dir(root, run.told.id))
+    ]
     if behind:
         raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
-    files = (file for folder in run_dirs(root) for file in files_in(folder).values())
-    size = sum(file.stat().st_size for file in files)
+    files = (file for folder in run_dirs(root) for file in folder.rglob("*"))
+    size = sum(file.lstat().st_size for file in files)
     return f"{len(runs)} runs, {size / 1e6:.0f} MB, all in MLflow"
 
 

@@ -1,9 +1,9 @@
 """`runrecord reap`: close the runs whose process is gone."""
 
-from runrecord.catalog import newest_of_each, read_runs, records_in_store
+from runrecord.catalog import all_runs, newest_of_each
 from runrecord.cli.reporting import Report
 from runrecord.paths import repo_root
-from runrecord.sync import Store, close_dead_runs, sync_lock
+from runrecord.sync import Store, close_dead_runs, shown_in, sync_lock
 
 
 def reap() -> None:
@@ -17,15 +17,13 @@ def reap() -> None:
     """
     root, report = repo_root(), Report()
     with sync_lock(root):
-        closed = close_dead_runs(root, report.failed)
+        runs, closed = close_dead_runs(root, all_runs(root, report.failed), report.failed)
         report.closed(closed)
-        runs = newest_of_each(
-            read_runs(records_in_store(root), report.failed, sealed=False), report.failed
-        )
-        store = Store(root)
-        gone = {key for key, shown in store.shown.items() if shown.status == "RUNNING"}
+        gone = {key for key, shown in shown_in(root).items() if shown.status == "RUNNING"}
         gone |= {record.start.id for record in closed}
-        stale = [run for run in runs if run.ended and run.record.start.id in gone]
-        report.each("MLflow", stale, store.play)
+        runs = newest_of_each((run for run in runs if not run.sealed), report.failed)
+        stale = [run for run in runs if run.ended and run.told.id in gone]
+        if stale:
+            report.each("MLflow", stale, Store(root).play)
         print(f"{len(stale)} closed in MLflow")
     report.conclude()

@@ -1,20 +1,22 @@
 """`runrecord report`: one page about runs, to open from a file."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from runrecord.catalog import read_runs, records_in_store, records_in_workspace
+from runrecord.catalog import sealed_records
 from runrecord.errors import UserError
+from runrecord.events import RunStarted
 from runrecord.files import write_atomic
 from runrecord.lookup import find_records
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
-from runrecord.record.reader import Record
+from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.report.judgement import apart_from_seed
-from runrecord.report.page import render
+from runrecord.report.page import all_metrics, render
+from runrecord.run_index import RunIndex
 from runrecord.run_view import RunView, view
 
 
@@ -30,7 +32,7 @@ def report(names: Sequence[str], output: Path) -> None:
     root = repo_root()
     found = [record for name in names for record in find_records(root, name)]
     if not names:
-        found = [run.record for run in read_runs(records_in_workspace(root), _refuse, sealed=True)]
+        found = [_opened(folder) for folder in sealed_records(root)]
         found.sort(key=lambda record: record.start.time)
     if not found:
         raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
@@ -38,30 +40,39 @@ def report(names: Sequence[str], output: Path) -> None:
     if not names:
         runs = {key: run for key, run in runs.items() if run.models or run.evaluated} or runs
     project = load_project(root)
-    evaluations, replicas = _others(root, [*runs.values()], project)
-    page = render([*runs.values()], [*evaluations, *runs.values()], project, replicas)
+    shown = [*runs.values()]
+    with closing(RunIndex(root)) as index:
+        evaluations = [one for run in shown if run.model for one in _newest(index, run.model)]
+        replicas = [*_replicas(index, shown, project)]
+    page = render(shown, [*evaluations, *shown], project, replicas)
     write_atomic(output, page.encode())
     print(f"{output}: {len(runs)} runs side by side")
 
 
-def _others(
-    root: Path, runs: Sequence[RunView], project: Project
-) -> tuple[list[RunView], list[RunView]]:
-    """What the workspace and the store have besides, less damaged ones.
+def _newest(index: RunIndex, model: str) -> Iterator[RunView]:
+    """The newest evaluation of a model whose record is whole, if there is one."""
+    for folder in index.evaluations(model):
+        with suppress(RecordRefused):
+            yield view(Record(files_in(folder)))
+            return
 
-    Every evaluation; and the finished runs that differ from one of `runs` by their seed alone.
-    """
-    groups = {apart_from_seed(run.start, project) for run in runs}
-    evaluations, replicas = [], []
-    for known in (records_in_workspace(root), records_in_store(root)):
-        for run in read_runs(known, lambda _label, _error: None, sealed=True):
-            with suppress(RecordRefused):
-                seen = view(run.record)
-                if seen.evaluated:
-                    evaluations.append(seen)
-                if seen.status == "FINISHED" and apart_from_seed(seen.start, project) in groups:
-                    replicas.append(seen)
-    return evaluations, replicas
+
+def _replicas(
+    index: RunIndex, shown: Sequence[RunView], project: Project
+) -> Iterator[tuple[RunStarted, Mapping[str, float]]]:
+    """The finished runs that differ from one of those shown by their seed alone; their metrics."""
+    groups = {apart_from_seed(run.start, project) for run in shown}
+    for stage in {run.start.stage for run in shown}:
+        for start, metrics, tested in index.finished(stage):
+            if apart_from_seed(start, project) in groups:
+                yield start, all_metrics(metrics, tested)
+
+
+def _opened(folder: Path) -> Record:
+    try:
+        return Record(files_in(folder))
+    except RecordRefused as error:
+        _refuse(str(folder), error)
 
 
 def _read(record: Record) -> RunView:

@@ -48,7 +48,7 @@ class Report:
         """Play every run, showing how far it is."""
         with Progress(console=self._console, disable=not self._console.is_terminal) as bar:
             for run in bar.track(runs, description=title):
-                if run.sealed and run.record.cut_off:
+                if run.sealed and run.told.cut_off:
                     self._console.print(f"{run.label}: {CUT_OFF}.")
                 try:
                     outcome = play(run)

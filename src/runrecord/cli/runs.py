@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
-from runrecord.catalog import all_runs
+from runrecord.catalog import all_runs, newest_of_each
 from runrecord.cli.console import page, say_failure
 from runrecord.paths import repo_root
 from runrecord.run_store import is_running, run_dir
@@ -15,14 +15,12 @@ def list_runs() -> None:
     """Print a line a run, the oldest first."""
     root, console = repo_root(), page()
     table = Table("run", "status", "begun (UTC)", "took", "commit", "experiment")
-    for run in all_runs(root, say_failure):
-        record, tags = run.record, run.record.start.tags
-        begun = datetime.fromtimestamp(record.start.time / 1000, UTC)
-        seconds = (record.last_sign_of_life - record.start.time) / 1000
-        running = is_running(run_dir(root, record.start.id))
-        status = record.end.status if record.end else "RUNNING" if running else "cut off"
-        row = (record.start.id, status, f"{begun:%Y-%m-%d %H:%M:%S}", f"{seconds:.0f} s")
-        table.add_row(
-            *map(printable, (*row, tags.get("git.commit", "")[:10], tags.get("dvc.experiment", "")))
-        )
+    for run in newest_of_each(all_runs(root, say_failure), say_failure):
+        told = run.told
+        begun = datetime.fromtimestamp(told.time / 1000, UTC)
+        running = told.status is None and is_running(run_dir(root, told.id))
+        status = told.status or ("RUNNING" if running else "cut off")
+        took = f"{(told.last - told.time) / 1000:.0f} s"
+        row = (told.id, status, f"{begun:%Y-%m-%d %H:%M:%S}", took)
+        table.add_row(*map(printable, (*row, told.git_commit[:10], told.experiment)))
     console.print(table)

@@ -1,10 +1,12 @@
 """`runrecord sync`: make MLflow hold every run that left a record."""
 
-from runrecord.catalog import newest_of_each, read_runs, records_in_store, records_in_workspace
+from runrecord.catalog import all_runs, newest_of_each, read_runs
+from runrecord.cli.console import say
 from runrecord.cli.reporting import Report
 from runrecord.dvc_cache import known_records
 from runrecord.paths import repo_root
-from runrecord.sync import Store, close_dead_runs, sync_lock, write_event_files
+from runrecord.shown import lacks_artifacts
+from runrecord.sync import Store, close_dead_runs, is_up_to_date, sync_lock, write_event_files
 
 
 def sync(everything: bool, tensorboard: bool) -> None:
@@ -20,16 +22,22 @@ def sync(everything: bool, tensorboard: bool) -> None:
     """
     root, report = repo_root(), Report()
     with sync_lock(root):
-        report.closed(close_dead_runs(root, report.failed))
-        runs = read_runs(records_in_store(root), report.failed, sealed=False)
-        runs += read_runs(records_in_workspace(root), report.failed, sealed=True)
+        runs, closed = close_dead_runs(root, all_runs(root, report.failed), report.failed)
+        report.closed(closed)
         if everything:
-            runs += read_runs(report.found(known_records(root)), report.failed, sealed=True)
-        runs = newest_of_each(runs, report.failed)
-        ended = [run for run in runs if run.ended]
-        store = Store(root)
-        report.each("MLflow", ended, store.play)
-        store.save_views()
+            runs += read_runs(report.found(known_records(root)), report.failed)
+        ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
+        if is_up_to_date(root, ended):
+            report.each("MLflow", ended, lambda _run: "already there")
+        else:
+            store = Store(root)
+            if lacks_artifacts(root, store.shown):
+                say(
+                    "warning: mlruns/ is gone, and with it the pictures and models of runs that "
+                    "MLflow shows; remove mlflow.db* too and run 'runrecord sync --all' again."
+                )
+            report.each("MLflow", ended, store.play)
+            store.save_views()
         print(report.summary())
         if tensorboard:
             report.each("TensorBoard", ended, lambda run: write_event_files(run, root))

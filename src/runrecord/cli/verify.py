@@ -125,7 +125,7 @@ def _discrepancies(store: Store | None, record: Record) -> list[Discrepancy] | N
 
 def _tag(store: Store | None, record_id: str, found: Verdict, environment: str) -> None:
     """Say in MLflow what came out, where it shows the run; the verdict stands without."""
-    if store is None or record_id not in store.shown:
+    if store is None:
         return
     tags = {
         "verified": found.outcome,
@@ -146,9 +146,13 @@ def _warn(error: UserError) -> None:
 
 def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
     """Say of a run in MLflow, named by its name or id there, that its record cannot be used."""
-    for record_id, shown in (store.shown if store else {}).items():
-        if store and name in (record_id, shown.run_id):
-            _tag(store, record_id, Verdict("cannot be rebuilt", str(error)), "")
+    try:
+        found = store.find(name) if store else None
+    except UserError as refusal:
+        _warn(refusal)
+    else:
+        if found:
+            _tag(store, found[0], Verdict("cannot be rebuilt", str(error)), "")
 
 
 def _ask(record: Record) -> None:

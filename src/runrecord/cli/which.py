@@ -1,15 +1,18 @@
 """`runrecord which FILE`: the run that made a file, by its SHA-256."""
 
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
-from runrecord.catalog import Run, all_runs, newest_of_each, read_runs
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
 from runrecord.errors import RunFailed
 from runrecord.events import files_of
 from runrecord.files import sha256_of
 from runrecord.paths import repo_root
-from runrecord.record.schema import RecordRefused
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import Files, RecordRefused
+from runrecord.run_index import RunIndex
 
 
 def which(file: Path) -> None:
@@ -25,11 +28,14 @@ def which(file: Path) -> None:
     if not file.exists():
         raise FileNotFoundError(2, "No such file or directory", str(file))
     digest = sha256_of(file)
-    found = [run.record for run in all_runs(root, say_failure) if _wrote(run, digest)]
+    with closing(RunIndex(root)) as index:
+        for label, error in index.refused:
+            say_failure(label, error)
+        here = [(str(folder), files_in(folder)) for folder in index.writers(digest)]
+    found = _writers(here, digest)
     if not found:
         known = ((label, files) for label, files in known_records(root) if files is not None)
-        runs = newest_of_each(read_runs(known, say_failure, sealed=True), say_failure)
-        found = [run.record for run in runs if _wrote(run, digest)]
+        found = _writers(known, digest)
     for record in found:
         commit = record.start.tags.get("git.commit", "no commit")[:10]
         change = " and its uncommitted change" if record.start.patch else ""
@@ -41,13 +47,20 @@ def which(file: Path) -> None:
         )
 
 
-def _wrote(run: Run, digest: str) -> bool:
-    """Did the run write that content? Of a damaged record that is said, and nothing else."""
-    end, events = run.record.end, run.record.events()
-    try:
-        return (end is not None and digest in end.outs.values()) or any(
-            file.sha256 == digest for event in events for file in files_of(event)
-        )
-    except RecordRefused as error:
-        say_failure(run.label, error)
-        return False
+def _writers(records: Iterable[tuple[str, Files]], digest: str) -> list[Record]:
+    """One record of each run that wrote that content; of a damaged one that is said."""
+    found: dict[str, Record] = {}
+    for label, files in records:
+        try:
+            record = Record(files)
+            if _wrote(record, digest):
+                found.setdefault(record.start.id, record)
+        except RecordRefused as error:
+            say_failure(label, error)
+    return sorted(found.values(), key=lambda record: (record.start.time, record.start.id))
+
+
+def _wrote(record: Record, digest: str) -> bool:
+    return (record.end is not None and digest in record.end.outs.values()) or any(
+        file.sha256 == digest for event in record.events() for file in files_of(event)
+    )

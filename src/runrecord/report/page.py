@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from runrecord.events import RunStarted
 from runrecord.project import Project
 from runrecord.report.curves import curves_png
 from runrecord.report.judgement import Row, Spread, answers, judged, main_metrics, spreads
@@ -56,7 +57,7 @@ def render(
     runs: Sequence[RunView],
     evaluations: Iterable[RunView],
     project: Project,
-    replicas: Sequence[RunView] = (),
+    replicas: Sequence[tuple[RunStarted, Mapping[str, float]]] = (),
 ) -> str:
     """The page, complete in itself.
 
@@ -65,11 +66,11 @@ def render(
         evaluations: where the test metrics of the models that `runs` trained may be, and their
             pictures, which are left out where the evaluation's own run shows them.
         project: its curves, its main metrics, and which way those are better.
-        replicas: runs that may differ from one of `runs` by their seed alone.
+        replicas: how runs began that may differ from one of `runs` by their seed alone, and
+            their metrics, as `all_metrics` has them.
     """
     tested: dict[str, Tested] = {}
-    every = [*runs, *replicas]
-    shown, made = {run.start.id for run in runs}, {run.model for run in every}
+    shown, made = {run.start.id for run in runs}, {run.model for run in runs}
     for evaluation in sorted(evaluations, key=lambda run: run.start.time):
         if made.isdisjoint(found.sha256 for found in evaluation.evaluated.values()):
             continue
@@ -83,12 +84,12 @@ def render(
             tested[found.sha256] = Tested(found.metrics, own)
     sections = []
     for stage in dict.fromkeys(run.start.stage for run in runs):
-        metrics = [
-            (run.start, _metrics(run, tested))
-            for run in every
-            if run.start.stage == stage and run.status == "FINISHED"
-        ]
         named = [run for run in runs if run.start.stage == stage]
+        finished = [run for run in named if run.status == "FINISHED"]
+        metrics = [
+            *((run.start, _metrics(run, tested)) for run in finished),
+            *(other for other in replicas if other[0].stage == stage),
+        ]
         spread = spreads(stage, metrics, project)
         sections.append(_section(stage, named, tested, project, spread))
     page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -184,9 +185,12 @@ def _origin(run: RunView) -> dict[str, Any]:
 
 
 def _metrics(run: RunView, tested: Mapping[str, Tested]) -> dict[str, float]:
-    """Its test metrics if its model was evaluated, then the last epoch's; an evaluation's own."""
-    own = _tested(run, tested).metrics
-    return {**{f"{EVALUATION}{name}": value for name, value in own.items()}, **run.last_values()}
+    return all_metrics(run.last_values(), _tested(run, tested).metrics)
+
+
+def all_metrics(own: Mapping[str, float], tested: Mapping[str, float]) -> dict[str, float]:
+    """A run's test metrics if its model was evaluated, then its own: an epoch's, the last."""
+    return {**{f"{EVALUATION}{name}": value for name, value in tested.items()}, **own}
 
 
 def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:

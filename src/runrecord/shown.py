@@ -1,0 +1,99 @@
+"""What MLflow shows of runs already: read from its SQLite file, which needs no MLflow, or asked."""
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from runrecord.project import load_project
+from runrecord.sinks.mlflow_shown import EVENTS_TAG, Shown
+from runrecord.sinks.mlflow_store import artifact_location, database_of, is_embedded, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_RUNS = """
+SELECT id.value, runs.run_uuid, status, start_time, host.value, CAST(events.value AS INTEGER),
+    runs.lifecycle_stage = 'deleted'
+FROM runs JOIN tags AS id ON id.run_uuid = runs.run_uuid
+LEFT JOIN tags AS host ON host.run_uuid = runs.run_uuid AND host.key = 'host'
+LEFT JOIN tags AS events ON events.run_uuid = runs.run_uuid AND events.key = ?
+WHERE id.key = 'record.id' AND experiment_id = ?
+"""
+_PATIENCE = 5.0  # seconds that a process which writes the file may take
+
+
+def shown_in_file(root: Path, name: str | None = None) -> dict[str, Shown] | None:
+    """The runs that an embedded store shows, by their records' ids; or the one of that name or id.
+
+    None where only MLflow can tell: the store is a server's, is not there yet, was moved, or is not
+    laid out as it was when this was written.
+    """
+    uri = tracking_uri(root)
+    if not is_embedded(uri):
+        return None
+    query, wanted = _RUNS, [] if name is None else [name, name]
+    if wanted:
+        query += "AND (id.value = ? OR runs.run_uuid = ?)"
+    address = f"file:{quote(str(database_of(uri)))}?mode=ro"
+    experiment = load_project(root).experiment or root.name
+    try:
+        with closing(sqlite3.connect(address, timeout=_PATIENCE, uri=True)) as database:
+            own = database.execute(
+                "SELECT experiment_id FROM experiments WHERE name = ? AND artifact_location = ? "
+                "AND lifecycle_stage = 'active'",
+                [experiment, artifact_location(root)],
+            ).fetchone()
+            if own is None:
+                return None
+            rows = database.execute(query, [EVENTS_TAG, own[0], *wanted]).fetchall()
+    except sqlite3.Error:
+        return None
+    return {
+        record: Shown(run_id, status, start, host or "", events or 0, bool(deleted))
+        for record, run_id, status, start, host, events, deleted in rows
+    }
+
+
+def ask_shown(client: "MlflowClient", experiment: str, name: str | None = None) -> dict[str, Shown]:
+    """The runs of ours in a store, by their records' ids; or the one with that name or id."""
+    if name is None:
+        return _search(client, experiment, "")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        return {}
+    by_name = _search(client, experiment, f"tags.`record.id` = '{name}'")
+    return by_name or _search(client, experiment, f"attributes.run_id = '{name}'")
+
+
+def _search(client: "MlflowClient", experiment: str, wanted: str) -> dict[str, Shown]:
+    from mlflow.entities import ViewType
+
+    runs: dict[str, Shown] = {}
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], wanted, run_view_type=ViewType.ALL, max_results=1000, page_token=token
+        )
+        for run in page:
+            tags, info = run.data.tags, run.info
+            if record_id := tags.get("record.id"):
+                runs[record_id] = Shown(
+                    run_id=info.run_id,
+                    status=info.status,
+                    start=info.start_time,
+                    host=tags.get("host", ""),
+                    events=int(tags.get(EVENTS_TAG, 0)),
+                    deleted=info.lifecycle_stage == "deleted",
+                )
+        token = page.token
+        if not token:
+            return runs
+
+
+def lacks_artifacts(root: Path, shown: Mapping[str, Shown]) -> bool:
+    """Does an embedded store show runs whose pictures and models are gone?"""
+    embedded = is_embedded(tracking_uri(root))
+    return embedded and bool(shown) and not (root / "mlruns").is_dir()

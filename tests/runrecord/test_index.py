@@ -1,0 +1,165 @@
+"""The index of runs: what it saves, and that it can be thrown away at any time."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from helpers import (
+    IDENTITY,
+    Workspace,
+    audited,
+    end_run,
+    new_repository,
+    new_run,
+    records_among,
+    spool,
+)
+
+from runrecord import run_index
+from runrecord.catalog import all_runs
+from runrecord.checkpoints import Checkpoints
+from runrecord.cli.report import report
+from runrecord.cli.runs import list_runs
+from runrecord.cli.which import which
+from runrecord.dvc_cache import known_records
+from runrecord.provenance.git import git
+from runrecord.run_store import run_dir, state_folder
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository, the current folder, with three runs in its store."""
+    folder = new_repository(tmp_path / "repository")
+    monkeypatch.chdir(folder)
+    for time, name in enumerate(NAMES, start=1):
+        finished(run_dir(folder, name), id=name, time=time, params={"seed": time})
+    return folder
+
+
+def finished(folder: Path, **start: object) -> None:
+    run = new_run(folder, **start)
+    run.log({"loss": 0.5}, step=1)
+    run.text("report", f"by {folder.name}")
+    end_run(folder)
+
+
+def listed(root: Path) -> list[tuple[str, int, str | None]]:
+    """What is known of each run, without a failure."""
+    failures: list[str] = []
+    runs = all_runs(root, lambda label, _error: failures.append(label))
+    assert failures == []
+    return [(run.told.id, run.told.length, run.told.status) for run in runs]
+
+
+def test_a_record_is_read_once(root: Path) -> None:
+    (root / "report.txt").write_text("by b")
+    finished(root / "records" / "train", id="train", params={"seed": 9})
+    with audited("open") as opened:
+        list_runs()
+    assert set(records_among(opened)) == {*NAMES, "train"}
+    with audited("open") as opened:
+        list_runs()
+    assert records_among(opened) == []
+    with audited("open") as opened:
+        which(Path("report.txt"))
+    assert set(records_among(opened)) == {"b"}
+    with audited("open") as opened:
+        report([], root / "report.html")
+    assert set(records_among(opened)) == {"train"}
+
+
+def test_what_changed_is_read_again_and_what_is_gone_is_forgotten(root: Path) -> None:
+    before = listed(root)
+    run = new_run(run_dir(root, "d"), id="d")
+    assert listed(root) == [*before, ("d", 1, None)]
+    run.log({"loss": 1.0}, step=1)
+    with audited("open") as opened:
+        assert listed(root) == [*before, ("d", 2, None)]
+    assert set(records_among(opened)) == {"d"}
+    end_run(run_dir(root, "d"), status="FAILED")
+    assert listed(root) == [*before, ("d", 3, "FAILED")]
+    shutil.rmtree(run_dir(root, "d"))
+    assert listed(root) == before
+    (run_dir(root, "a") / "run.json").write_text("none")
+    failures: list[str] = []
+    for _ in range(2):
+        all_runs(root, lambda label, _error: failures.append(label))
+    assert failures == [str(run_dir(root, "a"))] * 2
+
+
+@pytest.mark.parametrize("damage", ["gone", "no database", "half", "another version", "a folder"])
+def test_without_a_good_index_all_is_as_with_one(root: Path, damage: str) -> None:
+    before = listed(root)
+    index = state_folder(root) / "index.db"
+    content = index.read_bytes()
+    index.unlink()
+    match damage:
+        case "no database":
+            index.write_bytes(b"no database" * 1000)
+        case "half":
+            index.write_bytes(content[:4096] + b"x" * (len(content) - 4096))
+        case "another version":
+            with closing(sqlite3.connect(index)) as database:
+                database.execute("CREATE TABLE runs (other)")
+                database.execute("PRAGMA user_version = 99")
+        case "a folder":
+            (index / "in the way").mkdir(parents=True)
+    assert listed(root) == before
+    if damage != "a folder":
+        with audited("open") as opened:
+            assert listed(root) == before
+        assert records_among(opened) == [], "it was made anew"
+
+
+def test_an_index_that_another_process_holds_holds_up_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = listed(root)
+    monkeypatch.setattr(run_index, "_PATIENCE", 0.01)
+    finished(run_dir(root, "d"), id="d", time=9)
+    with closing(sqlite3.connect(state_folder(root) / "index.db")) as database:
+        database.execute("BEGIN IMMEDIATE")
+        assert listed(root) == [*before, ("d", 4, "FINISHED")]
+        database.rollback()
+    with closing(sqlite3.connect(state_folder(root) / "index.db")) as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchall() == [(3,)]
+    assert listed(root) == [*before, ("d", 4, "FINISHED")]
+
+
+def test_an_index_moves_with_its_folder(root: Path) -> None:
+    before = listed(root)
+    root.rename(root.with_name("moved"))
+    with audited("open") as opened:
+        assert listed(root.with_name("moved")) == before
+    assert records_among(opened) == []
+
+
+def test_checkpoints_are_tidied_by_the_newest_runs_alone(root: Path) -> None:
+    checkpoints = Checkpoints(root, {})
+    names = [f"stopped-{number}" for number in range(9)]
+    for name in names:
+        new_run(run_dir(root, name), id=name)
+        checkpoints.save(name, 1, 1, {})
+    with audited("open") as opened:
+        checkpoints.remove("done")
+    assert len(records_among(opened)) <= 5
+    assert len([*(state_folder(root) / "checkpoints").glob("*/*/")]) == 5
+
+
+def test_every_version_of_a_lock_file_is_read_by_one_process(toy: Workspace) -> None:
+    """As many processes of Git's with many versions as with one, and every record found."""
+    with audited("subprocess.Popen") as of_one:
+        before = [label for label, files in known_records(toy.path) if files]
+    lock = toy.path / "dvc.lock"
+    for number in range(3):
+        lock.write_text(f"{lock.read_text()}# {number}\n")
+        git(toy.path, "commit", "--quiet", "--all", f"--message={number}", environment=IDENTITY)
+    with audited("subprocess.Popen") as of_many:
+        after = [label for label, files in known_records(toy.path) if files]
+    assert len(after) == len(before) > 0
+    assert len(of_many) == len(of_one) > 0
+    assert spool(toy) == []
