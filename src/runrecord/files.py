@@ -1,11 +1,19 @@
 """Writing files so that a reader never sees half of one, and naming their content."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+
+_CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one is written
+_TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
+_WORTH_A_TICK = 2**25  # bytes that take longer to read than that
 
 
 def write_atomic(path: Path, content: bytes | Path) -> None:
@@ -22,8 +30,7 @@ def write_atomic(path: Path, content: bytes | Path) -> None:
         ) as file:
             temporary = Path(file.name)
             if isinstance(content, Path):
-                with content.open("rb") as source:
-                    shutil.copyfileobj(source, file)
+                copy(content, temporary)
             else:
                 file.write(content)
             file.flush()
@@ -37,11 +44,47 @@ def write_atomic(path: Path, content: bytes | Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content, which takes no room where the file system can share it."""
+    with source.open("rb") as old, target.open("wb") as new, suppress(OSError):
+        fcntl.ioctl(new, _CLONE, old.fileno())
+        return
+    shutil.copyfile(source, target)
+
+
+def link(source: str, target: str) -> None:
+    """Give a file that is never written again a second name, where the file system allows it.
+
+    Nobody may write it from there on: by either name, it is the same file.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        copy(Path(source), Path(target))
+    with suppress(OSError):
+        os.chmod(target, 0o444)
+
+
 def sha256(content: bytes | Path) -> str:
-    """The SHA-256 of some content, or of a file's, in hexadecimal."""
+    """The SHA-256 of some content, or of a file's, in hexadecimal.
+
+    A file is read once in a process, until its size or time is another, as DVC sees it.
+    """
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
+    status = content.stat()
+    age = time.time_ns() - status.st_mtime_ns
+    if 0 <= age < _TICK and status.st_size >= _WORTH_A_TICK:
+        time.sleep((_TICK - age) / 1e9)
+        return sha256(content)
+    if age < _TICK:
+        return _digest.__wrapped__(str(content))
+    return _digest(str(content), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2**16)
+def _digest(path: str, *_status: int) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

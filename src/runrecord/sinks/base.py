@@ -1,11 +1,11 @@
 """What a sink is."""
 
-import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
 from runrecord.events import Contents, Event, File
+from runrecord.files import copy
 
 
 class Sink(ABC):
@@ -49,4 +49,4 @@ def write_content(content: bytes | Path, target: Path) -> None:
     if isinstance(content, bytes):
         target.write_bytes(content)
     else:
-        shutil.copyfile(content, target)
+        copy(content, target)
