@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all check bench lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all check bench bench-big lock mlflow tensorboard
 
 setup: $(VENV)/installed
 
@@ -52,6 +52,9 @@ check: setup
 
 bench: setup
 	python benchmarks/bench.py
+
+bench-big: setup
+	python benchmarks/big.py $(SIZES)
 
 lock: setup
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,12 @@ _TICK = 50_000_000  # nanoseconds in which a file can change twice and have one 
 _WORTH_A_TICK = 2**25  # bytes that take longer to read than that
 
 
-def write_atomic(path: Path, content: bytes | Path) -> None:
-    """Write `content`, or a file's, to `path` at once or not at all; what it held stays until then.
+def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> None:
+    """Write `content` to `path` at once or not at all; what it held stays until then.
+
+    Args:
+        path: of the file.
+        content: it, a file that has it, or what writes it to the file that it is given.
 
     Raises:
         OSError: naming `path`, when it cannot be written (no space left, no permission).
@@ -25,15 +29,16 @@ def write_atomic(path: Path, content: bytes | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            if isinstance(content, Path):
-                copy(content, temporary)
-            else:
-                file.write(content)
-            file.flush()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        elif isinstance(content, Path):
+            copy(content, temporary)
+        else:
+            content(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import tracemalloc
 from collections.abc import Callable, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -19,6 +20,7 @@ import safetensors.numpy
 from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, history, new_run, spool
 from PIL import Image
 
+from runrecord.checkpoints import Checkpoints
 from runrecord.errors import UserError
 from runrecord.events import Dataset, Logged, ModelEvaluated, ModelSaved, RunEnded, RunStarted
 from runrecord.files import sha256
@@ -656,3 +658,24 @@ def test_values_that_two_titles_have_are_written_once(tmp_path: Path) -> None:
     (_, event) = Record(files_in(tmp_path / "record")).events()
     assert isinstance(event, Logged)
     assert repr(event.steps) == repr(within)
+
+
+def test_what_is_big_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    weights = np.zeros(2**22)
+    checkpoints = Checkpoints(tmp_path, {})
+    run = new_run(tmp_path / "record")
+    for _ in range(40):
+        run.log({"a": 1.0}, 1, {"a": [0.123456789] * 10_000})
+    model = tmp_path / "model.bin"
+    model.write_bytes(bytes(2**24))
+    tracemalloc.start()
+    try:
+        run.model(model)
+        checkpoints.save("run-1", 1, 1, {"weights": weights})
+        record = Record(files_in(tmp_path / "record"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert record.length == 42
+    assert record.size > 2**22
+    assert peak < 2**21
