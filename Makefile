@@ -61,6 +61,9 @@ bench-peers: setup
 bench-growth: setup
 	python benchmarks/growth.py
 
+bench-big: setup
+	python benchmarks/big.py $(SIZES)
+
 lock: setup
 	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock
 

@@ -49,9 +49,15 @@ class Checkpoint:
 
     run_id: str
     epoch: int
-    arrays: Arrays
+    file: Path
     logged: Set[tuple[str, str, int]]
     """The kind, title and step of all that it had logged until it was stopped."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """The state, read now: it may be larger than what is to be kept in memory."""
+        with safe_open(self.file, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 class Checkpoints:
@@ -70,7 +76,7 @@ class Checkpoints:
         for path in sorted(self._folder.glob("*/*.safetensors"), key=_progress, reverse=True):
             run_id = path.parent.name
             try:
-                length, arrays = _read(path)
+                length = _length(path)
             except (SafetensorError, KeyError, TypeError, ValueError, OSError):
                 path.rename(path.with_suffix(".damaged"))
                 print(
@@ -87,7 +93,7 @@ class Checkpoints:
                 refused.add(run_id)
                 print(f"warning: {run_id} is not gone on with: {error}", file=sys.stderr)
             else:
-                return Checkpoint(run_id, int(path.stem), arrays, logged)
+                return Checkpoint(run_id, int(path.stem), path, logged)
         return None
 
     def save(self, run_id: str, epoch: int, length: int, arrays: Arrays) -> None:
@@ -107,12 +113,14 @@ class Checkpoints:
             if np.asarray(array).dtype.kind not in "biuf":
                 raise UserError(f"state_dict: '{name}' is no array of numbers.")
         whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        content = safetensors.numpy.save(whole, metadata={_KEY: json.dumps({"length": length})})
+        metadata = {_KEY: json.dumps({"length": length})}
+        file = folder / f"{epoch:06}.safetensors"
         try:
-            write_atomic(folder / f"{epoch:06}.safetensors", content)
-        except OSError as error:
+            write_atomic(file, lambda new: safetensors.numpy.save_file(whole, new, metadata))
+        except (OSError, SafetensorError) as error:  # the latter: as its own library says it
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             print(
-                f"warning: no checkpoint of epoch {epoch} ({error.filename}: {error.strerror}); "
+                f"warning: no checkpoint of epoch {epoch} ({file}: {why}); "
                 "make room: a run that is stopped now goes on from an earlier one.",
                 file=sys.stderr,
             )
@@ -165,10 +173,10 @@ def _logged(events: Iterable[Event]) -> set[tuple[str, str, int]]:
     return found
 
 
-def _read(path: Path) -> tuple[int, Arrays]:
+def _length(path: Path) -> int:
+    """How many events its run's record had; a file that is not whole cannot be opened."""
     with safe_open(path, framework="numpy") as file:
-        length = json.loads(file.metadata()[_KEY])["length"]
-        return length, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return int(json.loads(file.metadata()[_KEY])["length"])
 
 
 def _progress(path: Path) -> tuple[str, float]:

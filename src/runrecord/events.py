@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -87,6 +89,16 @@ class Resumed(_Checked):
     event: Literal["resumed"] = "resumed"
 
 
+def _whole(steps: object) -> object:
+    """Values that were written once, for the first of the titles that have them, for each."""
+    if not isinstance(steps, dict):
+        return steps
+    return {
+        title: steps.get(values) if isinstance(values, str) else values
+        for title, values in steps.items()
+    }
+
+
 @dataclass(frozen=True)
 class Logged(_Checked):
     """Something was logged at a step, an epoch for instance. Everything goes by a title."""
@@ -94,7 +106,9 @@ class Logged(_Checked):
     time: int
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
-    steps: Mapping[str, list[float]] = field(default_factory=dict)
+    steps: Annotated[Mapping[str, list[float]], BeforeValidator(_whole)] = field(
+        default_factory=dict
+    )
     """A metric's values within the step: those of an epoch's batches."""
     images: Mapping[str, File] = field(default_factory=dict)
     """PNG files."""

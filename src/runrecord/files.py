@@ -1,15 +1,27 @@
 """Writing files so that a reader never sees half of one, and naming their content."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
+_CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one is written
+_TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
+_WORTH_A_TICK = 2**25  # bytes that take longer to read than that
 
-def write_atomic(path: Path, content: bytes | Path) -> None:
-    """Write `content`, or a file's, to `path` at once or not at all; what it held stays until then.
+
+def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> None:
+    """Write `content` to `path` at once or not at all; what it held stays until then.
+
+    Args:
+        path: of the file.
+        content: it, a file that has it, or what writes it to the file that it is given.
 
     Raises:
         OSError: naming `path`, when it cannot be written (no space left, no permission).
@@ -17,16 +29,16 @@ def write_atomic(path: Path, content: bytes | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            if isinstance(content, Path):
-                with content.open("rb") as source:
-                    shutil.copyfileobj(source, file)
-            else:
-                file.write(content)
-            file.flush()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        elif isinstance(content, Path):
+            copy(content, temporary)
+        else:
+            content(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -37,11 +49,47 @@ def write_atomic(path: Path, content: bytes | Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content, which takes no room where the file system can share it."""
+    with source.open("rb") as old, target.open("wb") as new, suppress(OSError):
+        fcntl.ioctl(new, _CLONE, old.fileno())
+        return
+    shutil.copyfile(source, target)
+
+
+def link(source: str, target: str) -> None:
+    """Give a file that is never written again a second name, where the file system allows it.
+
+    Nobody may write it from there on: by either name, it is the same file.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        copy(Path(source), Path(target))
+    with suppress(OSError):
+        os.chmod(target, 0o444)
+
+
 def sha256(content: bytes | Path) -> str:
-    """The SHA-256 of some content, or of a file's, in hexadecimal."""
+    """The SHA-256 of some content, or of a file's, in hexadecimal.
+
+    A file is read once in a process, until its size or time is another, as DVC sees it.
+    """
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
+    status = content.stat()
+    age = time.time_ns() - status.st_mtime_ns
+    if 0 <= age < _TICK and status.st_size >= _WORTH_A_TICK:
+        time.sleep((_TICK - age) / 1e9)
+        return sha256(content)
+    if age < _TICK:
+        return _digest.__wrapped__(str(content))
+    return _digest(str(content), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2**16)
+def _digest(path: str, *_status: int) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -5,8 +5,11 @@ import hashlib
 import io
 import json
 import math
+import os
 import random
+import tracemalloc
 from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import safetensors.numpy
-from helpers import Workspace, end_run, history, new_run
+from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, history, new_run, spool
 from PIL import Image
 
+from runrecord.checkpoints import Checkpoints
 from runrecord.errors import UserError
 from runrecord.events import Dataset, Logged, ModelEvaluated, ModelSaved, RunEnded, RunStarted
+from runrecord.files import sha256
 from runrecord.record.embedding import Embedding, pack, unpack
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
@@ -604,3 +609,73 @@ def test_a_sealed_copy_has_all_and_its_end(record: Path, tmp_path: Path) -> None
         writer.seal(tmp_path / "records/a", end)
         assert read(tmp_path / "records/a") == [*read(record), end]
         assert "lock" not in files_in(tmp_path / "records/a")
+
+
+def test_a_file_is_kept_once_and_hashed_once(
+    toy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run store and sealed record have one file with two names, whatever DVC does with the one."""
+    model = toy.path / "model.bin"
+    toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+    (folder,) = (path for path in spool(toy) if path.name.startswith("train"))
+    sealed = toy.path / "records/train"
+    (kept,) = (folder / "artifacts").iterdir()
+    assert kept.samefile(sealed / "artifacts" / kept.name)
+    assert not kept.stat().st_mode & 0o222
+    assert not kept.samefile(model), "a script may write its model again"
+    for name in ("events.jsonl", "run.json"):
+        assert not (folder / name).samefile(sealed / name)
+    before = list(Record(files_in(folder)).events())
+    toy.run("dvc", "config", "cache.type", "hardlink")
+    toy.run("dvc", "repro", "--force", environment=RECORD_ONLY)
+    toy.run("dvc", "checkout", "--force", "--relink")
+    toy.run("sh", "-c", "rm -rf records && dvc checkout && dvc unprotect records/train")
+    assert list(Record(files_in(folder)).events()) == before
+
+    opened: list[str] = []
+    real = hashlib.file_digest
+
+    def counted(file: BufferedReader, name: str) -> Any:
+        opened.append(file.name)
+        return real(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    os.utime(model, ns=(0, 0))
+    assert [sha256(model) for _ in range(3)] == [sha256(model.read_bytes())] * 3
+    assert opened == [str(model)]
+    model.chmod(0o644)
+    model.write_bytes(b"other")
+    assert sha256(model) == sha256(b"other")
+
+
+def test_values_that_two_titles_have_are_written_once(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "record")
+    within = {"a": [1.0, math.nan], "b": [2.0], "c": [1.0, math.nan], "d": []}
+    run.log(dict.fromkeys(within, 1.0), 1, within)
+    (line,) = (tmp_path / "record/events.jsonl").read_text().splitlines()
+    assert json.loads(line)["steps"]["c"] == "a"
+    assert line.count("NaN") == 1
+    (_, event) = Record(files_in(tmp_path / "record")).events()
+    assert isinstance(event, Logged)
+    assert repr(event.steps) == repr(within)
+
+
+def test_what_is_big_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    weights = np.zeros(2**22)
+    checkpoints = Checkpoints(tmp_path, {})
+    run = new_run(tmp_path / "record")
+    for _ in range(40):
+        run.log({"a": 1.0}, 1, {"a": [0.123456789] * 10_000})
+    model = tmp_path / "model.bin"
+    model.write_bytes(bytes(2**24))
+    tracemalloc.start()
+    try:
+        run.model(model)
+        checkpoints.save("run-1", 1, 1, {"weights": weights})
+        record = Record(files_in(tmp_path / "record"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert record.length == 42
+    assert record.size > 2**22
+    assert peak < 2**21

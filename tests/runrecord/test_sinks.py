@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy
 from helpers import end_run, new_run, play
 
 from runrecord import Embedding
 from runrecord.events import RunEnded
-from runrecord.record.reader import Record
+from runrecord.record.reader import Record, files_in
 from runrecord.run_view import view
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_shown import pictures_of
@@ -115,7 +116,7 @@ def test_mlflow_shows_every_title_and_number_as_it_is(root: Path, record: Record
     assert math.isnan(last["Train/Loss"])
     assert last["손실/학습"] == sys.float_info.max, "MLflow has no infinity"
     assert last[".."] == -sys.float_info.max
-    pictures = [key for key, _, _ in pictures_of(client, run.info.run_id)]
+    pictures = [key for key, _, _ in pictures_of(client, run)]
     assert sorted(pictures) == sorted(key_for(title) for title in TITLES + LONG)
     texts = {
         file.path for file in client.list_artifacts(run.info.run_id, "texts") if not file.is_dir
@@ -197,6 +198,103 @@ def test_an_evaluation_is_at_its_model_whatever_that_is_called(root: Path, tmp_p
     shown_at = event_folder(root) / evaluation.start.stage / "odd-evaluation"
     (folder,) = [path for path in shown_at.iterdir() if path.is_dir()]
     assert (folder / "projector_config.pbtxt").exists()
+
+
+def test_a_run_costs_the_same_however_many_made_or_evaluated_its_model(
+    root: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"weights that many runs make")
+
+    def training(number: int) -> Record:
+        run = new_run(tmp_path / f"train-{number}", id=f"again-train-{number}", time=2 * number + 1)
+        run.log({"Loss": 1.0}, step=1)
+        run.image("place", np.full((4, 4), number, np.uint8), step=1)
+        run.model(weights, "twin", step=1)
+        return end_run(tmp_path / f"train-{number}")
+
+    def evaluation(number: int) -> Record:
+        folder = tmp_path / f"evaluate-{number}"
+        run = new_run(folder, id=f"again-evaluate-{number}", stage="evaluate", time=2 * number + 2)
+        run.image("twin_samples", np.full((4, 4), 9, np.uint8))
+        run.evaluation("twin", weights, {"Size": float(number)}, {"Curve": [(1, 0.5), (2, 0.25)]})
+        return end_run(folder)
+
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        statements.append(statement)
+
+    def cost(record: Record) -> int:
+        statements.clear()
+        play(root, record, MlflowSink)
+        return len(statements)
+
+    early = [training(number) for number in range(4)]
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+    try:
+        for record in early:
+            play(root, record, MlflowSink)
+        play(root, evaluation(3), MlflowSink)
+        costs = [(cost(training(number)), cost(evaluation(number))) for number in range(4, 9)]
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+    assert costs[1:-1] == costs[2:]
+    ids = {}
+    for number in range(9):
+        _, run = shown(root, Record(files_in(tmp_path / f"train-{number}")))
+        ids[number] = run.info.run_id
+        assert run.data.metrics["Eval/Size"] == max(3, number), "the newest when it was linked"
+        assert ("Eval/samples", 1) in {
+            key[:2] for key in pictures_of(MlflowSink(root)._client, run)
+        }
+    _, last = shown(root, Record(files_in(tmp_path / "evaluate-8")))
+    assert last.data.tags["twin.run_id"] == ids[8]
+
+
+def test_cut_off_anywhere_a_run_is_completed(root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"weights of a run that is cut off")
+    run = new_run(tmp_path / "train", id="cut-train")
+    run.model(weights, "cut", step=2)
+    training = end_run(tmp_path / "train")
+    run = new_run(tmp_path / "evaluate", id="cut-evaluate", stage="evaluate", time=2)
+    run.image("cut_samples", np.full((4, 4), 9, np.uint8))
+    run.text("words", "all of them")
+    run.evaluation("cut", weights, {"Size": math.nan}, {"Curve": [(1, 0.5), (2, 0.25)]})
+    evaluation = end_run(tmp_path / "evaluate")
+    play(root, training, MlflowSink)
+
+    calls, allowed = 0, 0
+
+    def cut(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        nonlocal calls
+        calls += statement.startswith(("INSERT", "UPDATE"))
+        if calls > allowed:
+            raise KeyboardInterrupt
+
+    whole = False
+    while not whole:
+        calls, allowed = 0, allowed + 1
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", cut)
+        try:
+            play(root, evaluation, MlflowSink)
+            whole = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", cut)
+    assert allowed > 2, "it was cut off"
+    client, evaluated = shown(root, evaluation)
+    _, trained = shown(root, training)
+    assert evaluated.info.status == "FINISHED"
+    assert audit(client, evaluated.info.run_id, evaluation) == []
+    assert trained.data.tags["evaluation.run_id"] == evaluated.info.run_id
+    for found, prefix in ((evaluated, "cut/"), (trained, "Eval/")):
+        for name, steps in (("Size", 1), ("Curve", 2)):
+            assert len(client.get_metric_history(found.info.run_id, prefix + name)) == steps
+        assert len(pictures_of(client, found)) == 1
+    assert len(client.get_run(evaluated.info.run_id).inputs.model_inputs) == 1
 
 
 def test_how_it_ended_is_shown(root: Path, tmp_path: Path) -> None:

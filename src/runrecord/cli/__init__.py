@@ -32,6 +32,11 @@ def _parser() -> argparse.ArgumentParser:
         "--tensorboard", action="store_true", help="write their TensorBoard files anew as well"
     )
     commands.add_parser("reap", help="close as KILLED the runs here whose process is gone")
+    collect = commands.add_parser("gc", help="remove runs here that DVC's cache can give back")
+    kept = collect.add_mutually_exclusive_group(required=True)
+    kept.add_argument("--keep", type=_count, metavar="N", help="all but the newest N of each stage")
+    kept.add_argument("--keep-days", type=_count, metavar="D", help="all but those of D days")
+    collect.add_argument("--yes", action="store_true", help="do it; without it, only tell")
     commands.add_parser("doctor", help="is everything as it should be, and if not, what to do?")
     compare = commands.add_parser("compare", help="why do two runs differ?")
     for name in ("first", "second"):
@@ -93,6 +98,10 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
             from runrecord.cli.reap import reap
 
             return reap
+        case "gc":
+            from runrecord.cli.gc import gc
+
+            return lambda: gc(given.keep, given.keep_days, given.yes)
         case "doctor":
             from runrecord.cli.doctor import doctor
 
@@ -124,3 +133,10 @@ def _port(text: str) -> int:
     if port not in range(1, 65536):
         raise ValueError
     return port
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count

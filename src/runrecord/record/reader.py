@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,24 @@ class Record:
         self._files = files
         self.start = self._read_start()
         """How the run began."""
-        events = files[EVENTS].read_bytes() if EVENTS in files else b""
-        complete, _, rest = events.rpartition(b"\n")
-        self.size = len(events) - len(rest)
+        self.size = 0
         """How many bytes of whole lines there are."""
+        self.length = 1
+        """How many events there are, the start among them."""
+        last = rest = b""
+        if EVENTS in files:
+            with files[EVENTS].open("rb") as lines:
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        rest = line
+                        break
+                    last = line
+                    self.size += len(line)
+                    self.length += 1
         self.cut_off = bool(rest)
         """The last line is not whole: the machine stopped while it was written."""
-        lines = complete.split(b"\n") if complete else []
-        self.length = 1 + len(lines)
-        """How many events there are, the start among them."""
-        self.end = _ended(lines[-1]) if lines else None
-        self.last_sign_of_life = _time(lines[-1]) if lines else self.start.time
+        self.end = _ended(last) if last else None
+        self.last_sign_of_life = _time(last) if last else self.start.time
         """When the last event was, in milliseconds since 1970."""
 
     @property
@@ -169,8 +177,9 @@ def _stays(path: Path, folder: Path) -> bool:
     in_cache = re.fullmatch(r".*/files/md5/([0-9a-f]{2})/([0-9a-f]{30})", target.as_posix())
     if in_cache is None:
         return False
-    content = hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest()
-    return content == "".join(in_cache.groups())
+    with target.open("rb") as file:
+        content = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))
+    return content.hexdigest() == "".join(in_cache.groups())
 
 
 def _ended(line: bytes) -> RunEnded | None:

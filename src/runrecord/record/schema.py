@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -70,11 +70,21 @@ def as_json(event: Event) -> bytes:
             content = json.dumps({"format": FORMAT, **asdict(event)}, indent=2).encode()
             read_start(content)
         else:
-            content = json.dumps(asdict(event)).encode()
+            content = json.dumps(_written_once(asdict(event))).encode()
             read_line(content)
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
     return content + b"\n"
+
+
+def _written_once(document: dict[str, Any]) -> dict[str, Any]:
+    """A list of values that another title of the line has too, as that title."""
+    first: dict[str, str] = {}
+    for title, values in document.get("steps", {}).items():
+        written = json.dumps(values)
+        if first.setdefault(written, title) != title:
+            document["steps"][title] = first[written]
+    return document
 
 
 def _checked(adapter: TypeAdapter[T], content: bytes) -> T:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from runrecord.events import Contents, Event, File, RunEnded, RunStarted
-from runrecord.files import sha256, write_atomic
+from runrecord.files import link, sha256, write_atomic
 from runrecord.record.schema import EVENTS, LOCK, START, as_json
 
 
@@ -37,6 +37,8 @@ class RecordWriter:
     def seal(self, destination: Path, end: RunEnded, contents: Contents | None = None) -> None:
         """Put a copy of the record, complete with its `end`, at `destination`.
 
+        Of the files that events name there is one, with a name in each: nobody writes them again.
+
         Raises:
             OSError: naming a file, when it cannot be written.
         """
@@ -44,7 +46,8 @@ class RecordWriter:
         shutil.rmtree(new, ignore_errors=True)
         new.parent.mkdir(parents=True, exist_ok=True)
         if self.folder.exists():
-            shutil.copytree(self.folder, new, ignore=shutil.ignore_patterns(LOCK, ".*"))
+            ignored = shutil.ignore_patterns(LOCK, ".*")
+            shutil.copytree(self.folder, new, ignore=ignored, copy_function=_copied)
         copy = RecordWriter(new, self._size)
         copy._pending = list(self._pending)
         copy.write(end, contents)
@@ -77,6 +80,11 @@ class RecordWriter:
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
         self._size += len(data)
+
+
+def _copied(source: str, target: str) -> None:
+    written_to = Path(source).name in (START, EVENTS)
+    (shutil.copyfile if written_to else link)(source, target)
 
 
 def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -> File:

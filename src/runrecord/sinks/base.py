@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from runrecord.events import Contents, Event, File
+from runrecord.files import copy
 
 
 class Sink(ABC):
@@ -40,3 +41,12 @@ def content_of(file: File, contents: Contents) -> bytes:
     """What is in a file that an event named."""
     content = contents[file.name]
     return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def write_content(content: bytes | Path, target: Path) -> None:
+    """Put what an event's file holds into a new file, whose folder is made if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        target.write_bytes(content)
+    else:
+        copy(content, target)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 EVALUATION = "Eval/"
 """Before the names of the metrics that an evaluation puts on the runs that trained its models."""
-_BY = "evaluation.run_id"
+BY = "evaluation.run_id"
+"""The tag of a training that names its evaluation."""
 _NAMED = 8  # params and metrics that a description has, if the project names none
 
 
@@ -49,8 +50,8 @@ def _own(run: "Run", project: Project) -> str:
     )
     name = run.data.params.get("model", "").upper() or run.data.tags.get("mlflow.source.name", "")
     text = f"**{plain(name)}**" + (f": {params}." if params else "")
-    if _BY in run.data.tags:
-        link = _link(run, run.data.tags[_BY], "its evaluation")
+    if BY in run.data.tags:
+        link = _link(run, run.data.tags[BY], "its evaluation")
         text += f"\n\nTest metrics, from {link}: {_metrics(run, EVALUATION, project)}."
     return text
 

@@ -1,12 +1,9 @@
 """The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
 
-import io
 import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from runrecord.events import (
     Contents,
@@ -20,19 +17,29 @@ from runrecord.events import (
     RunEnded,
     RunStarted,
 )
-from runrecord.files import write_atomic
 from runrecord.project import load_project
 from runrecord.record.schema import RecordRefused
-from runrecord.sinks.base import Sink, content_of
+from runrecord.sinks.base import Sink, content_of, write_content
 from runrecord.sinks.mlflow_links import Links
-from runrecord.sinks.mlflow_shown import EVENTS_TAG, Point, pictures_of, points_of
+from runrecord.sinks.mlflow_shown import (
+    BATCH,
+    EVENTS_TAG,
+    HAS_PICTURES,
+    Point,
+    artifacts_of,
+    picture_files,
+    pictures_of,
+    points_of,
+    put_files,
+)
 from runrecord.sinks.mlflow_store import connect
 from runrecord.sinks.names import LONGEST_TAG, SYSTEM, key_for, model_for, name_for, text_for
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
 
-_BATCH = 1000  # metrics that MLflow takes at once
+_SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
+_FILES = 200  # that wait at most
 
 
 class MlflowSink(Sink):
@@ -46,13 +53,24 @@ class MlflowSink(Sink):
         self._project = load_project(root)
         self._client, self._experiment = connect(root)
         self._links = Links(self._client, self._experiment, self._project)
-        self._run_id = ""
-        self._params: dict[str, str] = {}
         self._began = 0
         self._events = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with no run: what another one left unshown, when it failed, is not the next one's.
+
+        What an event adds waits for the next flush: MLflow takes as long for one value as for all.
+        """
+        self._run_id = ""
+        self._made_now = False
+        self._params: dict[str, str] = {}
         self._shown_points: set[Point] = set()
-        self._shown_images: set[Point] = set()
-        self._new: dict[Point, float] = {}
+        self._shown_pictures: dict[Point, str] = {}
+        self._new_points: dict[Point, float] = {}
+        self._new_params: dict[str, str] = {}
+        self._new_tags: dict[str, str] = {}
+        self._new_files: dict[str, bytes | Path] = {}
 
     def handle(self, event: Event, contents: Contents) -> None:
         match event:
@@ -73,42 +91,56 @@ class MlflowSink(Sink):
         self._events += 1
 
     def flush(self) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [
-            Metric(name, value, time, step) for (name, step, time), value in self._new.items()
-        ]
-        for first in range(0, len(metrics), _BATCH):
-            self._client.log_batch(self._run_id, metrics[first : first + _BATCH])
-        self._shown_points |= self._new.keys()
-        self._new.clear()
+        if self._new_files:
+            put_files(self._artifacts, self._new_files)
+        points = self._new_points.items()
+        metrics = [Metric(name, value, time, step) for (name, step, time), value in points]
+        params = [Param(*param) for param in self._new_params.items()]
+        tags = [RunTag(*tag) for tag in self._new_tags.items()]
+        while metrics or params or tags:
+            parts = metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+            self._client.log_batch(self._run_id, *parts)
+            del metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+        self._shown_points |= self._new_points.keys()
+        self._new_files, self._new_points = {}, {}
+        self._new_params, self._new_tags = {}, {}
 
     def close(self) -> None:
         self.flush()
 
     def _start(self, event: RunStarted, contents: Contents) -> None:
         """Create the run, or find it with what it has already: then only the rest is added."""
-        from mlflow.entities import Param
+        from mlflow.entities import Param, Run, RunData, RunInputs, RunTag
 
+        self._forget()
         self._events = 0
         self._began = event.time
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
-        run = next(iter(self._links.search("record.id", event.id)), None) or self._create(event)
+        self._new_params = dict(self._params)
+        found = self._links.search("record.id", event.id, count=1)
+        run = found[0] if found else self._create(event)
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
         self._run_id = run.info.run_id
-        params = [Param(key, value) for key, value in self._params.items()]
-        for first in range(0, len(params), 100):
-            self._client.log_batch(self._run_id, params=params[first : first + 100])
-        if event.dataset:
-            self._client.log_inputs(self._run_id, [_dataset_input(event.dataset)])
-        self._client.log_dict(self._run_id, dict(event.deps), "provenance/deps.json")
+        self._artifacts = artifacts_of(self._client, run)
+        self._made_now = not found
+        datasets = [_dataset_input(event.dataset)] if event.dataset else []
+        if datasets:
+            self._client.log_inputs(self._run_id, datasets)
+        deps = json.dumps(dict(event.deps), indent=2)
+        self._new_files["provenance/deps.json"] = deps.encode()
         if event.patch:
             patch = content_of(event.patch, contents).decode(errors="replace")
-            self._client.log_text(self._run_id, patch, "provenance/change.patch")
-        self._shown_points = points_of(self._client, run)
-        self._links.describe(self._run_id)
-        self._shown_images = set(pictures_of(self._client, self._run_id))
+            self._new_files["provenance/change.patch"] = patch.encode()
+        if found:
+            self._shown_points = points_of(self._client, run)
+            self._shown_pictures = pictures_of(self._client, run)
+        params = [Param(*param) for param in self._params.items()]
+        tags = [RunTag(*tag) for tag in run.data.tags.items()]
+        begun = Run(run.info, RunData([], params, tags), RunInputs(datasets))
+        self._new_tags |= self._links.description(begun)
 
     def _resume(self) -> None:
         """The run had ended, and goes on."""
@@ -132,13 +164,18 @@ class MlflowSink(Sink):
         for name, value in event.metrics.items():
             self._add_point(name, event.step, event.time, value)
         for title, file in event.images.items():
-            self._log_image(title, content_of(file, contents), event.time, event.step)
+            point = (key_for(title), event.step, event.time)
+            png = content_of(file, contents)
+            self._new_files |= picture_files(point, png, self._shown_pictures)
+            self._new_tags[HAS_PICTURES] = "True"
         for title, file in {**event.texts, **event.artifacts}.items():
             suffix = "" if title in event.artifacts else ".txt"
             path = f"{file.name.partition('/')[0]}/{key_for(title)}{suffix}"
-            self._log_bytes(path, content_of(file, contents))
+            self._new_files[path] = contents[file.name]
         for key, text in event.tags.items():
-            self._client.set_tag(self._run_id, name_for(key), text[:LONGEST_TAG])
+            self._new_tags[name_for(key)] = text[:LONGEST_TAG]
+        if len(self._new_files) > _FILES:
+            self.flush()
 
     def _observe(self, event: Observed) -> None:
         """Show it where MLflow has its system metrics; the step is the run's second."""
@@ -149,20 +186,7 @@ class MlflowSink(Sink):
         """Log a metric's value with the next flush, unless the run has that point."""
         point = (name_for(name), step, time)
         if point not in self._shown_points:
-            self._new[point] = value
-
-    def _log_image(self, title: str, image: bytes, time: int, step: int) -> None:
-        key = key_for(title)
-        if (key, step, time) not in self._shown_images:
-            with Image.open(io.BytesIO(image), formats=["PNG"]) as pixels:
-                self._client.log_image(self._run_id, pixels, key=key, step=step, timestamp=time)
-            self._shown_images.add((key, step, time))
-
-    def _log_bytes(self, path: str, content: bytes) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / path.rpartition("/")[2]
-            file.write_bytes(content)
-            self._client.log_artifact(self._run_id, str(file), path.rpartition("/")[0] or None)
+            self._new_points[point] = value
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Log the model as its project packs it; without that, its file."""
@@ -170,7 +194,9 @@ class MlflowSink(Sink):
         from mlflow.models import Model
 
         flavor, name = self._project.flavor, model_for(event.name)
-        model = self._logged_model(name) or self._client.create_logged_model(
+        model = None if self._made_now else self._logged_model(name)
+        linked = model is not None and self._is_linked(model)
+        model = model or self._client.create_logged_model(
             self._experiment,
             name=name,
             source_run_id=self._run_id,
@@ -178,26 +204,26 @@ class MlflowSink(Sink):
             params=self._params,
             model_type=flavor.kind if flavor else None,
         )
-        outputs = self._client.get_run(self._run_id).outputs
-        linked = {one.model_id for one in outputs.model_outputs} if outputs else set()
-        if model.model_id not in linked:
+        if not linked:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.step)])
         if model.status != LoggedModelStatus.READY:
             with tempfile.TemporaryDirectory() as folder:
-                weights = Path(folder) / "file" / event.filename
-                write_atomic(weights, contents[event.file.name])
-                packed = Path(folder) / "model"
+                weights, packed = Path(folder) / "file" / event.filename, Path(folder) / "model"
+                write_content(contents[event.file.name], weights)
                 if flavor:
                     of_run = Model(run_id=self._run_id, model_id=model.model_id)
                     flavor.save(weights, packed, of_run)
                 else:
-                    packed.mkdir()
-                    weights.rename(packed / weights.name)
+                    weights.parent.rename(packed)
                 self._client.log_model_artifacts(model.model_id, str(packed))
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self._client.set_tag(self._run_id, "model.id", model.model_id)
-        self._client.set_tag(self._run_id, "model.sha256", event.file.sha256)
+        self._new_tags |= {"model.id": model.model_id, "model.sha256": event.file.sha256}
+        self.flush()
         self._links.to_evaluations(self._run_id, name, event.file.sha256)
+
+    def _is_linked(self, model: "LoggedModel") -> bool:
+        outputs = self._client.get_run(self._run_id).outputs
+        return bool(outputs) and model.model_id in {one.model_id for one in outputs.model_outputs}
 
     def _logged_model(self, name: str) -> "LoggedModel | None":
         """The model of that name that this run has already, whole or not."""
@@ -214,23 +240,23 @@ class MlflowSink(Sink):
         for name, points in event.series.items():
             for x, y in points:
                 self._add_point(f"{event.model}/{name}", x, event.time, y)
+        self._new_tags[f"{model}.sha256"] = event.sha256
         self.flush()
-        self._client.set_tag(self._run_id, f"{model}.sha256", event.sha256)
         self._links.to_trainings(self._run_id, model, event.sha256)
 
     def _end(self, event: RunEnded, contents: Contents) -> None:
-        self.flush()
         if event.message:
-            self._client.set_tag(self._run_id, "error", event.message[:LONGEST_TAG])
+            self._new_tags["error"] = event.message[:LONGEST_TAG]
         if event.changed:
-            self._client.set_tag(
-                self._run_id, "deps.changed", ", ".join(event.changed)[:LONGEST_TAG]
-            )
+            self._new_tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
         if event.traceback:
-            self._client.log_text(self._run_id, event.traceback, "traceback.txt")
+            self._new_files["traceback.txt"] = event.traceback.encode(errors="replace")
         if event.output:
-            self._log_bytes("output.txt", content_of(event.output, contents))
-        self._client.set_tag(self._run_id, EVENTS_TAG, str(self._events + 1))
+            self._new_files["output.txt"] = contents[event.output.name]
+        self.flush()
+        self._new_tags |= self._links.description(self._client.get_run(self._run_id))
+        self._new_tags[EVENTS_TAG] = str(self._events + 1)
+        self.flush()
         self._client.set_terminated(self._run_id, event.status, event.time)
 
 

@@ -1,19 +1,29 @@
 """What joins MLflow runs: an evaluation with the runs that trained the models it read."""
 
 import tempfile
+from collections.abc import Container
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from runrecord.files import sha256
 from runrecord.project import Project
-from runrecord.sinks.description import EVALUATION, describe, evaluates
-from runrecord.sinks.mlflow_shown import history_of, pictures_of
+from runrecord.sinks.description import BY, EVALUATION, describe, evaluates
+from runrecord.sinks.mlflow_shown import (
+    BATCH,
+    HAS_PICTURES,
+    Point,
+    artifacts_of,
+    history_of,
+    latest_points,
+    picture_files,
+    pictures_of,
+    put_files,
+)
 from runrecord.sinks.names import key_for, metrics_of, name_for, title_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 _NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
 _NOTE_DIGEST = "description.sha256"
@@ -21,103 +31,147 @@ _NOTE_DIGEST = "description.sha256"
 
 
 class Links:
-    """Links of the runs of one experiment. Whichever of two runs is shown last makes them."""
+    """Links of the runs of one experiment. Whichever of two runs is shown last makes them.
+
+    Of many runs of one model, an evaluation is linked with the newest training, and with those
+    that had none; a training with the newest evaluation: a run costs the same, however many there
+    are.
+    """
 
     def __init__(self, client: "MlflowClient", experiment: str, project: Project) -> None:
         self._client, self._experiment, self._project = client, experiment, project
 
-    def search(self, tag: str, value: str) -> "list[Run]":
-        """The runs with that tag, the oldest first."""
+    def search(self, tag: str, value: str, more: str = "", count: int = 1000) -> "list[Run]":
+        """The runs with that tag, the newest first."""
         return list(
             self._client.search_runs(
                 [self._experiment],
-                f"tags.`{tag}` = '{value}'",
-                order_by=["attributes.start_time ASC"],
+                f"tags.`{tag}` = '{value}'{more}",
+                order_by=["attributes.start_time DESC"],
+                max_results=count,
             )
         )
 
     def to_trainings(self, evaluation_id: str, model: str, digest: str) -> None:
-        """Link an evaluation of a model to every run that made that very model."""
-        for training in self._trainings(digest):
+        """Link an evaluation of a model to the runs that made that very model."""
+        newest = self._trainings(digest, count=1)
+        if not newest:
+            return
+        latest = self._evaluations(model, digest)[0]
+        others = self._trainings(digest, f" AND tags.`{BY}` IS NULL")
+        for training in {run.info.run_id: run for run in [*newest, *others]}.values():
             self._connect(self._client.get_run(evaluation_id), training, model)
+            self._name(evaluation_id, training.info.run_id, model, newest[0], latest)
+            self.describe(training.info.run_id)
 
     def to_evaluations(self, training_id: str, model: str, digest: str) -> None:
-        """Link the run that made a model to every evaluation of it."""
-        training = self._client.get_run(training_id)
-        for evaluation in self._evaluations(model, digest):
-            self._connect(evaluation, training, model)
+        """Link the run that made a model to the newest evaluation of it."""
+        for latest in self._evaluations(model, digest):
+            evaluation_id, training = latest.info.run_id, self._client.get_run(training_id)
+            self._connect(self._client.get_run(evaluation_id), training, model)
+            newest = self._trainings(digest, count=1)[0]
+            self._name(evaluation_id, training_id, model, newest, latest)
+            self.describe(evaluation_id)
 
-    def _trainings(self, digest: str) -> "list[Run]":
-        return [run for run in self.search("model.sha256", digest) if "model.id" in run.data.tags]
+    def _trainings(self, digest: str, more: str = "", count: int = 1000) -> "list[Run]":
+        return self.search("model.sha256", digest, f" AND tags.`model.id` IS NOT NULL{more}", count)
 
     def _evaluations(self, model: str, digest: str) -> "list[Run]":
-        found = self.search(f"{model}.sha256", digest)
+        """The newest evaluation of a model, if there is one."""
+        found = self.search(f"{model}.sha256", digest, count=1)
         return [run for run in found if evaluates(run, model)]
 
-    def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
-        """Link both, and show the evaluation's metrics and pictures at the training too.
+    def _name(
+        self, evaluation_id: str, training_id: str, model: str, newest: "Run", latest: "Run"
+    ) -> None:
+        """Name the newest training at an evaluation, and the latest evaluation at a training.
 
-        Of the metrics, it is the project's headline, where it names one. Where several runs have
-        the same model, each gets them, and the tags name the newest.
+        This comes last: a training that names an evaluation has all of it.
         """
-        from mlflow.entities import LoggedModelInput, Metric
+        self._client.set_tag(evaluation_id, f"{model}.run_id", newest.info.run_id)
+        self._client.set_tag(training_id, BY, latest.info.run_id)
 
-        evaluation_id, training_id = evaluation.info.run_id, training.info.run_id
-        made = training.outputs.model_outputs[-1]
-        model_id, epochs = made.model_id, made.step
-        read = self._client.get_run(evaluation_id).inputs.dataset_inputs
+    def _connect(self, evaluation: "Run", training: "Run", model: str) -> None:
+        """Make the model one that the evaluation read, and show what that found at the training.
+
+        Of the metrics, it is the project's headline, where it names one.
+        """
+        from mlflow.entities import LoggedModelInput
+
+        model_id = training.outputs.model_outputs[-1].model_id
+        if model_id not in {entry.model_id for entry in evaluation.inputs.model_inputs}:
+            model_input = LoggedModelInput(model_id)
+            self._client.log_inputs(evaluation.info.run_id, models=[model_input])
+        self._copy_pictures(evaluation, training, model)
+        points = self._points(evaluation, training, model)
+        for first in range(0, len(points), BATCH):
+            self._client.log_batch(training.info.run_id, points[first : first + BATCH])
+
+    def _points(self, evaluation: "Run", training: "Run", model: str) -> "list[Metric]":
+        """The points of an evaluation's metrics that the training lacks, as it has them."""
+        from mlflow.entities import Metric
+
+        made, read = training.outputs.model_outputs[-1], evaluation.inputs.dataset_inputs
         dataset = (
             {"dataset_name": read[0].dataset.name, "dataset_digest": read[0].dataset.digest}
             if read
             else {}
         )
-        points: list[Metric] = []
         prefix = metrics_of(model)
         headline = {prefix + name_for(name) for name in self._project.headline}
-        for key in evaluation.data.metrics:
-            if key in headline if headline else key.startswith(prefix):
-                name = EVALUATION + key.removeprefix(prefix)
-                shown = name in training.data.metrics
-                known = history_of(self._client, training_id, name).keys() if shown else ()
-                for (_, place, time), value in history_of(self._client, evaluation_id, key).items():
-                    step = place or epochs
-                    if (name, step, time) not in known:
-                        points.append(Metric(name, value, time, step, model_id=model_id, **dataset))
-        self._client.log_batch(training_id, points)
-        self._copy_pictures(evaluation_id, training_id, model, step=epochs)
-        digest = training.data.tags["model.sha256"]
-        newest = [evaluation, *self._evaluations(model, digest)][-1].info.run_id
-        self._client.set_tag(training_id, "evaluation.run_id", newest)
-        inputs = self._client.get_run(evaluation_id).inputs.model_inputs
-        if model_id not in {entry.model_id for entry in inputs}:
-            self._client.log_inputs(evaluation_id, models=[LoggedModelInput(model_id)])
-        newest = self._trainings(digest)[-1].info.run_id
-        self._client.set_tag(evaluation_id, f"{model}.run_id", newest)
-        self.describe(training_id)
-        self.describe(evaluation_id)
+        shown = latest_points(training)
+        found: list[Metric] = []
+        for key, (last, time) in latest_points(evaluation).items():
+            if not (key in headline if headline else key.startswith(prefix)):
+                continue
+            name = EVALUATION + key.removeprefix(prefix)
+            points = {(key, 0, time): evaluation.data.metrics[key]}
+            if last > 0:  # it is a curve
+                points = history_of(self._client, evaluation.info.run_id, key)
+            new = [
+                Metric(name, value, time, step or made.step, model_id=made.model_id, **dataset)
+                for (_, step, time), value in points.items()
+            ]
+            known: Container[Point] = ()
+            if name in shown and shown[name] >= min((one.step, one.timestamp) for one in new):
+                known = history_of(self._client, training.info.run_id, name)
+            found += [one for one in new if (name, one.step, one.timestamp) not in known]
+        return found
 
-    def _copy_pictures(self, evaluation_id: str, training_id: str, model: str, step: int) -> None:
+    def _copy_pictures(self, evaluation: "Run", training: "Run", model: str) -> None:
         """Show a model's own pictures of an evaluation beside its metrics, less those shown."""
-        shown = pictures_of(self._client, training_id)
+        step = training.outputs.model_outputs[-1].step
         prefix = f"{key_for(title_of(model))}_"
-        for (title, _, time), path in pictures_of(self._client, evaluation_id).items():
-            if title.startswith(prefix):
-                key = EVALUATION + title.removeprefix(prefix)
-                if (key, step, time) not in shown:
-                    with tempfile.TemporaryDirectory() as folder:
-                        file = self._client.download_artifacts(evaluation_id, path, folder)
-                        with Image.open(file, formats=["PNG"]) as pixels:
-                            self._client.log_image(
-                                training_id, pixels, key=key, step=step, timestamp=time
-                            )
+        own = {
+            (EVALUATION + title.removeprefix(prefix), step, time): path
+            for (title, _, time), path in pictures_of(self._client, evaluation).items()
+            if title.startswith(prefix)
+        }
+        if not own:
+            return
+        shown = pictures_of(self._client, training)
+        files: dict[str, bytes] = {}
+        source = artifacts_of(self._client, evaluation)
+        with tempfile.TemporaryDirectory() as folder:
+            for point, path in own.items():
+                png = Path(source.download_artifacts(path, folder)).read_bytes()
+                files |= picture_files(point, png, shown)
+        put_files(artifacts_of(self._client, training), files)
+        self._client.set_tag(training.info.run_id, HAS_PICTURES, "True")
 
     def describe(self, run_id: str) -> None:
         """Bring a run's description up to date, unless a person has written another."""
         from mlflow.entities import RunTag
 
         run = self._client.get_run(run_id)
-        shown = run.data.tags.get(_NOTE)
-        if shown is None or sha256(shown.encode()) == run.data.tags.get(_NOTE_DIGEST):
-            text = describe(run, self._project)
-            tags = [RunTag(_NOTE, text), RunTag(_NOTE_DIGEST, sha256(text.encode()))]
+        tags = [RunTag(key, text) for key, text in self.description(run).items()]
+        if tags:
             self._client.log_batch(run_id, tags=tags)
+
+    def description(self, run: "Run") -> dict[str, str]:
+        """The tags of a run's description as it is now, unless a person has written another."""
+        shown = run.data.tags.get(_NOTE)
+        if shown is not None and sha256(shown.encode()) != run.data.tags.get(_NOTE_DIGEST):
+            return {}
+        text = describe(run, self._project)
+        return {_NOTE: text, _NOTE_DIGEST: sha256(text.encode())}

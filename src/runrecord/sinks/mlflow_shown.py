@@ -1,20 +1,37 @@
-"""What the tracking store has of runs already."""
+"""What the tracking store has of runs already, and how it has their pictures and files."""
 
+import io
 import re
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
+
+from PIL import Image
+
+from runrecord.files import sha256
+from runrecord.sinks.base import write_content
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 EVENTS_TAG = "record.events"
 """How many events of its record a run shows; set with the last one."""
+
+BATCH = 800
+"""Metrics that MLflow takes at once, beside a hundred params and a hundred tags."""
+HAS_PICTURES = "mlflow.loggedImages"
+"""The tag by which MLflow's page knows that a run has pictures."""
 
 Point = tuple[str, int, int]
 """A metric's or picture's name, step and time: what makes a point the same point."""
 
 _PICTURE = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
+_SHOWN = 256  # pixels of a picture's longer side on MLflow's page
 
 
 @dataclass(frozen=True)
@@ -57,15 +74,55 @@ def shown_runs(client: "MlflowClient", experiment: str) -> dict[str, Shown]:
             return runs
 
 
-def pictures_of(client: "MlflowClient", run_id: str) -> dict[Point, str]:
+def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
+    """Where a run's files lie. MLflow's client would ask for the run anew, at each call."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
+
+
+def pictures_of(client: "MlflowClient", run: "Run") -> dict[Point, str]:
     """Where a run's pictures lie, by key, step and time: their files are named after these."""
     found: dict[Point, str] = {}
-    for file in client.list_artifacts(run_id, "images"):
+    for file in artifacts_of(client, run).list_artifacts("images"):
         name = file.path.removeprefix("images/")
         if match := _PICTURE.fullmatch(name):
             key, step, time = match.groups()
             found[key.replace("~", "/"), int(step), int(time)] = file.path
     return found
+
+
+def picture_files(point: Point, png: bytes, shown: Mapping[Point, str]) -> dict[str, bytes]:
+    """A picture as MLflow keeps it: whole, and as small as its page shows it; by their paths.
+
+    As `log_image` makes them, but named by their content: put there again, it is the same file,
+    and whole if it was not. None, if that picture is `shown` from a file of another name.
+    """
+    key, step, time = point
+    number = UUID(sha256(png)[:32])
+    stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{time}+{number}"
+    if shown.get(point, f"{stem}.png") != f"{stem}.png":
+        return {}
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        scale = _SHOWN / max(image.size)
+        small = image.resize([max(1, int(side * scale)) for side in image.size])
+    file = io.BytesIO()
+    small.save(file, format="webp")
+    return {f"{stem}.png": png, f"{stem}+compressed.webp": file.getvalue()}
+
+
+def put_files(repository: "ArtifactRepository", files: Mapping[str, bytes | Path]) -> None:
+    """Put files among a run's, by their paths there, all in one go."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in files.items():
+            write_content(content, Path(folder) / path)
+        repository.log_artifacts(folder)
+
+
+def latest_points(run: "Run") -> dict[str, tuple[int, int]]:
+    """The step and time of the last point of each of a run's metrics, by its name."""
+    points = run.data.to_proto().metrics
+    return {point.key: (point.step, point.timestamp) for point in points}
 
 
 def history_of(client: "MlflowClient", run_id: str, metric: str) -> dict[Point, float]:

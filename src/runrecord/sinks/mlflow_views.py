@@ -165,6 +165,6 @@ def _pictures(client: "MlflowClient", runs: "list[Run]") -> dict[str, int]:
     newest = {run.data.tags.get("mlflow.source.name", ""): run for run in reversed(runs)}
     steps: dict[str, list[int]] = defaultdict(list)
     for run in newest.values():
-        for key, step, _ in pictures_of(client, run.info.run_id):
+        for key, step, _ in pictures_of(client, run):
             steps[key].append(step)
     return {key: max(steps[key]) for key in sorted(steps, key=lambda key: (-len(steps[key]), key))}

@@ -43,6 +43,11 @@ def event_folder(root: Path) -> Path:
     return root / "tensorboard"
 
 
+def shown_at(root: Path, start: RunStarted) -> Path:
+    """The folder of a run's event files."""
+    return event_folder(root) / _flat(start.stage) / start.id
+
+
 class TensorBoardSink(Sink):
     """Writes every step's losses, every epoch's pictures, and what an evaluation found.
 
@@ -56,7 +61,7 @@ class TensorBoardSink(Sink):
 
     def __init__(self, root: Path) -> None:
         require("tensorboardX", self.name, "tensorboard")
-        self._folder = event_folder(root)
+        self._root = root
         self._writer: EventsWriter | None = None
 
     def handle(self, event: Event, contents: Contents) -> None:
@@ -64,10 +69,10 @@ class TensorBoardSink(Sink):
         from tensorboardX.summary import text
 
         if isinstance(event, RunStarted):
-            self._run_folder = self._folder / _flat(event.stage) / event.id
+            self._run_folder = shown_at(self._root, event)
             if self._run_folder.exists():  # played again: event files only grow, so begin anew
                 shutil.rmtree(self._run_folder)
-            before = self._folder / event.id  # where version 0.1 had it
+            before = event_folder(self._root) / event.id  # where version 0.1 had it
             if before.exists() and any(path.is_file() for path in before.iterdir()):
                 shutil.rmtree(before)
             self._run_folder.mkdir(parents=True)

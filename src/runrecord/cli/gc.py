@@ -1,0 +1,136 @@
+"""`runrecord gc`: remove from the run store what DVC can give back."""
+
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+
+from runrecord.catalog import Run, read_runs
+from runrecord.cli.console import say, say_failure
+from runrecord.dvc_cache import known_records
+from runrecord.files import sha256
+from runrecord.paths import repo_root
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import EVENTS, LOCK, START, Files, RecordRefused
+from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
+from runrecord.sinks.tensorboard import shown_at
+from runrecord.sync import sync_lock
+
+_DAY = 86_400_000  # milliseconds
+
+
+@dataclass(frozen=True)
+class _Needless:
+    """A run's folders that can be brought back."""
+
+    run_id: str
+    folders: tuple[Path, ...]
+    copy: str
+    """Where the sealed record is."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that are free when they are gone: not those of files with another name besides."""
+        files = [path.lstat() for folder in self.folders for path in folder.rglob("*")]
+        return sum(one.st_blocks * 512 for one in files if one.st_nlink == 1)
+
+
+def gc(keep: int | None, days: int | None, yes: bool) -> None:
+    """Remove, or without `yes` only tell, the runs whose sealed record is in DVC's cache.
+
+    Never the newest of a stage, nor one that goes on.
+
+    Args:
+        keep: how many runs of each stage stay, the newest.
+        days: or those that began in that many days.
+        yes: remove them.
+
+    Raises:
+        UserError: DVC cannot read its files.
+    """
+    root = repo_root()
+    with sync_lock(root):
+        old = _old(root, keep, days)
+        found = sorted(_needless(root, old), key=lambda one: one.run_id)
+        for one in found:
+            say(f"{one.run_id}: {_mib(one.size)}; its sealed record is {one.copy}")
+        total = _mib(sum(one.size for one in found))
+        if kept := len(old) - len(found):
+            say(f"{kept} older runs stay: DVC's cache has no sealed record that equals theirs.")
+        if not yes:
+            print(f"{len(found)} runs, {total}, can go: say --yes to remove them.")
+            return
+        print(f"{_remove(root, found)} runs, {total}, removed: 'runrecord sync --all' finds them.")
+
+
+def _old(root: Path, keep: int | None, days: int | None) -> list[Run]:
+    """The runs of the store that are not to be kept, and have ended."""
+    folders = ((str(folder), files_in(folder)) for folder in run_dirs(root))
+    runs = read_runs(folders, say_failure, sealed=False)
+    runs.sort(key=lambda run: run.record.start.time, reverse=True)
+    since = time.time_ns() // 1_000_000 - days * _DAY if days is not None else None
+    seen: dict[str, int] = {}
+    old = []
+    for run in runs:
+        start = run.record.start
+        newer = seen.get(start.stage, 0)
+        seen[start.stage] = newer + 1
+        wanted = start.time >= since if since is not None else newer < (keep or 1)
+        if newer and not wanted and run.ended and not is_running(Path(run.label)):
+            old.append(run)
+    return old
+
+
+def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
+    """Those of them of which DVC's cache has an equal record, each once."""
+    left = {run.record.start.id: run for run in old}
+    for label, files in known_records(root) if left else ():
+        try:
+            copy = Record(files or {})
+            run = left.get(copy.start.id)
+            if files is None or run is None or not _equal(run, copy, files):
+                continue
+        except (RecordRefused, OSError):
+            continue  # it is none, or damaged: no copy
+        del left[copy.start.id]
+        start = run.record.start
+        folders = (Path(run.label), shown_at(root, start))
+        yield _Needless(start.id, tuple(filter(Path.is_dir, folders)), label)
+
+
+def _equal(run: Run, copy: Record, files: Files) -> bool:
+    """Has the copy all of the run, as it was? Its files are checked by their SHA-256."""
+    own = files_in(Path(run.label))
+    if run.record.start.id != Path(run.label).name or not own.keys() - {LOCK} <= files.keys():
+        return False
+    for _ in copy.events():
+        pass
+    return all(sha256(files[name]) == sha256(own[name]) for name in (START, EVENTS))
+
+
+def _remove(root: Path, found: Collection[_Needless]) -> int:
+    """Remove them, each at once; how many."""
+    gone = state_folder(root) / "gone"
+    count = 0
+    for one in found:
+        try:
+            with lock_of(one.folders[0]).acquire(blocking=False):
+                shutil.rmtree(gone, ignore_errors=True)
+                gone.mkdir()
+                for number, folder in enumerate(one.folders):
+                    folder.rename(gone / str(number))
+        except Timeout:
+            say(f"{one.run_id}: it goes on again, and stays.")
+        except OSError as error:
+            say_failure(one.run_id, error)
+        else:
+            count += 1
+    shutil.rmtree(gone, ignore_errors=True)
+    return count
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,115 @@
+"""`runrecord gc` takes what DVC can give back, and nothing else."""
+
+import shutil
+import sys
+from collections.abc import Callable
+
+import pytest
+from helpers import RECORD_ONLY, Workspace, end_run, new_run, play, spool
+
+from runrecord.cli import main
+from runrecord.record.reader import Record, files_in
+from runrecord.run_store import host, lock_of
+from runrecord.sinks.tensorboard import TensorBoardSink, shown_at
+
+Here = Callable[..., str]
+
+
+@pytest.fixture
+def four(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The toy project with two runs of each of its two stages."""
+    for lr in (0.5, 0.25):
+        toy.set_params(train__lr=lr)
+        toy.run("dvc", "repro", "--force", environment=RECORD_ONLY)
+        toy.run("git", "commit", "--all", "--quiet", "--allow-empty", f"--message={lr}")
+    monkeypatch.chdir(toy.path)
+    for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return toy
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """`runrecord gc` in this process: what it prints."""
+
+    def run(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["runrecord", "gc", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == status, said
+        return said.out + said.err
+
+    return run
+
+
+def stages(workspace: Workspace) -> list[str]:
+    """The stages of the runs in the store, the oldest first."""
+    return [Record(files_in(folder)).start.stage for folder in spool(workspace)]
+
+
+def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here: Here) -> None:
+    old, _, newest, _ = spool(four)
+    start = Record(files_in(old)).start
+    play(four.path, Record(files_in(old)), TensorBoardSink)
+    assert stages(four) == ["train", "evaluate"] * 2
+    said = here("--keep", "1")
+    assert old.name in said
+    assert newest.name not in said
+    assert "say --yes" in said
+    assert len(spool(four)) == 4, "it only told"
+    assert shown_at(four.path, start).exists()
+    assert "2 runs" in here("--keep", "1", "--yes")
+    assert stages(four) == ["train", "evaluate"]
+    assert newest in spool(four)
+    assert not shown_at(four.path, start).exists()
+    assert not (four.path / ".runrecord" / "gone").exists()
+    assert old.name in four.run("runrecord", "show", "HEAD~1:train")
+    assert "0 runs" in here("--keep", "1", "--yes")
+
+
+def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None:
+    """Only copies, damaged copies, runs that go on, the last of a stage, those of the last days."""
+    old, evaluation, *_ = spool(four)
+    store = four.path / ".runrecord" / "runs"
+    new_run(store / "failed", id="failed", stage="train", host=host())
+    end_run(store / "failed", status="FAILED", message="no")
+    assert "0 runs" in here("--keep-days", "1")
+    assert "1 older runs stay" in here("--keep", "1")
+    with lock_of(old).acquire():
+        said = here("--keep", "1")
+    assert old.name not in said
+    assert evaluation.name in said
+
+    text = (evaluation / "events.jsonl").read_text()
+    (evaluation / "events.jsonl").write_text(text.replace('"Size": 3.0', '"Size": 4.0'))
+    (picture,) = list((old / "images").iterdir())[:1]
+    cached = [
+        path
+        for path in (four.path / ".dvc/cache/files/md5").rglob("*")
+        if path.is_file() and path.read_bytes() == picture.read_bytes()
+    ]
+    assert cached
+    for path in cached:
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert "0 runs" in here("--keep", "1", "--yes")
+    shutil.rmtree(four.path / ".dvc/cache")
+    assert "0 runs" in here("--keep", "1", "--yes")
+    assert stages(four) == ["train", "evaluate", "train", "evaluate", "train"]
+
+
+def test_a_folder_that_says_it_is_another_run_costs_that_one_nothing(
+    four: Workspace, here: Here
+) -> None:
+    old, _, newest, _ = spool(four)
+    shutil.rmtree(newest)
+    shutil.copytree(old, newest)
+    assert newest.name not in here("--keep", "1", "--yes")
+    assert newest in spool(four)
+
+
+@pytest.mark.parametrize("given", [[], ["--keep", "0"], ["--keep", "1", "--keep-days", "2"]])
+def test_how_much_is_kept_has_to_be_said(given: list[str], here: Here) -> None:
+    assert "usage:" in here(*given, status=2)
