@@ -8,14 +8,14 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.catalog import Run, read_runs
+from runrecord.catalog import Run, all_runs
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
 from runrecord.files import sha256
 from runrecord.paths import repo_root
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, Files, RecordRefused
-from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
+from runrecord.run_store import is_running, lock_of, state_folder
 from runrecord.sinks.tensorboard import shown_at
 from runrecord.sync import sync_lock
 
@@ -68,17 +68,15 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
 
 def _old(root: Path, keep: int | None, days: int | None) -> list[Run]:
     """The runs of the store that are not to be kept, and have ended."""
-    folders = ((str(folder), files_in(folder)) for folder in run_dirs(root))
-    runs = read_runs(folders, say_failure, sealed=False)
-    runs.sort(key=lambda run: run.record.start.time, reverse=True)
+    runs = [run for run in all_runs(root, say_failure) if not run.sealed]
+    runs.sort(key=lambda run: run.told.time, reverse=True)
     since = time.time_ns() // 1_000_000 - days * _DAY if days is not None else None
     seen: dict[str, int] = {}
     old = []
     for run in runs:
-        start = run.record.start
-        newer = seen.get(start.stage, 0)
-        seen[start.stage] = newer + 1
-        wanted = start.time >= since if since is not None else newer < (keep or 1)
+        newer = seen.get(run.told.stage, 0)
+        seen[run.told.stage] = newer + 1
+        wanted = run.told.time >= since if since is not None else newer < (keep or 1)
         if newer and not wanted and run.ended and not is_running(Path(run.label)):
             old.append(run)
     return old
@@ -86,7 +84,7 @@ def _old(root: Path, keep: int | None, days: int | None) -> list[Run]:
 
 def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
     """Those of them of which DVC's cache has an equal record, each once."""
-    left = {run.record.start.id: run for run in old}
+    left = {run.told.id: run for run in old}
     for label, files in known_records(root) if left else ():
         try:
             copy = Record(files or {})
@@ -96,15 +94,14 @@ def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
         except (RecordRefused, OSError):
             continue  # it is none, or damaged: no copy
         del left[copy.start.id]
-        start = run.record.start
-        folders = (Path(run.label), shown_at(root, start))
-        yield _Needless(start.id, tuple(filter(Path.is_dir, folders)), label)
+        folders = (Path(run.label), shown_at(root, copy.start))
+        yield _Needless(copy.start.id, tuple(filter(Path.is_dir, folders)), label)
 
 
 def _equal(run: Run, copy: Record, files: Files) -> bool:
     """Has the copy all of the run, as it was? Its files are checked by their SHA-256."""
     own = files_in(Path(run.label))
-    if run.record.start.id != Path(run.label).name or not own.keys() - {LOCK} <= files.keys():
+    if run.told.id != Path(run.label).name or not own.keys() - {LOCK} <= files.keys():
         return False
     for _ in copy.events():
         pass
