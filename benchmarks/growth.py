@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import sqlite3
 import subprocess
@@ -249,7 +248,7 @@ def main() -> None:
             Console(width=150).print(table(results))
     if most < COUNTS[-1]:
         return
-    whole = {"machine": platform.processor(), "cores": os.cpu_count(), "samples": results}
+    whole = {"cores": os.cpu_count(), "samples": results}
     RESULTS.write_text(json.dumps(whole, indent=2) + "\n")
     draw(results)
 
