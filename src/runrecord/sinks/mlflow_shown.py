@@ -48,32 +48,6 @@ class Shown:
     """A person deleted it in the user interface."""
 
 
-def shown_runs(client: "MlflowClient", experiment: str) -> dict[str, Shown]:
-    """Every run of ours in the store, by the id of its record."""
-    from mlflow.entities import ViewType
-
-    runs: dict[str, Shown] = {}
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment], run_view_type=ViewType.ALL, max_results=1000, page_token=token
-        )
-        for run in page:
-            tags, info = run.data.tags, run.info
-            if record_id := tags.get("record.id"):
-                runs[record_id] = Shown(
-                    run_id=info.run_id,
-                    status=info.status,
-                    start=info.start_time,
-                    host=tags.get("host", ""),
-                    events=int(tags.get(EVENTS_TAG, 0)),
-                    deleted=info.lifecycle_stage == "deleted",
-                )
-        token = page.token
-        if not token:
-            return runs
-
-
 def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
     """Where a run's files lie. MLflow's client would ask for the run anew, at each call."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
