@@ -9,9 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
-
-from pydantic import BeforeValidator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -89,14 +87,10 @@ class Resumed(_Checked):
     event: Literal["resumed"] = "resumed"
 
 
-def _whole(steps: object) -> object:
-    """Values that were written once, for the first of the titles that have them, for each."""
-    if not isinstance(steps, dict):
-        return steps
-    return {
-        title: steps.get(values) if isinstance(values, str) else values
-        for title, values in steps.items()
-    }
+if TYPE_CHECKING:
+    Steps = Mapping[str, list[float]]
+else:  # as it is read; values that two titles have are written once, for the first of them
+    Steps = Mapping[str, list[float] | str]
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,7 @@ class Logged(_Checked):
     time: int
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
-    steps: Annotated[Mapping[str, list[float]], BeforeValidator(_whole)] = field(
-        default_factory=dict
-    )
+    steps: Steps = field(default_factory=dict)
     """A metric's values within the step: those of an epoch's batches."""
     images: Mapping[str, File] = field(default_factory=dict)
     """PNG files."""
@@ -120,6 +112,12 @@ class Logged(_Checked):
 
     def __post_init__(self) -> None:
         _need(self.step >= 0, f"step {self.step} is below 0")
+        whole = {
+            title: self.steps.get(values) if isinstance(values, str) else values
+            for title, values in self.steps.items()
+        }
+        _need(all(isinstance(one, list) for one in whole.values()), "a title has no values")
+        object.__setattr__(self, "steps", whole)
         for kind in (self.metrics, self.steps, self.images, self.texts, self.artifacts, self.tags):
             _check_titles(kind)
         _check_tags(self.tags)
