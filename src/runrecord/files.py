@@ -13,7 +13,6 @@ from pathlib import Path
 
 _CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one is written
 _TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
-_WORTH_A_TICK = 2**25  # bytes that take longer to read than that
 
 
 def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> None:
@@ -79,9 +78,6 @@ def sha256(content: bytes | Path) -> str:
         return hashlib.sha256(content).hexdigest()
     status = content.stat()
     age = time.time_ns() - status.st_mtime_ns
-    if 0 <= age < _TICK and status.st_size >= _WORTH_A_TICK:
-        time.sleep((_TICK - age) / 1e9)
-        return sha256(content)
     if age < _TICK:
         return _digest.__wrapped__(str(content))
     return _digest(str(content), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
