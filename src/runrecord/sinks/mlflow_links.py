@@ -33,9 +33,9 @@ _NOTE_DIGEST = "description.sha256"
 class Links:
     """Links of the runs of one experiment. Whichever of two runs is shown last makes them.
 
-    Of many runs of one model, an evaluation is linked with the newest training, and with those
-    that had none; a training with the newest evaluation: a run costs the same, however many there
-    are.
+    Of many runs of one model, an evaluation is linked with the newest training and a training with
+    the newest evaluation, and either with those that had none: a run costs the same, however many
+    there are.
     """
 
     def __init__(self, client: "MlflowClient", experiment: str, project: Project) -> None:
@@ -65,20 +65,23 @@ class Links:
             self.describe(training.info.run_id)
 
     def to_evaluations(self, training_id: str, model: str, digest: str) -> None:
-        """Link the run that made a model to the newest evaluation of it."""
+        """Link the run that made a model to the newest evaluation, and to those that had none."""
         for latest in self._evaluations(model, digest):
-            evaluation_id, training = latest.info.run_id, self._client.get_run(training_id)
-            self._connect(self._client.get_run(evaluation_id), training, model)
             newest = self._trainings(digest, count=1)[0]
-            self._name(evaluation_id, training_id, model, newest, latest)
-            self.describe(evaluation_id)
+            others = self._evaluations(model, digest, f" AND tags.`{model}.run_id` IS NULL", 1000)
+            found = {run.info.run_id: run for run in [*reversed(others), latest]}
+            for evaluation_id in found:
+                training = self._client.get_run(training_id)
+                self._connect(self._client.get_run(evaluation_id), training, model)
+                self._name(evaluation_id, training_id, model, newest, latest)
+                self.describe(evaluation_id)
 
     def _trainings(self, digest: str, more: str = "", count: int = 1000) -> "list[Run]":
         return self.search("model.sha256", digest, f" AND tags.`model.id` IS NOT NULL{more}", count)
 
-    def _evaluations(self, model: str, digest: str) -> "list[Run]":
-        """The newest evaluation of a model, if there is one."""
-        found = self.search(f"{model}.sha256", digest, count=1)
+    def _evaluations(self, model: str, digest: str, more: str = "", count: int = 1) -> "list[Run]":
+        """The evaluations of a model, the newest first: that alone, unless more are asked for."""
+        found = self.search(f"{model}.sha256", digest, more, count)
         return [run for run in found if evaluates(run, model)]
 
     def _name(
