@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers import RECORD_ONLY, Workspace, end_run, new_run, play, spool
@@ -44,13 +45,22 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
+def oldest_first(workspace: Workspace) -> list[Path]:
+    """The folders of the runs in the store; those of one second by when they began."""
+
+    def begun(folder: Path) -> tuple[str, int]:
+        return folder.name[-22:][:15], Record(files_in(folder)).start.time
+
+    return sorted(spool(workspace), key=begun)
+
+
 def stages(workspace: Workspace) -> list[str]:
     """The stages of the runs in the store, the oldest first."""
-    return [Record(files_in(folder)).start.stage for folder in spool(workspace)]
+    return [Record(files_in(folder)).start.stage for folder in oldest_first(workspace)]
 
 
 def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here: Here) -> None:
-    old, _, newest, _ = spool(four)
+    old, _, newest, _ = oldest_first(four)
     start = Record(files_in(old)).start
     play(four.path, Record(files_in(old)), TensorBoardSink)
     assert stages(four) == ["train", "evaluate"] * 2
@@ -58,11 +68,11 @@ def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here:
     assert old.name in said
     assert newest.name not in said
     assert "say --yes" in said
-    assert len(spool(four)) == 4, "it only told"
+    assert len(oldest_first(four)) == 4, "it only told"
     assert shown_at(four.path, start).exists()
     assert "2 runs" in here("--keep", "1", "--yes")
     assert stages(four) == ["train", "evaluate"]
-    assert newest in spool(four)
+    assert newest in oldest_first(four)
     assert not shown_at(four.path, start).exists()
     assert not (four.path / ".runrecord" / "gone").exists()
     assert old.name in four.run("runrecord", "show", "HEAD~1:train")
@@ -71,7 +81,7 @@ def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here:
 
 def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None:
     """Only copies, damaged copies, runs that go on, the last of a stage, those of the last days."""
-    old, evaluation, *_ = spool(four)
+    old, evaluation, *_ = oldest_first(four)
     store = four.path / ".runrecord" / "runs"
     new_run(store / "failed", id="failed", stage="train", host=host())
     end_run(store / "failed", status="FAILED", message="no")
@@ -103,11 +113,11 @@ def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None
 def test_a_folder_that_says_it_is_another_run_costs_that_one_nothing(
     four: Workspace, here: Here
 ) -> None:
-    old, _, newest, _ = spool(four)
+    old, _, newest, _ = oldest_first(four)
     shutil.rmtree(newest)
     shutil.copytree(old, newest)
     assert newest.name not in here("--keep", "1", "--yes")
-    assert newest in spool(four)
+    assert newest in oldest_first(four)
 
 
 @pytest.mark.parametrize("given", [[], ["--keep", "0"], ["--keep", "1", "--keep-days", "2"]])
