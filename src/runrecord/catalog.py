@@ -11,6 +11,7 @@ from runrecord.paths import RECORDS
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import START, Files, RecordRefused
 from runrecord.run_index import RunIndex, Told, told_by
+from runrecord.run_store import is_running
 
 OnFailure = Callable[[str, Exception], None]
 """Told the label of a record that cannot be used, and why."""
@@ -31,6 +32,11 @@ class Run:
     def ended(self) -> bool:
         """Will nothing be added to it?"""
         return self.sealed or self.told.status is not None
+
+    @property
+    def goes_on(self) -> bool:
+        """Does a process still work on it, and show it itself?"""
+        return not self.sealed and is_running(Path(self.label))
 
     def record(self) -> Record:
         """Its record, opened.

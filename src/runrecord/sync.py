@@ -14,7 +14,7 @@ from runrecord.files import sha256, write_atomic
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import close_if_dead, host, is_running, run_dir, state_folder
+from runrecord.run_store import close_if_dead, host, state_folder
 from runrecord.shown import ask_shown, lacks_artifacts, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_shown import Shown
@@ -94,7 +94,7 @@ def is_up_to_date(root: Path, runs: Iterable[Run]) -> bool:
     shown = shown_in_file(root)
     if shown is None or lacks_artifacts(root, shown) or _views_of(root, shown) != _saved(root):
         return False
-    return all(_holds(shown, run) or _goes_on(root, run) for run in runs)
+    return all(_holds(shown, run) or run.goes_on for run in runs)
 
 
 def _holds(shown: Mapping[str, Shown], run: Run) -> bool:
@@ -104,11 +104,6 @@ def _holds(shown: Mapping[str, Shown], run: Run) -> bool:
         return False
     whole = found.events >= run.told.length and found.status != "RUNNING"
     return found.deleted or whole
-
-
-def _goes_on(root: Path, run: Run) -> bool:
-    """Is its process still there, which shows it itself?"""
-    return not run.sealed and is_running(run_dir(root, run.told.id))
 
 
 def _views_of(root: Path, shown: Mapping[str, Shown]) -> str:
@@ -184,7 +179,7 @@ class Store:
         """
         if self.holds(run):
             return "already there"
-        if _goes_on(self._root, run):
+        if run.goes_on:
             return None
         record = run.record()
         events = run.events(record)

@@ -105,9 +105,7 @@ def _run_store(root: Path, store: Store) -> str:
     runs = newest_of_each(known, on_failure)
     if failures:
         raise UserError(f"{failures[0]}; move that folder away")
-    behind = [
-        run for run in runs if not store.holds(run) and not is_running(run_dir(root, run.told.id))
-    ]
+    behind = [run for run in runs if not store.holds(run) and not run.goes_on]
     if behind:
         raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
     files = (file for folder in run_dirs(root) for file in folder.rglob("*"))

@@ -15,7 +15,7 @@ from runrecord.files import sha256
 from runrecord.paths import repo_root
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, Files, RecordRefused
-from runrecord.run_store import is_running, lock_of, state_folder
+from runrecord.run_store import lock_of, state_folder
 from runrecord.sinks.tensorboard import shown_at
 from runrecord.sync import sync_lock
 
@@ -77,7 +77,7 @@ def _old(root: Path, keep: int | None, days: int | None) -> list[Run]:
         newer = seen.get(run.told.stage, 0)
         seen[run.told.stage] = newer + 1
         wanted = run.told.time >= since if since is not None else newer < (keep or 1)
-        if newer and not wanted and run.ended and not is_running(Path(run.label)):
+        if newer and not wanted and run.ended and not run.goes_on:
             old.append(run)
     return old
 

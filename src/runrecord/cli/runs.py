@@ -7,7 +7,6 @@ from rich.table import Table
 from runrecord.catalog import all_runs, newest_of_each
 from runrecord.cli.console import page, say_failure
 from runrecord.paths import repo_root
-from runrecord.run_store import is_running, run_dir
 from runrecord.text import printable
 
 
@@ -18,8 +17,7 @@ def list_runs() -> None:
     for run in newest_of_each(all_runs(root, say_failure), say_failure):
         told = run.told
         begun = datetime.fromtimestamp(told.time / 1000, UTC)
-        running = told.status is None and is_running(run_dir(root, told.id))
-        status = told.status or ("RUNNING" if running else "cut off")
+        status = told.status or ("RUNNING" if run.goes_on else "cut off")
         took = f"{(told.last - told.time) / 1000:.0f} s"
         row = (told.id, status, f"{begun:%Y-%m-%d %H:%M:%S}", took)
         table.add_row(*map(printable, (*row, told.git_commit[:10], told.experiment)))
