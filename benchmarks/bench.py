@@ -89,11 +89,16 @@ class Workspace:
         self.set_params(model, epochs=2 if kind == "usual" else 4)
         if kind != "stage":
             return list(self.measure(kind, model))[1:]
+        _, *moments = self.moments(model)
+        return [after - before for before, after in pairwise(moments)]
+
+    def moments(self, model: str) -> list[float]:
+        """Train a model by its stage: when it began, and when each epoch ended, in seconds."""
         self.run(f"stages/train_{model}.py")
-        lines = (self.path / "records" / model / "events.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
-        moments = [event["time"] for event in events if event.get("metrics")]
-        return [(after - before) / 1000 for before, after in pairwise(moments)]
+        record = self.path / "records" / model
+        began = json.loads((record / "run.json").read_text())["time"]
+        events = map(json.loads, (record / "events.jsonl").read_text().splitlines())
+        return [one / 1000 for one in (began, *(e["time"] for e in events if e.get("metrics")))]
 
 
 def main() -> None:

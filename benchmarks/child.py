@@ -107,7 +107,8 @@ def _of_torch(bench: Bench, *, compiled: bool) -> Iterator[float]:
     adams = [usual.plain_adam(update) for update in updates]
     noise = None if compiled else generator(bench.device, bench.seed, "noise")
     losses_of: list[Callable[..., Losses]] = [
-        torch.compile(update.losses) if compiled else update.losses for update in updates
+        torch.compile(update.losses, dynamic=False) if compiled else update.losses
+        for update in updates
     ]
     for _ in range(bench.config.epochs):
         started = time.perf_counter()
