@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all check bench bench-peers bench-growth bench-big lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all check bench bench-peers bench-parts bench-growth bench-big lock mlflow tensorboard
 
 setup: $(VENV)/installed
 
@@ -57,6 +57,9 @@ bench-peers: setup
 	$(PYTHON) -m venv .venv-peers
 	uv pip install --quiet --python .venv-peers/bin/python --require-hashes --requirements benchmarks/peers-requirements.txt
 	python benchmarks/peers.py .venv-peers/bin/python
+
+bench-parts: setup
+	python benchmarks/parts.py
 
 bench-growth: setup
 	python benchmarks/growth.py
