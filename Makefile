@@ -57,6 +57,7 @@ bench-peers: setup
 	$(PYTHON) -m venv .venv-peers
 	uv pip install --quiet --python .venv-peers/bin/python --require-hashes --requirements benchmarks/peers-requirements.txt
 	python benchmarks/peers.py .venv-peers/bin/python
+	python benchmarks/peers.py .venv-peers/bin/python --whole
 
 bench-parts: setup
 	python benchmarks/parts.py

@@ -1,9 +1,9 @@
 """Where the time of `dvc repro` went, by the records that its stages left: `make bench-parts`.
 
-    start     from the end of the stage before: DVC, Python, imports, the data
-    first     training: its first epoch, which finds caches cold and MLflow being imported
-    others    training: all other epochs, with test losses, checkpoint and record
-    rest      all else: download, evaluation; of a training, its model
+start     from the end of the stage before: DVC, Python, imports, the data
+first     training: its first epoch, which finds caches cold and MLflow being imported
+others    training: all other epochs, with test losses, checkpoint and record
+rest      all else: download, evaluation; of a training, its model
 """
 
 import json
