@@ -95,15 +95,18 @@ def unused(*_: object) -> Any:
     raise AssertionError
 
 
-def test_parameters_of_several_dtypes_are_followed_as_pytorch_does() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_some_parameters_miss_or_have_otherwise_is_followed_as_pytorch_does(
+    dtype: torch.dtype,
+) -> None:
     def outcome(make: Callable[[list[nn.Parameter]], Optimizer]) -> list[Tensor]:
-        parameters = [
-            nn.Parameter(torch.ones(3, dtype=kind)) for kind in (torch.float32, torch.float64)
-        ]
+        parameters = [nn.Parameter(torch.ones(3, dtype=kind)) for kind in (torch.float32, dtype)]
         optimizer = make(parameters)
-        for number in (1, 2):
+        for number, is_there in enumerate((True, True, False, True, True), start=1):
             for parameter in parameters:
                 parameter.grad = torch.full_like(parameter, number)
+            if not is_there:
+                parameters[1].grad = None
             optimizer.step()
         return [parameter.detach() for parameter in parameters]
 

@@ -35,7 +35,8 @@ class _FusedAdam(Adam):
     """PyTorch's Adam, which calls its fused kernel directly where it can.
 
     That is where every parameter has a gradient, and all gradients are of one dtype. `Adam.step`
-    sorts the tensors anew at every step, for longer than the kernel needs for a small model.
+    sorts the tensors anew at every step, for longer than the kernel needs for a small model, and
+    counts steps for each parameter apart, where one count is enough.
     """
 
     _gathered_from: object = None
@@ -45,15 +46,16 @@ class _FusedAdam(Adam):
         gradients = [parameter.grad for parameter in group["params"]]
         kinds = {None if gradient is None else gradient.dtype for gradient in gradients}
         if None in kinds or len(kinds) > 1:
+            for state in self.state.values():
+                state["step"] = state["step"].clone()
             super().step()
             self._gathered_from = None
             return
         if self._gathered_from is not self.state:  # at the first step, and once it was loaded
-            self._gathered: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
-            self._init_group(group, *self._gathered)  # type: ignore[no-untyped-call]
+            self._gather(group)
             self._gathered_from = self.state
         parameters, _, averages, squares, _, steps = self._gathered
-        torch._foreach_add_(steps, 1)
+        torch._foreach_add_(self._counts, 1)
         torch._fused_adam_(
             parameters,
             gradients,
@@ -69,6 +71,16 @@ class _FusedAdam(Adam):
             amsgrad=False,
             maximize=False,
         )
+
+    def _gather(self, group: dict[str, Any]) -> None:
+        self._gathered: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
+        self._init_group(group, *self._gathered)  # type: ignore[no-untyped-call]
+        steps = self._gathered[-1]
+        if all(torch.equal(step, steps[0]) for step in steps):
+            steps[:] = [steps[0]] * len(steps)
+            for state in self.state.values():
+                state["step"] = steps[0]
+        self._counts = [*{id(step): step for step in steps}.values()]
 
 
 def _lean(kind: type[Optimizer]) -> Callable[..., Optimizer]:
