@@ -102,8 +102,6 @@ class Kind:
     lasts: bool = False
     exits: frozenset[int] = frozenset()
     """Of a stage by itself; that it ends well all the same is always allowed."""
-    ends: frozenset[str | None] = frozenset({"KILLED", "FINISHED"})
-    """What its record may say then; None is nothing."""
 
 
 KINDS = {
@@ -167,7 +165,7 @@ class Job:
     @property
     def record(self) -> str:
         """The stage's sealed record."""
-        return f"records/{self.stage.removeprefix('train-')}"
+        return f"records/{(self.stage or 'train').removeprefix('train-')}"
 
 
 def _become(*command: str) -> NoReturn:
@@ -189,8 +187,8 @@ _TOY: dict[str, Any] = {"stage": "train", "outs": ("model.bin", "metrics.json")}
 _REAL = ("models/ae.safetensors", "metrics/ae.json", "metrics/ae_history.csv")
 JOBS = {
     "train": Job(_train, 45, environment={**_BY_HAND, **RECORD_ONLY}, **_TOY),
-    "train, shown": Job(_train, 25, environment=_BY_HAND, **_TOY),
-    "train, the first": Job(_train, 5, "new", environment={**_BY_HAND, **RECORD_ONLY}, **_TOY),
+    "train and show": Job(_train, 25, environment=_BY_HAND, **_TOY),
+    "first train": Job(_train, 5, "new", environment={**_BY_HAND, **RECORD_ONLY}, **_TOY),
     "dvc repro": Job(
         partial(_become, "dvc", "repro", "train"),
         8,
@@ -458,6 +456,8 @@ class State:
     files: Mapping[str, bytes]
     folders: list[str]
     """In TensorBoard."""
+    sealed: str
+    """The run whose record is sealed."""
     git: bytes
 
 
@@ -471,7 +471,9 @@ def state_of(stand: Stand, job: Job) -> State:
     names = [*job.outs, "report.html"]
     files = {name: (root / name).read_bytes() for name in names if (root / name).exists()}
     folders = [path.name for path in root.glob("tensorboard/*/*") if any(path.iterdir())]
-    return State(records, shown_in(root), files, sorted(folders), git_of(root, job))
+    sealed = sealed_in(root / job.record)
+    name = sealed.start.id if sealed else ""
+    return State(records, shown_in(root), files, sorted(folders), name, git_of(root, job))
 
 
 def shown_in(root: Path) -> dict[str, Any]:
@@ -525,9 +527,9 @@ def git_of(root: Path, job: Job) -> bytes:
         command = ["git", "--no-optional-locks", *arguments]
         return subprocess.run(command, cwd=root, capture_output=True, check=True).stdout
 
-    own = {name.encode() for name in (*job.outs, "dvc.lock", "report.html")}
+    own = {*job.outs, "dvc.lock", "report.html", ".runrecord/.gitignore"}
     changed = git("status", "--porcelain", "-z", "--untracked-files=all").split(b"\0")
-    left = b"\n".join(line for line in changed if line[3:] not in own)
+    left = b"\n".join(line for line in changed if line[3:].decode() not in own)
     return git("rev-parse", "HEAD") + git("ls-files", "--stage") + left
 
 
@@ -568,7 +570,7 @@ def attempt(stand: Stand, stop: Stop, undisturbed: State) -> Result:
         if job.stage:
             alone = reached.process == main or stop.kind != "kill"
             faults += [*right_then(stand, job, stop, status, said, before, undisturbed, alone)]
-            outcome, more, again = _train_again(stand, job, stop, status, undisturbed)
+            outcome, more, again = _train_again(stand, job, stop, status, before, undisturbed)
         else:
             faults += [*_intact(stand, job, before)]
             outcome, more, again = _do_again(stand, job, undisturbed)
@@ -620,7 +622,7 @@ def right_then(
     """What is not as it should be on the disk, once a stage was stopped."""
     root, kind = stand.repository, KINDS[stop.kind]
     yield from _intact(stand, job, before)
-    if "Traceback" in said:
+    if "Traceback" in said and not job.by_dvc:
         yield "it prints a traceback"
     own_exit = status in kind.exits or status == 0
     if not (own_exit or job.by_dvc):
@@ -633,7 +635,7 @@ def right_then(
             pass
         end = record.end.status if record.end else None
     sealed = sealed_in(root / job.record)
-    is_new = sealed is not None and sealed.start.id not in before.records
+    is_new = sealed is not None and sealed.start.id != before.sealed
     if status == 0:
         if not is_new:
             yield "it ends well, and its record is not sealed"
@@ -675,7 +677,7 @@ def sealed_in(folder: Path) -> Record | None:
 
 
 def _train_again(
-    stand: Stand, job: Job, stop: Stop, status: int, undisturbed: State
+    stand: Stand, job: Job, stop: Stop, status: int, before: State, undisturbed: State
 ) -> tuple[str, list[str], str]:
     """Give the same command again: the outcome, what is wrong then, and what it said."""
     root = stand.repository
@@ -692,8 +694,7 @@ def _train_again(
             if record.end is None and not (sealed and sealed.start.id == folder.name):
                 faults.append(f"{folder.name} is not closed by reap")
     kept = [path for path in _checkpoints(root) if _may_go_on(root, path)]
-    program = job.main
-    again, text = stand.do(program, **job.environment)
+    again, text = stand.do(job.main, **job.environment)
     said += text
     if again:
         return "fault", [*faults, f"the second time, it ends with {again}"], said
@@ -708,7 +709,7 @@ def _train_again(
     ]
     if sealed_in(root / job.record) is None:
         faults.append("the second time, no record is sealed")
-    if left := _checkpoints(root):
+    if (left := _checkpoints(root)) and not KINDS[stop.kind].error:
         faults.append(f"checkpoints left: {left}")
     if job.by_dvc:
         answer = stand.must(partial(_become, "dvc", "status", "train"))
@@ -719,7 +720,7 @@ def _train_again(
         said += text
         if settled:
             faults.append("sync, or what MLflow shows after it")
-        faults += _untrue(root, job)
+        faults += _untrue(root, job, before)
     if status == 0:
         return "ended well all the same", faults, said
     return "went on from a checkpoint" if goes_on else "began anew", faults, said
@@ -739,26 +740,28 @@ def _may_go_on(root: Path, checkpoint: Path) -> bool:
 def _settle() -> None:
     """Sync, then let MLflow be compared with every record."""
     root = Path.cwd()
-    sys.argv = ["runrecord", "sync"]
-    with suppress(SystemExit):
-        runrecord.cli.main()
+    failed: object = None
+    try:
+        _runrecord("sync")
+    except SystemExit as end:
+        failed = end.code
     store = Store(root)
     found = {}
     for folder in run_dirs(root):
         record = Record(files_in(folder))
         found[folder.name] = store.differences(record)
     print(found)
-    sys.exit(any(one != [] for one in found.values()))
+    sys.exit(bool(failed) or any(one != [] for one in found.values()))
 
 
-def _untrue(root: Path, job: Job) -> Iterator[str]:
+def _untrue(root: Path, job: Job, before: State) -> Iterator[str]:
     """Runs that MLflow does not show as they ended."""
     shown = shown_in(root)
     sealed = sealed_in(root / job.record)
     records = {folder.name: Record(files_in(folder)) for folder in run_dirs(root)}
     if sealed:
         records[sealed.start.id] = sealed
-    if shown.keys() != records.keys():
+    if shown.keys() | before.shown.keys() != records.keys() | before.shown.keys():
         yield f"MLflow shows {sorted(shown)}, there are {sorted(records)}"
     for name, record in records.items():
         told = record.end.status if record.end else None
@@ -833,12 +836,10 @@ def _one(stop: Stop) -> Result:
 
 
 def campaign(
-    base: Path, count: int, seed: int, workers: int, wanted: Sequence[Stop] = (), jobs: str = ""
+    base: Path, count: int, seed: int, workers: int, wanted: Sequence[Stop], only: Sequence[str]
 ) -> Iterator[Result]:
     """Make that many stops, or those that are wanted."""
-    names = {stop.program: None for stop in wanted} or dict.fromkeys(
-        jobs.split(";") if jobs else JOBS
-    )
+    names = dict.fromkeys([stop.program for stop in wanted] or only or JOBS)
     first = Stand(base / "first")
     templates = sorted({JOBS[name].template for name in names} | {"trained"})
     if not wanted and count < 300:  # the real thing takes as long as twenty stops
@@ -900,7 +901,7 @@ def main() -> int:
     parser.add_argument("--stops", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--jobs", default="", help="names of programs, with ; between")
+    parser.add_argument("--only", choices=JOBS, nargs="+", default=[], help="programs")
     parser.add_argument("--again", type=Stop.read, action="append", default=[])
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
@@ -911,7 +912,7 @@ def main() -> int:
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
         base = Path(folder).resolve()
-        made = campaign(base, given.stops, given.seed, given.workers, given.again, given.jobs)
+        made = campaign(base, given.stops, given.seed, given.workers, given.again, given.only)
         for result in made:
             results.append(result)
             if result.faults or given.again:

@@ -42,6 +42,7 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+        temporary = None
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     finally:
