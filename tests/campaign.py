@@ -173,8 +173,11 @@ def _become(*command: str) -> NoReturn:
 
 
 def _train() -> None:
+    def main() -> None:
+        runpy.run_path("train.py", run_name="__main__")
+
     sys.argv = ["train.py"]
-    run_stage(lambda: runpy.run_path("train.py", run_name="__main__"))
+    run_stage(main)
 
 
 def _runrecord(*arguments: str) -> None:
@@ -533,7 +536,7 @@ def git_of(root: Path, job: Job) -> bytes:
     return git("rev-parse", "HEAD") + git("ls-files", "--stage") + left
 
 
-_RUBBISH = re.compile(r"\..+\.[a-z0-9_]{8}|.+\.new|new-database|gone|.+\.lock")
+_RUBBISH = re.compile(r"\..+\.[a-z0-9_]{8}|.+\.(new|old)|new-database|gone|.+\.lock")
 
 
 def rubbish_in(root: Path) -> list[str]:

@@ -148,7 +148,9 @@ def _start(program: Program, output: int, prepare: Callable[[], None]) -> int:
     """A process of its own session, without an end of its own: what it is forked from has one."""
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
     if child == 0:
         _become(program, output, prepare)
     return child

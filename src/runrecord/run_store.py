@@ -89,10 +89,10 @@ def claim_run(root: Path, title: str, wanted: str | None = None) -> Iterator[Pat
         lock.acquire()
     except OSError:
         pass
-    remove_unfinished(folder)
     try:
         yield folder
     finally:
+        remove_unfinished(folder)
         lock.release()
 
 

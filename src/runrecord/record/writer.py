@@ -43,9 +43,10 @@ class RecordWriter:
         Raises:
             OSError: naming a file, when it cannot be written.
         """
-        new = destination.with_name(f".{destination.name}.new")
+        new, old = (destination.with_name(f".{destination.name}.{what}") for what in ("new", "old"))
         try:
-            shutil.rmtree(new, ignore_errors=True)
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
             new.mkdir(parents=True)
             for name, path in files_in(self.folder).items():
                 if name != LOCK:
@@ -55,8 +56,9 @@ class RecordWriter:
             copy._pending = list(self._pending)
             copy.write(end, contents)
             if destination.exists():
-                shutil.rmtree(destination)
+                destination.rename(old)
             new.rename(destination)
+            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             name = error.filename or str(destination)
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from error
