@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all check bench bench-peers bench-parts bench-growth bench-big lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all campaign check bench bench-peers bench-parts bench-growth bench-big lock mlflow tensorboard
 
 setup: $(VENV)/installed
 
@@ -37,13 +37,16 @@ repro: setup
 
 test: setup
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
-	@echo 'The long campaigns too: make test-all'
+	@echo 'The long campaigns too: make test-all, make campaign'
 
 smoke: setup
 	pytest -q -n 2 --dist loadfile -m 'not slow and not workspace'
 
 test-all: test
 	pytest -m slow
+
+campaign: setup
+	python tests/campaign.py
 
 check: setup
 	ruff format --check

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from runrecord.errors import UserError
 from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved
-from runrecord.files import sha256, write_atomic
+from runrecord.files import remove_unfinished, sha256, write_atomic
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import FORMAT, RecordRefused
 from runrecord.run_store import is_running, run_dir, state_folder
@@ -125,8 +125,10 @@ class Checkpoints:
                 file=sys.stderr,
             )
             return
+        remove_unfinished(folder)
         for old in sorted(folder.glob("*.safetensors"))[:-_KEPT]:
-            old.unlink()
+            with suppress(OSError):  # its room is missed later, if at all
+                old.unlink()
 
     def remove(self, run_id: str) -> None:
         """Remove a run's checkpoints: it ended well. Those that nobody will need go too.

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one is written
+_NEW = ".new"  # ends the names of files that are being written
 _TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
 
 
@@ -28,7 +29,7 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(_NEW, f".{path.name}.", path.parent)
         os.close(handle)
         temporary = Path(name)
         if isinstance(content, bytes):
@@ -41,11 +42,19 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+        temporary = None
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, names: str = "**/.*") -> None:
+    """Remove what writers that were killed left below a folder, by a pattern; none may live."""
+    for left in folder.glob(f"{names}{_NEW}"):
+        with suppress(OSError):
+            left.unlink()
 
 
 def copy(source: Path, target: Path) -> None:
@@ -56,7 +65,7 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def link(source: str, target: str) -> None:
+def link(source: Path, target: Path) -> None:
     """Give a file that is never written again a second name, where the file system allows it.
 
     Nobody may write it from there on: by either name, it is the same file.
@@ -64,7 +73,7 @@ def link(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:
-        copy(Path(source), Path(target))
+        copy(source, target)
     with suppress(OSError):
         os.chmod(target, 0o444)
 

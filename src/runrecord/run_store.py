@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from runrecord.events import RunEnded
-from runrecord.files import sha256
+from runrecord.files import remove_unfinished, sha256
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import LOCK, START
 from runrecord.record.writer import RecordWriter
@@ -27,10 +27,11 @@ _LONGEST_STEM = 70
 def state_folder(root: Path) -> Path:
     """What is kept under the main repository's root and is no part of it: made, ignored by Git."""
     folder = root / ".runrecord"
-    if not folder.exists():
-        with suppress(OSError):  # whoever writes there will say so
+    ignored = folder / ".gitignore"
+    with suppress(OSError):  # whoever writes there will say so
+        if not (ignored.exists() and ignored.stat().st_size):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".gitignore").write_text("*\n")
+            ignored.write_text("*\n")
     return folder
 
 
@@ -91,6 +92,7 @@ def claim_run(root: Path, title: str, wanted: str | None = None) -> Iterator[Pat
     try:
         yield folder
     finally:
+        remove_unfinished(folder)
         lock.release()
 
 
@@ -140,6 +142,7 @@ def close_if_dead(folder: Path) -> Record | None:
             record = Record(files_in(folder))
             if record.end is not None or record.start.host != host():
                 return None
+            remove_unfinished(folder)
             message = "its process ended without a trace: SIGKILL, a crash or power loss"
             end = RunEnded(record.last_sign_of_life, "KILLED", message)
             RecordWriter(folder, record.size).write(end)

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from runrecord.catalog import OnFailure, Run, all_runs
 from runrecord.errors import UserError
-from runrecord.files import sha256, write_atomic
+from runrecord.files import sha256
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
@@ -240,9 +240,8 @@ class Store:
             raise _unreachable(error) from None
         shown = shown_in_file(self._root)
         if shown is not None:
-            with suppress(OSError):  # the next sync saves them again, then
-                saved = _views_of(self._root, shown).encode()
-                write_atomic(state_folder(self._root) / "views", saved)
+            with suppress(OSError):  # where it is not whole, the next sync saves them again
+                (state_folder(self._root) / "views").write_text(_views_of(self._root, shown))
 
     def write_probe(self) -> None:
         """Write something harmless.

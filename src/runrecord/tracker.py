@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class Tracker:
         """Wait until every sink has shown everything, at most `patience` seconds.
 
         Shortly before, a sink that is behind goes on to the run's end: its status is shown in time.
+        What the record lacks by now, its end perhaps, is tried once more.
         """
         deadline = time.monotonic() + patience
         for thread in self._threads:
@@ -84,6 +86,8 @@ class Tracker:
                 f"waiting for {names} to show the run, at most {patience:.0f} s; Ctrl-C ends that"
             )
             behind = self._wait(deadline)
+        with suppress(OSError):
+            self._writer.write_pending()
         for thread in behind:
             thread.warn("it did not answer in time" if not self._stopped else "not waited for")
 

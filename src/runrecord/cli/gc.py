@@ -117,7 +117,7 @@ def _remove(root: Path, found: Collection[_Needless]) -> int:
             with lock_of(one.folders[0]).acquire(blocking=False):
                 shutil.rmtree(gone, ignore_errors=True)
                 gone.mkdir()
-                for number, folder in enumerate(one.folders):
+                for number, folder in reversed([*enumerate(one.folders)]):  # its record goes last
                     folder.rename(gone / str(number))
         except Timeout:
             say(f"{one.run_id}: it goes on again, and stays.")

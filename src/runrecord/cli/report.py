@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from glob import escape
 from pathlib import Path
 from typing import NoReturn
 
 from runrecord.catalog import sealed_records
 from runrecord.errors import UserError
 from runrecord.events import RunStarted
-from runrecord.files import write_atomic
+from runrecord.files import remove_unfinished, write_atomic
 from runrecord.lookup import find_records
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
@@ -45,6 +46,7 @@ def report(names: Sequence[str], output: Path) -> None:
         evaluations = [one for run in shown if run.model for one in _newest(index, run.model)]
         replicas = [*_replicas(index, shown, project)]
     page = render(shown, [*evaluations, *shown], project, replicas)
+    remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
     print(f"{output}: {len(runs)} runs side by side")
 
