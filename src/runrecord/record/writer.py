@@ -9,6 +9,7 @@ from urllib.parse import quote
 from runrecord.events import Contents, Event, File, RunEnded, RunStarted
 from runrecord.files import link, sha256, write_atomic
 from runrecord.record.schema import EVENTS, LOCK, START, as_json
+from runrecord.secrets import without_secrets
 
 
 class RecordWriter:
@@ -50,7 +51,7 @@ class RecordWriter:
             shutil.copytree(self.folder, new, ignore=ignored, copy_function=_copied)
         copy = RecordWriter(new, self._size)
         copy._pending = list(self._pending)
-        copy.write(end, contents)
+        copy.write(without_secrets(end), contents)
         if destination.exists():
             shutil.rmtree(destination)
         new.rename(destination)
@@ -93,6 +94,6 @@ def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -
     Titles are data and may be anything; in a file's name, a few of their letters stay.
     """
     digest = sha256(content)
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower())[:40].strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", str(title).lower())[:40].strip("-")
     name = "-".join(filter(None, [slug, digest[:12]]))
     return File(f"{folder}/{name}{quote(suffix, safe='', errors='replace')[:20]}", digest)
