@@ -8,13 +8,14 @@ SHORTEST = 4  # characters; a shorter value would black out ordinary words
 _SLASHES, _QUOTE = r"(?:\\*/){2}", r"\\*[\"']"
 _NO_TEMPLATE = r"(?![{<*]|\$[{(A-Z]|%[s(])"  # a program's text that stands for a value
 _EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4}))"
+_START = r"(?:\b|(?<=\\[nrt]))"  # of a word, also behind an escaped end of a line
 _USER = r"[^\s/@:\"'<>\[\]?#\\{}$*]"
 _VALUE = r"(?:[^\s\"'\\,;&*]|\\+(?![\"'bfnrtu\\]))"
 _WITH_DIGIT = rf"(?={_VALUE}{{0,999}}?\d)"
 _PASSWORD = r"(?:password|passwd|passphrase|pwd)"  # noqa: S105  (a pattern)
 _NAMED = (
     rf"(?:{_PASSWORD}|secret|(?:api|access|secret|private|account)[_-]?key"
-    r"|(?:access|auth|api|bearer|refresh)[_-]?token)"
+    r"|(?:access|auth|api|bearer|refresh|session)[_-]?token)"
 )
 FORMS = [
     re.compile(form)
@@ -40,23 +41,28 @@ FORMS = [
         r"gl[a-z]{2,5}-[\w-]{20,}|pypi-[\w-]{32,}|dckr_pat_[\w-]{20,}|dop_v1_[a-f0-9]{40,}",
         r"dapi[a-f0-9]{32}|hvs\.[\w-]{24,}|ATATT3[\w=-]{20,}|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}",
         r"eyJ[\w-]{8,500}\.eyJ[\w-]{8,5000}\.[\w-]*|AGE-SECRET-KEY-1[A-Z0-9]{50,}",
+        rf"{_EDGE}(?:SK[0-9a-f]{{32}}|\d{{8,10}}:AA[\w-]{{33,}})",
         r"-----BEGIN[A-Z0-9 ]* ?PRIVATE KEY[A-Z ]*-----"
         r"(?:[\s\S]*?-----END[A-Z0-9 ]*KEY[A-Z ]*-----|[\w+/=\s\\-]*)",
         # headers
         rf"(?i)(?P<keep>authorization(?:{_QUOTE}|[\s:=])*(?:bearer|basic|token|digest)\s+)"
         rf"{_NO_TEMPLATE}{_VALUE}{{4,}}",
-        rf"(?i)(?P<keep>\bbearer\s+){_NO_TEMPLATE}{_WITH_DIGIT}[\w.~+/=-]{{16,}}",
+        rf"(?i)(?P<keep>{_START}bearer\s+){_NO_TEMPLATE}{_WITH_DIGIT}[\w.~+/=-]{{16,}}",
         # `password=…` among other settings: in connection strings and addresses' queries
         rf"(?i)(?P<keep>[;?&]\s*(?:{_NAMED}|token|sig|key)\s*=)"
         rf"{_NO_TEMPLATE}{_VALUE}{{{SHORTEST},}}",
         rf"(?i)(?P<keep>(?<![\w(,])[\w ]{{2,20}}=[^\s,;()&\"']+[ ]+{_PASSWORD}=)"
         rf"{_NO_TEMPLATE}{_VALUE}{{{SHORTEST},}}",
-        rf"(?i)(?P<keep>\b{_PASSWORD}=){_NO_TEMPLATE}{_VALUE}{{{SHORTEST},}}"
+        rf"(?i)(?P<keep>{_START}{_PASSWORD}=){_NO_TEMPLATE}{_VALUE}{{{SHORTEST},}}"
         r"(?=[;&]|[ ]+\w+=[^\s,()=])",
-        r"(?P<keep>(?:\b|(?<=\\n))machine\s+\S+\s+login\s+\S+\s+password\s+)[^\s*][^\s\"]*",
+        rf"(?P<keep>{_START}machine\s+\S+\s+login\s+\S+\s+password\s+)[^\s*][^\s\"]*",
+        rf"(?P<keep>{_START}curl\b[^\n]{{0,200}}?\s(?:-u|--user)[ =][^\s:*]*:)[^\s*]\S*",
         # settings that are written out
-        rf"(?i)(?P<keep>{_NAMED}{_QUOTE}?\s*(?::=|=>|[:=])\s*{_QUOTE}){_NO_TEMPLATE}{_WITH_DIGIT}"
+        rf"(?i)(?P<keep>{_NAMED}{_QUOTE}?\]?\s*(?::=|=>|[:=])\s*{_QUOTE}){_NO_TEMPLATE}{_WITH_DIGIT}"
         rf"{_VALUE}{{8,}}(?={_QUOTE})",
+        rf"(?i)(?P<keep>token{_QUOTE}?\]?\s*(?::=|=>|[:=])\s*{_QUOTE}){_NO_TEMPLATE}{_WITH_DIGIT}"
+        rf"{_VALUE}{{16,}}(?={_QUOTE})",
+        rf"(?P<keep>{_START}key\s*=\s*{_QUOTE})[0-9a-f]{{40}}(?={_QUOTE})",
         rf"(?im)(?P<keep>(?:^|(?<=\\n))[+ -]?[ \t]*[\w.-]{{0,40}}?{_NAMED}[ \t]*:[ \t]+)"
         rf"{_NO_TEMPLATE}{_WITH_DIGIT}[^\s\"'\\{{}}\[\]()]{{8,}}(?=[ \t]*(?:$|\\+[nr]|\\*\"))",
         r"(?m)(?P<keep>(?:^|(?<=\\n))[+ -]?[ \t]*(?:export[ ]+)?"

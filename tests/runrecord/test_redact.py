@@ -79,6 +79,8 @@ TOKENS: dict[str, st.SearchStrategy[str]] = {
     "GitLab": letters("glpat-", 19, 19, WORD),
     "PyPI": letters("pypi-AgEIcHlwaS5vcmc", 70, 150, WORD),
     "npm": letters("npm_", 35, 35),
+    "Telegram": letters("123456789:AA", 32, 32, WORD),
+    "Twilio": letters("SK", 31, 31, string.digits + "abcdef"),
     "Stripe": letters("sk_live_", 20, 30),
     "JWT": st.tuples(*[letters("eyJ", 10, 60, WORD)] * 2, letters("", 20, 43, WORD)).map(".".join),
     **{
@@ -107,6 +109,9 @@ PLACES: dict[str, Callable[[str], str]] = {
     "AWS, by name": lambda it: f"aws_secret_access_key = {it.translate(NO_SIGNS):/>40}",
     "netrc": lambda it: f"machine host login me password {it}",
     "written out": lambda it: f'api_key = "{it}012345"',
+    "written out, by a program": lambda it: f'os.environ["MY_API_KEY"] = "{it}0123456789"',
+    "a token that is written out": lambda it: f'HF_TOKEN = "{it}0123456789"',
+    "curl": lambda it: f"curl -s -u me:{it} https://host/x",
     "YAML": lambda it: f"db:\n  password: {it}012345\n",
     "a shell's": lambda it: f"A=1\nexport MY_TOKEN={it}012345\n",
 }
