@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -13,22 +14,18 @@ def write_atomic(path: Path, content: bytes) -> None:
         OSError: naming `path`, when it cannot be written (no space left, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is where it belongs
+            temporary.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -1,7 +1,9 @@
 """How MLflow keeps and loads a model: `mlflow.pyfunc.load_model(...).predict(images)`."""
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +50,10 @@ class Sampler:
 
 
 def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
-    """Pack a model file as a pyfunc: safetensors and this package's code; nothing is pickled."""
+    """Pack a model file as a pyfunc: safetensors and this package's code; nothing is pickled.
+
+    Of the code, what holds a secret is left out, as of a run's recorded change.
+    """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -58,20 +63,69 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
     seeds = Schema([TensorSpec(np.dtype("int64"), (-1,))])
     gives_back = isinstance(served, Reconstructor)
     example = np.zeros((1, *served.shape), np.float32) if gives_back else np.zeros(1, np.int64)
-    mlflow.pyfunc.save_model(
-        folder,
-        loader_module="generative.serving",
-        data_path=str(weights),
-        code_paths=[str(_PACKAGE)],
-        mlflow_model=model,
-        signature=ModelSignature(images if gives_back else seeds, images),
-        input_example=example,
-        pip_requirements=[f"{name}=={version(name)}" for name in _NEEDED],
+    with TemporaryDirectory() as scratch:
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module="generative.serving",
+            data_path=str(weights),
+            code_paths=[str(_pack_code(Path(scratch)))],
+            mlflow_model=model,
+            signature=ModelSignature(images if gives_back else seeds, images),
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name)}" for name in _NEEDED],
+        )
+
+
+def _pack_code(folder: Path) -> Path:
+    """A copy of this package that may leave the machine; what is left out is said."""
+    from runrecord.secrets import why_secret
+    from runrecord.text import printable
+
+    packed = folder / _PACKAGE.name
+    for path in _code_of(_PACKAGE):
+        name, content = path.relative_to(_PACKAGE).as_posix(), path.read_bytes()
+        if why := why_secret(name, content):
+            shown = printable(f"{_PACKAGE.name}/{name}")
+            print(f"warning: {shown} is not packed with the model: it {why}.", file=sys.stderr)
+            continue
+        (packed / name).parent.mkdir(parents=True, exist_ok=True)
+        (packed / name).write_bytes(content)
+    return packed
+
+
+def _code_of(package: Path) -> list[Path]:
+    """The files of a package, less compiled ones."""
+    return sorted(
+        path
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.relative_to(package).parts
     )
 
 
+def _check_code(own: Path) -> None:
+    """Refuse to run a model by other code than it was packed with, which is `own`.
+
+    MLflow puts that on the path, but a process has one package of a name: the first it imported.
+
+    Raises:
+        ImportError: another model's code, or a checkout's, is in this process and differs.
+    """
+    for path in _code_of(own):
+        running = _PACKAGE / path.relative_to(own)
+        if not running.is_file() or running.read_bytes() != path.read_bytes():
+            raise ImportError(
+                f"{own.parent.parent}: this model has other code than the one that this process "
+                f"runs ({running} differs); load it in a process of its own."
+            )
+
+
 def _load_pyfunc(data_path: str) -> Reconstructor | Sampler:
-    """What the model can do: one that gives images back does that, another draws them."""
+    """What the model can do: one that gives images back does that, another draws them.
+
+    Raises:
+        ImportError: the code in this process is not the model's.
+    """
+    _check_code(Path(data_path).resolve().parent.parent / "code" / _PACKAGE.name)
     from generative.models.base import Reconstructs, Samples
     from generative.models.io import load_model, model_name
     from generative.models.registry import REGISTRY

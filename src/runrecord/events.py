@@ -8,6 +8,7 @@ made. What a newer version adds to an event, an older one passes over.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,12 +23,24 @@ COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_LONGEST = 250  # characters of a title
+_LONGEST = 250  # characters of a title, and bytes of a file's name
 _YEAR_2248 = 2**43  # milliseconds
+_MOST_STEPS = 2**53  # what trackers keep without loss
+# JSON has no such numbers: there they are these texts; among params, objects of one key.
+_NO_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+NUMBER = "__float__"
 
 
 class _Checked:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "ignore"}
+
+
+if TYPE_CHECKING:
+    Number = float
+    Steps = Mapping[str, list[float]]
+else:  # as it is read; values that two titles have are written once, for the first of them
+    Number = float | Literal["NaN", "Infinity", "-Infinity"]
+    Steps = Mapping[str, list[Number] | str]
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,9 @@ class RunStarted(_Checked):
     """The program that runs, and its arguments."""
 
     def __post_init__(self) -> None:
-        _need(_ID.fullmatch(self.id), f"'{self.id}' is no id of a run")
-        _need(0 <= self.time < _YEAR_2248, f"{self.time} is no time")
+        _need(_ID.fullmatch(self.id), f"'{self.id[:_LONGEST]}' is no id of a run")
+        _check_place(self.time)
+        _set(self, params=_plain(self.params))
         _check_titles([self.stage, *self.params, *self.tags])
         _check_digests(self.deps)
         _check_tags(self.tags)
@@ -86,11 +100,8 @@ class Resumed(_Checked):
     """The last epoch of the checkpoint; later ones are computed again, to the same bits."""
     event: Literal["resumed"] = "resumed"
 
-
-if TYPE_CHECKING:
-    Steps = Mapping[str, list[float]]
-else:  # as it is read; values that two titles have are written once, for the first of them
-    Steps = Mapping[str, list[float] | str]
+    def __post_init__(self) -> None:
+        _check_place(self.time, self.epoch)
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class Logged(_Checked):
 
     time: int
     step: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Number] = field(default_factory=dict)
     steps: Steps = field(default_factory=dict)
     """A metric's values within the step: those of an epoch's batches."""
     images: Mapping[str, File] = field(default_factory=dict)
@@ -111,13 +122,11 @@ class Logged(_Checked):
     event: Literal["logged"] = "logged"
 
     def __post_init__(self) -> None:
-        _need(self.step >= 0, f"step {self.step} is below 0")
-        whole = {
-            title: self.steps.get(values) if isinstance(values, str) else values
-            for title, values in self.steps.items()
-        }
+        _check_place(self.time, self.step)
+        written = self.steps
+        whole = {k: written.get(v) if isinstance(v, str) else v for k, v in written.items()}
         _need(all(isinstance(one, list) for one in whole.values()), "a title has no values")
-        object.__setattr__(self, "steps", whole)
+        _set(self, steps={k: _numbers(v) for k, v in whole.items()}, metrics=_named(self.metrics))
         for kind in (self.metrics, self.steps, self.images, self.texts, self.artifacts, self.tags):
             _check_titles(kind)
         _check_tags(self.tags)
@@ -128,10 +137,12 @@ class Observed(_Checked):
     """What the machine did, or how fast the run went on it: shown, never compared."""
 
     time: int
-    values: Mapping[str, float]
+    values: Mapping[str, Number]
     event: Literal["observed"] = "observed"
 
     def __post_init__(self) -> None:
+        _check_place(self.time)
+        _set(self, values=_named(self.values))
         _check_titles(self.values)
 
 
@@ -148,8 +159,10 @@ class ModelSaved(_Checked):
     event: Literal["model"] = "model"
 
     def __post_init__(self) -> None:
+        _check_place(self.time, self.step)
         _check_titles([self.name, self.filename])
-        _need("/" not in self.filename, f"'{self.filename}' is no file's name")
+        fits = len(self.filename.encode()) <= _LONGEST and self.filename not in (".", "..")
+        _need(fits and "/" not in self.filename, f"'{self.filename}' is no file's name")
 
 
 @dataclass(frozen=True)
@@ -160,8 +173,8 @@ class ModelEvaluated(_Checked):
     model: str
     sha256: str
     """Of the model's file."""
-    metrics: Mapping[str, float]
-    series: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    metrics: Mapping[str, Number]
+    series: Mapping[str, list[tuple[int, Number]]] = field(default_factory=dict)
     """The points of a curve, by its name; x is 1 or more."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """How it was built and trained."""
@@ -169,10 +182,14 @@ class ModelEvaluated(_Checked):
     event: Literal["evaluated"] = "evaluated"
 
     def __post_init__(self) -> None:
+        _check_place(self.time)
+        series = {k: [(x, *_numbers([y])) for x, y in points] for k, points in self.series.items()}
+        _set(self, metrics=_named(self.metrics), series=series, config=_plain(self.config))
         _check_titles([self.model, *self.metrics, *self.series, *self.config])
         _check_digests({self.model: self.sha256})
         for name, points in self.series.items():
-            _need(all(x >= 1 for x, _ in points), f"'{name}' has a point left of 1")
+            fits = all(1 <= x < _MOST_STEPS for x, _ in points)
+            _need(fits, f"'{name}' has a point left of 1, or beyond 2**53")
 
 
 @dataclass(frozen=True)
@@ -192,6 +209,7 @@ class RunEnded(_Checked):
     event: Literal["end"] = "end"
 
     def __post_init__(self) -> None:
+        _check_place(self.time)
         _check_digests(self.outs)
 
 
@@ -221,6 +239,42 @@ def _need(right: object, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
+def _numbers(values: list[float]) -> list[float]:
+    """Those numbers; as JSON has them, some are texts."""
+    return [_NO_NUMBERS.get(one, one) if isinstance(one, str) else one for one in values]
+
+
+def _named(values: Mapping[str, float]) -> dict[str, float]:
+    return dict(zip(values, _numbers([*values.values()]), strict=True))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Params as JSON gives them back: lists, and objects by text; any number is a number."""
+    try:
+        return {name: _unfolded(value) for name, value in values.items()}
+    except RecursionError:
+        raise TypeError("values are nested too deep") from None
+
+
+def _unfolded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if [*value] == [NUMBER] and str(value[NUMBER]) in _NO_NUMBERS:
+            return _NO_NUMBERS[str(value[NUMBER])]
+        names = (key if isinstance(key, str) else str(index(key)) for key in value)
+        return {name: _unfolded(one) for name, one in zip(names, value.values(), strict=True)}
+    return [_unfolded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _set(event: _Checked, **values: object) -> None:
+    for name, value in values.items():
+        object.__setattr__(event, name, value)
+
+
+def _check_place(time: int, step: int = 0) -> None:
+    _need(0 <= time < _YEAR_2248, f"{str(time)[:20]} is no time")
+    _need(0 <= step < _MOST_STEPS, f"step {str(step)[:20]} is below 0 or beyond 2**53")
+
+
 def _check_titles(titles: Iterable[str]) -> None:
     """Refuse what is no one-line text, or too long for one."""
     for title in titles:
@@ -235,7 +289,7 @@ def _check_tags(tags: Mapping[str, str]) -> None:
     for name, value in tags.items():
         reserved = name.startswith(("mlflow.", "record.", "model.")) or name == "host"
         _need(not reserved, f"the tag '{name}' is not a record's to set")
-        steers = name.startswith(("git.", "dvc.")) and value.startswith("-")
+        steers = name.startswith(("git.", "dvc.")) and str(value).startswith("-")
         _need(not steers, f"the tag '{name}' begins with '-'")
     commit = tags.get("git.commit")
     _need(commit is None or COMMIT.fullmatch(commit), "the tag 'git.commit' is no commit id")

@@ -4,12 +4,12 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from secrets import token_hex
 
 _CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one is written
 _NEW = ".new"  # ends the names of files that are being written
@@ -19,6 +19,8 @@ _TICK = 50_000_000  # nanoseconds in which a file can change twice and have one 
 def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> None:
     """Write `content` to `path` at once or not at all; what it held stays until then.
 
+    Who may read the file is as the umask has it.
+
     Args:
         path: of the file.
         content: it, a file that has it, or what writes it to the file that it is given.
@@ -27,11 +29,10 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
         OSError: naming `path`, when it cannot be written (no space left, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}{_NEW}")
     try:
-        handle, name = tempfile.mkstemp(_NEW, f".{path.name}.", path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         if isinstance(content, bytes):
             temporary.write_bytes(content)
         elif isinstance(content, Path):
@@ -40,14 +41,13 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
             content(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)  # what wrote it may have made a file of its own
         temporary.replace(path)
-        temporary = None
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is where it belongs
+            temporary.unlink()
 
 
 def remove_unfinished(folder: Path, names: str = "**/.*") -> None:
@@ -75,7 +75,7 @@ def link(source: Path, target: Path) -> None:
     except OSError:
         copy(source, target)
     with suppress(OSError):
-        os.chmod(target, 0o444)
+        os.chmod(target, os.stat(target).st_mode & 0o444)
 
 
 def sha256(content: bytes | Path) -> str:

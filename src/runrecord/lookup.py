@@ -1,6 +1,7 @@
 """Finding the records of the runs that a person names."""
 
 import sys
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def find_record(root: Path, name: str) -> Record:
 
 def _find(root: Path, name: str) -> list[Record]:
     for folder in (Path(name), run_dir(root, name)):
-        if (folder / START).is_file():
-            return [Record(files_in(folder))]
+        with suppress(OSError):  # too long for a file's name, or not for us to read
+            if (folder / START).is_file():
+                return [Record(files_in(folder))]
     revision, colon, what = name.partition(":")
     there = records_at(root, revision)
     chosen = {RECORDS + what: there.get(RECORDS + what)} if colon else there
@@ -79,8 +81,9 @@ def _of_equal_run(root: Path, revision: str, path: str) -> Record | None:
         return None
     newest = max(own, key=lambda record: record.start.time)
     print(
-        f"{printable(revision)}: the record that its dvc.lock names as {path} cannot be had here; "
-        f"taken is {newest.start.id}, this machine's run of the same command, params and deps.",
+        f"{printable(revision)}: the record that its dvc.lock names as {printable(path)} cannot be "
+        f"had here; taken is {newest.start.id}, this machine's run of the same command, params "
+        "and deps.",
         file=sys.stderr,
     )
     return newest

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from runrecord.errors import RunFailed, UserError
 from runrecord.provenance.git import forget_steering
+from runrecord.text import reason, shown
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -101,23 +102,23 @@ def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: 
         return main() or 0
     except mistakes as error:
         stop = "" if str(error).endswith((".", "?")) else "."
-        print(f"error: {error}{stop}", file=sys.stderr)
+        print(f"error: {shown(str(error))}{stop}", file=sys.stderr)
         return 2
     except failures as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:  # PyTorch has no common class for these
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
-        reason = str(error).partition("\n")[0].removesuffix(".")
         print(
-            f"error: out of memory ({reason}); try smaller sizes in params.yaml.", file=sys.stderr
+            f"error: out of memory ({reason(error)}); try smaller sizes in params.yaml.",
+            file=sys.stderr,
         )
         return 1
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        print(f"error: {shown(f'{error.filename}: {error.strerror}')}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -159,7 +160,7 @@ def one_sentence() -> Iterator[None]:
     except (UserError, RunFailed) as error:
         if _is_stage:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
     except KeyboardInterrupt:
         if _is_stage:

@@ -26,6 +26,7 @@ from runrecord.record.embedding import Embedding, pack
 from runrecord.record.picture import is_png, png_of
 from runrecord.record.writer import file_for
 from runrecord.secrets import redact
+from runrecord.text import printable
 from runrecord.tracker import Tracker
 
 
@@ -115,6 +116,8 @@ class Run:
 
     def text(self, title: str, text: str, step: int | None = None) -> None:
         """Log a text; what the environment holds secret is blacked out."""
+        if not isinstance(text, str):
+            raise UserError(f"this cannot be recorded: {title!r} is {repr(text)[:60]}, no text.")
         self._log_file("texts", title, redact(text).encode(errors="replace"), ".txt", step)
 
     def artifact(self, path: Path | str, title: str | None = None, step: int | None = None) -> None:
@@ -124,11 +127,8 @@ class Run:
 
     def tag(self, **tags: str) -> None:
         """Say more of the run: tags are shown, and never compared."""
-        harmless = {
-            name: redact(value) if isinstance(value, str) else value for name, value in tags.items()
-        }
-        self._log(step=self._at(None), tags=harmless)
-        self.tags |= harmless
+        self._log(step=self._at(None), tags=tags)
+        self.tags |= tags
 
     def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
         """Log a model's file, by its stem or another name."""
@@ -161,10 +161,11 @@ class Run:
         if not self._is_new(f"{model} {digest}", 0, "evaluated"):
             return
         values = _numbers(metrics)
+        curves = {title: _points(title, points) for title, points in (series or {}).items()}
         packed = _packed(model, embedding) if embedding else b""
         file = file_for("embeddings", model, packed, ".safetensors") if embedding else None
         self._emit(
-            lambda: ModelEvaluated(now(), model, digest, values, series or {}, config or {}, file),
+            lambda: ModelEvaluated(now(), model, digest, values, curves, config or {}, file),
             {file.name: packed} if file else {},
         )
 
@@ -218,8 +219,8 @@ class Run:
     def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:
         try:
             event = make()
-        except (TypeError, ValueError) as error:
-            raise UserError(f"this cannot be recorded: {error}.") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"this cannot be recorded: {printable(str(error))}.") from None
         self._tracker.log(event, contents)
 
 
@@ -233,6 +234,16 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):  # as PyTorch says it
         raise UserError(
             f"this cannot be recorded: {name!r} is {repr(value)[:60]}, which is no number."
+        ) from None
+
+
+def _points(title: str, points: Any) -> list[tuple[int, float]]:
+    try:
+        return [(index(x), _number(title, y)) for x, y in points]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"this cannot be recorded: {title!r} is {repr(points)[:60]}, which is no list of pairs "
+            "of a whole number and a number."
         ) from None
 
 

@@ -19,12 +19,12 @@ from runrecord.process import Terminated, end_waiting_on_signals, one_sentence, 
 from runrecord.project import load_project
 from runrecord.provenance.environment import Origin, collect_origin, versions
 from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
+from runrecord.provenance.source_patch import LESS
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import PATCH
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.run import Run, now
 from runrecord.run_store import claim_run, host, remember_patch
-from runrecord.secrets import redact
 from runrecord.sinks.base import Sink
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.tensorboard import TensorBoardSink
@@ -72,7 +72,8 @@ def start_run(
         project = load_project(checkout)
         origin = collect_origin(checkout, stage, cwd, project, tags or {})
         if origin.trouble:
-            print(f"warning: {origin.trouble} It cannot be rebuilt later.", file=sys.stderr)
+            lost = "" if LESS in origin.trouble else " It cannot be rebuilt later."
+            print(f"warning: {printable(origin.trouble)}{lost}", file=sys.stderr)
         shown = origin.inputs.params if params is None else params
         checkpoints = _checkpoints(root, _identity(origin, shown, device, project.packages))
         stopped = checkpoints.latest()
@@ -119,22 +120,15 @@ def _start(
             stage=origin.inputs.stage.name,
             time=now(),
             host=host(),
-            params={key: _redacted(value) for key, value in shown.items()},
+            params=shown,
             tags=origin.tags,
             dataset=dataset,
             deps=origin.inputs.deps,
             patch=patch,
-            command=tuple(printable(redact(word)) for word in [program, *sys.argv[1:]]),
+            command=tuple(map(printable, [program, *sys.argv[1:]])),
         )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"this run cannot be recorded: {error}.") from None
-
-
-def _redacted(value: Any) -> Any:
-    """A param's value less what the environment holds secret."""
-    if isinstance(value, str):
-        return redact(value)
-    return [_redacted(one) for one in value] if isinstance(value, list) else value
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"this run cannot be recorded: {printable(str(error))}.") from None
 
 
 def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:
@@ -158,8 +152,8 @@ def _ended(
     end = RunEnded(
         now(),
         status,
-        message=redact(f"{type(error).__name__}: {error}") if error else "",
-        traceback=redact("".join(traceback.format_exception(error))) if error else "",
+        message=f"{type(error).__name__}: {error}" if error else "",
+        traceback="".join(traceback.format_exception(error)) if error else "",
         changed=error.changed if isinstance(error, InputsChanged) else (),
         outs=outs or {},
         output=output,

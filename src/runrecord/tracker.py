@@ -14,9 +14,9 @@ from runrecord.errors import UserError
 from runrecord.events import Contents, Event, Observed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.secrets import redact
+from runrecord.secrets import without_secrets
 from runrecord.sinks.base import Sink
-from runrecord.text import reason
+from runrecord.text import printable, reason, shown
 
 RETRY = 10.0  # seconds that a sink which failed is left alone
 UNSAID = 2.0  # seconds of waiting for sinks that need no word
@@ -56,9 +56,10 @@ class Tracker:
 
     def _log(self, event: Event, contents: Contents) -> None:
         try:
+            event = without_secrets(event)
             self._writer.write(event, contents)
         except ValueError as error:
-            raise UserError(f"this cannot be recorded: {error}.") from None
+            raise UserError(f"this cannot be recorded: {printable(str(error))}.") from None
         except OSError as error:
             if not self._writer_failed:
                 _warn(
@@ -192,4 +193,4 @@ class _SinkThread:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {redact(text)}", file=sys.stderr)
+    print(f"warning: {shown(text)}", file=sys.stderr)

@@ -144,8 +144,8 @@ def code_of(folder: Path) -> dict[str, tuple[bytes, bool]]:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("# at https://me:hunter22@host/\n", "left out: it holds a password or a token"),
-        ("# tok-12345\n", "left out: it holds a password or a token"),
+        ("# at https://me:hunter22@host/\n", "left out: src/code.py holds a password or a token"),
+        ("# tok-12345\n", "left out: src/code.py holds a password or a token"),
         ("x" * 2**20, "bytes of files are changed, more than 1048576"),
     ],
 )

@@ -8,9 +8,10 @@ import math
 import os
 import random
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,25 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, history, new_run, spool
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+import generative.files
 from runrecord.checkpoints import Checkpoints
 from runrecord.errors import UserError
 from runrecord.events import Dataset, Logged, ModelEvaluated, ModelSaved, RunEnded, RunStarted
-from runrecord.files import sha256
+from runrecord.files import sha256, write_atomic
 from runrecord.record.embedding import Embedding, pack, unpack
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused
+from runrecord.record.schema import RecordRefused, strict_json
 from runrecord.record.writer import RecordWriter
+from runrecord.run_index import RunIndex
 from runrecord.run_store import run_dir
-from runrecord.run_view import view
+from runrecord.run_view import RunView, view
 from runrecord.start import start_run
+from runrecord.text import printable
+from runrecord.verify.compare import compare
 
 VECTORS = Embedding(
     np.ones((3, 2), np.float32), np.zeros(3, np.uint8), np.zeros((3, 4, 4), np.uint8)
@@ -598,7 +605,7 @@ def test_a_picture_that_is_none_is_refused_though_its_digest_is_right(record: Pa
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
     found = {"samples": {"name": f"images/{image.name}", "sha256": digest}}
     with_first_line(images=found)(record)
-    with pytest.raises(RecordRefused, match="is no PNG, or damaged"):
+    with pytest.raises(RecordRefused, match="is no PNG, damaged, or too large"):
         read(record)
 
 
@@ -646,6 +653,210 @@ def test_a_file_is_kept_once_and_hashed_once(
     model.chmod(0o644)
     model.write_bytes(b"other")
     assert sha256(model) == sha256(b"other")
+
+
+NUMBERS = (
+    st.floats()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(width=32).map(np.float32)
+    | st.integers(0, 255).map(np.uint8)
+    | st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 5e-324, 1.7976931348623157e308])
+)
+TITLE = st.text(st.characters(codec=None), max_size=12) | st.just("x" * 251)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=2).map(tuple)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+STEPS = st.integers(-1, 2**60) | st.integers(0, 9).map(np.int64) | st.none()
+CALLS = st.one_of(
+    st.tuples(st.just("log"), TITLE, NUMBERS, STEPS),
+    st.tuples(st.just("within"), TITLE, st.lists(NUMBERS, max_size=3), STEPS),
+    st.tuples(st.just("observe"), TITLE, NUMBERS, st.none()),
+    st.tuples(st.just("text"), TITLE, st.text(st.characters(codec=None), max_size=20), STEPS),
+    st.tuples(st.just("tag"), TITLE, st.text(st.characters(codec=None), max_size=20), st.none()),
+    st.tuples(st.just("artifact"), TITLE, st.binary(max_size=9), STEPS),
+    st.tuples(st.just("model"), TITLE, st.binary(max_size=9), STEPS),
+    st.tuples(st.just("metrics"), TITLE, NUMBERS, st.none()),
+    st.tuples(st.just("config"), TITLE, VALUES, st.none()),
+    st.tuples(st.just("series"), TITLE, st.tuples(st.integers(-1, 2**60), NUMBERS), st.none()),
+)
+
+
+def call(
+    run: Any, kind: str, title: str, value: Any, step: Any, file: Path
+) -> Callable[[RunView], object]:
+    """Log that value; what the record's view should have of it."""
+    match kind:
+        case "log":
+            run.log({title: value}, step)
+            return lambda seen: seen.series[title][step or 0][0]
+        case "within":
+            run.log({title: 1.0}, step, {title: value})
+            return lambda seen: seen.series[title][step or 0][1]
+        case "observe":
+            run.observe({title: value})
+            return lambda seen: seen.observed[title][-1]
+        case "text":
+            run.text(title, value, step)
+            return lambda seen: seen.record.read(seen.files[title].name).decode()
+        case "tag":
+            run.tag(**{title: value})
+            return lambda seen: seen.tags[title]
+        case "artifact":
+            run.artifact(file, title or None, step)
+            return lambda seen: seen.record.read(seen.files[title or "it.bin"].name)
+        case "model":
+            run.model(file, title or None, step)
+            return lambda seen: seen.record.read(seen.models[-1].file.name)
+        case "metrics":
+            run.evaluation("vae", file, {title: value})
+            return lambda seen: seen.evaluated["vae"].metrics[title]
+        case "config":
+            run.evaluation("vae", file, {}, config={title: value})
+            return lambda seen: seen.evaluated["vae"].config[title]
+        case "series":
+            run.evaluation("vae", file, {}, {title: [value]})
+            return lambda seen: seen.evaluated["vae"].series[title]
+    raise AssertionError(kind)
+
+
+def plain(value: Any) -> str:
+    """A value as JSON of Python's has it: NaN is itself, and a number of NumPy's a number."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, str):
+        value = value.encode(errors="replace").decode()
+    return json.dumps(value, default=lambda number: float(number))
+
+
+def no_number(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+@given(
+    params=st.dictionaries(TITLE, VALUES, max_size=3) | st.dictionaries(st.just("a"), VALUES),
+    calls=st.lists(CALLS, max_size=4),
+)
+@settings(
+    deadline=None, derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
+)
+def test_whatever_is_accepted_is_read_again_as_it_was_given(
+    params: dict[str, Any], calls: list[tuple[str, str, Any, Any]]
+) -> None:
+    refused: list[str] = []
+    with TemporaryDirectory() as place:
+        folder, file = Path(place) / "record", Path(place) / "it.bin"
+        try:
+            run = new_run(folder, params=params)
+        except (ValueError, TypeError, UserError) as refusal:
+            refused.append(str(refusal))
+            params, run = {}, new_run(folder)
+        for kind, title, value, step in calls:
+            file.write_bytes(value if isinstance(value, bytes) else b"model")
+            try:
+                look = call(run, kind, title, value, step, file)
+            except UserError as refusal:
+                refused.append(str(refusal))
+                continue
+            seen = view(Record(files_in(folder)))
+            wanted = value if kind not in ("log", "observe", "metrics") else float(value)
+            if kind == "within":
+                wanted = [float(one) for one in value]
+            if kind == "series":
+                wanted = [(value[0], float(value[1]))]
+            assert plain(look(seen)) == plain(wanted), kind
+        assert plain(view(end_run(folder)).start.params) == plain(params)
+        for line in (folder / "events.jsonl").read_text().splitlines():
+            json.loads(line, parse_constant=no_number)
+        json.loads((folder / "run.json").read_text(), parse_constant=no_number)
+    assert [text for text in refused if printable(text) != text] == []
+
+
+def test_numbers_that_json_has_not_are_read_as_they_were_written_before(record: Path) -> None:
+    """Until now they were bare; a param's text that looks as one is a text."""
+    whole = (record / "events.jsonl").read_text()
+    (record / "events.jsonl").write_text(
+        whole.replace('{"Train/Loss": 1.0}', '{"Train/Loss": NaN}')
+    )
+    assert math.isnan(view(Record(files_in(record))).series["Train/Loss"][1][0])
+    params = {"a": "NaN", "b": math.nan, "c": {"d": [-math.inf, "Infinity"]}}
+    new_run(record, params=params)
+    written = (record / "run.json").read_text()
+    assert json.loads(written)["params"]["b"] == {"__float__": "NaN"}
+    assert plain(Record(files_in(record)).start.params) == plain(params)
+    bare = json.dumps(json.loads(written) | {"params": {"b": math.inf}})
+    (record / "run.json").write_text(bare)
+    assert Record(files_in(record)).start.params == {"b": math.inf}
+
+
+def test_what_is_no_number_is_itself_when_runs_are_compared(tmp_path: Path) -> None:
+    records = []
+    for name in ("one", "two"):
+        run = new_run(tmp_path / name, params={"a": math.nan, "b": [math.nan]})
+        run.log({"a": math.nan, "b": math.inf}, 1, {"a": [math.nan, 1.0]})
+        run.evaluation("m", FILE, {"c": math.nan}, {"d": [(1, -math.inf)]})
+        records.append(end_run(tmp_path / name))
+    found = compare(records[0], records[1], 0.01)
+    assert (found.verdict, found.params, found.metrics) == ("bit-identical", {}, {})
+    run = new_run(tmp_path / "three", params={"a": 1.0})
+    run.log({"a": math.nan, "b": -math.inf}, 1)
+    other = compare(records[0], end_run(tmp_path / "three"), 0.01)
+    text = json.dumps(strict_json(other.as_json()), allow_nan=False)
+    assert json.loads(text)["params"]["a"] == ["NaN", 1.0]
+    assert json.loads(text)["metrics"]["b"]["largest"] == "Infinity"
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def readable_by_others(folder: Path, umask: int) -> list[str]:
+    """What is there and may be read, written or entered by whom the umask excludes."""
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if not path.is_symlink() and path.stat().st_mode & umask
+    ]
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o002], indirect=True, ids=oct)
+def test_files_are_for_whom_the_umask_has_them(umask: int, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "record", params={"lr": 0.1})
+    model = tmp_path / "model.bin"
+    write_atomic(model, b"weights")
+    generative.files.write_atomic(tmp_path / "metrics.json", b"{}")
+    run.model(model)
+    run.text("notes", "text")
+    RecordWriter(tmp_path / "record", Record(files_in(tmp_path / "record")).size).seal(
+        tmp_path / "records/train", RunEnded(9, "FINISHED")
+    )
+    Checkpoints(tmp_path, {}).save("run-1", 1, 1, {"weights": np.zeros(3)})
+    RunIndex(tmp_path).close()
+    assert readable_by_others(tmp_path, umask) == []
+    for path in (model, tmp_path / "metrics.json", tmp_path / "record/run.json"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    (kept,) = (tmp_path / "records/train/artifacts").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o444 & ~umask
+    (checkpoint,) = (tmp_path / ".runrecord/checkpoints").rglob("*.safetensors")
+    assert checkpoint.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.slow
+def test_a_run_and_its_trackers_keep_to_the_umask(toy: Workspace) -> None:
+    toy.run("sh", "-c", "umask 077; exec python train.py")
+    kept = ("mlruns", "tensorboard", ".runrecord", "records/train")
+    found = [name for part in kept for name in readable_by_others(toy.path / part, 0o077)]
+    assert found == []
+    files = [*toy.path.glob("mlflow.db*"), toy.path / "mlruns"]
+    assert [path.name for path in files if path.stat().st_mode & 0o077] == []
 
 
 def test_values_that_two_titles_have_are_written_once(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from runrecord.cli.console import page
+from runrecord.cli.console import LONGEST_CELL, page
+from runrecord.errors import UserError
 from runrecord.lookup import find_record
 from runrecord.paths import repo_root
 from runrecord.project import load_project
 from runrecord.provenance.git import GitFailed, commit_of, git
-from runrecord.text import printable
+from runrecord.record.schema import RecordRefused, strict_json
+from runrecord.text import printable, shown
 from runrecord.verify.compare import Comparison, MetricDifference, Pair, compare, largest_of
 
 
@@ -25,9 +27,12 @@ def show_comparison(first: str, second: str, tolerance: float, as_json: bool) ->
     root = repo_root()
     records = find_record(root, first), find_record(root, second)
     code = load_project(root).code
-    found = compare(*records, tolerance, code)
+    try:
+        found = compare(*records, tolerance, code)
+    except RecordRefused as error:
+        raise UserError(f"{first} or {second}: its record cannot be used: {error}") from None
     if as_json:
-        print(json.dumps(found.as_json(), indent=2))
+        print(json.dumps(strict_json(found.as_json()), indent=2))
         return
     names = records[0].start.id, records[1].start.id
     console = page()
@@ -72,7 +77,7 @@ def _pairs(title: str, names: tuple[str, str], differences: Mapping[str, Pair]) 
     table = Table("", *names, title=title, title_justify="left")
     for key, values in differences.items():
         shown = ("-" if value is None else _short(str(value)) for value in values)
-        table.add_row(*map(printable, (key, *shown)))
+        table.add_row(*(printable(text, LONGEST_CELL) for text in (key, *shown)))
     return table
 
 
@@ -103,6 +108,6 @@ def _diff_stat(root: Path, commits: Pair, code: Sequence[str]) -> str:
     try:
         if None in [commit and commit_of(root, commit) for commit in commits]:
             return ""
-        return git(root, *stat, "--", *code).decode()
+        return shown(git(root, *stat, "--", *code).decode(errors="replace"))
     except GitFailed:
         return ""

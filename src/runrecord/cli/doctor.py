@@ -18,10 +18,9 @@ from runrecord.project import Project, load_project
 from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.provenance.git import OutsideGit, commit_of, git
 from runrecord.run_store import host, is_running, run_dir, run_dirs
-from runrecord.secrets import redact
 from runrecord.sinks.mlflow_store import tracking_uri
 from runrecord.sync import Store
-from runrecord.text import reason
+from runrecord.text import reason, shown
 
 _ENOUGH_DISK = 2 * 10**9  # bytes: room for some hundred runs, models and pictures included
 
@@ -37,7 +36,7 @@ def doctor() -> None:
     problems = 0
     for name, check in _checks(root):
         try:
-            console.print(f"✓ {name}: {check()}")
+            console.print(shown(f"✓ {name}: {check()}"))
         except Exception as error:
             problems += 1
             console.print(f"✗ {name}: {reason(error)}.")
@@ -92,7 +91,7 @@ def _git(root: Path) -> str:
 
 def _tracking_store(root: Path, store: Store) -> str:
     store.write_probe()
-    return redact(f"{tracking_uri(root)}: reachable and writable, {len(store.shown)} runs")
+    return f"{tracking_uri(root)}: reachable and writable, {len(store.shown)} runs"
 
 
 def _run_store(root: Path, store: Store) -> str:

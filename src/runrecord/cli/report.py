@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runrecord.catalog import sealed_records
+from runrecord.cli.console import say
 from runrecord.errors import UserError
 from runrecord.events import RunStarted
 from runrecord.files import remove_unfinished, write_atomic
@@ -48,7 +49,7 @@ def report(names: Sequence[str], output: Path) -> None:
     page = render(shown, [*evaluations, *shown], project, replicas)
     remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
-    print(f"{output}: {len(runs)} runs side by side")
+    say(f"{output}: {len(runs)} runs side by side")
 
 
 def _newest(index: RunIndex, model: str) -> Iterator[RunView]:

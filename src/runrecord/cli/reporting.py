@@ -49,7 +49,7 @@ class Report:
         with Progress(console=self._console, disable=not self._console.is_terminal) as bar:
             for run in bar.track(runs, description=title):
                 if run.sealed and run.told.cut_off:
-                    self._console.print(f"{run.label}: {CUT_OFF}.")
+                    self._console.print(f"{printable(run.label)}: {CUT_OFF}.")
                 try:
                     outcome = play(run)
                 except UserError:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from runrecord.cli.console import page
+from runrecord.cli.console import LONGEST_CELL, page
 from runrecord.errors import UserError
 from runrecord.lookup import find_record
 from runrecord.paths import repo_root
@@ -26,7 +26,7 @@ def show(name: str) -> None:
         if values:
             table = Table(title=title, title_justify="left", show_header=False)
             for key, value in values.items():
-                table.add_row(printable(key), printable(str(value)))
+                table.add_row(printable(key), printable(str(value), LONGEST_CELL))
             console.print(table)
 
 

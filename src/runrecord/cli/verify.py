@@ -21,7 +21,7 @@ from runrecord.record.schema import RecordRefused
 from runrecord.run_store import host, was_run_here
 from runrecord.run_view import view
 from runrecord.sync import Store, has_store
-from runrecord.text import printable
+from runrecord.text import printable, shown
 from runrecord.verify.audit import Discrepancy
 from runrecord.verify.compare import Comparison, compare
 from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
@@ -129,7 +129,7 @@ def _tag(store: Store | None, record_id: str, found: Verdict, environment: str) 
         return
     tags = {
         "verified": found.outcome,
-        "verified.why": found.why,
+        "verified.why": shown(found.why),
         "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
         "verified.host": host(),
         "verified.environment": environment,
@@ -141,7 +141,7 @@ def _tag(store: Store | None, record_id: str, found: Verdict, environment: str) 
 
 
 def _warn(error: UserError) -> None:
-    print(f"warning: {error} The verdict goes on without it.", file=sys.stderr)
+    print(f"warning: {shown(str(error))} The verdict goes on without it.", file=sys.stderr)
 
 
 def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:

@@ -15,6 +15,7 @@ from runrecord.sinks.mlflow_store import artifact_location, is_embedded, trackin
 from runrecord.sinks.mlflow_views import VIEWS, page_of
 from runrecord.sinks.tensorboard import event_folder
 from runrecord.sync import Store
+from runrecord.text import shown
 
 HOST = "127.0.0.1"
 PATIENCE = 120.0  # seconds that a viewer may take to answer, before a browser is opened
@@ -54,7 +55,7 @@ def _show(viewer: str, address: str, pages: dict[str, str]) -> None:
     """Print the address of each page, and open the first one in a browser where there is one."""
     addresses = {name: address + page for name, page in pages.items()}
     for name, page in addresses.items():
-        print(f"{name or viewer}  {page}", flush=True)
+        print(f"{name or viewer}  {shown(page)}", flush=True)
     screen = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     if screen and os.fork() == 0:
         _open_when_it_answers(address, next(iter(addresses.values())))

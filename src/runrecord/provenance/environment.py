@@ -13,7 +13,7 @@ from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.provenance.pipeline import Inputs, read_inputs
 from runrecord.provenance.source_patch import describe_code
-from runrecord.secrets import holds_secret, redact
+from runrecord.secrets import OWN_TAGS, holds_secret, redact
 from runrecord.text import printable
 
 LOCK_FILE = Path("requirements.lock")
@@ -84,7 +84,7 @@ def collect_origin(
     shown = {
         key: printable(value)
         for key, value in tags.items()
-        if value and not value.startswith("-") and not holds_secret(value)
+        if value and not value.startswith("-") and (key in OWN_TAGS or not holds_secret(value))
     }
     title = environment.get("DVC_EXP_NAME") or _changes(checkout, inputs.params)
     stage = inputs.stage.name

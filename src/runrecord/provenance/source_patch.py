@@ -3,14 +3,17 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git
-from runrecord.secrets import holds_secret
+from runrecord.secrets import HELD, OF_A_KIND, is_secret_kind, secrets_in_patch
+from runrecord.text import printable
 
 _NO_CODE = ("dvc.lock", "mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlruns", "tensorboard")
 _PATCH_LIMIT = 2**20  # bytes
+LEFT_OUT, LESS = "left out: ", "recorded without "
+"""How the tag `git.patch` begins: nothing of the change is recorded, or all but some files."""
 
 
 def describe_code(
@@ -41,11 +44,10 @@ def describe_code(
     try:
         patch, left_out = _change(checkout, there)
     except GitFailed as error:
-        patch, left_out = b"", f"left out: {error}"
+        patch, left_out = b"", f"{LEFT_OUT}{error}"
     tags |= {"git.dirty": str(bool(patch or left_out)).lower(), "git.patch": left_out}
-    trouble = (
-        f"the uncommitted change is {left_out}; commit what the run needs." if left_out else ""
-    )
+    advice = "name them in .gitignore" if left_out.startswith(LESS) else "commit what the run needs"
+    trouble = f"the uncommitted change is {left_out}; {advice}." if left_out else ""
     return tags, patch, trouble
 
 
@@ -69,13 +71,13 @@ def _change(checkout: Path, there: Sequence[str]) -> tuple[bytes, str]:
         own = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         git(checkout, "read-tree", "HEAD", environment=own)  # what a person has staged counts too
         listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *there)
-        names = git(checkout, *listing, environment=own)
+        names, less = _less_secret_kinds(git(checkout, *listing, environment=own), checkout, own)
         changed = [checkout / name for name in os.fsdecode(names).split("\0") if name]
         size = sum(path.lstat().st_size for path in changed if os.path.lexists(path))
         if size > _PATCH_LIMIT:
-            return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
+            return b"", f"{LEFT_OUT}{size} bytes of files are changed, more than {_PATCH_LIMIT}"
         if not changed:
-            return b"", ""
+            return b"", less
         exact = ("-c", "core.safecrlf=true")  # Git refuses what it would not give back as it is
         named = ("--pathspec-from-file=-", "--pathspec-file-nul")
         literal = {**own, "GIT_LITERAL_PATHSPECS": "1"}
@@ -83,6 +85,22 @@ def _change(checkout: Path, there: Sequence[str]) -> tuple[bytes, str]:
         diff = ("diff-index", "--cached", "-p", "--binary", "--no-color", "--no-ext-diff")
         shape = ("--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
         patch = git(checkout, *diff, *shape, "HEAD", environment=own)
-    if holds_secret(patch.decode(errors="replace")):
-        return b"", "left out: it holds a password or a token"
-    return patch, ""
+    if found := secrets_in_patch(patch, checkout, changed):
+        return b"", f"{LEFT_OUT}{printable(', '.join(found))} {HELD}"
+    return patch, less
+
+
+def _less_secret_kinds(names: bytes, checkout: Path, own: Mapping[str, str]) -> tuple[bytes, str]:
+    """Those names, NUL after each, less new files of a kind that keeps passwords; which these are.
+
+    Raises:
+        GitFailed: Git refuses to look.
+    """
+    found = [name for name in names.split(b"\0") if is_secret_kind(os.fsdecode(name))]
+    if not found:
+        return names, ""
+    known = git(checkout, "ls-files", "-z", environment=own).split(b"\0")
+    new = [name for name in found if name not in known]
+    kept = b"".join(name + b"\0" for name in names.split(b"\0") if name and name not in new)
+    told = ", ".join(map(os.fsdecode, new))
+    return kept, f"{LESS}{printable(told)}, which {OF_A_KIND}" if new else ""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from safetensors import SafetensorError
+
+from runrecord.record.schema import MOST
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def pack(embedding: Embedding) -> bytes:
     content = safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     )
+    if len(content) > MOST:
+        raise ValueError(f"an embedding of {len(content)} bytes, more than {MOST}")
     unpack(content)
     return content
 
@@ -45,12 +48,13 @@ def unpack(content: bytes) -> Embedding:
     try:
         found = safetensors.numpy.load(content)
         vectors, images, labels = found["codes"], found["images"], found.get("labels")
-    except (SafetensorError, KeyError):
+    except Exception:  # whatever that library says of a header that lies
         raise ValueError("no embedding, or damaged") from None
     arrays = [vectors, images, *([] if labels is None else [labels])]
     kinds = [(array.dtype.name, array.ndim) for array in arrays]
     pictures = [("uint8", 3), ("uint8", 4)]
     fit = kinds[0] == ("float32", 2) and kinds[1] in pictures and kinds[2:] in ([], [("uint8", 1)])
-    if not fit or len({len(array) for array in arrays}) != 1 or images.shape[3:] not in ((), (3,)):
+    fit = fit and all(array.size for array in arrays) and images.shape[3:] in ((), (3,))
+    if not fit or len({len(array) for array in arrays}) != 1:
         raise ValueError("an embedding whose vectors, labels and images do not fit")
     return Embedding(vectors, labels, images)

@@ -14,6 +14,7 @@ from runrecord.events import (
     Event,
     Logged,
     ModelEvaluated,
+    ModelSaved,
     RunEnded,
     RunStarted,
     files_of,
@@ -25,6 +26,7 @@ from runrecord.record.picture import is_png
 from runrecord.record.schema import (
     EVENTS,
     FORMAT,
+    MOST,
     START,
     Files,
     RecordRefused,
@@ -51,15 +53,13 @@ class Record:
         self.length = 1
         """How many events there are, the start among them."""
         last = rest = b""
-        if EVENTS in files:
-            with files[EVENTS].open("rb") as lines:
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        rest = line
-                        break
-                    last = line
-                    self.size += len(line)
-                    self.length += 1
+        for line in self._lines():
+            if not line.endswith(b"\n"):
+                rest = line
+                break
+            last = line
+            self.size += len(line)
+            self.length += 1
         self.cut_off = bool(rest)
         """The last line is not whole: the machine stopped while it was written."""
         self.end = _ended(last) if last else None
@@ -78,30 +78,38 @@ class Record:
             RecordRefused: a line or a file it names is damaged, missing or not to be trusted.
         """
         yield self.start
-        if EVENTS not in self._files:
-            return
-        with self._files[EVENTS].open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    events = self._events_of(line)
-                except ValueError as error:
-                    raise RecordRefused(
-                        f"{EVENTS}, line {number}: {printable(str(error))}."
-                    ) from None
-                yield from events
+        for number, line in enumerate(self._lines(), start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                events = self._events_of(line)
+            except ValueError as error:
+                raise RecordRefused(f"{EVENTS}, line {number}: {printable(str(error))}.") from None
+            yield from events
 
     def read(self, name: str) -> bytes:
         """The content of a file that an event named.
 
         Raises:
-            RecordRefused: it is missing or cannot be read.
+            RecordRefused: it is missing, cannot be read, or is more than fits into memory.
         """
+        self._check_size(name)
         try:
             return self._path(name).read_bytes()
         except OSError as error:
-            raise RecordRefused(f"'{name}' cannot be read: {error.strerror}.") from None
+            raise _unreadable(name, error) from None
+
+    def _lines(self) -> Iterator[bytes]:
+        if EVENTS not in self._files:
+            return
+        try:
+            with self._files[EVENTS].open("rb") as file:
+                while line := file.readline(MOST + 1):
+                    if len(line) > MOST:
+                        raise RecordRefused(f"{EVENTS}: a line has more than {MOST} bytes.")
+                    yield line
+        except OSError as error:
+            raise _unreadable(EVENTS, error) from None
 
     def patch(self) -> bytes:
         """What the code differed by from its commit; nothing if it did not."""
@@ -116,7 +124,7 @@ class Record:
             raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
         if self.format not in (1, FORMAT):
             raise RecordRefused(
-                f"it has format {printable(str(self.format))}, and this version reads up to "
+                f"it has format {_called(str(self.format))}, and this version reads up to "
                 f"{FORMAT}; update this checkout."
             )
         try:
@@ -131,7 +139,7 @@ class Record:
 
     def _events_of(self, line: bytes) -> list[Event]:
         if self.format == 1:
-            events = upgraded(line, self._models, lambda name: sha256(self._path(name)))
+            events = upgraded(line, self._models, self._sha256)
         else:
             events = [read_line(line)]
         for event in events:
@@ -139,25 +147,51 @@ class Record:
         return events
 
     def _check_files(self, event: Event) -> None:
+        large = {*event.artifacts.values()} if isinstance(event, Logged) else set()
         for file in files_of(event):
-            if sha256(self._path(file.name)) != file.sha256:
-                raise RecordRefused(f"'{printable(file.name)}' is damaged: its SHA-256 is another.")
+            if file not in large and not isinstance(event, ModelSaved):
+                self._check_size(file.name)
+            if self._sha256(file.name) != file.sha256:
+                raise RecordRefused(f"'{_called(file.name)}' is damaged: its SHA-256 is another.")
         if isinstance(event, Logged):
             for file in event.images.values():
                 if not is_png(self._path(file.name)):
-                    raise RecordRefused(f"'{printable(file.name)}' is no PNG, or damaged.")
+                    raise RecordRefused(f"'{_called(file.name)}' is no PNG, damaged, or too large.")
         if isinstance(event, ModelEvaluated) and event.embedding:
             try:
                 unpack(self.read(event.embedding.name))
             except ValueError as error:
-                name = printable(event.embedding.name)
+                name = _called(event.embedding.name)
                 raise RecordRefused(f"'{name}' holds {error}.") from None
+
+    def _check_size(self, name: str) -> None:
+        """Refuse what does not fit into memory, where it has to."""
+        try:
+            size = self._path(name).stat().st_size
+        except OSError as error:
+            raise _unreadable(name, error) from None
+        if size > MOST:
+            raise RecordRefused(f"'{_called(name)}' has {size} bytes, more than {MOST}.")
+
+    def _sha256(self, name: str) -> str:
+        try:
+            return sha256(self._path(name))
+        except OSError as error:
+            raise _unreadable(name, error) from None
 
     def _path(self, name: str) -> Path:
         """Where a file lies. Names are looked up, not joined to a path: none leads outside."""
         if name not in self._files:
-            raise RecordRefused(f"it names '{printable(name)}', which is none of its files.")
+            raise RecordRefused(f"it names '{_called(name)}', which is none of its files.")
         return self._files[name]
+
+
+def _called(name: str) -> str:
+    return printable(name, 250)
+
+
+def _unreadable(name: str, error: OSError) -> RecordRefused:
+    return RecordRefused(f"'{_called(name)}' cannot be read: {error.strerror}.")
 
 
 def files_in(folder: Path) -> Files:

@@ -1,6 +1,7 @@
 """The folder format of a record, version 2: one schema, the events themselves; docs/records.md."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from runrecord.events import (
+    NUMBER,
     Event,
     Logged,
     ModelEvaluated,
@@ -20,6 +22,9 @@ from runrecord.events import (
 )
 
 FORMAT = 2
+MOST = 2**28
+"""Bytes of what is read as a whole: `run.json`, a line, a picture, a patch, an embedding."""
+_LONGEST = 500  # characters of what is wrong with a record
 START, EVENTS, PATCH = "run.json", "events.jsonl", "change.patch"
 LOCK = "lock"
 """Held by the process that runs, while it runs; no part of the record."""
@@ -67,14 +72,40 @@ def as_json(event: Event) -> bytes:
     """
     try:
         if isinstance(event, RunStarted):
-            content = json.dumps({"format": FORMAT, **asdict(event)}, indent=2).encode()
+            content = _dumps({"format": FORMAT, **asdict(event)}, indent=2)
             read_start(content)
         else:
-            content = json.dumps(_written_once(asdict(event))).encode()
+            content = _dumps(_written_once(asdict(event)))
             read_line(content)
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+    if len(content) >= MOST:
+        raise ValueError(f"an event has {len(content)} bytes, more than {MOST}")
     return content + b"\n"
+
+
+def strict_json(value: Any, free: bool = False) -> Any:
+    """A value of JSON whose numbers all are: NaN and the infinities are texts.
+
+    Where a text could be meant (`free`, as in params), they are objects that say what they are.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        text = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return {NUMBER: text} if free else text
+    if isinstance(value, dict):
+        return {key: strict_json(one, free) for key, one in value.items()}
+    return [strict_json(one, free) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _dumps(document: dict[str, Any], indent: int | None = None) -> bytes:
+    try:
+        return json.dumps(document, indent=indent, allow_nan=False).encode()
+    except ValueError:
+        whole = {
+            key: strict_json(value, free=key in ("params", "config"))
+            for key, value in document.items()
+        }
+        return json.dumps(whole, indent=indent, allow_nan=False).encode()
 
 
 def _written_once(document: dict[str, Any]) -> dict[str, Any]:
@@ -94,4 +125,4 @@ def _checked(adapter: TypeAdapter[T], content: bytes) -> T:
         detail = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in detail["loc"]) or "it"
         message = detail["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{place}: {message}") from None
+        raise ValueError(f"{place}: {message}"[:_LONGEST]) from None

@@ -10,6 +10,7 @@ from runrecord.events import Contents, Event, File, RunEnded, RunStarted
 from runrecord.files import link, sha256, write_atomic
 from runrecord.record.reader import files_in
 from runrecord.record.schema import EVENTS, LOCK, START, as_json
+from runrecord.secrets import without_secrets
 
 
 class RecordWriter:
@@ -54,7 +55,7 @@ class RecordWriter:
                     (shutil.copyfile if name in (START, EVENTS) else link)(path, new / name)
             copy = RecordWriter(new, self._size)
             copy._pending = list(self._pending)
-            copy.write(end, contents)
+            copy.write(without_secrets(end), contents)
             if destination.exists():
                 destination.rename(old)
             new.rename(destination)
@@ -101,6 +102,6 @@ def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -
     Titles are data and may be anything; in a file's name, a few of their letters stay.
     """
     digest = sha256(content)
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower())[:40].strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", str(title).lower())[:40].strip("-")
     name = "-".join(filter(None, [slug, digest[:12]]))
     return File(f"{folder}/{name}{quote(suffix, safe='', errors='replace')[:20]}", digest)

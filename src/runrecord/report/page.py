@@ -15,6 +15,7 @@ from runrecord.report.curves import curves_png
 from runrecord.report.judgement import Row, Spread, answers, judged, main_metrics, spreads
 from runrecord.run_view import RunView
 from runrecord.sinks.description import EVALUATION
+from runrecord.text import printable
 
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
 
@@ -93,7 +94,9 @@ def render(
         spread = spreads(stage, metrics, project)
         sections.append(_section(stage, named, tested, project, spread))
     page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(page)
+    template = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
+    ).from_string(page)
     return template.render(sections=sections, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
 
 
@@ -210,6 +213,11 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _harmless(value: object) -> object:
+    """What the page shows of a record: no character that turns or hides text."""
+    return printable(value) if type(value) is str else value  # others are its own
 
 
 def _address(image: bytes) -> str:

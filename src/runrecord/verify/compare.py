@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from runrecord.events import File, RunStarted
 from runrecord.record.reader import Record
+from runrecord.record.schema import strict_json
 from runrecord.run_view import RunView, Series, view
 
 Equality = Literal["bit-identical", "equal within tolerance", "different"]
@@ -132,8 +133,13 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[st
     return {
         key: (first.get(key), second.get(key))
         for key in sorted(first.keys() | second.keys())
-        if first.get(key) != second.get(key)
+        if not _same(first.get(key), second.get(key))
     }
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Are they equal? NaN is itself here, also inside."""
+    return bool(first == second or strict_json(first, free=True) == strict_json(second, free=True))
 
 
 def _pair(first: Any, second: Any) -> Pair | None:

@@ -17,10 +17,11 @@ from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
 from runrecord.process import end_program
 from runrecord.provenance.git import GitFailed, commit_of, git
+from runrecord.provenance.source_patch import LEFT_OUT
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
 from runrecord.secrets import redact
-from runrecord.text import printable
+from runrecord.text import printable, shown
 
 # Variables of the original that the rebuilt run gets too, unless the person sets them otherwise.
 # Others can name files and devices of the other machine.
@@ -134,7 +135,7 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> Path
         raise CannotRebuild(f"its code was not recorded: {refused}")
     if not COMMIT.fullmatch(commit):
         raise CannotRebuild("it was run outside Git, so that its code is not known")
-    if left_out := start.tags.get("git.patch"):
+    if (left_out := start.tags.get("git.patch", "")).startswith(LEFT_OUT):
         raise CannotRebuild(f"its uncommitted change was {left_out}")
     try:
         if commit_of(root, commit) is None:
@@ -201,7 +202,7 @@ def _restore_deps(
         if path in digests and restore_out(root, path, digests[path], checkout / path):
             continue
         maker = makers[path]
-        print(f"{path} is kept nowhere: running {maker}", file=sys.stderr)
+        print(shown(f"{path} is kept nowhere: running {maker}"), file=sys.stderr)
         _restore_deps(root, checkout, maker, digests, stages, environment)
         _run_stage(stages[maker], checkout, environment)
 
@@ -226,9 +227,10 @@ def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[s
     said = ""
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            sys.stderr.write(line)
-            said = line if line.strip() else said
+        with process.stdout:
+            for line in process.stdout:
+                sys.stderr.write(f"{shown(line)}\n")
+                said = line if line.strip() else said
         process.wait()
     finally:
         end_program(process, partial(os.killpg, process.pid))
