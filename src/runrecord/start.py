@@ -73,6 +73,11 @@ def start_run(
         origin = collect_origin(checkout, stage, cwd, project, tags or {})
         if origin.trouble:
             print(f"warning: {origin.trouble} It cannot be rebuilt later.", file=sys.stderr)
+        if ignored := origin.tags.get("git.ignored"):
+            print(
+                f"note: not recorded, as your own Git settings alone ignore it: {ignored}",
+                file=sys.stderr,
+            )
         shown = origin.inputs.params if params is None else params
         checkpoints = _checkpoints(root, _identity(origin, shown, device, project.packages))
         stopped = checkpoints.latest()

@@ -3,14 +3,25 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git
-from runrecord.secrets import holds_secret
+from runrecord.provenance.git import Apart, GitFailed, OutsideGit, commit_of, git
+from runrecord.secrets import holds_secret, redact
+from runrecord.text import printable
 
-_NO_CODE = ("dvc.lock", "mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlruns", "tensorboard")
-_PATCH_LIMIT = 2**20  # bytes
+_DVC_TMP = ".dvc/tmp"
+_MLFLOW = ("mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlruns")
+_NO_CODE = ("dvc.lock", _DVC_TMP, *_MLFLOW, "tensorboard")
+_PATCH_LIMIT = 2**20  # bytes of changed files
+_LONGEST_PATCH = 4 * _PATCH_LIMIT  # what is removed is in it too
+_NAMED = 3  # files, in a tag
+_NO_PROGRAM = re.compile(r"(^|/)(\.|__pycache__/)|\.pyc$|~$")
+_REFS = ("refs/heads", "refs/tags", "refs/remotes")
+_NAMES = ("-z", "--stdin")
+_SUBMODULE = "160000"
+_STATUS = ("status", "--porcelain", "--ignore-submodules=none")
 
 
 def describe_code(
@@ -31,58 +42,204 @@ def describe_code(
             raise GitFailed("the Git repository has no commit yet")
         tags = {
             "git.commit": commit,
-            "git.branch": git(checkout, "branch", "--show-current").decode().strip(),
+            "git.branch": _said(checkout, "branch", "--show-current"),
             "git.remote": _remote(checkout),
         }
     except OutsideGit:
         return {}, b"", "the code of the run is not recorded: this is no Git repository."
     except GitFailed as error:
         return {"git.error": str(error)}, b"", f"the code of the run is not recorded: {error}."
+    patch, left_out, hidden = b"", "", ""
     try:
-        patch, left_out = _change(checkout, there)
-    except GitFailed as error:
-        patch, left_out = b"", f"left out: {error}"
+        patch, hidden = _change(checkout, commit, there)
+    except _LeftOut as why:
+        left_out = f"left out: {printable(redact(str(why)))}"
+    except (GitFailed, OSError) as error:
+        left_out = f"left out: {printable(str(error))}"
     tags |= {"git.dirty": str(bool(patch or left_out)).lower(), "git.patch": left_out}
+    tags["git.ignored"] = hidden
     trouble = (
         f"the uncommitted change is {left_out}; commit what the run needs." if left_out else ""
     )
     return tags, patch, trouble
 
 
+def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
+    """Make in `clone` the code of a run of the repository that `of` is in.
+
+    Raises:
+        GitFailed: Git refuses; it is a change of other files, for instance.
+    """
+    own = Apart(of, clone)
+    refs = git(of, "for-each-ref", "--format=create %(refname) %(objectname)", *_REFS)
+    with suppress(GitFailed):  # some are broken; what asks for them will say so
+        own.git("update-ref", "--stdin", given=refs)
+    own.git_as_committed("checkout", "--quiet", "--detach", commit)
+    if patch:
+        own.git("apply", "--whitespace=nowarn", "-", given=patch)
+
+
+class _LeftOut(Exception):
+    """A change is not recorded; the message is a clause that says why."""
+
+
+def _said(checkout: Path, *arguments: str) -> str:
+    return git(checkout, *arguments).decode(errors="replace").strip()
+
+
 def _remote(checkout: Path) -> str:
     try:
-        address = git(checkout, "remote", "get-url", "origin").decode(errors="replace").strip()
+        address = _said(checkout, "config", "--get", "remote.origin.url")
     except GitFailed:  # there is none
         return ""
     return re.sub(r"//[^/\s]*@", "//", address)
 
 
-def _change(checkout: Path, there: Sequence[str]) -> tuple[bytes, str]:
-    """The uncommitted change of those pathspecs, new files included; else why it is left out.
+def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, str]:
+    """The uncommitted change of those pathspecs, new files included; what is hidden, as a tag.
 
-    Made by Git's plumbing, which no setting of a person's shapes.
+    It leads from the bytes that a checkout of the commit gives anybody to those of the files, and
+    is tried at once.
 
     Raises:
         GitFailed: Git refuses a file.
+        _LeftOut: it must not be kept, or would not give the files back.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        own = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        git(checkout, "read-tree", "HEAD", environment=own)  # what a person has staged counts too
-        listing = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *there)
-        names = git(checkout, *listing, environment=own)
-        changed = [checkout / name for name in os.fsdecode(names).split("\0") if name]
-        size = sum(path.lstat().st_size for path in changed if os.path.lexists(path))
+    top = Path(os.fsdecode(git(checkout, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+    if not checkout.resolve().is_relative_to(top.resolve()):
+        raise _LeftOut(f"Git's core.worktree is {top}, which {checkout} is not in")
+    with _scratch(checkout) as folder:
+        own = Apart(checkout, folder)
+        own.git("read-tree", commit)
+        listing = ("ls-files", "-z", "--full-name")
+        staged = _split(own.git(*listing, "--stage", "--", *there, tree=top, cwd=checkout))
+        modes = {name: about[:6] for about, _, name in (line.partition("\t") for line in staged)}
+        unlike = (*listing, "--modified", "--others", "--exclude-standard", "--", *there)
+        changed = {*_split(own.git(*unlike, tree=top, cwd=checkout))}
+        hidden = _hidden(checkout, top, changed, modes.keys(), there)
+        changed -= hidden
+        changed -= _repositories(top, changed, modes)
+        converted, filtered = _attributes(own, modes.keys())
+        changed -= _unchanged(own, top, commit, changed & filtered)
+        size = sum((top / name).lstat().st_size for name in _there(top, changed - converted))
         if size > _PATCH_LIMIT:
-            return b"", f"left out: {size} bytes of files are changed, more than {_PATCH_LIMIT}"
-        if not changed:
-            return b"", ""
-        exact = ("-c", "core.safecrlf=true")  # Git refuses what it would not give back as it is
-        named = ("--pathspec-from-file=-", "--pathspec-file-nul")
-        literal = {**own, "GIT_LITERAL_PATHSPECS": "1"}
-        git(checkout, *exact, "add", "--all", *named, environment=literal, given=names)
-        diff = ("diff-index", "--cached", "-p", "--binary", "--no-color", "--no-ext-diff")
-        shape = ("--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
-        patch = git(checkout, *diff, *shape, "HEAD", environment=own)
-    if holds_secret(patch.decode(errors="replace")):
-        return b"", "left out: it holds a password or a token"
-    return patch, ""
+            raise _LeftOut(f"{size} bytes of files are changed, more than {_PATCH_LIMIT}")
+        if converted:
+            given, was = _listed(converted), folder / "was"
+            was.mkdir()
+            own.git_as_committed("checkout-index", *_NAMES, tree=was, given=given)
+            _add(own, was, converted)
+        before = own.git("write-tree").decode().strip()
+        _add(own, top, changed | (converted - hidden))
+        after = own.git("write-tree").decode().strip()
+        patch = own.git("diff-tree", "-p", "-r", "--binary", "--full-index", before, after)
+        if len(patch) > _LONGEST_PATCH:
+            raise _LeftOut(f"it has {len(patch)} bytes, more than {_LONGEST_PATCH}")
+        if holds_secret(patch.decode(errors="replace")):
+            raise _LeftOut("it holds a password or a token")
+        if patch:
+            own.git("read-tree", before)
+            own.git("apply", "--cached", "--whitespace=nowarn", "-", given=patch)
+            if own.git("write-tree").decode().strip() != after:
+                raise _LeftOut("Git makes other files of it")
+    return patch, _named(hidden - modes.keys())
+
+
+@contextmanager
+def _scratch(checkout: Path) -> Iterator[Path]:
+    """A folder that goes again, on the disk that the files are on, where that can be written."""
+    beside = checkout / _DVC_TMP
+    place = beside if os.access(beside, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="runrecord-", dir=place) as folder:
+        yield Path(folder)
+
+
+def _hidden(
+    checkout: Path, top: Path, changed: Set[str], tracked: Set[str], there: Sequence[str]
+) -> set[str]:
+    """New files that a person's own settings ignore, and old ones outside a sparse checkout."""
+    unseen = {*changed} - {*_there(top, changed & tracked)}
+    if not unseen:
+        return set()
+    listing = ("ls-files", "-z", "--full-name", "-t", "--cached", "--others", "--exclude-standard")
+    exact = ("-c", "core.ignoreCase=false")
+    seen = {line[2:]: line[0] for line in _split(git(checkout, *exact, *listing, "--", *there))}
+    return {name for name in unseen if seen.get(name, "S" if name not in tracked else "") == "S"}
+
+
+def _repositories(top: Path, changed: Set[str], modes: Mapping[str, str]) -> set[str]:
+    """Submodules, which are as they are committed.
+
+    Raises:
+        _LeftOut: one is not, or another repository lies among the files.
+    """
+    submodules = {name for name, mode in modes.items() if mode == _SUBMODULE}
+    for name in sorted(submodules):
+        if (top / name / ".git").exists() and (name in changed or git(top / name, *_STATUS)):
+            raise _LeftOut(f"the submodule {name} is not as it is committed")
+    for name in sorted(changed - submodules):
+        if name.endswith("/"):
+            raise _LeftOut(f"{name} is a Git repository of its own")
+    return submodules
+
+
+def _attributes(own: Apart, tracked: Set[str]) -> tuple[set[str], set[str]]:
+    """Of what is committed, that whose attributes make other bytes of it; that with a filter."""
+    wanted = ("eol", "ident", "working-tree-encoding", "filter")
+    command = ("check-attr", "--cached", *_NAMES, *wanted)
+    told = _split(own.git_as_committed(*command, given=_listed(tracked)))
+    converted, filtered = set(), set()
+    for name, attribute, value in zip(told[::3], told[1::3], told[2::3], strict=True):
+        if attribute == "filter" and own.has_filter(value):
+            filtered.add(name)
+        elif attribute != "filter" and value not in ("unspecified", "unset", "lf"):
+            converted.add(name)
+    return converted - filtered, filtered
+
+
+def _unchanged(own: Apart, top: Path, commit: str, filtered: Set[str]) -> set[str]:
+    """Those files that their filters make of what is committed, or the other way round.
+
+    Raises:
+        _LeftOut: one is changed.
+    """
+    there = {*_there(top, filtered)}
+    if there:
+        own.git_as_committed("update-index", *_NAMES, tree=top, given=_listed(there))
+        other = _split(own.git("diff-index", "-z", "--cached", "--name-only", commit))
+        if other:
+            raise _LeftOut(f"{other[0]} goes through a filter of Git's")
+    return there
+
+
+def _add(own: Apart, tree: Path, names: Set[str]) -> None:
+    """Make the index hold those files as they are in `tree`, or not where they are not there."""
+    there = {*_there(tree, names)}
+    if gone := names - there:
+        own.git("update-index", "--force-remove", *_NAMES, tree=tree, given=_listed(gone))
+    if there:
+        own.git("update-index", "--add", "--replace", *_NAMES, tree=tree, given=_listed(there))
+
+
+def _there(tree: Path, names: Iterable[str]) -> Iterator[str]:
+    """Those of them that are files or links in `tree`, and not behind a link."""
+    for name in names:
+        path = tree / name
+        behind = path.parents[: name.count("/")]
+        if (path.is_symlink() or path.is_file()) and not any(map(Path.is_symlink, behind)):
+            yield name
+
+
+def _named(names: Iterable[str]) -> str:
+    """Those names as a tag, less what no program imports."""
+    shown = sorted(name for name in names if not _NO_PROGRAM.search(name))
+    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return printable(", ".join(shown[:_NAMED])) + more
+
+
+def _split(told: bytes) -> list[str]:
+    return os.fsdecode(told).split("\0")[:-1]
+
+
+def _listed(names: Iterable[str]) -> bytes:
+    return b"".join(os.fsencode(name) + b"\0" for name in sorted(names))

@@ -17,6 +17,7 @@ from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
 from runrecord.process import end_program
 from runrecord.provenance.git import GitFailed, commit_of, git
+from runrecord.provenance.source_patch import check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
 from runrecord.secrets import redact
@@ -142,10 +143,7 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> Path
                 f"its commit {commit} is not in this clone; fetch it, if it is anywhere"
             )
         top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
-        git(root, "clone", "--quiet", "--shared", "--no-checkout", "--", str(top), str(clone))
-        git(clone, "checkout", "--quiet", "--detach", commit)
-        if patch:
-            git(clone, "apply", "--whitespace=nowarn", "-", given=patch)
+        check_out(root, commit, patch, clone)
     except GitFailed as error:
         raise CannotRebuild(str(error)) from None
     return clone / root.resolve().relative_to(top.resolve())
