@@ -2,18 +2,19 @@
 
 import errno
 import io
-import json
+import re
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
 from runrecord.dvc_index import opened
 from runrecord.errors import UserError
@@ -22,10 +23,17 @@ from runrecord.paths import RECORDS
 from runrecord.provenance.git import OutsideGit, commit_of, git
 from runrecord.record.schema import Files
 from runrecord.secrets import redact
-from runrecord.text import reason
+from runrecord.text import printable, reason
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+
+_LOCK = "dvc.lock"
+_LARGEST = 2**23  # bytes that are read of one
+_DEEPEST = 400
+_DEEP = re.compile(rb"(?m)^[ ?:-]{400}")
+_CONFLICT = re.compile(rb"(?m)^(<{7}|={7}|>{7})")
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
@@ -47,9 +55,10 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
     """The files of each record in a commit, branch, tag or DVC experiment, by the record's path.
 
     Raises:
+        UserError: several experiments have that name.
         GitFailed: Git refuses.
     """
-    outs = chain.from_iterable(map(_outs_of, _stages_in(_lock_file(root, revision))))
+    outs = chain.from_iterable(map(_outs_of, _stages_at(root, revision)))
     oids = {out.path: out.oid for out in outs if out.path.startswith(RECORDS)}
     if not oids:
         return {}
@@ -63,7 +72,7 @@ def records_of_equal_runs(root: Path, revision: str, path: str) -> list[Files]:
 
     They had the command, params and dependencies that the stage has there: DVC's run cache says so.
     """
-    wanted = [stage for stage in _stages_in(_lock_file(root, revision)) if path in _paths(stage)]
+    wanted = [stage for stage in _stages_at(root, revision) if path in _paths(stage)]
     with opened(root) as repo:
         oids = [
             out.oid
@@ -122,16 +131,36 @@ class _Out:
     where: str = ""
 
 
-def _lock_file(root: Path, revision: str) -> bytes:
-    """The dvc.lock of a revision; DVC keeps experiments as refs that end with their names."""
+def _stages_at(root: Path, revision: str) -> list["_Stage"]:
+    """What the dvc.lock of a revision has."""
     try:
-        refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
+        commit = commit_of(root, revision) or _experiment(root, revision)
     except OutsideGit:
-        return b""
-    names = [ref for ref in refs if ref.rpartition("/")[2] == revision]
-    commit = commit_of(root, names[0] if names else revision)
-    entry = git(root, "ls-tree", commit, "--", "dvc.lock").split() if commit else []
-    return git(root, "cat-file", "blob", entry[2].decode()) if entry else b""
+        return []
+    entry = git(root, "ls-tree", commit, "--", _LOCK).split() if commit else []
+    if not entry:
+        return []
+    text = git(root, "cat-file", "blob", entry[2].decode())
+    return _stages_in(text, f"{_LOCK} of {printable(revision)}")
+
+
+def _experiment(root: Path, name: str) -> str | None:
+    """The commit of an experiment, as DVC itself takes its name: of several, that of HEAD.
+
+    Raises:
+        UserError: there are several, and none is of HEAD.
+    """
+    listed = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode(errors="replace")
+    parts = [ref.split("/") for ref in listed.splitlines()]  # refs/exps/12/34.../NAME
+    found = {"".join(ref[2:4]): "/".join(ref) for ref in parts if ref[4:] == [name]}
+    head = commit_of(root, "HEAD")
+    if len(found) > 1 and head not in found:
+        raise UserError(
+            f"{name}: {len(found)} experiments have this name, none of them of the commit at hand; "
+            f"name one by its ref: {', '.join(sorted(found.values()))}"
+        )
+    ref = found.get(head or "") or next(iter(found.values()), None)
+    return commit_of(root, ref) if ref else None
 
 
 def _known(repo: "Repo", root: Path) -> Iterator[_Out]:
@@ -143,52 +172,101 @@ def _known(repo: "Repo", root: Path) -> Iterator[_Out]:
         yield from _outs_of(stage, "DVC's run cache")
 
 
-def _run_cache(repo: "Repo") -> Iterator[dict[str, Any]]:
+def _run_cache(repo: "Repo") -> Iterator["_Stage"]:
     """The stages that ran here, as dvc.lock would have them."""
     for path in sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*")):
-        yield yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+        yield from _read(_ONE_STAGE, path.read_bytes(), str(path))
 
 
-def _stages_in(lock_file: bytes, where: str = "its dvc.lock") -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Entry:
+    path: str
+    md5: str | None = None
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage in a dvc.lock; what else stands there is not asked for."""
+
+    cmd: str | list[str] = ""
+    deps: list[_Entry] = field(default_factory=list)
+    params: object = None
+    outs: list[_Entry] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _LockFile:
+    schema: Literal["2.0"]
+    stages: dict[str, _Stage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    relpath: str
+    md5: Annotated[str, Field(pattern=_MD5.pattern)]
+
+
+_LOCK_FILE = TypeAdapter(list[_LockFile])
+_ONE_STAGE = TypeAdapter(list[_Stage])
+_LISTING = TypeAdapter(list[_Listed])
+T = TypeVar("T")
+
+
+def _stages_in(text: bytes, where: str) -> list[_Stage]:
+    """The stages of a dvc.lock."""
+    return [stage for file in _read(_LOCK_FILE, text, where) for stage in file.stages.values()]
+
+
+def _read(kind: TypeAdapter[list[T]], text: bytes, where: str) -> list[T]:
+    """What DVC wrote, if it did: a file may be empty, or be in the middle of a merge."""
+    why = f"it has {len(text)} bytes" if len(text) > _LARGEST else ""
     try:
-        document = yaml.load(lock_file, Loader=yaml.CSafeLoader) or {}
-    except yaml.YAMLError:  # one with conflict markers was committed
-        print(f"{where}: no YAML; passed over", file=sys.stderr)
-        return []
-    return list(document.get("stages", {}).values())
+        # The fast one ends the process where too much is in each other.
+        deep = text.count(b"[") + text.count(b"{") > _DEEPEST or _DEEP.search(text)
+        loader = yaml.SafeLoader if deep else yaml.CSafeLoader
+        document = None if why else yaml.load(text, loader)  # noqa: S506
+        found = kind.validate_python([] if document is None else [document])
+    except ValidationError:
+        why = "DVC of today writes no such thing"
+    except (yaml.YAMLError, ValueError, RecursionError):
+        why = "it holds conflict markers" if _CONFLICT.search(text) else "it is no YAML"
+    if not why:
+        return found
+    print(f"{where}: {why}; passed over", file=sys.stderr)
+    return []
 
 
-def _inputs(stage: dict[str, Any]) -> tuple[object, ...]:
+def _inputs(stage: _Stage) -> tuple[object, ...]:
     """All that a stage's result depends on."""
-    deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", [])}
-    return stage["cmd"], deps, stage.get("params"), _paths(stage)
+    deps = {dep.path: dep.md5 for dep in stage.deps}
+    return stage.cmd, deps, stage.params, _paths(stage)
 
 
-def _paths(stage: dict[str, Any]) -> set[str]:
-    return {out["path"] for out in stage.get("outs", [])}
+def _paths(stage: _Stage) -> set[str]:
+    return {out.path for out in stage.outs}
 
 
-def _outs_of(stage: dict[str, Any], where: str = "") -> Iterator[_Out]:
-    for out in stage.get("outs", []):
-        if "md5" in out:
-            yield _Out(out["path"], out["md5"], where)
+def _outs_of(stage: _Stage, where: str = "") -> Iterator[_Out]:
+    for out in stage.outs:
+        if out.md5 and _MD5.fullmatch(out.md5):
+            yield _Out(out.path, out.md5, where)
 
 
 def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
     """Every version of dvc.lock: the working tree's, and all in Git, experiments included."""
-    lock = root / "dvc.lock"
+    lock = root / _LOCK
     if lock.exists():
         yield "the working tree", lock.read_bytes()
-    blobs = list(_blobs(root, "dvc.lock"))
+    blobs = list(_blobs(root, _LOCK))
     for blob, content in zip(blobs, _contents(root, blobs), strict=True):
         yield f"a dvc.lock in Git ({blob[:10]})", content
 
 
 def _blobs(root: Path, path: str) -> Iterator[str]:
     """Every version of a file in Git, in commits and experiments."""
-    arguments = ("rev-list", "--all", "--full-history", "--objects", "--", path)
+    arguments = ("rev-list", "--all", "--full-history", "--objects", "--", f":(literal){path}")
     try:
-        listed = git(root, *arguments).decode()
+        listed = git(root, *arguments).decode(errors="replace")
     except OutsideGit:
         return
     for line in listed.splitlines():
@@ -198,12 +276,14 @@ def _blobs(root: Path, path: str) -> Iterator[str]:
 
 
 def _contents(root: Path, blobs: Iterable[str]) -> Iterator[bytes]:
-    """What those blobs hold, in one process of Git's."""
+    """What those blobs hold, in one process of Git's; of one that is damaged, nothing."""
     given = "".join(f"{blob}\n" for blob in blobs).encode()
     rest = io.BytesIO(git(root, "cat-file", "--batch", given=given) if given else b"")
     for header in rest:
-        yield rest.read(int(header.split()[-1]))
-        rest.read(1)  # the newline after it
+        size = header.split()[-1]
+        yield rest.read(int(size)) if size.isdigit() else b""
+        if size.isdigit():
+            rest.read(1)  # the newline after it
 
 
 def _fetched(repo: "Repo", oids: Collection[str]) -> dict[str, Files | None]:
@@ -221,8 +301,11 @@ def _files(repo: "Repo", oid: str) -> Files | None:
         return None
     if not oid.endswith(".dir"):
         return {"": path}
-    entries = json.loads(path.read_bytes())
-    return {entry["relpath"]: _cached(repo, entry["md5"]) for entry in entries}
+    try:
+        entries = _LISTING.validate_json(path.read_bytes())
+    except ValidationError:  # damaged: the remote may have it
+        return None
+    return {entry.relpath: _cached(repo, entry.md5) for entry in entries}
 
 
 def _cached(repo: "Repo", oid: str) -> Path:

@@ -15,6 +15,7 @@ from runrecord.dvc_index import Stage, stages_of
 from runrecord.errors import UserError
 from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
+from runrecord.package_index import uv_environment
 from runrecord.process import end_program
 from runrecord.provenance.git import GitFailed, commit_of, git
 from runrecord.provenance.source_patch import check_out
@@ -161,7 +162,7 @@ def _install(checkout: Path, environment: Path) -> Path:
         [sys.executable, "-m", "venv", "--without-pip", str(environment)],
         [*install, "--python", str(python)],
     ):
-        _run("--env", command, checkout, os.environ)
+        _run("--env", command, checkout, uv_environment())
     return python.parent
 
 
