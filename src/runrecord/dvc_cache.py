@@ -276,14 +276,12 @@ def _blobs(root: Path, path: str) -> Iterator[str]:
 
 
 def _contents(root: Path, blobs: Iterable[str]) -> Iterator[bytes]:
-    """What those blobs hold, in one process of Git's; of one that is damaged, nothing."""
+    """What those blobs hold, in one process of Git's."""
     given = "".join(f"{blob}\n" for blob in blobs).encode()
     rest = io.BytesIO(git(root, "cat-file", "--batch", given=given) if given else b"")
     for header in rest:
-        size = header.split()[-1]
-        yield rest.read(int(size)) if size.isdigit() else b""
-        if size.isdigit():
-            rest.read(1)  # the newline after it
+        yield rest.read(int(header.split()[-1]))
+        rest.read(1)  # the newline after it
 
 
 def _fetched(repo: "Repo", oids: Collection[str]) -> dict[str, Files | None]:

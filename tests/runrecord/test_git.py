@@ -59,15 +59,6 @@ def test_of_settings_in_variables_only_safe_directories_stay() -> None:
     assert unsteered(kept) == kept
 
 
-def test_a_file_that_git_would_not_give_back_as_it_is_is_left_out(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = input\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
-    (repository / "src/new.py").write_bytes(b"NEW = 1\r\n")
-    assert origin(repository).tags["git.patch"].startswith("left out: Git refuses: ")
-
-
 def test_a_hooks_git_dir_leads_nowhere_else(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,52 +90,6 @@ def test_another_owners_repository_is_said_with_gits_remedy(
     assert "git.dirty" not in found.tags, "it is not known to be clean"
 
 
-def test_a_file_that_git_will_not_add_is_said(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = input\nsafecrlf = true\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
-    (repository / "src/code.py").write_bytes(b"TWO = 2\n")
-    (repository / "src/new.py").write_bytes(b"NEW = 1\r\n")
-    found = origin(repository)
-    assert found.patch == b""
-    assert found.tags["git.dirty"] == "true"
-    assert found.tags["git.patch"].startswith("left out: Git refuses: ")
-    assert "src/new.py" in found.trouble
-
-
-def test_a_filter_that_is_not_installed_is_said(repository: Path) -> None:
-    (repository / ".gitattributes").write_text("*.bin filter=lfs\n")
-    git(repository, "config", "filter.lfs.clean", "no-such-program clean")
-    git(repository, "config", "filter.lfs.required", "true")
-    (repository / "src/weights.bin").write_bytes(b"\0\1")
-    found = origin(repository)
-    assert found.tags["git.dirty"] == "true"
-    assert "Git refuses: " in found.trouble
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        *("diff.noprefix=true", "diff.mnemonicPrefix=true", "diff.renames=copies"),
-        *("diff.external=false", "color.ui=always", "diff.context=0", "diff.srcPrefix=x/"),
-    ],
-)
-def test_no_setting_of_a_persons_shapes_the_patch(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
-) -> None:
-    (repository / "params.yaml").write_text("lr: 2\n")
-    (repository / "src/other.py").write_bytes(b"ONE = 1\n")
-    expected = origin(repository).patch
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
-    key, _, value = setting.partition("=")
-    git(repository, "config", "--global", key, value)
-    assert origin(repository).patch == expected
-    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "clone"))
-    git(tmp_path / "clone", "apply", "-", given=expected)
-    assert (tmp_path / "clone/params.yaml").read_text() == "lr: 2\n"
-
-
 def test_no_git_no_repository_and_no_commit_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +114,21 @@ def test_a_dvc_repository_whose_git_is_gone_is_one_sentence(repository: Path) ->
     with pytest.raises(UserError, match=r"DVC cannot read .*not a git repository") as refusal:
         origin(repository)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_what_only_ones_own_settings_ignore_is_noted_at_the_start_of_a_run(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    (repository / ".git/info/exclude").write_text("mine.py\n")
+    (repository / "src/mine.py").write_text("MINE = 1\n")
+    with start_run("train"):
+        pass
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note == "note: not recorded, as your own Git settings alone ignore it: src/mine.py"
+    (folder,) = run_dirs(repository)
+    assert Record(files_in(folder)).start.tags["git.ignored"] == "src/mine.py"
 
 
 def test_a_run_says_at_its_start_that_git_refuses_and_goes_on(

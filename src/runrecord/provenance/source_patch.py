@@ -111,26 +111,11 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
     with _scratch(checkout) as folder:
         own = Apart(checkout, folder)
         own.git("read-tree", commit)
-        listing = ("ls-files", "-z", "--full-name")
-        staged = _split(own.git(*listing, "--stage", "--", *there, tree=top, cwd=checkout))
-        modes = {name: about[:6] for about, _, name in (line.partition("\t") for line in staged)}
-        unlike = (*listing, "--modified", "--others", "--exclude-standard", "--", *there)
-        changed = {*_split(own.git(*unlike, tree=top, cwd=checkout))}
-        hidden = _hidden(checkout, top, changed, modes.keys(), there)
-        changed -= hidden
-        changed -= _repositories(top, changed, modes)
-        converted, filtered = _attributes(own, modes.keys())
-        changed -= _unchanged(own, top, commit, changed & filtered)
-        size = sum((top / name).lstat().st_size for name in _there(top, changed - converted))
-        if size > _PATCH_LIMIT:
-            raise _LeftOut(f"{size} bytes of files are changed, more than {_PATCH_LIMIT}")
-        if converted:
-            given, was = _listed(converted), folder / "was"
-            was.mkdir()
-            own.git_as_committed("checkout-index", *_NAMES, tree=was, given=given)
-            _add(own, was, converted)
-        before = own.git("write-tree").decode().strip()
-        _add(own, top, changed | (converted - hidden))
+        changed, converted, hidden = _look(own, checkout, top, commit, there)
+        if not changed | converted:
+            return b"", hidden
+        before = _committed(own, folder / "was", converted)
+        _add(own, top, changed | converted)
         after = own.git("write-tree").decode().strip()
         patch = own.git("diff-tree", "-p", "-r", "--binary", "--full-index", before, after)
         if len(patch) > _LONGEST_PATCH:
@@ -142,7 +127,45 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
             own.git("apply", "--cached", "--whitespace=nowarn", "-", given=patch)
             if own.git("write-tree").decode().strip() != after:
                 raise _LeftOut("Git makes other files of it")
-    return patch, _named(hidden - modes.keys())
+    return patch, hidden
+
+
+def _look(
+    own: Apart, checkout: Path, top: Path, commit: str, there: Sequence[str]
+) -> tuple[set[str], set[str], str]:
+    """What may differ: by its bytes; by what attributes make of it. What is hidden, as a tag.
+
+    Raises:
+        GitFailed: Git refuses a file.
+        _LeftOut: some of it cannot be recorded.
+    """
+    listing = ("ls-files", "-z", "--full-name")
+    staged = _split(own.git(*listing, "--stage", "--", *there, tree=top, cwd=checkout))
+    modes = {name: about[:6] for about, _, name in (line.partition("\t") for line in staged)}
+    unlike = (*listing, "--modified", "--others", "--exclude-standard", "--", *there)
+    changed = {*_split(own.git(*unlike, tree=top, cwd=checkout))}
+    hidden = _hidden(checkout, top, changed, modes.keys(), there)
+    changed -= hidden
+    changed -= _repositories(top, changed, modes)
+    converted, filtered = _attributes(own, modes.keys() - hidden)
+    changed -= _unchanged(own, top, commit, changed & filtered)
+    size = sum((top / name).lstat().st_size for name in _there(top, changed - converted))
+    if size > _PATCH_LIMIT:
+        raise _LeftOut(f"{size} bytes of files are changed, more than {_PATCH_LIMIT}")
+    return changed, converted, _named(hidden - modes.keys())
+
+
+def _committed(own: Apart, folder: Path, converted: Set[str]) -> str:
+    """The tree of what a checkout of the commit in the index makes, `converted` being other bytes.
+
+    `folder` is for these.
+    """
+    if converted:
+        folder.mkdir()
+        given = _listed(converted)
+        own.git_as_committed("checkout-index", *_NAMES, tree=folder, given=given)
+        _add(own, folder, converted)
+    return own.git("write-tree").decode().strip()
 
 
 @contextmanager
