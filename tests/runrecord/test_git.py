@@ -1,19 +1,23 @@
 """Git as this pipeline runs it: no caller steers it, and what it refuses is said."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from helpers import IDENTITY, new_repository
+from helpers import IDENTITY, end_run, new_repository, new_run
 
 from runrecord import start_run
+from runrecord.cli import main
 from runrecord.cli.doctor import doctor
 from runrecord.errors import RunFailed, UserError
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git, unsteered
+from runrecord.provenance.source_patch import check_out
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import run_dirs
+from runrecord.run_store import run_dir, run_dirs
 from runrecord.verify.rebuild import CannotRebuild, rebuild
 
 STEERING = subprocess.run(
@@ -90,6 +94,58 @@ def test_another_owners_repository_is_said_with_gits_remedy(
     assert "git.dirty" not in found.tags, "it is not known to be clean"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_repository_that_really_is_another_owners_is_said_until_it_is_called_safe(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mount has it in a container."""
+    for path in (repository, *repository.rglob("*")):
+        os.chown(path, 12345, 12345)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    assert (
+        f"run 'git config --global --add safe.directory {repository}'" in origin(repository).trouble
+    )
+    git(tmp_path, "config", "--global", "--add", "safe.directory", str(repository))
+    (repository / "src/code.py").write_bytes(b"TWO = 2\r\n")
+    found = origin(repository)
+    assert found.trouble == ""
+    check_out(repository, found.tags["git.commit"], found.patch, tmp_path / "clone")
+    assert (tmp_path / "clone/src/code.py").read_bytes() == b"TWO = 2\r\n"
+
+
+COMMANDS = ("runs", "show one", "compare one two", "report one two", "verify one", "gc --keep 1")
+
+
+@pytest.mark.parametrize("name", ["itself", "another"])
+def test_no_command_touches_the_repository_that_a_hook_names(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nor that which it is in: its HEAD, index and refs stay as they are."""
+    other = new_repository(tmp_path / "other")
+    for run in ("one", "two"):
+        commit = commit_of(repository, "HEAD")
+        new_run(run_dir(repository, run), id=run, tags={"git.commit": commit})
+        end_run(run_dir(repository, run))
+    named = repository if name == "itself" else other
+    monkeypatch.setenv("GIT_DIR", str(named / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(named / ".git/index"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(named))
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which is put back
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    before = [contents(folder / ".git") for folder in (repository, other)]
+    for command in COMMANDS:
+        monkeypatch.setattr(sys, "argv", ["runrecord", *command.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == (2 if command == "verify one" else 0), command
+    assert [contents(folder / ".git") for folder in (repository, other)] == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_no_git_no_repository_and_no_commit_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +208,20 @@ def test_a_run_says_at_its_start_that_git_refuses_and_goes_on(
     (tmp_path / "verify").mkdir()
     with pytest.raises(CannotRebuild, match="not recorded: Git refuses: detected dubious"):
         rebuild(repository, record, tmp_path / "verify", own_packages=False)
+    assert "✗ Git: Git refuses: detected dubious ownership" in examined(capsys)
+
+
+def examined(capsys: pytest.CaptureFixture[str]) -> str:
+    """What `doctor` says where something needs doing."""
     with pytest.raises(RunFailed):
         doctor()
-    assert "✗ Git: Git refuses: detected dubious ownership" in capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_doctor_says_what_a_run_would_leave_out(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    new_repository(repository / "src/vendored")
+    said = examined(capsys)
+    assert "✗ Git: the uncommitted change is left out: src/vendored/ is a Git repository" in said

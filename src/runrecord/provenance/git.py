@@ -95,7 +95,7 @@ class Apart:
         objects = os.fsdecode(git(of, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
         alternates = folder / ".git/objects/info/alternates"
         alternates.parent.mkdir(exist_ok=True)
-        alternates.write_bytes(_quoted((of / objects).resolve()))
+        alternates.write_bytes(_line((of / objects).resolve()))
 
     def git(
         self,
@@ -163,10 +163,13 @@ def settings(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {**found, "GIT_CONFIG_COUNT": str(count)}
 
 
-def _quoted(path: Path) -> bytes:
-    """A path as a line of a file of Git's; it may hold a newline itself."""
-    escaped = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    return b'"' + escaped.replace(b"\n", b"\\n") + b'"\n'
+def _line(path: Path) -> bytes:
+    """A path as a line of a file of Git's: in quotes, which not all read, if it has to be."""
+    name = os.fsencode(path)
+    if b"\n" in name:
+        name = name.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+        name = b'"' + name + b'"'
+    return name + b"\n"
 
 
 def unsteered(environment: Environment) -> dict[str, str]:
