@@ -98,12 +98,12 @@ def test_any_port_is_taken_and_what_is_none_is_refused_in_a_sentence(
 ) -> None:
     for port in (1, 80, 65500, 65535):
         assert _parser().parse_args([viewer, "--port", str(port)]).port == port
-    for port in ("0", "65536", "-1", "x", "", "1.5", "5_000", "99999999999999999999", "²"):
+    for text in ("0", "65536", "-1", "x", "", "1.5", "5_000", "99999999999999999999", "²"):
         with pytest.raises(SystemExit) as ended:
-            _parser().parse_args([viewer, f"--port={port}"])
+            _parser().parse_args([viewer, f"--port={text}"])
         assert ended.value.code == 2
         said = capsys.readouterr().err.splitlines()[-1]
-        assert said.endswith(f"it is '{port}'; a port is a number from 1 to 65535")
+        assert said.endswith(f"it is '{text}'; a port is a number from 1 to 65535")
 
 
 def test_beyond_the_last_port_none_is_looked_for() -> None:

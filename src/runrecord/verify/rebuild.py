@@ -211,7 +211,8 @@ def _is_there(path: Path, digest: str | None) -> bool:
 
 def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
     """Run a command to its end, what it says going to standard error; if we stop, so does it."""
-    process = subprocess.Popen(
+    said = ""
+    with subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
@@ -221,16 +222,15 @@ def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[s
         text=True,
         errors="replace",
         start_new_session=True,
-    )
-    said = ""
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            sys.stderr.write(line)
-            said = line if line.strip() else said
-        process.wait()
-    finally:
-        end_program(process, partial(os.killpg, process.pid))
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                sys.stderr.write(line)
+                said = line if line.strip() else said
+            process.wait()
+        finally:
+            end_program(process, partial(os.killpg, process.pid))
     if process.returncode:
         raise CannotRebuild(f"{name} fails here: {_last_line(said).removeprefix('error: ')}")
 
