@@ -37,9 +37,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("file", "variables", "wanted"),
     [
-        ("", {}, {}),
         ("", {"PIP_INDEX_URL": MIRROR}, {"UV_DEFAULT_INDEX": MIRROR}),
-        (f"[global]\nindex-url = {MIRROR}\n", {}, {"UV_DEFAULT_INDEX": MIRROR}),
         (
             f"[global]\nindex-url = {OTHER}\n[install]\nindex-url = {MIRROR}\n",
             {},

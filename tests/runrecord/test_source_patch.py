@@ -238,7 +238,9 @@ def test_no_setting_shapes_a_change_or_what_is_made_of_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", [one for kind in SETTINGS.values() for one in kind])
+@pytest.mark.parametrize(
+    "setting", [one for kind in SETTINGS if kind != "words" for one in SETTINGS[kind]]
+)
 def test_no_setting_alone_shapes_a_change(
     repository: Path,
     expected: bytes,
@@ -362,8 +364,10 @@ FILTERS = {
 }
 
 
-@pytest.mark.parametrize("kind", FILTERS)
-@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "edited"),
+    [*((kind, True) for kind in FILTERS), ("that both ways are one", False), ("that loses", False)],
+)
 def test_a_filter_is_run_as_git_runs_it_and_a_change_behind_it_is_said(
     committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, edited: bool
 ) -> None:
@@ -440,17 +444,6 @@ def test_no_variable_shapes_a_change_or_what_is_made_of_it(
     write(tmp_path, {"hostile": b"[core]\n\tautocrlf = true\n[diff]\n\tnoprefix = true\n"})
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value.format(folder=tmp_path))
-    assert assert_same_again(repository, tmp_path / "clone") == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", VARIABLES)
-def test_no_variable_alone_shapes_a_change(
-    repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    prepare(tmp_path, (), monkeypatch)
-    write(tmp_path, {"hostile": b"[core]\n\tautocrlf = true\n[diff]\n\tnoprefix = true\n"})
-    monkeypatch.setenv(name, VARIABLES[name].format(folder=tmp_path))
     assert assert_same_again(repository, tmp_path / "clone") == expected
 
 
@@ -547,9 +540,13 @@ KINDS: tuple[Callable[[Path, Path], Path], ...] = (
     *(worktree, shallow, shared, partial, submodule, oddly_named, behind_a_link, packed),
     *(on_an_odd_branch, with_replaced_objects, with_a_broken_ref),
 )
+LIKE_OTHERS = (shallow, shared, packed, behind_a_link, with_a_broken_ref)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow) if kind in LIKE_OTHERS else kind for kind in KINDS],
+)
 def test_in_a_repository_of_any_kind(
     committed: Path, tmp_path: Path, kind: Callable[[Path, Path], Path]
 ) -> None:
