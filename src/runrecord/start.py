@@ -74,6 +74,11 @@ def start_run(
         if origin.trouble:
             lost = "" if LESS in origin.trouble else " It cannot be rebuilt later."
             print(f"warning: {printable(origin.trouble)}{lost}", file=sys.stderr)
+        if ignored := origin.tags.get("git.ignored"):
+            print(
+                f"note: not recorded, as your own Git settings alone ignore it: {ignored}",
+                file=sys.stderr,
+            )
         shown = origin.inputs.params if params is None else params
         checkpoints = _checkpoints(root, _identity(origin, shown, device, project.packages))
         stopped = checkpoints.latest()

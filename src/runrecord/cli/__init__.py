@@ -129,10 +129,9 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if port not in range(1, 65536):
-        raise ValueError
-    return port
+    if not text.isdecimal() or int(text) not in range(1, 65536):
+        raise argparse.ArgumentTypeError(f"it is '{text}'; a port is a number from 1 to 65535")
+    return int(text)
 
 
 def _count(text: str) -> int:
