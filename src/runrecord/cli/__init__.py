@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     from runrecord.process import exit_status, set_up_process
 
-    set_up_process()
+    set_up_process(lossless=True)
     sys.exit(exit_status(_command(_parser().parse_args())))
 
 
