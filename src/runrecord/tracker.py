@@ -20,6 +20,7 @@ from runrecord.text import printable, reason, shown
 
 RETRY = 10.0  # seconds that a sink which failed is left alone
 UNSAID = 2.0  # seconds of waiting for sinks that need no word
+_PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
 _FOR_THE_END = 1.5  # seconds kept for showing how the run ended
 
 
@@ -102,10 +103,11 @@ class Tracker:
         while (
             behind := [thread for thread in self._threads if not thread.done]
         ) and not self._stopped:
-            try:
-                self._news.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 break
+            with suppress(queue.Empty):
+                self._news.get(timeout=min(left, _PART))
         return behind
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from runrecord.catalog import Run, all_runs
+from runrecord.checkpoints import folders_of
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
 from runrecord.files import sha256
@@ -94,7 +95,7 @@ def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
         except (RecordRefused, OSError):
             continue  # it is none, or damaged: no copy
         del left[copy.start.id]
-        folders = (Path(run.label), shown_at(root, copy.start))
+        folders = (Path(run.label), shown_at(root, copy.start), *folders_of(root, run.told.id))
         yield _Needless(copy.start.id, tuple(filter(Path.is_dir, folders)), label)
 
 

@@ -20,7 +20,7 @@ from runrecord.process import end_program
 from runrecord.provenance.git import GitFailed, commit_of, git
 from runrecord.provenance.source_patch import LEFT_OUT, check_out
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
+from runrecord.run_store import is_running, run_dirs, state_folder, working_on
 from runrecord.secrets import redact
 from runrecord.text import printable, shown
 
@@ -121,7 +121,7 @@ def scratch(root: Path) -> Iterator[Path]:
     folder = folders / token_hex(4)
     folder.mkdir(parents=True)
     try:
-        with lock_of(folder):
+        with working_on(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
