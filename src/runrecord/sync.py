@@ -1,37 +1,51 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Set
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from runrecord.catalog import OnFailure, Run, all_runs
 from runrecord.errors import UserError
 from runrecord.files import sha256, write_atomic
+from runrecord.locks import held
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.run_store import close_if_dead, host, state_folder
-from runrecord.shown import ask_shown, lacks_artifacts, shown_in_file
+from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.mlflow_shown import Shown
-from runrecord.sinks.mlflow_store import connect, database_of, is_embedded, tracking_uri
+from runrecord.sinks.mlflow_failures import explain, store_failure
+from runrecord.sinks.mlflow_shown import Shown, lacks_files
+from runrecord.sinks.mlflow_store import (
+    connect,
+    database_of,
+    experiment_name,
+    is_embedded,
+    key_in_file,
+    key_of,
+    remember,
+    remembered,
+    tracking_uri,
+)
 from runrecord.sinks.mlflow_views import save_views
 from runrecord.sinks.tensorboard import TensorBoardSink
-from runrecord.text import reason
 from runrecord.verify.audit import Discrepancy, audit
 
 CUT_OFF = "its last line is cut off; the rest is used"
 
-Outcome = Literal["created", "completed", "already there"]
+Outcome = Literal["created", "completed", "already there", "removed there"]
 
 
-def sync_lock(root: Path) -> FileLock:
+class FilesMissing(Exception):
+    """A run is shown, but for some of its files."""
+
+
+def sync_lock(root: Path) -> AbstractContextManager[None]:
     """What one replay holds, so that two never play the same run at once."""
-    return FileLock(state_folder(root) / "sync.lock")
+    return held(state_folder(root) / "sync.lock")
 
 
 def close_dead_runs(
@@ -89,27 +103,50 @@ def find_shown(root: Path, name: str) -> tuple[str, Shown] | None:
     return next(iter(shown.items()), None) if shown is not None else Store(root).find(name)
 
 
-def is_up_to_date(root: Path, runs: Iterable[Run]) -> bool:
-    """Does MLflow's SQLite file hold all of those runs, and views of them, for certain?"""
+def outcomes_in_file(root: Path, runs: Iterable[Run]) -> Mapping[str, Outcome] | None:
+    """What a replay would come to if MLflow's SQLite file holds all of those runs, by their ids.
+
+    None if it may not, or not views of them.
+    """
     shown = shown_in_file(root)
-    if shown is None or lacks_artifacts(root, shown) or _views_of(root, shown) != _saved(root):
-        return False
-    return all(_holds(shown, run) or run.goes_on for run in runs)
+    if shown is None or _views_of(root, shown) != _saved(root):
+        return None
+    removed = _removed(root, key_in_file(root), shown)
+    found: dict[str, Outcome] = {}
+    for run in runs:
+        outcome = _held(shown, removed, run)
+        if outcome is not None:
+            found[run.told.id] = outcome
+        elif not run.goes_on:
+            return None
+    return found
 
 
-def _holds(shown: Mapping[str, Shown], run: Run) -> bool:
+def _removed(root: Path, key: str, shown: Mapping[str, Shown]) -> Set[str]:
+    """The runs that an experiment showed once, and whoever deleted them had it forget.
+
+    Those that it shows are noted first.
+    """
+    remember(root, key, shown)
+    return remembered(root, key) - shown.keys()
+
+
+def _held(shown: Mapping[str, Shown], removed: Set[str], run: Run) -> Outcome | None:
     """Is all of that run there, or was it deleted there by a person?"""
     found = shown.get(run.told.id)
-    if found is None or found.start != run.told.time:
-        return False
-    whole = found.events >= run.told.length and found.status != "RUNNING"
-    return found.deleted or whole
+    if found is None:
+        return "removed there" if run.told.id in removed else None
+    if found.start != run.told.time:
+        return None
+    whole = found.events >= run.told.length and found.status != "RUNNING" and found.has_files
+    return "already there" if found.deleted or whole else None
 
 
 def _views_of(root: Path, shown: Mapping[str, Shown]) -> str:
     """What MLflow's saved views depend on, as a digest."""
     project = load_project(root)
-    settings = (project.curves, project.headline, project.params, sorted(project.better.items()))
+    settings = (experiment_name(root), project.curves, project.headline, project.params)
+    settings += (sorted(project.better.items()),)
     return sha256(repr((settings, sorted(shown.items(), key=lambda one: one[0]))).encode())
 
 
@@ -136,7 +173,20 @@ class Store:
         except UserError:
             raise
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, root) from None
+
+    @cached_property
+    def removed(self) -> Set[str]:
+        """The runs that it showed once, and whoever deleted them had it forget.
+
+        Raises:
+            UserError: the store no longer answers.
+        """
+        try:
+            key = key_of(self._client.get_experiment(self.experiment))
+        except Exception as error:
+            raise store_failure(error, self._root) from None
+        return _removed(self._root, key, self.shown)
 
     @cached_property
     def shown(self) -> dict[str, Shown]:
@@ -160,25 +210,63 @@ class Store:
             shown = shown_in_file(self._root, name)
             return ask_shown(self._client, self.experiment, name) if shown is None else shown
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
 
     @cached_property
     def _sink(self) -> MlflowSink:
         return MlflowSink(self._root)
 
-    def holds(self, run: Run) -> bool:
+    def holds(self, run: Run) -> Outcome | None:
         """Is all of that run there, or was it deleted there by a person?"""
-        return _holds(self.shown, run)
+        return _held(self.shown, self.removed, run)
 
-    def play(self, run: Run) -> Outcome | None:
+    def lacks_files(self, run: Run) -> bool:
+        """Does it show that run, but not all of its pictures, models and other files?
+
+        Raises:
+            RecordRefused: the record is damaged.
+            UserError: the store no longer answers.
+        """
+        found = self.shown.get(run.told.id)
+        if found is None or found.deleted:
+            return False
+        try:
+            return lacks_files(self._client, found.run_id, run.record())
+        except RecordRefused:
+            raise
+        except Exception as error:
+            raise store_failure(error, self._root) from None
+
+    def bring_back(self, run: Run) -> None:
+        """Let a run that was deleted there be one that is not.
+
+        Raises:
+            UserError: the store refuses, or no longer answers.
+        """
+        found = self.shown.get(run.told.id)
+        if found and found.deleted:
+            try:
+                self._client.restore_run(found.run_id)
+            except Exception as error:
+                raise store_failure(error, self._root) from None
+            self.shown[run.told.id] = replace(found, deleted=False)
+        self.removed -= {run.told.id}
+
+    def play(self, run: Run, check: bool = False) -> Outcome | None:
         """Add what is missing of a run; one that goes on is left alone.
+
+        Args:
+            run: it.
+            check: look for each of its files, also where all seems to be there.
 
         Raises:
             UserError: the store no longer answers.
+            FilesMissing: it does not take all of the run's files.
             Exception: this run cannot be shown.
         """
-        if self.holds(run):
-            return "already there"
+        held = self.holds(run)
+        if held and not (check and self.lacks_files(run)):
+            return held
         if run.goes_on:
             return None
         record = run.record()
@@ -186,10 +274,15 @@ class Store:
         try:
             for event in events:
                 self._sink.handle(event, record.contents)
-            self._sink.flush()
+            self._sink.close()
         except Exception:
             self._still_there()
             raise
+        if self._sink.owed:
+            self._still_there()
+            raise FilesMissing(
+                f"MLflow shows it, but not all its pictures, models and files ({self._sink.owed})"
+            )
         return "completed" if run.told.id in self.shown else "created"
 
     def differences(self, record: Record) -> list[Discrepancy] | None:
@@ -209,7 +302,7 @@ class Store:
         except RecordRefused:
             raise
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
         whole = shown.events >= record.length
         return [one for one in found if whole or one.shown is not None]
 
@@ -226,7 +319,7 @@ class Store:
             for key, value in tags.items():
                 self._client.set_tag(found[1].run_id, key, value)
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
 
     def save_views(self) -> None:
         """Make MLflow's saved views show what there is by now.
@@ -237,7 +330,7 @@ class Store:
         try:
             save_views(self._client, self.experiment, load_project(self._root))
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
         shown = shown_in_file(self._root)
         if shown is not None:
             with suppress(OSError):  # the next sync saves them again, then
@@ -253,16 +346,17 @@ class Store:
         try:
             self._client.set_experiment_tag(self.experiment, "doctor", "was here")
         except Exception as error:
+            why, remedy = explain(error, self._root)
+            remedy = remedy or "correct its permissions, or your user's"
             raise UserError(
-                f"MLflow's tracking store can be read but not written ({reason(error)}); "
-                "correct its permissions, or your user's."
+                f"MLflow's tracking store can be read but not written ({why}); {remedy}."
             ) from None
 
     def _still_there(self) -> None:
         try:
             self._client.get_experiment(self.experiment)
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
 
 
 def write_event_files(run: Run, root: Path) -> None:
@@ -276,10 +370,3 @@ def write_event_files(run: Run, root: Path) -> None:
     for event in run.events(record):
         sink.handle(event, record.contents)
     sink.close()
-
-
-def _unreachable(error: Exception) -> UserError:
-    return UserError(
-        f"MLflow's tracking store does not answer ({reason(error)}); start it, or correct "
-        "MLFLOW_TRACKING_URI and its user and password, and sync again."
-    )

@@ -15,10 +15,12 @@ from runrecord.dvc_index import Stage, stages_of
 from runrecord.errors import UserError
 from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
+from runrecord.locks import held
 from runrecord.process import end_program
 from runrecord.provenance.git import GitFailed, commit_of, git
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
+from runrecord.record.schema import LOCK
+from runrecord.run_store import is_running, run_dirs, state_folder
 from runrecord.secrets import redact
 from runrecord.text import printable
 
@@ -119,7 +121,7 @@ def scratch(root: Path) -> Iterator[Path]:
     folder = folders / token_hex(4)
     folder.mkdir(parents=True)
     try:
-        with lock_of(folder):
+        with held(folder / LOCK):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
