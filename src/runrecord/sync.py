@@ -39,8 +39,8 @@ CUT_OFF = "its last line is cut off; the rest is used"
 Outcome = Literal["created", "completed", "already there", "removed there"]
 
 
-class FilesMissing(Exception):
-    """A run is shown, but for some of its files."""
+class NotShown(Exception):
+    """MLflow does not show all of a run."""
 
 
 def sync_lock(root: Path) -> AbstractContextManager[None]:
@@ -260,9 +260,9 @@ class Store:
             check: look for each of its files, also where all seems to be there.
 
         Raises:
-            UserError: the store no longer answers.
-            FilesMissing: it does not take all of the run's files.
-            Exception: this run cannot be shown.
+            UserError: the store no longer answers, or refuses.
+            RecordRefused: the record is damaged.
+            NotShown: this run cannot be shown, or not with all of its files.
         """
         held = self.holds(run)
         if held and not (check and self.lacks_files(run)):
@@ -275,12 +275,15 @@ class Store:
             for event in events:
                 self._sink.handle(event, record.contents)
             self._sink.close()
-        except Exception:
-            self._still_there()
+        except RecordRefused:
             raise
+        except Exception as error:
+            self._still_there()
+            why, remedy = explain(error, self._root)
+            raise store_failure(error, self._root) if remedy else NotShown(why) from None
         if self._sink.owed:
             self._still_there()
-            raise FilesMissing(
+            raise NotShown(
                 f"MLflow shows it, but not all its pictures, models and files ({self._sink.owed})"
             )
         return "completed" if run.told.id in self.shown else "created"

@@ -81,6 +81,8 @@ def _of_the_line(chain: list[BaseException]) -> str:
                 return f"TLS: {error.verify_message}" if _is_untrusted(error) else f"TLS: {error}"
             case TimeoutError():
                 return "no answer in time"
+            case OSError(filename=str(file), strerror=str(why)):
+                return reason(Exception(f"{file}: {why}"))
             case OSError(strerror=str(why)) | OSError(args=(str(why),)):
                 return reason(Exception(why))
     return reason(Exception(str(chain[0])))
