@@ -24,6 +24,7 @@ from helpers import Workspace
 
 import runrecord
 from runrecord.checkpoints import Checkpoints
+from runrecord.cli.reap import reap
 from runrecord.cli.sync import sync
 from runrecord.errors import RunFailed, UserError
 from runrecord.events import Dataset, RunEnded, RunStarted
@@ -542,3 +543,21 @@ def test_the_status_waits_for_no_upload(
     assert shown(store, "slow")["training"]["files"]["artifacts/model.bin"] == (
         sha256(b"weights").hexdigest()
     )
+
+
+def test_reap_counts_what_mlflow_says_is_closed(
+    store: Path, proxy: Proxy, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = repository(tmp_path / "root", "reaped", monkeypatch).path
+    run, tracker = live(root, "training", "train")
+    run.log({"Loss": 1.0}, 1)
+    tracker.close(60)
+    proxy.fault, proxy.call = "503", "update the run"
+    with pytest.raises(RunFailed):
+        reap()
+    assert "training: its process is gone: KILLED.\n" in (said := capsys.readouterr().out)
+    assert said.endswith("0 closed in MLflow\n")
+    proxy.fault = ""
+    reap()
+    assert capsys.readouterr().out == "1 closed in MLflow\n"
+    assert shown(store, "reaped")["training"]["told"][0] == "KILLED"

@@ -17,7 +17,6 @@ from helpers import (
 )
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.server.auth.client import AuthServiceClient
 from test_viewers import viewing
 
 from runrecord.cli.viewers import free_port
@@ -160,6 +159,8 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
 def test_a_user_without_rights_on_the_experiment(
     toy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mlflow.server.auth.client import AuthServiceClient
+
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
     monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")

@@ -38,7 +38,7 @@ def sync(
         if everything:
             runs += read_runs(report.found(known_records(root)), report.failed)
         if name:
-            runs = _of_that_name(root, name, runs, report)
+            runs = _of_that_name(root, name, runs)
         ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
         outcomes = None if check or name else outcomes_in_file(root, ended)
         if outcomes is not None:
@@ -56,11 +56,15 @@ def sync(
     report.conclude()
 
 
-def _of_that_name(root: Path, name: str, runs: list[Run], report: Report) -> list[Run]:
+def _ignore(_label: str, _error: Exception) -> None:
+    """It is another run's."""
+
+
+def _of_that_name(root: Path, name: str, runs: list[Run]) -> list[Run]:
     """The records of the run of that name: among those, or known to DVC."""
     wanted = find_record(root, name).start.id
     found = [run for run in runs if run.told.id == wanted]
     if not found:
         there = ((label, files) for label, files in known_records(root) if files is not None)
-        found = [run for run in read_runs(there, report.failed) if run.told.id == wanted]
+        found = [run for run in read_runs(there, _ignore) if run.told.id == wanted]
     return found

@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import ssl
 from collections.abc import Iterator
+from json import JSONDecodeError
 from pathlib import Path
 
 from runrecord.errors import UserError
@@ -13,6 +14,7 @@ from runrecord.secrets import redact
 from runrecord.sinks.mlflow_store import database_of, experiment_name, is_embedded, tracking_uri
 from runrecord.text import reason
 
+NO_MLFLOW = "answers, but not as MLflow does: something else is at that address"
 _STATUS = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error|^(\d{3}) \w+ Error")
 _REVISION = re.compile(r"found version (\w+)|Can't locate revision identified by '(\w+)'")
 _READS = re.compile(r"/(get|get-by-name|get-history\w*|search|list)\b")
@@ -47,9 +49,10 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
     if found := _REVISION.search(said):
         return _of_another_version(found[1] or found[2], root)
     uri = tracking_uri(root)
-    if is_embedded(uri) and any(isinstance(one, sqlite3.Error) for one in chain):
+    by_sqlite = " ".join(str(one) for one in chain if isinstance(one, sqlite3.Error))
+    if is_embedded(uri):
         for words, (why, remedy) in _SQLITE.items():
-            if words in said:
+            if words in by_sqlite:
                 path = database_of(uri)
                 remedy = f"{remedy.format(path)}, and run 'runrecord sync --all'"
                 return f"{path} {why}", remedy
@@ -61,6 +64,10 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
             return _refused(number, said, root)
     if status:
         return f"it answers {status}", ""
+    if "IncompleteRead" in said:
+        return "its answer is cut off", ""
+    if "valid JSON format" in said or any(isinstance(one, JSONDecodeError) for one in chain):
+        return f"it {NO_MLFLOW}", ""
     return _of_the_line(chain), ""
 
 

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.util import Retry
 
+from runrecord.sinks.mlflow_failures import NO_MLFLOW
+
 LONGEST = 60.0  # seconds that an answer may take to arrive whole
 LARGEST = 2**28  # bytes of one
 _CHUNK = 2**16
@@ -52,9 +54,7 @@ class _Guarded(requests.adapters.HTTPAdapter):
         _read(response, began + LONGEST)
         found = response.status_code == requests.codes.ok
         if of_api and found and response.content.strip()[:1] != b"{":
-            raise requests.ConnectionError(
-                "it answers, but not as MLflow does: something else is at that address"
-            )
+            raise requests.ConnectionError(f"it {NO_MLFLOW}")
         return response
 
 
