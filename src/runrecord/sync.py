@@ -14,7 +14,7 @@ from runrecord.locks import held
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import close_if_dead, host, state_folder
+from runrecord.run_store import close_if_dead, host, is_running, run_dir, state_folder
 from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_failures import explain, store_failure
@@ -117,9 +117,14 @@ def outcomes_in_file(root: Path, runs: Iterable[Run]) -> Mapping[str, Outcome] |
         outcome = _held(shown, removed, run)
         if outcome is not None:
             found[run.told.id] = outcome
-        elif not run.goes_on:
+        elif not _goes_on(root, run):
             return None
     return found
+
+
+def _goes_on(root: Path, run: Run) -> bool:
+    """Does a process still work on it, or show what it has sealed?"""
+    return run.goes_on or is_running(run_dir(root, run.told.id))
 
 
 def _removed(root: Path, key: str, shown: Mapping[str, Shown]) -> Set[str]:
@@ -267,7 +272,7 @@ class Store:
         held = self.holds(run)
         if held and not (check and self.lacks_files(run)):
             return held
-        if run.goes_on:
+        if _goes_on(self._root, run):
             return None
         record = run.record()
         events = run.events(record)

@@ -108,7 +108,6 @@ class MlflowSink(Sink):
             case Observed():
                 self._observe(event)
             case ModelSaved():
-                self._new_tags["model.sha256"] = event.file.sha256
                 self._last_steps.append(partial(self._log_model, event, contents))
             case ModelEvaluated():
                 self._log_evaluation(event)
@@ -250,16 +249,18 @@ class MlflowSink(Sink):
         from mlflow.exceptions import MlflowException
 
         name = model_for(event.name)
+        tags = {"model.sha256": event.file.sha256}
         if self._keeps_models:
             try:
-                self._new_tags["model.id"] = self._logged(event, contents, name)
+                tags["model.id"] = self._logged(event, contents, name)
             except MlflowException as error:
                 if error.error_code != "ENDPOINT_NOT_FOUND":
                     raise
                 self._keeps_models = _keeps_models(server_version(tracking_uri(self._root)), error)
         if not self._keeps_models:
-            self._new_tags["model.id"] = self._as_files(event, contents, name)
-            self._new_tags[MODEL_STEP] = str(event.step)
+            tags["model.id"] = self._as_files(event, contents, name)
+            tags[MODEL_STEP] = str(event.step)
+        self._new_tags |= tags
         self.flush()
         again = not self._made_now
         self._links.to_evaluations(self._run_id, name, event.file.sha256, again)
@@ -361,11 +362,12 @@ class MlflowSink(Sink):
 
     def _conclude(self) -> None:
         """All else is there, or is owed: say which."""
+        key = self._key
         self._new_tags |= self._links.description(self._client.get_run(self._run_id))
         if not self.owed:
             self._new_tags[EVENTS_TAG] = str(self._events)
         self.flush()
-        remember(self._root, self._key, [self._record_id])
+        remember(self._root, key, [self._record_id])
 
     @cached_property
     def _key(self) -> str:

@@ -71,10 +71,10 @@ class Links:
 
         Done `again`, those with which it was linked get what they lack.
         """
-        newest = self._trainings(digest, count=1)
-        if not newest:
+        newest, evaluations = self._trainings(digest, count=1), self._evaluations(model, digest)
+        if not newest or not evaluations:
             return
-        latest = self._evaluations(model, digest)[0]
+        (latest,) = evaluations
         others = self._trainings(digest, BY)
         if again:
             others += self._trainings(digest, more=f" AND tags.`{BY}` = '{evaluation_id}'")
