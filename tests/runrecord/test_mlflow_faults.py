@@ -505,7 +505,7 @@ def test_artifacts_that_cannot_be_put_there_cost_nothing_else(
     assert len(lines) == 2, "one for each run"
     assert all("some pictures, models or files are not there (" in line for line in lines)
     for name, run in shown(store, place).items():
-        for what in ("told", "params", "datasets"):
+        for what in ("told", "params", "metrics", "datasets"):
             assert run[what] == undisturbed[name][what], (name, what)
     with pytest.raises(RunFailed, match="2 of the records failed"):
         sync()

@@ -79,9 +79,11 @@ class Links:
         if again:
             others += self._trainings(digest, more=f" AND tags.`{BY}` = '{evaluation_id}'")
         for training in {run.info.run_id: run for run in [*newest, *others]}.values():
-            self._connect(self._client.get_run(evaluation_id), training, model)
+            evaluation = self._client.get_run(evaluation_id)
+            self._connect(evaluation, training, model)
             self._name(evaluation_id, training.info.run_id, model, newest[0], latest)
             self.describe(training.info.run_id)
+            self._copy_pictures(evaluation, training, model)
 
     def to_evaluations(self, training_id: str, model: str, digest: str, again: bool) -> None:
         """Link the run that made a model to the newest evaluation, and to those that had none.
@@ -98,9 +100,11 @@ class Links:
             found = {run.info.run_id: run for run in [*reversed(others), latest]}
             for evaluation_id in found:
                 training = self._client.get_run(training_id)
-                self._connect(self._client.get_run(evaluation_id), training, model)
+                evaluation = self._client.get_run(evaluation_id)
+                self._connect(evaluation, training, model)
                 self._name(evaluation_id, training_id, model, newest, latest)
                 self.describe(evaluation_id)
+                self._copy_pictures(evaluation, training, model)
 
     def _trainings(
         self, digest: str, without: str = "", more: str = "", count: int = 1000
@@ -120,7 +124,7 @@ class Links:
     ) -> None:
         """Name the newest training at an evaluation, and the latest evaluation at a training.
 
-        This comes last: a training that names an evaluation has all of it.
+        This comes after the metrics: a training that names an evaluation has them.
         """
         self._client.set_tag(evaluation_id, f"{model}.run_id", newest.info.run_id)
         self._client.set_tag(training_id, BY, latest.info.run_id)
@@ -136,7 +140,6 @@ class Links:
         if model_id and model_id not in {one.model_id for one in evaluation.inputs.model_inputs}:
             model_input = LoggedModelInput(model_id)
             self._client.log_inputs(evaluation.info.run_id, models=[model_input])
-        self._copy_pictures(evaluation, training, model)
         points = self._points(evaluation, training, model)
         for first in range(0, len(points), BATCH):
             self._client.log_batch(training.info.run_id, points[first : first + BATCH])
