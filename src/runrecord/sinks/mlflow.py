@@ -4,7 +4,8 @@ import json
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -245,73 +246,71 @@ class MlflowSink(Sink):
             self._new_points[point] = value
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
-        """Log the model as its project packs it; without that, its file."""
-        from mlflow.exceptions import MlflowException
-
+        """Say that the run made a model; then link it, and put its files there."""
         name = model_for(event.name)
-        tags = {"model.sha256": event.file.sha256}
-        if self._keeps_models:
-            try:
-                tags["model.id"] = self._logged(event, contents, name)
-            except MlflowException as error:
-                if error.error_code != "ENDPOINT_NOT_FOUND":
-                    raise
-                self._keeps_models = _keeps_models(server_version(tracking_uri(self._root)), error)
-        if not self._keeps_models:
-            tags["model.id"] = self._as_files(event, contents, name)
-            tags[MODEL_STEP] = str(event.step)
-        self._new_tags |= tags
+        model = self._registered(event, name)
+        model_id = str(model.model_id) if model else f"runs:/{self._run_id}/{_path_of(name)}"
+        self._new_tags |= {"model.id": model_id, "model.sha256": event.file.sha256}
+        if model is None:
+            self._new_tags[MODEL_STEP] = str(event.step)
         self.flush()
         again = not self._made_now
-        self._links.to_evaluations(self._run_id, name, event.file.sha256, again)
+        link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256, again)
+        self._last_steps.extendleft([partial(self._put_model, event, contents, model), link])
 
-    def _logged(self, event: ModelSaved, contents: Contents, name: str) -> str:
-        """Make it a model of this run's, or complete it; its id."""
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-        from mlflow.models import Model
+    def _registered(self, event: ModelSaved, name: str) -> "LoggedModel | None":
+        """The model of that name that this run made; None where a server keeps none."""
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.exceptions import MlflowException
 
+        if not self._keeps_models:
+            return None
         flavor = self._project.flavor
-        model = None if self._made_now else self._logged_model(name)
-        linked = model is not None and self._is_linked(model)
-        model = model or self._client.create_logged_model(
-            self._experiment,
-            name=name,
-            source_run_id=self._run_id,
-            tags={"model.sha256": event.file.sha256},
-            params=self._params,
-            model_type=flavor.kind if flavor else None,
-        )
-        model_id = str(model.model_id)
-        if not linked:
-            self._client.log_outputs(self._run_id, [LoggedModelOutput(model_id, event.step)])
-        ready = model.status == LoggedModelStatus.READY
-        if not (ready and self._client.list_logged_model_artifacts(model_id)):
-            of_run = Model(run_id=self._run_id, model_id=model_id)
-            self._pack(
-                event,
-                contents,
-                of_run,
-                lambda packed: self._client.log_model_artifacts(model_id, packed),
+        try:
+            model = None if self._made_now else self._logged_model(name)
+            linked = model is not None and self._is_linked(model)
+            model = model or self._client.create_logged_model(
+                self._experiment,
+                name=name,
+                source_run_id=self._run_id,
+                tags={"model.sha256": event.file.sha256},
+                params=self._params,
+                model_type=flavor.kind if flavor else None,
             )
-        if not ready:
-            self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-        return model_id
+        except MlflowException as error:
+            if error.error_code != "ENDPOINT_NOT_FOUND":
+                raise
+            self._keeps_models = _keeps_models(server_version(tracking_uri(self._root)), error)
+            return None
+        if not linked:
+            output = LoggedModelOutput(model.model_id, event.step)
+            self._client.log_outputs(self._run_id, [output])
+        return model
 
-    def _as_files(self, event: ModelSaved, contents: Contents, name: str) -> str:
-        """Put it among the run's files; its address."""
+    def _put_model(
+        self, event: ModelSaved, contents: Contents, model: "LoggedModel | None"
+    ) -> None:
+        """Put a model's files there as its project packs it; without that, its file."""
+        from mlflow.entities import LoggedModelStatus
         from mlflow.models import Model
 
-        path = f"models/{name}"
-        of_run = Model(run_id=self._run_id, artifact_path=path)
-        self._pack(
-            event, contents, of_run, lambda packed: self._artifacts.log_artifacts(packed, path)
-        )
-        return f"runs:/{self._run_id}/{path}"
+        if model is None:
+            path = _path_of(model_for(event.name))
+            of_run = Model(run_id=self._run_id, artifact_path=path)
+            with self._packed(event, contents, of_run) as packed:
+                self._artifacts.log_artifacts(packed, path)
+            return
+        ready = model.status == LoggedModelStatus.READY
+        if not (ready and self._client.list_logged_model_artifacts(model.model_id)):
+            of_run = Model(run_id=self._run_id, model_id=model.model_id)
+            with self._packed(event, contents, of_run) as packed:
+                self._client.log_model_artifacts(model.model_id, packed)
+        if not ready:
+            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
-    def _pack(
-        self, event: ModelSaved, contents: Contents, of_run: "Model", put: Callable[[str], object]
-    ) -> None:
-        """Pack it into a folder, put that where it belongs, and remove it here."""
+    @contextmanager
+    def _packed(self, event: ModelSaved, contents: Contents, of_run: "Model") -> Iterator[str]:
+        """A folder with the model, which goes when it is done with."""
         with tempfile.TemporaryDirectory() as folder:
             weights, packed = Path(folder) / "file" / event.filename, Path(folder) / "model"
             write_content(contents[event.file.name], weights)
@@ -319,7 +318,7 @@ class MlflowSink(Sink):
                 self._project.flavor.save(weights, packed, of_run)
             else:
                 weights.parent.rename(packed)
-            put(str(packed))
+            yield str(packed)
 
     def _is_linked(self, model: "LoggedModel") -> bool:
         outputs = self._client.get_run(self._run_id).outputs
@@ -372,6 +371,11 @@ class MlflowSink(Sink):
     @cached_property
     def _key(self) -> str:
         return key_of(self._client.get_experiment(self._experiment))
+
+
+def _path_of(name: str) -> str:
+    """Where a model's files are among those of its run, where a server keeps no models."""
+    return f"models/{name}"
 
 
 def _keeps_models(version: str, error: Exception) -> bool:

@@ -116,8 +116,11 @@ class Links:
         self, model: str, digest: str, without: str = "", more: str = "", count: int = 1
     ) -> "list[Run]":
         """The evaluations of a model, the newest first: that alone, unless more are asked for."""
-        found = self.search(f"{model}.sha256", digest, without, more, count)
-        return [run for run in found if evaluates(run, model)]
+        tag = f"{model}.sha256"
+        found = self.search(tag, digest, without, more, count)
+        if found and not evaluates(found[0], model):  # "model.sha256" is a training's tag, too
+            found = self.search(tag, digest, without, more)
+        return [run for run in found if evaluates(run, model)][:count]
 
     def _name(
         self, evaluation_id: str, training_id: str, model: str, newest: "Run", latest: "Run"

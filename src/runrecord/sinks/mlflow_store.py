@@ -81,6 +81,7 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # it may be an hour
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     require("mlflow", "MLflow", "mlflow")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
