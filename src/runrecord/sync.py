@@ -1,20 +1,19 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Iterable, Mapping, Set
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping, Set
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from runrecord.catalog import OnFailure, Run, all_runs
 from runrecord.errors import UserError
-from runrecord.files import sha256, write_atomic
 from runrecord.locks import held
+from runrecord.outcomes import Outcome, goes_on, note_views, outcome_of, removed
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import close_if_dead, host, is_running, run_dir, state_folder
+from runrecord.run_store import close_if_dead, host, state_folder
 from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_failures import explain, store_failure
@@ -22,21 +21,14 @@ from runrecord.sinks.mlflow_shown import Shown, lacks_files
 from runrecord.sinks.mlflow_store import (
     connect,
     database_of,
-    experiment_name,
     is_embedded,
-    key_in_file,
     key_of,
-    remember,
-    remembered,
     tracking_uri,
 )
 from runrecord.sinks.mlflow_views import save_views
-from runrecord.sinks.tensorboard import TensorBoardSink
 from runrecord.verify.audit import Discrepancy, audit
 
 CUT_OFF = "its last line is cut off; the rest is used"
-
-Outcome = Literal["created", "completed", "already there", "removed there"]
 
 
 class NotShown(Exception):
@@ -103,66 +95,6 @@ def find_shown(root: Path, name: str) -> tuple[str, Shown] | None:
     return next(iter(shown.items()), None) if shown is not None else Store(root).find(name)
 
 
-def outcomes_in_file(root: Path, runs: Iterable[Run]) -> Mapping[str, Outcome] | None:
-    """What a replay would come to if MLflow's SQLite file holds all of those runs, by their ids.
-
-    None if it may not, or not views of them.
-    """
-    shown = shown_in_file(root)
-    if shown is None or _views_of(root, shown) != _saved(root):
-        return None
-    removed = _removed(root, key_in_file(root), shown)
-    found: dict[str, Outcome] = {}
-    for run in runs:
-        outcome = _held(shown, removed, run)
-        if outcome is not None:
-            found[run.told.id] = outcome
-        elif not _goes_on(root, run):
-            return None
-    return found
-
-
-def _goes_on(root: Path, run: Run) -> bool:
-    """Does a process still work on it, or show what it has sealed?"""
-    return run.goes_on or is_running(run_dir(root, run.told.id))
-
-
-def _removed(root: Path, key: str, shown: Mapping[str, Shown]) -> Set[str]:
-    """The runs that an experiment showed once, and whoever deleted them had it forget.
-
-    Those that it shows are noted first.
-    """
-    remember(root, key, shown)
-    return remembered(root, key) - shown.keys()
-
-
-def _held(shown: Mapping[str, Shown], removed: Set[str], run: Run) -> Outcome | None:
-    """Is all of that run there, or was it deleted there by a person?"""
-    found = shown.get(run.told.id)
-    if found is None:
-        return "removed there" if run.told.id in removed else None
-    if found.start != run.told.time:
-        return None
-    whole = found.events >= run.told.length and found.status != "RUNNING" and found.has_files
-    return "already there" if found.deleted or whole else None
-
-
-def _views_of(root: Path, shown: Mapping[str, Shown]) -> str:
-    """What MLflow's saved views depend on, as a digest."""
-    project = load_project(root)
-    settings = (experiment_name(root), project.curves, project.headline, project.params)
-    settings += (sorted(project.better.items()),)
-    return sha256(repr((settings, sorted(shown.items(), key=lambda one: one[0]))).encode())
-
-
-def _saved(root: Path) -> str:
-    """What `_views_of` was when views were saved last."""
-    try:
-        return (state_folder(root) / "views").read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
 class Store:
     """MLflow's tracking store."""
 
@@ -191,7 +123,7 @@ class Store:
             key = key_of(self._client.get_experiment(self.experiment))
         except Exception as error:
             raise store_failure(error, self._root) from None
-        return _removed(self._root, key, self.shown)
+        return removed(self._root, key, self.shown)
 
     @cached_property
     def shown(self) -> dict[str, Shown]:
@@ -222,8 +154,8 @@ class Store:
         return MlflowSink(self._root)
 
     def holds(self, run: Run) -> Outcome | None:
-        """Is all of that run there, or was it deleted there by a person?"""
-        return _held(self.shown, self.removed, run)
+        """Is all of that run there, or was it deleted there by a person? Neither: None."""
+        return outcome_of(self.shown, self.removed, run)
 
     def lacks_files(self, run: Run) -> bool:
         """Does it show that run, but not all of its pictures, models and other files?
@@ -272,7 +204,7 @@ class Store:
         held = self.holds(run)
         if held and not (check and self.lacks_files(run)):
             return held
-        if _goes_on(self._root, run):
+        if goes_on(self._root, run):
             return None
         record = run.record()
         events = run.events(record)
@@ -339,11 +271,7 @@ class Store:
             save_views(self._client, self.experiment, load_project(self._root))
         except Exception as error:
             raise store_failure(error, self._root) from None
-        shown = shown_in_file(self._root)
-        if shown is not None:
-            with suppress(OSError):  # the next sync saves them again, then
-                saved = _views_of(self._root, shown).encode()
-                write_atomic(state_folder(self._root) / "views", saved)
+        note_views(self._root)
 
     def write_probe(self) -> None:
         """Write something harmless.
@@ -365,16 +293,3 @@ class Store:
             self._client.get_experiment(self.experiment)
         except Exception as error:
             raise store_failure(error, self._root) from None
-
-
-def write_event_files(run: Run, root: Path) -> None:
-    """Write TensorBoard's event files of a run anew.
-
-    Raises:
-        RecordRefused: its record is damaged.
-        OSError: they cannot be written.
-    """
-    sink, record = TensorBoardSink(root), run.record()
-    for event in run.events(record):
-        sink.handle(event, record.contents)
-    sink.close()

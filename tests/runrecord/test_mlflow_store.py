@@ -85,7 +85,8 @@ def test_a_database_of_another_mlflow_is_one_sentence_with_the_command(
     path = here / "mlflow.db"
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = ?", [remedy[0]])
-    for command in (sync, lambda: view("mlflow", "127.0.0.1", 5000)):
+    commands: tuple[Callable[[], None], ...] = (sync, lambda: view("mlflow", "127.0.0.1", 5000))
+    for command in commands:
         with pytest.raises(UserError) as refusal:
             command()
         text = one_sentence(refusal)

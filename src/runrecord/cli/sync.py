@@ -6,14 +6,10 @@ from runrecord.catalog import Run, all_runs, newest_of_each, read_runs
 from runrecord.cli.reporting import Report
 from runrecord.dvc_cache import known_records
 from runrecord.lookup import find_record
+from runrecord.outcomes import outcomes_in_file
 from runrecord.paths import repo_root
-from runrecord.sync import (
-    Store,
-    close_dead_runs,
-    outcomes_in_file,
-    sync_lock,
-    write_event_files,
-)
+from runrecord.sinks.tensorboard import TensorBoardSink
+from runrecord.sync import Store, close_dead_runs, sync_lock
 
 
 def sync(
@@ -52,7 +48,7 @@ def sync(
             store.save_views()
         print(report.summary())
         if tensorboard:
-            report.each("TensorBoard", ended, lambda run: write_event_files(run, root))
+            report.each("TensorBoard", ended, lambda run: _write_event_files(run, root))
     report.conclude()
 
 
@@ -68,3 +64,16 @@ def _of_that_name(root: Path, name: str, runs: list[Run]) -> list[Run]:
         there = ((label, files) for label, files in known_records(root) if files is not None)
         found = [run for run in read_runs(there, _ignore) if run.told.id == wanted]
     return found
+
+
+def _write_event_files(run: Run, root: Path) -> None:
+    """Write TensorBoard's event files of a run anew.
+
+    Raises:
+        RecordRefused: its record is damaged.
+        OSError: they cannot be written.
+    """
+    sink, record = TensorBoardSink(root), run.record()
+    for event in run.events(record):
+        sink.handle(event, record.contents)
+    sink.close()

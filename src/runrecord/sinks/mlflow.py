@@ -1,12 +1,9 @@
 """The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
 
 import json
-import sys
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, cached_property, partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +21,10 @@ from runrecord.events import (
 )
 from runrecord.project import load_project
 from runrecord.record.schema import RecordRefused
-from runrecord.sinks.base import Sink, content_of, write_content
+from runrecord.sinks.base import Sink, content_of
 from runrecord.sinks.mlflow_failures import explain
-from runrecord.sinks.mlflow_links import MODEL_STEP, Links
+from runrecord.sinks.mlflow_links import Links
+from runrecord.sinks.mlflow_models import Models
 from runrecord.sinks.mlflow_shown import (
     BATCH,
     CHANGE,
@@ -43,13 +41,11 @@ from runrecord.sinks.mlflow_shown import (
     points_of,
     put_files,
 )
-from runrecord.sinks.mlflow_store import connect, key_of, remember, server_version, tracking_uri
+from runrecord.sinks.mlflow_store import connect, key_of, remember
 from runrecord.sinks.names import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, LoggedModel, Run
-    from mlflow.models import Model
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from mlflow.entities import DatasetInput, Run
 
 _SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
 _FILES = 10  # that are put there between two looks at what else there is
@@ -71,7 +67,7 @@ class MlflowSink(Sink):
         self._project = load_project(root)
         self._client, self._experiment = connect(root)
         self._links = Links(self._client, self._experiment, self._project)
-        self._keeps_models = True
+        self._models = Models(self._client, self._experiment, self._project)
         self._forget()
 
     def _forget(self) -> None:
@@ -213,12 +209,6 @@ class MlflowSink(Sink):
         for key, text in event.tags.items():
             self._new_tags[name_for(key)] = text[:LONGEST_TAG]
 
-    @property
-    def _artifacts(self) -> "ArtifactRepository":
-        """Where the run's files lie."""
-        assert self._run is not None, "a run's first event is RunStarted"
-        return artifacts_of(self._client, self._run)
-
     def _put_some(self) -> None:
         """Put the files there that have waited longest."""
         assert self._run is not None, "a run's first event is RunStarted"
@@ -232,7 +222,7 @@ class MlflowSink(Sink):
             else:
                 png = content if isinstance(content, bytes) else content.read_bytes()
                 files |= picture_files(place, png, self._shown_pictures)
-        put_files(self._artifacts, files)
+        put_files(artifacts_of(self._client, self._run), files)
 
     def _observe(self, event: Observed) -> None:
         """Show it where MLflow has its system metrics; the step is the run's second."""
@@ -247,89 +237,14 @@ class MlflowSink(Sink):
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
-        name = model_for(event.name)
-        model = self._registered(event, name)
-        model_id = str(model.model_id) if model else f"runs:/{self._run_id}/{_path_of(name)}"
-        self._new_tags |= {"model.id": model_id, "model.sha256": event.file.sha256}
-        if model is None:
-            self._new_tags[MODEL_STEP] = str(event.step)
+        assert self._run is not None, "a run's first event is RunStarted"
+        name, again = model_for(event.name), not self._made_now
+        model = self._models.register(self._run, event, self._params, again)
+        self._new_tags |= self._models.tags(self._run, event, model)
         self.flush()
-        again = not self._made_now
         link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256, again)
-        self._last_steps.extendleft([partial(self._put_model, event, contents, model), link])
-
-    def _registered(self, event: ModelSaved, name: str) -> "LoggedModel | None":
-        """The model of that name that this run made; None where a server keeps none."""
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.exceptions import MlflowException
-
-        if not self._keeps_models:
-            return None
-        flavor = self._project.flavor
-        try:
-            model = None if self._made_now else self._logged_model(name)
-            linked = model is not None and self._is_linked(model)
-            model = model or self._client.create_logged_model(
-                self._experiment,
-                name=name,
-                source_run_id=self._run_id,
-                tags={"model.sha256": event.file.sha256},
-                params=self._params,
-                model_type=flavor.kind if flavor else None,
-            )
-        except MlflowException as error:
-            if error.error_code != "ENDPOINT_NOT_FOUND":
-                raise
-            self._keeps_models = _keeps_models(server_version(tracking_uri(self._root)), error)
-            return None
-        if not linked:
-            output = LoggedModelOutput(model.model_id, event.step)
-            self._client.log_outputs(self._run_id, [output])
-        return model
-
-    def _put_model(
-        self, event: ModelSaved, contents: Contents, model: "LoggedModel | None"
-    ) -> None:
-        """Put a model's files there as its project packs it; without that, its file."""
-        from mlflow.entities import LoggedModelStatus
-        from mlflow.models import Model
-
-        if model is None:
-            path = _path_of(model_for(event.name))
-            of_run = Model(run_id=self._run_id, artifact_path=path)
-            with self._packed(event, contents, of_run) as packed:
-                self._artifacts.log_artifacts(packed, path)
-            return
-        ready = model.status == LoggedModelStatus.READY
-        if not (ready and self._client.list_logged_model_artifacts(model.model_id)):
-            of_run = Model(run_id=self._run_id, model_id=model.model_id)
-            with self._packed(event, contents, of_run) as packed:
-                self._client.log_model_artifacts(model.model_id, packed)
-        if not ready:
-            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-
-    @contextmanager
-    def _packed(self, event: ModelSaved, contents: Contents, of_run: "Model") -> Iterator[str]:
-        """A folder with the model, which goes when it is done with."""
-        with tempfile.TemporaryDirectory() as folder:
-            weights, packed = Path(folder) / "file" / event.filename, Path(folder) / "model"
-            write_content(contents[event.file.name], weights)
-            if self._project.flavor:
-                self._project.flavor.save(weights, packed, of_run)
-            else:
-                weights.parent.rename(packed)
-            yield str(packed)
-
-    def _is_linked(self, model: "LoggedModel") -> bool:
-        outputs = self._client.get_run(self._run_id).outputs
-        return bool(outputs) and model.model_id in {one.model_id for one in outputs.model_outputs}
-
-    def _logged_model(self, name: str) -> "LoggedModel | None":
-        """The model of that name that this run has already, whole or not."""
-        found = self._client.search_logged_models(
-            [self._experiment], f"source_run_id = '{self._run_id}' AND name = '{name}'"
-        )
-        return found[0] if found else None
+        put = partial(self._models.put, self._run, event, contents, model)
+        self._last_steps.extendleft([put, link])
 
     def _log_evaluation(self, event: ModelEvaluated) -> None:
         """The metrics go to this run, and to every training run that made that very model."""
@@ -371,32 +286,6 @@ class MlflowSink(Sink):
     @cached_property
     def _key(self) -> str:
         return key_of(self._client.get_experiment(self._experiment))
-
-
-def _path_of(name: str) -> str:
-    """Where a model's files are among those of its run, where a server keeps no models."""
-    return f"models/{name}"
-
-
-def _keeps_models(version: str, error: Exception) -> bool:
-    """Does a server of that version keep models beside runs? It has just said that it does not.
-
-    Raises:
-        Exception: it does, and the error is another one.
-    """
-    major = version.partition(".")[0]
-    if major.isdigit() and int(major) >= 3:
-        raise error
-    _say_once(
-        f"MLflow's server is {version or 'an older one'}, which keeps no models beside runs: here "
-        "they are files of their runs, and no evaluation is linked to one; from 3.0 on it does."
-    )
-    return False
-
-
-@cache
-def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

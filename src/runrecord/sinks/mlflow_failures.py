@@ -84,8 +84,10 @@ def _of_the_line(chain: list[BaseException]) -> str:
         match error:
             case socket.gaierror():
                 return f"its name leads nowhere: {error.strerror}"
+            case ssl.SSLCertVerificationError(verify_message=str(why)) if why:
+                return f"TLS: {why}"
             case ssl.SSLError():
-                return f"TLS: {error.verify_message}" if _is_untrusted(error) else f"TLS: {error}"
+                return f"TLS: {error.reason or error}"
             case TimeoutError():
                 return "no answer in time"
             case OSError(filename=str(file), strerror=str(why)):
@@ -93,10 +95,6 @@ def _of_the_line(chain: list[BaseException]) -> str:
             case OSError(strerror=str(why)) | OSError(args=(str(why),)):
                 return reason(Exception(why))
     return reason(Exception(str(chain[0])))
-
-
-def _is_untrusted(error: ssl.SSLError) -> bool:
-    return isinstance(error, ssl.SSLCertVerificationError) and bool(error.verify_message)
 
 
 def _refused(status: int, said: str, root: Path) -> tuple[str, str]:

@@ -33,19 +33,20 @@ class _Guarded(requests.adapters.HTTPAdapter):
     redirection to a page that asks for a password, and finds that page.
     """
 
-    def __init__(self, *args: Any, max_retries: Retry, **kwargs: Any) -> None:
-        super().__init__(*args, max_retries=max_retries, **kwargs)
-        self._once = requests.adapters.HTTPAdapter(max_retries=max_retries.new(total=0))
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        retries: Retry = given["max_retries"]
+        self._once = requests.adapters.HTTPAdapter(max_retries=retries.new(total=0))
 
     def send(
-        self, request: requests.PreparedRequest, stream: bool = False, **given: Any
+        self, request: requests.PreparedRequest, stream: bool = False, *args: Any, **given: Any
     ) -> requests.Response:
         if isinstance(given.get("timeout"), int):
             given["timeout"] = min(given["timeout"], LONGEST)
         began, address = time.monotonic(), urlsplit(str(request.url))
         of_api = any(api in address.path for api in _APIS)
-        adapter = self._once if of_api and request.method == "POST" else super()
-        response = adapter.send(request, stream=stream, **given)
+        send = self._once.send if of_api and request.method == "POST" else super().send
+        response = send(request, stream, *args, **given)
         if of_api and response.is_redirect and request.method != "GET":
             to = urlsplit(response.headers["location"]).netloc or address.netloc
             raise requests.ConnectionError(f"it redirects to {to}, as to log in there")
