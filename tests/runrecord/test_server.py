@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from runrecord.cli.viewers import free_port
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dirs
 from runrecord.run_view import view
+from runrecord.sinks.mlflow_shown import artifacts_of
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong-staple-7"
@@ -159,7 +161,9 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
 def test_a_user_without_rights_on_the_experiment(
     toy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow.server.auth.client import AuthServiceClient
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own imports
+        from mlflow.server.auth.client import AuthServiceClient
 
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
     monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
@@ -193,11 +197,13 @@ def test_a_user_without_rights_on_the_experiment(
         output = toy.run("runrecord", "sync", status=2, environment=bob)
         assert f"error: MLflow's tracking store cannot be used: {read}; have it granted" in output
         own = bob | {"MLFLOW_EXPERIMENT_NAME": "bob's own"}
-        assert "4 created" in toy.run("runrecord", "sync", environment=own)
-        assert "1 created" in toy.run("runrecord", "sync", environment=admin)
+        assert "3 created" in toy.run("runrecord", "sync", environment=own)
+        assert "2 created, 0 completed, 1 already there" in toy.run(
+            "runrecord", "sync", environment=admin
+        )
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WRONG)
-        assert len(runs_at(address, "bob's own")) == 4
+        assert len(runs_at(address, "bob's own")) == 3
 
 
 @pytest.mark.slow
@@ -214,7 +220,7 @@ def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> 
         toy.run("runrecord", "sync", environment=environment)
         assert_whole(database, run_dirs(toy.path)[-1])
         with viewing(toy, "mlflow", MLFLOW_TRACKING_URI=database) as address:
-            assert [one.info.run_id for one in runs_at(address)][-1] == run.info.run_id
+            assert run.info.run_id in [one.info.run_id for one in runs_at(address)]
         engine = sqlalchemy.create_engine(database)
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = 'feed'"))
@@ -244,9 +250,9 @@ def test_a_real_server_of_mlflow_2(toy: Workspace, tmp_path: Path) -> None:
         assert "warning" not in output
         assert output.count("MLflow's server is 2.") == 1
         output = toy.run("runrecord", "sync", environment=environment)
-        assert "2 created, 0 completed, 2 already there, 0 failed" in output
+        assert "0 created, 0 completed, 2 already there, 0 failed" in output
         output = toy.run("runrecord", "sync", "--check", environment=environment)
-        assert "0 created, 0 completed, 4 already there, 0 failed" in output
+        assert "0 created, 0 completed, 2 already there, 0 failed" in output
         assert "http" in toy.run("runrecord", "mlflow", environment=environment)
         evaluation, training = runs_at(address)[:2]
         assert {run.info.status for run in runs_at(address)} == {"FINISHED"}
@@ -254,5 +260,6 @@ def test_a_real_server_of_mlflow_2(toy: Workspace, tmp_path: Path) -> None:
         assert training.data.metrics["Eval/Size"] == 3.0
         assert training.data.tags["model.id"] == f"runs:/{training.info.run_id}/models/model"
         toy.run("runrecord", "show", training.info.run_id, environment=environment)
-        files = MlflowClient(address).list_artifacts(training.info.run_id, "models/model")
+        found = artifacts_of(MlflowClient(address), training)  # the client's own list fails there
+        files = found.list_artifacts("models/model")
         assert [Path(file.path).name for file in files] == ["model.bin"]

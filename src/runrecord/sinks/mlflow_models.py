@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.models import Model
 
+_LOST = "it took the model, and does not have it"
 _FIRST = 3  # the major version of servers that keep models beside runs
 
 
@@ -90,15 +91,20 @@ class Models:
 
         run_id = run.info.run_id
         if model is None:
+            repository = artifacts_of(self._client, run)
             of_run = Model(run_id=run_id, artifact_path=_path_of(event))
             with self._packed(event, contents, of_run) as packed:
-                artifacts_of(self._client, run).log_artifacts(packed, _path_of(event))
+                repository.log_artifacts(packed, _path_of(event))
+            if not repository.list_artifacts(_path_of(event)):
+                raise OSError(_LOST)
             return
         ready = model.status == LoggedModelStatus.READY
         if not (ready and self._client.list_logged_model_artifacts(model.model_id)):
             of_run = Model(run_id=run_id, model_id=model.model_id)
             with self._packed(event, contents, of_run) as packed:
                 self._client.log_model_artifacts(model.model_id, packed)
+            if not self._client.list_logged_model_artifacts(model.model_id):
+                raise OSError(_LOST)
         if not ready:
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 

@@ -3,7 +3,7 @@
 import io
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,15 +103,13 @@ def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
             case RunEnded(traceback=str(trace)) if trace:
                 files.add(TRACEBACK)
     repository = artifacts_of(client, run)
-    folders = {path.rpartition("/")[0] for path in files}
-    there = {file.path for folder in folders for file in repository.list_artifacts(folder or None)}
     model = run.data.tags.get("model.id", "")
     if model.startswith("runs:/"):
         has_files = bool(repository.list_artifacts(model.partition(f"{run_id}/")[2]))
     else:
         has_files = bool(model and client.list_logged_model_artifacts(model))
     return (
-        not files <= there
+        not files <= _there(repository, files)
         or (bool(pictures) and not pictures <= pictures_of(client, run).keys())
         or (has_model and not has_files)
     )
@@ -148,11 +146,26 @@ def picture_files(point: Point, png: bytes, shown: Mapping[Point, str]) -> dict[
 
 
 def put_files(repository: "ArtifactRepository", files: Mapping[str, bytes | Path]) -> None:
-    """Put files among a run's, by their paths there, all in one go."""
+    """Put files among a run's, by their paths there, all in one go.
+
+    Raises:
+        OSError: a server took them, and does not have them.
+    """
+    from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+
     with tempfile.TemporaryDirectory() as folder:
         for path, content in files.items():
             write_content(content, Path(folder) / path)
         repository.log_artifacts(folder)
+    proxied = isinstance(repository, HttpArtifactRepository)
+    if proxied and (lost := files.keys() - _there(repository, files)):
+        raise OSError(f"it took {min(lost)}, and does not have it")
+
+
+def _there(repository: "ArtifactRepository", paths: Iterable[str]) -> set[str]:
+    """The files that are in the folders of those."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    return {file.path for folder in folders for file in repository.list_artifacts(folder or None)}
 
 
 def latest_points(run: "Run") -> dict[str, tuple[int, int]]:
