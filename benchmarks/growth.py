@@ -128,7 +128,9 @@ def fill(folder: Path, count: int) -> None:
         copies.append((original.name, copy.name))
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         for number, names in enumerate(copies):
-            _copy_row(database, *names, f"{count:016x}{number:016x}")
+            run_id = f"{count:016x}{number:016x}"
+            _copy_row(database, *names, run_id)
+            (folder / "mlruns" / run_id).mkdir(parents=True)  # by which its files are known
 
 
 def _copy_row(database: sqlite3.Connection, original: str, copy: str, run_id: str) -> None:

@@ -1,26 +1,32 @@
 """What MLflow shows of runs already: read from its SQLite file, which needs no MLflow, or asked."""
 
+import os
 import re
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from runrecord.project import load_project
 from runrecord.sinks.mlflow_shown import EVENTS_TAG, Shown
-from runrecord.sinks.mlflow_store import artifact_location, database_of, is_embedded, tracking_uri
+from runrecord.sinks.mlflow_store import (
+    artifact_location,
+    database_of,
+    experiment_name,
+    is_embedded,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _RUNS = """
 SELECT id.value, runs.run_uuid, status, start_time, host.value, CAST(events.value AS INTEGER),
-    runs.lifecycle_stage = 'deleted'
+    runs.lifecycle_stage = 'deleted', model.value
 FROM runs JOIN tags AS id ON id.run_uuid = runs.run_uuid
 LEFT JOIN tags AS host ON host.run_uuid = runs.run_uuid AND host.key = 'host'
 LEFT JOIN tags AS events ON events.run_uuid = runs.run_uuid AND events.key = ?
+LEFT JOIN tags AS model ON model.run_uuid = runs.run_uuid AND model.key = 'model.id'
 WHERE id.key = 'record.id' AND experiment_id = ?
 """
 _PATIENCE = 5.0  # seconds that a process which writes the file may take
@@ -39,22 +45,31 @@ def shown_in_file(root: Path, name: str | None = None) -> dict[str, Shown] | Non
     if wanted:
         query += "AND (id.value = ? OR runs.run_uuid = ?)"
     address = f"file:{quote(str(database_of(uri)))}?mode=ro"
-    experiment = load_project(root).experiment or root.name
     try:
         with closing(sqlite3.connect(address, timeout=_PATIENCE, uri=True)) as database:
             own = database.execute(
                 "SELECT experiment_id FROM experiments WHERE name = ? AND artifact_location = ? "
                 "AND lifecycle_stage = 'active'",
-                [experiment, artifact_location(root)],
+                [experiment_name(root), artifact_location(root)],
             ).fetchone()
             if own is None:
                 return None
             rows = database.execute(query, [EVENTS_TAG, own[0], *wanted]).fetchall()
     except sqlite3.Error:
         return None
+    folders = _names_in(root / "mlruns") | {None}
+    models = _names_in(root / "mlruns" / "models") | {None}
     return {
-        record: Shown(run_id, status, start, host or "", events or 0, bool(deleted))
-        for record, run_id, status, start, host, events, deleted in rows
+        record: Shown(
+            run_id,
+            status,
+            start,
+            host or "",
+            events or 0,
+            bool(deleted),
+            has_files=run_id in folders and model in models,
+        )
+        for record, run_id, status, start, host, events, deleted, model in rows
     }
 
 
@@ -93,7 +108,8 @@ def _search(client: "MlflowClient", experiment: str, wanted: str) -> dict[str, S
             return runs
 
 
-def lacks_artifacts(root: Path, shown: Mapping[str, Shown]) -> bool:
-    """Does an embedded store show runs whose pictures and models are gone?"""
-    embedded = is_embedded(tracking_uri(root))
-    return embedded and bool(shown) and not (root / "mlruns").is_dir()
+def _names_in(folder: Path) -> set[str | None]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()

@@ -1,37 +1,43 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Set
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
-
-from filelock import FileLock
 
 from runrecord.catalog import OnFailure, Run, all_runs
 from runrecord.errors import UserError
-from runrecord.files import sha256
+from runrecord.locks import held
+from runrecord.outcomes import Outcome, goes_on, note_views, outcome_of, removed
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.run_store import close_if_dead, state_folder
-from runrecord.shown import ask_shown, lacks_artifacts, shown_in_file
+from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.mlflow_shown import Shown
-from runrecord.sinks.mlflow_store import connect, database_of, is_embedded, tracking_uri
+from runrecord.sinks.mlflow_failures import explain, store_failure
+from runrecord.sinks.mlflow_shown import Shown, lacks_files
+from runrecord.sinks.mlflow_store import (
+    connect,
+    database_of,
+    is_embedded,
+    key_of,
+    tracking_uri,
+)
 from runrecord.sinks.mlflow_views import save_views
-from runrecord.sinks.tensorboard import TensorBoardSink
-from runrecord.text import reason
 from runrecord.verify.audit import Discrepancy, audit
 
 CUT_OFF = "its last line is cut off; the rest is used"
 
-Outcome = Literal["created", "completed", "already there"]
+
+class NotShown(Exception):
+    """MLflow does not show all of a run."""
 
 
-def sync_lock(root: Path) -> FileLock:
+def sync_lock(root: Path) -> AbstractContextManager[None]:
     """What one replay holds, so that two never play the same run at once."""
-    return FileLock(state_folder(root) / "sync.lock")
+    return held(state_folder(root) / "sync.lock")
 
 
 def close_dead_runs(
@@ -95,38 +101,6 @@ def find_shown(root: Path, name: str) -> tuple[str, Shown] | None:
     return next(iter(shown.items()), None) if shown is not None else Store(root).find(name)
 
 
-def is_up_to_date(root: Path, runs: Iterable[Run]) -> bool:
-    """Does MLflow's SQLite file hold all of those runs, and views of them, for certain?"""
-    shown = shown_in_file(root)
-    if shown is None or lacks_artifacts(root, shown) or _views_of(root, shown) != _saved(root):
-        return False
-    return all(_holds(shown, run) or run.goes_on for run in runs)
-
-
-def _holds(shown: Mapping[str, Shown], run: Run) -> bool:
-    """Is all of that run there, or was it deleted there by a person?"""
-    found = shown.get(run.told.id)
-    if found is None or found.start != run.told.time:
-        return False
-    whole = found.events >= run.told.length and found.status != "RUNNING"
-    return found.deleted or whole
-
-
-def _views_of(root: Path, shown: Mapping[str, Shown]) -> str:
-    """What MLflow's saved views depend on, as a digest."""
-    project = load_project(root)
-    settings = (project.curves, project.headline, project.params, sorted(project.better.items()))
-    return sha256(repr((settings, sorted(shown.items(), key=lambda one: one[0]))).encode())
-
-
-def _saved(root: Path) -> str:
-    """What `_views_of` was when views were saved last."""
-    try:
-        return (state_folder(root) / "views").read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
 class Store:
     """MLflow's tracking store."""
 
@@ -142,7 +116,20 @@ class Store:
         except UserError:
             raise
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, root) from None
+
+    @cached_property
+    def removed(self) -> Set[str]:
+        """The runs that it showed once, and whoever deleted them had it forget.
+
+        Raises:
+            UserError: the store no longer answers.
+        """
+        try:
+            key = key_of(self._client.get_experiment(self.experiment))
+        except Exception as error:
+            raise store_failure(error, self._root) from None
+        return removed(self._root, key, self.shown)
 
     @cached_property
     def shown(self) -> dict[str, Shown]:
@@ -166,36 +153,82 @@ class Store:
             shown = shown_in_file(self._root, name)
             return ask_shown(self._client, self.experiment, name) if shown is None else shown
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
 
     @cached_property
     def _sink(self) -> MlflowSink:
         return MlflowSink(self._root)
 
-    def holds(self, run: Run) -> bool:
-        """Is all of that run there, or was it deleted there by a person?"""
-        return _holds(self.shown, run)
+    def holds(self, run: Run) -> Outcome | None:
+        """Is all of that run there, or was it deleted there by a person? Neither: None."""
+        return outcome_of(self.shown, self.removed, run)
 
-    def play(self, run: Run) -> Outcome | None:
-        """Add what is missing of a run; one that goes on is left alone.
+    def lacks_files(self, run: Run) -> bool:
+        """Does it show that run, but not all of its pictures, models and other files?
 
         Raises:
+            RecordRefused: the record is damaged.
             UserError: the store no longer answers.
-            Exception: this run cannot be shown.
         """
-        if self.holds(run):
-            return "already there"
-        if run.goes_on:
+        found = self.shown.get(run.told.id)
+        if found is None or found.deleted:
+            return False
+        try:
+            return lacks_files(self._client, found.run_id, run.record())
+        except RecordRefused:
+            raise
+        except Exception as error:
+            raise store_failure(error, self._root) from None
+
+    def bring_back(self, run: Run) -> None:
+        """Let a run that was deleted there be one that is not.
+
+        Raises:
+            UserError: the store refuses, or no longer answers.
+        """
+        found = self.shown.get(run.told.id)
+        if found and found.deleted:
+            try:
+                self._client.restore_run(found.run_id)
+            except Exception as error:
+                raise store_failure(error, self._root) from None
+            self.shown[run.told.id] = replace(found, deleted=False)
+        self.removed -= {run.told.id}
+
+    def play(self, run: Run, check: bool = False) -> Outcome | None:
+        """Add what is missing of a run; one that goes on is left alone.
+
+        Args:
+            run: it.
+            check: look for each of its files, also where all seems to be there.
+
+        Raises:
+            UserError: the store no longer answers, or refuses.
+            RecordRefused: the record is damaged.
+            NotShown: this run cannot be shown, or not with all of its files.
+        """
+        held = self.holds(run)
+        if held and not (check and self.lacks_files(run)):
+            return held
+        if goes_on(self._root, run):
             return None
         record = run.record()
         events = run.events(record)
         try:
             for event in events:
                 self._sink.handle(event, record.contents)
-            self._sink.flush()
-        except Exception:
-            self._still_there()
+            self._sink.close()
+        except RecordRefused:
             raise
+        except Exception as error:
+            self._still_there()
+            why, remedy = explain(error, self._root)
+            raise store_failure(error, self._root) if remedy else NotShown(why) from None
+        if self._sink.owed:
+            self._still_there()
+            raise NotShown(
+                f"MLflow shows it, but not all its pictures, models and files ({self._sink.owed})"
+            )
         return "completed" if run.told.id in self.shown else "created"
 
     def differences(self, record: Record) -> list[Discrepancy] | None:
@@ -215,7 +248,7 @@ class Store:
         except RecordRefused:
             raise
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
         whole = shown.events >= record.length
         return [one for one in found if whole or one.shown is not None]
 
@@ -232,7 +265,7 @@ class Store:
             for key, value in tags.items():
                 self._client.set_tag(found[1].run_id, key, value)
         except Exception as error:
-            raise _unreachable(error) from None
+            raise store_failure(error, self._root) from None
 
     def save_views(self) -> None:
         """Make MLflow's saved views show what there is by now.
@@ -243,11 +276,8 @@ class Store:
         try:
             save_views(self._client, self.experiment, load_project(self._root))
         except Exception as error:
-            raise _unreachable(error) from None
-        shown = shown_in_file(self._root)
-        if shown is not None:
-            with suppress(OSError):  # where it is not whole, the next sync saves them again
-                (state_folder(self._root) / "views").write_text(_views_of(self._root, shown))
+            raise store_failure(error, self._root) from None
+        note_views(self._root)
 
     def write_probe(self) -> None:
         """Write something harmless.
@@ -258,33 +288,14 @@ class Store:
         try:
             self._client.set_experiment_tag(self.experiment, "doctor", "was here")
         except Exception as error:
+            why, remedy = explain(error, self._root)
+            remedy = remedy or "correct its permissions, or your user's"
             raise UserError(
-                f"MLflow's tracking store can be read but not written ({reason(error)}); "
-                "correct its permissions, or your user's."
+                f"MLflow's tracking store can be read but not written ({why}); {remedy}."
             ) from None
 
     def _still_there(self) -> None:
         try:
             self._client.get_experiment(self.experiment)
         except Exception as error:
-            raise _unreachable(error) from None
-
-
-def write_event_files(run: Run, root: Path) -> None:
-    """Write TensorBoard's event files of a run anew.
-
-    Raises:
-        RecordRefused: its record is damaged.
-        OSError: they cannot be written.
-    """
-    sink, record = TensorBoardSink(root), run.record()
-    for event in run.events(record):
-        sink.handle(event, record.contents)
-    sink.close()
-
-
-def _unreachable(error: Exception) -> UserError:
-    return UserError(
-        f"MLflow's tracking store does not answer ({reason(error)}); start it, or correct "
-        "MLFLOW_TRACKING_URI and its user and password, and sync again."
-    )
+            raise store_failure(error, self._root) from None

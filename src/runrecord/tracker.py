@@ -16,7 +16,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.secrets import without_secrets
 from runrecord.sinks.base import Sink
-from runrecord.text import printable, reason, shown
+from runrecord.text import printable, shown
 
 RETRY = 10.0  # seconds that a sink which failed is left alone
 UNSAID = 2.0  # seconds of waiting for sinks that need no word
@@ -69,8 +69,14 @@ class Tracker:
                 )
             self._writer_failed = True
         self.length += 1
+        shown = {name: self._kept(name, content) for name, content in contents.items()}
         for thread in self._threads:
-            thread.queue.put((event, contents))
+            thread.queue.put((event, shown))
+
+    def _kept(self, name: str, content: bytes | Path) -> bytes | Path:
+        """What an event's file holds, as the record has it: a script may write its own again."""
+        file = self._writer.folder / name
+        return file if file.exists() else content
 
     def close(self, patience: float) -> None:
         """Wait until every sink has shown everything, at most `patience` seconds.
@@ -159,7 +165,9 @@ class _SinkThread:
             try:
                 self._sink.close()
             except Exception as error:
-                self.warn(reason(error))
+                self._warn_of(error)
+            else:
+                self._warn_of_owed(self._sink)
 
     def _show(self, number: int, event: Event, contents: Contents) -> None:
         try:
@@ -172,10 +180,13 @@ class _SinkThread:
             self._sink.handle(event, contents)
             if self.queue.empty():
                 self._sink.flush()
+                while self.queue.empty() and self._sink.upload():
+                    pass
+            self._warn_of_owed(self._sink)
         except Exception as error:
             self._sink = None
             self._retry_at = time.monotonic() + RETRY
-            self.warn(reason(error))
+            self._warn_of(error)
 
     def _show_past(self, sink: Sink, count: int) -> None:
         """Show the first `count` events of the run."""
@@ -184,6 +195,13 @@ class _SinkThread:
             for event in islice(record.events(), count):
                 if isinstance(event, RunStarted) or time.monotonic() < self._skip_from:
                     sink.handle(event, record.contents)
+
+    def _warn_of(self, error: Exception) -> None:
+        self.warn(self._sink_class.why(error, self._root))
+
+    def _warn_of_owed(self, sink: Sink) -> None:
+        if sink.owed:
+            self.warn(f"some pictures, models or files are not there ({sink.owed})")
 
     def warn(self, why: str) -> None:
         if not self._warned:

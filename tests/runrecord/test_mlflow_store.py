@@ -1,10 +1,18 @@
 """Where MLflow keeps runs: what is there is used, and what is others' stays as it is."""
 
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from runrecord.sinks.mlflow_store import connect
+from runrecord.cli.sync import sync
+from runrecord.cli.viewers import view
+from runrecord.errors import UserError
+from runrecord.sinks.mlflow_failures import store_failure
+from runrecord.sinks.mlflow_store import connect, is_database
 
 
 @pytest.mark.timeout(200)
@@ -43,3 +51,118 @@ def test_an_experiment_that_was_deleted_in_the_ui_comes_back_with_its_runs(tmp_p
     assert again == experiment
     assert client.get_experiment(again).lifecycle_stage == "active"
     assert [one.info.run_id for one in client.search_runs([again])] == [run.info.run_id]
+
+
+@pytest.fixture
+def here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a database, which this process works in."""
+    (tmp_path / ".dvc").mkdir()
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def one_sentence(refusal: "pytest.ExceptionInfo[UserError]") -> str:
+    text = str(refusal.value)
+    assert "\n" not in text
+    assert text.endswith(".")
+    return text
+
+
+REVISIONS = {
+    "of an older MLflow": ("451aebb31d03", "run: mlflow db upgrade 'sqlite:///{path}'."),
+    "of a newer MLflow": ("fedcba987654", "install the one that wrote it: pip install --upgrade"),
+}
+"""A revision of MLflow's first tables; one that is not known yet."""
+
+
+@pytest.mark.parametrize(("whose", "remedy"), REVISIONS.items())
+def test_a_database_of_another_mlflow_is_one_sentence_with_the_command(
+    whose: str, remedy: tuple[str, str], here: Path
+) -> None:
+    path = here / "mlflow.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = ?", [remedy[0]])
+    commands: tuple[Callable[[], None], ...] = (sync, lambda: view("mlflow", "127.0.0.1", 5000))
+    for command in commands:
+        with pytest.raises(UserError) as refusal:
+            command()
+        text = one_sentence(refusal)
+        assert text.startswith(f"MLflow's tracking store cannot be used: {path} is {whose} than ")
+        assert remedy[1].format(path=path) in text
+
+
+def refused(path: Path, *statements: str) -> sqlite3.Error:
+    """What SQLite says to the last of those statements."""
+    try:
+        with closing(sqlite3.connect(path, timeout=0, uri=str(path).startswith("file"))) as it:
+            for statement in statements:
+                it.execute(statement)
+    except sqlite3.Error as error:
+        return error
+    raise AssertionError("SQLite did not mind")
+
+
+FILL = "INSERT INTO tags (key, value, run_uuid) VALUES ('k', zeroblob(9000000), 'r')"
+
+
+def locked(path: Path) -> sqlite3.Error:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        return refused(path, "BEGIN IMMEDIATE")
+
+
+SQLITE: dict[str, tuple[Callable[[Path], sqlite3.Error], str]] = {
+    "locked": (locked, "is locked by another process; end the one that writes it"),
+    "read only": (
+        lambda path: refused(Path(f"file:{path}?mode=ro"), FILL),
+        "cannot be written; correct its permissions, and its folder's",
+    ),
+    "no folder": (
+        lambda path: refused(path / "x" / "y", FILL),
+        "cannot be opened; correct its permissions, and its folder's",
+    ),
+    "full": (
+        lambda path: refused(path, "PRAGMA max_page_count = 1", FILL),
+        "has no room: its disk is full; make room",
+    ),
+}
+"""How SQLite refuses, and what is said of it."""
+
+
+@pytest.mark.parametrize("kind", SQLITE)
+def test_what_sqlite_refuses_is_one_sentence_with_the_remedy(kind: str, here: Path) -> None:
+    make, said = SQLITE[kind]
+    text = str(store_failure(make(here / "mlflow.db"), here))
+    path = here / "mlflow.db"
+    assert f"cannot be used: {path} {said}" in text
+    assert text.count(".") == str(path).count(".") + 1, "a sentence"
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "text": (lambda _: b"no database" * 1000, "is no database"),
+    "the first page": (lambda old: old[:100] + b"x" * 3996 + old[4096:], "is damaged"),
+    "all pages but the first": (lambda old: old[:4096] + b"x" * (len(old) - 4096), "is damaged"),
+    "cut off": (lambda old: old[: len(old) // 3], "is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_database_is_one_sentence_with_the_remedy(kind: str, here: Path) -> None:
+    change, said = DAMAGES[kind]
+    path = here / "mlflow.db"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError) as refusal:
+        sync()
+    text = one_sentence(refusal)
+    assert f"{path} {said}; remove {path}, {path}-wal and {path}-shm together, and run" in text
+    assert text.endswith("'runrecord sync --all'.")
+
+
+def test_a_database_without_a_server_keeps_files_in_the_repository() -> None:
+    for uri in ("sqlite:///a.db", "postgresql://a/b", "postgresql+psycopg://a/b", "mysql://a/b"):
+        assert is_database(uri)
+    for uri in ("http://a", "https://a", "databricks", "databricks://profile", "file:///a"):
+        assert not is_database(uri)

@@ -2,27 +2,39 @@
 
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import pytest
-from helpers import EXPERIMENT, POSTGRES, Workspace, mlflow_server, postgresql, read_until
+import sqlalchemy
+from helpers import (
+    EXPERIMENT,
+    POSTGRES,
+    TOY_TRAIN,
+    Workspace,
+    mlflow_server,
+    postgresql,
+    read_until,
+)
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from test_viewers import viewing
 
 from runrecord.cli.viewers import free_port
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dirs
 from runrecord.run_view import view
+from runrecord.sinks.mlflow_shown import artifacts_of
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong-staple-7"
 OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 
 
-def runs_at(address: str) -> list[Run]:
+def runs_at(address: str, name: str = EXPERIMENT) -> list[Run]:
     """All runs that a server has, the newest first."""
     store = MlflowClient(address)
-    experiment = store.get_experiment_by_name(EXPERIMENT)
+    experiment = store.get_experiment_by_name(name)
     assert experiment is not None
     found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
     return list(found)
@@ -75,7 +87,10 @@ def test_a_server_on_postgresql_with_users(
         output = workspace.run("python", "stages/train_ae.py", environment=wrong)
         output += workspace.run("runrecord", "sync", status=2, environment=wrong)
         assert output.count("warning: MLflow is left behind: ") == 1
-        assert "error: MLflow's tracking store does not answer (" in output
+        assert (
+            "error: MLflow's tracking store cannot be used: it does not know user 'admin' "
+            in output
+        )
 
         in_address = address.replace("http://", "http://admin:hunter22@")
         by_address = {"MLFLOW_TRACKING_URI": in_address}
@@ -140,3 +155,111 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
         for folder in run_dirs(workspace.path):
             assert_whole(address, folder)
     assert os.listdir(workspace.path / "records" / "vae")
+
+
+@pytest.mark.slow
+def test_a_user_without_rights_on_the_experiment(
+    toy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own imports
+        from mlflow.server.auth.client import AuthServiceClient
+
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
+    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    database = f"sqlite:///{tmp_path / 'server.db'}"
+    with mlflow_server(tmp_path, free_port(5500), database, "--app-name", "basic-auth") as address:
+        admin = {
+            "MLFLOW_TRACKING_URI": address,
+            "MLFLOW_TRACKING_USERNAME": "admin",
+            "MLFLOW_TRACKING_PASSWORD": PASSWORD,
+        }
+        assert "warning" not in toy.run(*TOY_TRAIN, environment=admin)
+        users = AuthServiceClient(address)
+        users.create_user("bob", WRONG)
+        bob = admin | {"MLFLOW_TRACKING_USERNAME": "bob", "MLFLOW_TRACKING_PASSWORD": WRONG}
+        lacks = f"user 'bob' lacks the right {{}} on the experiment '{EXPERIMENT}' there (403)"
+        edit, read = lacks.format("EDIT"), lacks.format("READ")
+        output = toy.run(*TOY_TRAIN, environment=bob)
+        assert output.count(f"warning: MLflow is left behind: {edit}: have it granted, or ") == 1
+        output = toy.run("runrecord", "sync", status=2, environment=bob)
+        assert f"error: MLflow's tracking store cannot be used: {edit}; have it granted" in output
+        output = toy.run("runrecord", "doctor", status=1, environment=bob)
+        assert (
+            f"✗ tracking store: MLflow's tracking store can be read but not written ({edit})"
+            in (output)
+        )
+        experiment = MlflowClient(address).get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        users.create_experiment_permission(experiment.experiment_id, "bob", "NO_PERMISSIONS")
+        output = toy.run("runrecord", "sync", status=2, environment=bob)
+        assert f"error: MLflow's tracking store cannot be used: {read}; have it granted" in output
+        own = bob | {"MLFLOW_EXPERIMENT_NAME": "bob's own"}
+        assert "3 created" in toy.run("runrecord", "sync", environment=own)
+        assert "2 created, 0 completed, 1 already there" in toy.run(
+            "runrecord", "sync", environment=admin
+        )
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WRONG)
+        assert len(runs_at(address, "bob's own")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not POSTGRES, reason="PostgreSQL (Debian's postgresql) is not installed")
+def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> None:
+    with postgresql() as database:
+        environment = {"MLFLOW_TRACKING_URI": database}
+        copied = ("dvc", "exp", "run", "--temp", "-S", "train.lr=0.25", "train")
+        toy.run(*copied, environment=environment)
+        (run,) = runs_at(database)
+        folder = toy.path / "mlruns" / run.info.run_id / "artifacts"
+        assert run.info.artifact_uri == folder.as_uri()
+        assert len(list((folder / "images").glob("*.png"))) == 8
+        toy.run("runrecord", "sync", environment=environment)
+        assert_whole(database, run_dirs(toy.path)[-1])
+        with viewing(toy, "mlflow", MLFLOW_TRACKING_URI=database) as address:
+            assert run.info.run_id in [one.info.run_id for one in runs_at(address)]
+        engine = sqlalchemy.create_engine(database)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = 'feed'"))
+        engine.dispose()
+        for command in ("sync", "mlflow"):
+            output = toy.run("runrecord", command, status=2, environment=environment)
+            assert "is of a newer MLflow than this one" in output
+            assert len(output.splitlines()) == 1
+    output = toy.run("runrecord", "sync", status=2, environment=environment)
+    assert len(output.splitlines()) == 1, "it is gone"
+
+
+OLD = os.environ.get("MLFLOW_2", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OLD, reason="MLFLOW_2 names no `mlflow` of a version 2, as 2.22")
+def test_a_real_server_of_mlflow_2(toy: Workspace, tmp_path: Path) -> None:
+    with mlflow_server(
+        tmp_path, free_port(5550), f"sqlite:///{tmp_path / 'server.db'}", program=OLD
+    ) as address:
+        environment = {"MLFLOW_TRACKING_URI": address}
+        output = "".join(
+            toy.run("python", script, environment=environment)
+            for script in ("train.py", "evaluate.py")
+        )
+        assert "warning" not in output
+        assert output.count("MLflow's server is 2.") == 1
+        output = toy.run("runrecord", "sync", environment=environment)
+        assert "0 created, 0 completed, 2 already there, 0 failed" in output
+        output = toy.run("runrecord", "sync", "--check", environment=environment)
+        assert "0 created, 0 completed, 2 already there, 0 failed" in output
+        assert "http" in toy.run("runrecord", "mlflow", environment=environment)
+        evaluation, training = runs_at(address)[:2]
+        assert {run.info.status for run in runs_at(address)} == {"FINISHED"}
+        assert training.data.tags["evaluation.run_id"] == evaluation.info.run_id
+        assert training.data.metrics["Eval/Size"] == 3.0
+        assert training.data.tags["model.id"] == f"runs:/{training.info.run_id}/models/model"
+        toy.run("runrecord", "show", training.info.run_id, environment=environment)
+        found = artifacts_of(MlflowClient(address), training)  # the client's own list fails there
+        files = found.list_artifacts("models/model")
+        assert [Path(file.path).name for file in files] == ["model.bin"]

@@ -1,11 +1,14 @@
 """`runrecord sync`, `reap` and `doctor` on real runs: nothing is lost, nothing is doubled."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -34,6 +37,7 @@ from helpers import (
 )
 
 import runrecord
+from runrecord import locks
 from runrecord.cli import main
 from runrecord.events import Dataset
 from runrecord.record.reader import Record, files_in
@@ -41,6 +45,7 @@ from runrecord.run_store import host, lock_of
 from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sync import Store
+from runrecord.verify.rebuild import scratch
 
 
 @pytest.fixture
@@ -201,8 +206,125 @@ def test_what_mlflow_lost_is_noticed_all_the_same(small: Workspace, here: Here) 
     forget_mlflow(small)
     assert summary(small.run("runrecord", "sync")) == states(created=3)
     assert everything(small) == before
-    shutil.rmtree(small.path / "mlruns")
-    assert "warning: mlruns/ is gone" in small.run("runrecord", "sync")
+
+
+GONE = {
+    "everything": "mlruns",
+    "a run": "mlruns/{run}",
+    "all models": "mlruns/models",
+    "a model": "mlruns/models/{model}",
+}
+"""What may be removed beside a database that is kept: plain `sync` sees it."""
+PARTS = {
+    "pictures": "mlruns/{run}/artifacts/images",
+    "a picture": "mlruns/{run}/artifacts/images/*+step+2+*",
+    "where it came from": "mlruns/{run}/artifacts/provenance/deps.json",
+    "the files of a run": "mlruns/{run}/artifacts",
+    "the files of a model": "mlruns/models/{model}/artifacts",
+}
+"""What only a look at each run sees."""
+
+
+def test_files_that_are_gone_from_beside_the_database_are_brought_back(
+    small: Workspace, here: Here
+) -> None:
+    here("sync")
+    before, files = everything(small), snapshot(small.path / "mlruns")
+    (run,) = runs(small, "train-vae")
+    names = {"run": run.info.run_id, "model": run.data.tags["model.id"]}
+    for what, pattern in {**GONE, **PARTS}.items():
+        for place in small.path.glob(pattern.format(**names)):
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+        assert snapshot(small.path / "mlruns") < files, what
+        if what in PARTS:
+            assert summary(here("sync")) == states(there=3), what
+            counts = summary(here("sync", "--check"))
+        else:
+            counts = summary(here("sync"))
+        assert counts["completed"] in ((2, 3) if what in ("everything", "all models") else (1,))
+        assert counts["failed"] == 0, what
+        assert snapshot(small.path / "mlruns") == files, what
+        assert everything(small) == before, what
+    assert summary(here("sync", "--check")) == states(there=3)
+
+
+def test_doctor_looks_at_the_files_of_each_run(small: Workspace, here: Here) -> None:
+    folder = small.path / ".runrecord" / "runs" / "more"
+    train(small.path, folder, "vae", id="more", time=4)
+    end_run(folder)
+    here("sync")
+    assert "✓ run store: 1 runs" in here("doctor", status=1)
+    (run,) = [run for run in runs(small) if run.info.run_name == "more"]
+    shutil.rmtree(small.path / "mlruns" / run.info.run_id / "artifacts" / "images")
+    said = "✗ run store: MLflow lacks pictures, models or files of 1 of 1 runs; run "
+    assert f"{said}'runrecord sync --check'." in here("doctor", status=1)
+
+
+def test_what_mlflow_gc_removed_stays_away_until_it_is_asked_for(
+    small: Workspace, here: Here
+) -> None:
+    from click.testing import CliRunner
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own imports
+        from mlflow.cli import gc
+
+    here("sync")
+    before = everything(small)
+    (run,) = runs(small, "train-vae")
+    uri = f"sqlite:///{small.path / 'mlflow.db'}"
+    client(small).delete_run(run.info.run_id)
+    ended = CliRunner().invoke(gc, ["--backend-store-uri", uri, "--run-ids", run.info.run_id])
+    assert ended.exit_code == 0, ended.output
+    for _ in range(2):
+        assert summary(here("sync")) == states(there=2) | {"removed there": 1}
+        assert runs(small, "train-vae") == []
+    assert summary(here("sync", run.info.run_name)) == states(created=1)
+    assert everything(small) == before
+    assert summary(here("sync")) == states(there=3)
+    client(small).delete_run(runs(small, "train-vae")[0].info.run_id)
+    assert summary(here("sync")) == states(there=3)
+    assert summary(here("sync", "records/vae")) == states(there=1)
+    assert everything(small) == before
+    assert "nobody: no record of such a run" in here("sync", "nobody", status=2)
+
+
+def test_the_experiment_is_what_a_person_says(
+    small: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here("sync")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team's own")
+    assert summary(here("sync")) == states(created=3)
+    assert summary(here("sync")) == states(there=3)
+    found = client(small).get_experiment_by_name("team's own")
+    assert found is not None
+    assert len(client(small).search_runs([found.experiment_id])) == 3
+    output = small.run("python", "-c", IMPORTED, "sync", MLFLOW_EXPERIMENT_NAME="team's own")
+    assert "imported: set()" in output
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert summary(here("sync")) == states(there=3)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_said_in_a_sentence(
+    code: int, small: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = small.path / ".runrecord" / "runs" / "more"
+    train(small.path, folder, "vae", id="more", time=4)
+    end_run(folder)
+    for command, status in {("sync",): 0, ("reap",): 0, ("runs",): 0, ("doctor",): 1}.items():
+        locks.say_that_there_are_none.cache_clear()
+        output = here(*command, status=status)
+        assert "Traceback" not in output
+        said = f"warning: the disk of {folder.parents[1]} has no file locks ({os.strerror(code)}): "
+        assert output.count(said) == (1 if command != ("runs",) else 0), command
+    assert len(runs(small)) == 4
+    with scratch(small.path) as place:
+        assert place.is_dir()
 
 
 def test_views_are_saved_again_after_runs_that_sync_did_not_show(

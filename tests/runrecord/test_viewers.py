@@ -55,10 +55,10 @@ def some_port() -> int:
 
 
 @contextmanager
-def viewing(workspace: Workspace, viewer: str, port: int = 0) -> Iterator[str]:
+def viewing(workspace: Workspace, viewer: str, port: int = 0, **environment: str) -> Iterator[str]:
     """The address of a running viewer."""
     command = ("runrecord", viewer, "--port", str(port or some_port()))
-    with workspace.start(*command, **NO_JOBS) as process:
+    with workspace.start(*command, **NO_JOBS, **environment) as process:
         try:
             assert process.stdout is not None
             found = re.search(r"http://[\d.:]+", process.stdout.readline())

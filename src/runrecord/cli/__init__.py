@@ -31,6 +31,12 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument(
         "--tensorboard", action="store_true", help="write their TensorBoard files anew as well"
     )
+    sync.add_argument(
+        "--check", action="store_true", help="look for each picture, model and file in MLflow"
+    )
+    sync.add_argument(
+        "run", nargs="?", default="", help=f"only that, also if deleted there: {RUN_NAMES}"
+    )
     dead = commands.add_parser("reap", help="close as KILLED the runs here whose process is gone")
     dead.add_argument("runs", nargs="*", metavar="run", help="one that you know to be gone, by id")
     dead.add_argument("--host", help="a host that you know to be gone with all of its runs")
@@ -95,7 +101,7 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
         case "sync":
             from runrecord.cli.sync import sync
 
-            return lambda: sync(given.all, given.tensorboard)
+            return lambda: sync(given.all, given.tensorboard, given.check, given.run)
         case "reap":
             from runrecord.cli.reap import reap
 

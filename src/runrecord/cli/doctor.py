@@ -113,6 +113,12 @@ def _run_store(root: Path, store: Store) -> str:
     behind = [run for run in runs if not store.holds(run) and not run.goes_on]
     if behind:
         raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
+    shown = [run for run in runs if run.ended and store.lacks_files(run)]
+    if shown:
+        raise UserError(
+            f"MLflow lacks pictures, models or files of {len(shown)} of {len(runs)} runs; run "
+            "'runrecord sync --check'"
+        )
     files = (file for folder in run_dirs(root) for file in folder.rglob("*"))
     size = sum(file.lstat().st_size for file in files)
     return f"{len(runs)} runs, {size / 1e6:.0f} MB, all in MLflow"

@@ -42,7 +42,9 @@ def reap(names: Sequence[str] = (), host: str | None = None) -> None:
         stale = [run for run in runs if run.ended and run.told.id in gone]
         if stale:
             report.each("MLflow", stale, Store(root).play)
-        print(f"{len(stale)} closed in MLflow")
+            shown = shown_in(root)
+            gone = {key for key, one in shown.items() if one.status != "RUNNING"}
+        print(f"{len([run for run in stale if run.told.id in gone])} closed in MLflow")
     report.conclude()
 
 

@@ -1,23 +1,30 @@
 """`runrecord sync`: make MLflow hold every run that left a record."""
 
-from runrecord.catalog import all_runs, newest_of_each, read_runs
-from runrecord.cli.console import say
+from pathlib import Path
+
+from runrecord.catalog import Run, all_runs, newest_of_each, read_runs
 from runrecord.cli.reporting import Report
 from runrecord.dvc_cache import known_records
+from runrecord.lookup import find_record
+from runrecord.outcomes import outcomes_in_file
 from runrecord.paths import repo_root
-from runrecord.shown import lacks_artifacts
-from runrecord.sync import Store, close_dead_runs, is_up_to_date, sync_lock, write_event_files
+from runrecord.sinks.tensorboard import TensorBoardSink
+from runrecord.sync import Store, close_dead_runs, sync_lock
 
 
-def sync(everything: bool, tensorboard: bool) -> None:
+def sync(
+    everything: bool = False, tensorboard: bool = False, check: bool = False, name: str = ""
+) -> None:
     """Make MLflow hold every run of the store and of the workspace's records.
 
     Args:
         everything: also those of every commit, DVC experiment and entry of DVC's run cache.
         tensorboard: also write the event files of all of them anew.
+        check: also look for each picture, model and file of runs that MLflow shows.
+        name: of the one run to bring there, also if it was deleted there.
 
     Raises:
-        UserError: the tracking store cannot be reached.
+        UserError: the tracking store cannot be reached, or there is no such run.
         RunFailed: some record could not be used; all others were.
     """
     root, report = repo_root(), Report()
@@ -26,19 +33,47 @@ def sync(everything: bool, tensorboard: bool) -> None:
         report.closed(closed)
         if everything:
             runs += read_runs(report.found(known_records(root)), report.failed)
+        if name:
+            runs = _of_that_name(root, name, runs)
         ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
-        if is_up_to_date(root, ended):
-            report.each("MLflow", ended, lambda _run: "already there")
+        outcomes = None if check or name else outcomes_in_file(root, ended)
+        if outcomes is not None:
+            report.each("MLflow", ended, lambda run: outcomes.get(run.told.id))
         else:
             store = Store(root)
-            if lacks_artifacts(root, store.shown):
-                say(
-                    "warning: mlruns/ is gone, and with it the pictures and models of runs that "
-                    "MLflow shows; remove mlflow.db* too and run 'runrecord sync --all' again."
-                )
-            report.each("MLflow", ended, store.play)
+            if name:
+                for run in ended:
+                    store.bring_back(run)
+            report.each("MLflow", ended, lambda run: store.play(run, check))
             store.save_views()
         print(report.summary())
         if tensorboard:
-            report.each("TensorBoard", ended, lambda run: write_event_files(run, root))
+            report.each("TensorBoard", ended, lambda run: _write_event_files(run, root))
     report.conclude()
+
+
+def _ignore(_label: str, _error: Exception) -> None:
+    """It is another run's."""
+
+
+def _of_that_name(root: Path, name: str, runs: list[Run]) -> list[Run]:
+    """The records of the run of that name: among those, or known to DVC."""
+    wanted = find_record(root, name).start.id
+    found = [run for run in runs if run.told.id == wanted]
+    if not found:
+        there = ((label, files) for label, files in known_records(root) if files is not None)
+        found = [run for run in read_runs(there, _ignore) if run.told.id == wanted]
+    return found
+
+
+def _write_event_files(run: Run, root: Path) -> None:
+    """Write TensorBoard's event files of a run anew.
+
+    Raises:
+        RecordRefused: its record is damaged.
+        OSError: they cannot be written.
+    """
+    sink, record = TensorBoardSink(root), run.record()
+    for event in run.events(record):
+        sink.handle(event, record.contents)
+    sink.close()

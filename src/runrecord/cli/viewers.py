@@ -11,7 +11,7 @@ from runrecord.errors import UserError
 from runrecord.extras import require
 from runrecord.paths import repo_root
 from runrecord.secrets import redact
-from runrecord.sinks.mlflow_store import artifact_location, is_embedded, tracking_uri
+from runrecord.sinks.mlflow_store import artifact_location, is_database, tracking_uri
 from runrecord.sinks.mlflow_views import VIEWS, page_of
 from runrecord.sinks.tensorboard import event_folder
 from runrecord.sync import Store
@@ -34,11 +34,12 @@ def view(viewer: str, host: str, port: int) -> None:
         store = Store(root)  # the database may not exist yet
         store.save_views()
         pages = {name: page_of(store.experiment, key) for key, name in VIEWS.items()}
-        if not is_embedded(uri):
+        if not is_database(uri):
             _show(viewer, redact(uri).rstrip("/"), pages)
             return
-        command = ["mlflow", "server", "--backend-store-uri", uri]
-        command += ["--default-artifact-root", artifact_location(root), "--workers", "1"]
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # no argument: it may hold a password
+        command = ["mlflow", "server", "--workers", "1"]
+        command += ["--default-artifact-root", artifact_location(root)]
         # Eight processes for jobs that no run of ours has: they take seconds to begin and to end.
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     else:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from runrecord.events import Contents, Event, File
 from runrecord.files import copy
+from runrecord.text import reason
 
 
 class Sink(ABC):
@@ -20,6 +21,8 @@ class Sink(ABC):
     """That it needs."""
     remedy: ClassVar[str]
     """What a person can do about a run that the sink could not show."""
+    owed = ""
+    """Why it does not show some of the run's files, if it does not; all else is shown."""
 
     @abstractmethod
     def __init__(self, root: Path) -> None:
@@ -30,11 +33,20 @@ class Sink(ABC):
         """Show one event, by the next `flush` or a run's end; may be slow and may raise."""
 
     def flush(self) -> None:  # noqa: B027  (a sink may hold nothing back)
-        """Show what is held back."""
+        """Show what is held back, but for files that take long."""
+
+    def upload(self) -> bool:
+        """Show some of the files that `flush` left; is there more to do?"""
+        return False
 
     @abstractmethod
     def close(self) -> None:
-        """Flush, and let go of what is open."""
+        """Flush, upload all that there is, and let go of what is open."""
+
+    @classmethod
+    def why(cls, error: Exception, root: Path) -> str:  # noqa: ARG003
+        """What kept it from showing something, as a clause."""
+        return reason(error)
 
 
 def content_of(file: File, contents: Contents) -> bytes:

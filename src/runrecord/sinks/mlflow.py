@@ -1,7 +1,9 @@
 """The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
 
 import json
-import tempfile
+from collections import deque
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,42 +21,53 @@ from runrecord.events import (
 )
 from runrecord.project import load_project
 from runrecord.record.schema import RecordRefused
-from runrecord.sinks.base import Sink, content_of, write_content
+from runrecord.sinks.base import Sink, content_of
+from runrecord.sinks.mlflow_failures import explain
 from runrecord.sinks.mlflow_links import Links
+from runrecord.sinks.mlflow_models import Models
 from runrecord.sinks.mlflow_shown import (
     BATCH,
+    CHANGE,
+    DEPS,
     EVENTS_TAG,
     HAS_PICTURES,
+    TRACEBACK,
     Point,
     artifacts_of,
+    files_named,
     picture_files,
+    pictures_named,
     pictures_of,
     points_of,
     put_files,
 )
-from runrecord.sinks.mlflow_store import connect
-from runrecord.sinks.names import LONGEST_TAG, SYSTEM, key_for, model_for, name_for, text_for
+from runrecord.sinks.mlflow_store import connect, key_of, remember
+from runrecord.sinks.names import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, LoggedModel, Run
+    from mlflow.entities import DatasetInput, Run
 
 _SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
-_FILES = 200  # that wait at most
+_FILES = 10  # that are put there between two looks at what else there is
 
 
 class MlflowSink(Sink):
-    """Plays a run's events into the tracking store of the main repository at `root`."""
+    """Plays a run's events into the tracking store of the main repository at `root`.
+
+    Params, metrics, tags and status come first, whatever becomes of the rest: that is one step
+    after the other, each of which may fail, and then the run lacks what a later replay adds.
+    """
 
     name = "MLflow"
     package = "mlflow"
     remedy = "'runrecord sync' completes MLflow later"
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._project = load_project(root)
         self._client, self._experiment = connect(root)
         self._links = Links(self._client, self._experiment, self._project)
-        self._began = 0
-        self._events = 0
+        self._models = Models(self._client, self._experiment, self._project)
         self._forget()
 
     def _forget(self) -> None:
@@ -62,15 +75,24 @@ class MlflowSink(Sink):
 
         What an event adds waits for the next flush: MLflow takes as long for one value as for all.
         """
+        self.owed = ""
+        self._run: Run | None = None
         self._run_id = ""
+        self._record_id = ""
+        self._began = 0
+        self._events = 0
         self._made_now = False
         self._params: dict[str, str] = {}
         self._shown_points: set[Point] = set()
-        self._shown_pictures: dict[Point, str] = {}
+        self._shown_pictures: dict[Point, str] | None = {}
         self._new_points: dict[Point, float] = {}
         self._new_params: dict[str, str] = {}
         self._new_tags: dict[str, str] = {}
-        self._new_files: dict[str, bytes | Path] = {}
+        self._files: deque[tuple[str | Point, bytes | Path]] = deque()
+        self._steps: deque[Callable[[], None]] = deque()
+        self._last_steps: deque[Callable[[], None]] = deque()
+        """Those for which no run's end waits."""
+        self._ended = False
 
     def handle(self, event: Event, contents: Contents) -> None:
         match event:
@@ -83,7 +105,7 @@ class MlflowSink(Sink):
             case Observed():
                 self._observe(event)
             case ModelSaved():
-                self._log_model(event, contents)
+                self._last_steps.append(partial(self._log_model, event, contents))
             case ModelEvaluated():
                 self._log_evaluation(event)
             case RunEnded():
@@ -93,8 +115,6 @@ class MlflowSink(Sink):
     def flush(self) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        if self._new_files:
-            put_files(self._artifacts, self._new_files)
         points = self._new_points.items()
         metrics = [Metric(name, value, time, step) for (name, step, time), value in points]
         params = [Param(*param) for param in self._new_params.items()]
@@ -104,39 +124,57 @@ class MlflowSink(Sink):
             self._client.log_batch(self._run_id, *parts)
             del metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
         self._shown_points |= self._new_points.keys()
-        self._new_files, self._new_points = {}, {}
-        self._new_params, self._new_tags = {}, {}
+        self._new_points, self._new_params, self._new_tags = {}, {}, {}
+
+    def upload(self) -> bool:
+        if self._files:
+            step = self._put_some
+        elif self._steps:
+            step = self._steps.popleft()
+        elif self._ended and self._last_steps:
+            step = self._last_steps.popleft()
+        else:
+            return False
+        try:
+            step()
+        except Exception as error:
+            self.owed = self.owed or self.why(error, self._root)
+            self._files.clear()  # they would fail one by one, as slowly
+        return True
 
     def close(self) -> None:
         self.flush()
+        while self.upload():
+            pass
+
+    @classmethod
+    def why(cls, error: Exception, root: Path) -> str:
+        return ": ".join(filter(None, explain(error, root)))
 
     def _start(self, event: RunStarted, contents: Contents) -> None:
         """Create the run, or find it with what it has already: then only the rest is added."""
         from mlflow.entities import Param, Run, RunData, RunInputs, RunTag
 
         self._forget()
-        self._events = 0
-        self._began = event.time
+        self._record_id, self._began = event.id, event.time
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
         self._new_params = dict(self._params)
         found = self._links.search("record.id", event.id, count=1)
         run = found[0] if found else self._create(event)
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
-        self._run_id = run.info.run_id
-        self._artifacts = artifacts_of(self._client, run)
+        self._run, self._run_id = run, run.info.run_id
         self._made_now = not found
-        datasets = [_dataset_input(event.dataset)] if event.dataset else []
-        if datasets:
-            self._client.log_inputs(self._run_id, datasets)
-        deps = json.dumps(dict(event.deps), indent=2)
-        self._new_files["provenance/deps.json"] = deps.encode()
-        if event.patch:
-            patch = content_of(event.patch, contents).decode(errors="replace")
-            self._new_files["provenance/change.patch"] = patch.encode()
         if found:
             self._shown_points = points_of(self._client, run)
-            self._shown_pictures = pictures_of(self._client, run)
+            self._shown_pictures = None
+        datasets = [_dataset_input(event.dataset)] if event.dataset else []
+        if datasets:
+            self._steps.append(partial(self._client.log_inputs, self._run_id, datasets))
+        self._files.append((DEPS, json.dumps(dict(event.deps), indent=2).encode()))
+        if event.patch:
+            patch = content_of(event.patch, contents).decode(errors="replace")
+            self._files.append((CHANGE, patch.encode()))
         params = [Param(*param) for param in self._params.items()]
         tags = [RunTag(*tag) for tag in run.data.tags.items()]
         begun = Run(run.info, RunData([], params, tags), RunInputs(datasets))
@@ -163,19 +201,28 @@ class MlflowSink(Sink):
     def _log(self, event: Logged, contents: Contents) -> None:
         for name, value in event.metrics.items():
             self._add_point(name, event.step, event.time, value)
-        for title, file in event.images.items():
-            point = (key_for(title), event.step, event.time)
-            png = content_of(file, contents)
-            self._new_files |= picture_files(point, png, self._shown_pictures)
+        for point, file in pictures_named(event).items():
+            self._files.append((point, contents[file.name]))
             self._new_tags[HAS_PICTURES] = "True"
-        for title, file in {**event.texts, **event.artifacts}.items():
-            suffix = "" if title in event.artifacts else ".txt"
-            path = f"{file.name.partition('/')[0]}/{key_for(title)}{suffix}"
-            self._new_files[path] = contents[file.name]
+        for path, file in files_named(event).items():
+            self._files.append((path, contents[file.name]))
         for key, text in event.tags.items():
             self._new_tags[name_for(key)] = text[:LONGEST_TAG]
-        if len(self._new_files) > _FILES:
-            self.flush()
+
+    def _put_some(self) -> None:
+        """Put the files there that have waited longest."""
+        assert self._run is not None, "a run's first event is RunStarted"
+        if self._shown_pictures is None:
+            self._shown_pictures = pictures_of(self._client, self._run)
+        files: dict[str, bytes | Path] = {}
+        for _ in range(min(_FILES, len(self._files))):
+            place, content = self._files.popleft()
+            if isinstance(place, str):
+                files[place] = content
+            else:
+                png = content if isinstance(content, bytes) else content.read_bytes()
+                files |= picture_files(place, png, self._shown_pictures)
+        put_files(artifacts_of(self._client, self._run), files)
 
     def _observe(self, event: Observed) -> None:
         """Show it where MLflow has its system metrics; the step is the run's second."""
@@ -189,48 +236,15 @@ class MlflowSink(Sink):
             self._new_points[point] = value
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
-        """Log the model as its project packs it; without that, its file."""
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-        from mlflow.models import Model
-
-        flavor, name = self._project.flavor, model_for(event.name)
-        model = None if self._made_now else self._logged_model(name)
-        linked = model is not None and self._is_linked(model)
-        model = model or self._client.create_logged_model(
-            self._experiment,
-            name=name,
-            source_run_id=self._run_id,
-            tags={"model.sha256": event.file.sha256},
-            params=self._params,
-            model_type=flavor.kind if flavor else None,
-        )
-        if not linked:
-            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, event.step)])
-        if model.status != LoggedModelStatus.READY:
-            with tempfile.TemporaryDirectory() as folder:
-                weights, packed = Path(folder) / "file" / event.filename, Path(folder) / "model"
-                write_content(contents[event.file.name], weights)
-                if flavor:
-                    of_run = Model(run_id=self._run_id, model_id=model.model_id)
-                    flavor.save(weights, packed, of_run)
-                else:
-                    weights.parent.rename(packed)
-                self._client.log_model_artifacts(model.model_id, str(packed))
-            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self._new_tags |= {"model.id": model.model_id, "model.sha256": event.file.sha256}
+        """Say that the run made a model; then link it, and put its files there."""
+        assert self._run is not None, "a run's first event is RunStarted"
+        name, again = model_for(event.name), not self._made_now
+        model = self._models.register(self._run, event, self._params, again)
+        self._new_tags |= self._models.tags(self._run, event, model)
         self.flush()
-        self._links.to_evaluations(self._run_id, name, event.file.sha256)
-
-    def _is_linked(self, model: "LoggedModel") -> bool:
-        outputs = self._client.get_run(self._run_id).outputs
-        return bool(outputs) and model.model_id in {one.model_id for one in outputs.model_outputs}
-
-    def _logged_model(self, name: str) -> "LoggedModel | None":
-        """The model of that name that this run has already, whole or not."""
-        found = self._client.search_logged_models(
-            [self._experiment], f"source_run_id = '{self._run_id}' AND name = '{name}'"
-        )
-        return found[0] if found else None
+        link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256, again)
+        put = partial(self._models.put, self._run, event, contents, model)
+        self._last_steps.extendleft([put, link])
 
     def _log_evaluation(self, event: ModelEvaluated) -> None:
         """The metrics go to this run, and to every training run that made that very model."""
@@ -241,8 +255,10 @@ class MlflowSink(Sink):
             for x, y in points:
                 self._add_point(f"{event.model}/{name}", x, event.time, y)
         self._new_tags[f"{model}.sha256"] = event.sha256
-        self.flush()
-        self._links.to_trainings(self._run_id, model, event.sha256)
+        again = not self._made_now
+        self._steps.append(
+            partial(self._links.to_trainings, self._run_id, model, event.sha256, again)
+        )
 
     def _end(self, event: RunEnded, contents: Contents) -> None:
         if event.message:
@@ -250,14 +266,26 @@ class MlflowSink(Sink):
         if event.changed:
             self._new_tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
         if event.traceback:
-            self._new_files["traceback.txt"] = event.traceback.encode(errors="replace")
-        if event.output:
-            self._new_files["output.txt"] = contents[event.output.name]
-        self.flush()
-        self._new_tags |= self._links.description(self._client.get_run(self._run_id))
-        self._new_tags[EVENTS_TAG] = str(self._events + 1)
+            self._files.append((TRACEBACK, event.traceback.encode(errors="replace")))
+        for path, file in files_named(event).items():
+            self._files.append((path, contents[file.name]))
         self.flush()
         self._client.set_terminated(self._run_id, event.status, event.time)
+        self._ended = True
+        self._last_steps.append(self._conclude)
+
+    def _conclude(self) -> None:
+        """All else is there, or is owed: say which."""
+        key = self._key
+        self._new_tags |= self._links.description(self._client.get_run(self._run_id))
+        if not self.owed:
+            self._new_tags[EVENTS_TAG] = str(self._events)
+        self.flush()
+        remember(self._root, key, [self._record_id])
+
+    @cached_property
+    def _key(self) -> str:
+        return key_of(self._client.get_experiment(self._experiment))
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

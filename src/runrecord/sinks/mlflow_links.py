@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+MODEL_STEP = "model.step"
+"""The tag of a run, on a server that keeps no models beside runs, with its model's step."""
 _NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
 _NOTE_DIGEST = "description.sha256"
 """The SHA-256 of the description as it was written here: another one is a person's."""
@@ -40,56 +42,92 @@ class Links:
 
     def __init__(self, client: "MlflowClient", experiment: str, project: Project) -> None:
         self._client, self._experiment, self._project = client, experiment, project
+        self._knows_null = True
 
-    def search(self, tag: str, value: str, more: str = "", count: int = 1000) -> "list[Run]":
-        """The runs with that tag, the newest first."""
-        return list(
-            self._client.search_runs(
+    def search(
+        self, tag: str, value: str, without: str = "", more: str = "", count: int = 1000
+    ) -> "list[Run]":
+        """The runs with that tag and, if so said, without another, the newest first."""
+        from mlflow.exceptions import MlflowException
+
+        wanted = f"tags.`{tag}` = '{value}'{more}"
+        asked = f"{wanted} AND tags.`{without}` IS NULL" if without and self._knows_null else wanted
+        try:
+            found = self._client.search_runs(
                 [self._experiment],
-                f"tags.`{tag}` = '{value}'{more}",
+                asked,
                 order_by=["attributes.start_time DESC"],
                 max_results=count,
             )
-        )
+        except MlflowException as error:
+            if asked == wanted or error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            self._knows_null = False  # it is a server of MLflow 2
+            return self.search(tag, value, without, more)
+        return [run for run in found if not without or without not in run.data.tags][:count]
 
-    def to_trainings(self, evaluation_id: str, model: str, digest: str) -> None:
-        """Link an evaluation of a model to the runs that made that very model."""
-        newest = self._trainings(digest, count=1)
-        if not newest:
+    def to_trainings(self, evaluation_id: str, model: str, digest: str, again: bool) -> None:
+        """Link an evaluation of a model to the runs that made that very model.
+
+        Done `again`, those with which it was linked get what they lack.
+        """
+        newest, evaluations = self._trainings(digest, count=1), self._evaluations(model, digest)
+        if not newest or not evaluations:
             return
-        latest = self._evaluations(model, digest)[0]
-        others = self._trainings(digest, f" AND tags.`{BY}` IS NULL")
+        (latest,) = evaluations
+        others = self._trainings(digest, BY)
+        if again:
+            others += self._trainings(digest, more=f" AND tags.`{BY}` = '{evaluation_id}'")
         for training in {run.info.run_id: run for run in [*newest, *others]}.values():
-            self._connect(self._client.get_run(evaluation_id), training, model)
+            evaluation = self._client.get_run(evaluation_id)
+            self._connect(evaluation, training, model)
             self._name(evaluation_id, training.info.run_id, model, newest[0], latest)
             self.describe(training.info.run_id)
+            self._copy_pictures(evaluation, training, model)
 
-    def to_evaluations(self, training_id: str, model: str, digest: str) -> None:
-        """Link the run that made a model to the newest evaluation, and to those that had none."""
+    def to_evaluations(self, training_id: str, model: str, digest: str, again: bool) -> None:
+        """Link the run that made a model to the newest evaluation, and to those that had none.
+
+        Done `again`, those with which it was linked get what they lack.
+        """
+        by = f"{model}.run_id"
         for latest in self._evaluations(model, digest):
             newest = self._trainings(digest, count=1)[0]
-            others = self._evaluations(model, digest, f" AND tags.`{model}.run_id` IS NULL", 1000)
+            others = self._evaluations(model, digest, by, count=1000)
+            if again:
+                mine = f" AND tags.`{by}` = '{training_id}'"
+                others += self._evaluations(model, digest, more=mine, count=1000)
             found = {run.info.run_id: run for run in [*reversed(others), latest]}
             for evaluation_id in found:
                 training = self._client.get_run(training_id)
-                self._connect(self._client.get_run(evaluation_id), training, model)
+                evaluation = self._client.get_run(evaluation_id)
+                self._connect(evaluation, training, model)
                 self._name(evaluation_id, training_id, model, newest, latest)
                 self.describe(evaluation_id)
+                self._copy_pictures(evaluation, training, model)
 
-    def _trainings(self, digest: str, more: str = "", count: int = 1000) -> "list[Run]":
-        return self.search("model.sha256", digest, f" AND tags.`model.id` IS NOT NULL{more}", count)
+    def _trainings(
+        self, digest: str, without: str = "", more: str = "", count: int = 1000
+    ) -> "list[Run]":
+        made = f" AND tags.`model.id` LIKE '%'{more}"  # it has one
+        return self.search("model.sha256", digest, without, made, count)
 
-    def _evaluations(self, model: str, digest: str, more: str = "", count: int = 1) -> "list[Run]":
+    def _evaluations(
+        self, model: str, digest: str, without: str = "", more: str = "", count: int = 1
+    ) -> "list[Run]":
         """The evaluations of a model, the newest first: that alone, unless more are asked for."""
-        found = self.search(f"{model}.sha256", digest, more, count)
-        return [run for run in found if evaluates(run, model)]
+        tag = f"{model}.sha256"
+        found = self.search(tag, digest, without, more, count)
+        if found and not evaluates(found[0], model):  # "model.sha256" is a training's tag, too
+            found = self.search(tag, digest, without, more)
+        return [run for run in found if evaluates(run, model)][:count]
 
     def _name(
         self, evaluation_id: str, training_id: str, model: str, newest: "Run", latest: "Run"
     ) -> None:
         """Name the newest training at an evaluation, and the latest evaluation at a training.
 
-        This comes last: a training that names an evaluation has all of it.
+        This comes after the metrics: a training that names an evaluation has them.
         """
         self._client.set_tag(evaluation_id, f"{model}.run_id", newest.info.run_id)
         self._client.set_tag(training_id, BY, latest.info.run_id)
@@ -101,11 +139,10 @@ class Links:
         """
         from mlflow.entities import LoggedModelInput
 
-        model_id = training.outputs.model_outputs[-1].model_id
-        if model_id not in {entry.model_id for entry in evaluation.inputs.model_inputs}:
+        model_id, _ = _made(training)
+        if model_id and model_id not in {one.model_id for one in evaluation.inputs.model_inputs}:
             model_input = LoggedModelInput(model_id)
             self._client.log_inputs(evaluation.info.run_id, models=[model_input])
-        self._copy_pictures(evaluation, training, model)
         points = self._points(evaluation, training, model)
         for first in range(0, len(points), BATCH):
             self._client.log_batch(training.info.run_id, points[first : first + BATCH])
@@ -114,7 +151,7 @@ class Links:
         """The points of an evaluation's metrics that the training lacks, as it has them."""
         from mlflow.entities import Metric
 
-        made, read = training.outputs.model_outputs[-1], evaluation.inputs.dataset_inputs
+        (model_id, made_at), read = _made(training), evaluation.inputs.dataset_inputs
         dataset = (
             {"dataset_name": read[0].dataset.name, "dataset_digest": read[0].dataset.digest}
             if read
@@ -132,7 +169,7 @@ class Links:
             if last > 0:  # it is a curve
                 points = history_of(self._client, evaluation.info.run_id, key)
             new = [
-                Metric(name, value, time, step or made.step, model_id=made.model_id, **dataset)
+                Metric(name, value, time, step or made_at, model_id=model_id, **dataset)
                 for (_, step, time), value in points.items()
             ]
             known: Container[Point] = ()
@@ -143,7 +180,7 @@ class Links:
 
     def _copy_pictures(self, evaluation: "Run", training: "Run", model: str) -> None:
         """Show a model's own pictures of an evaluation beside its metrics, less those shown."""
-        step = training.outputs.model_outputs[-1].step
+        _, step = _made(training)
         prefix = f"{key_for(title_of(model))}_"
         own = {
             (EVALUATION + title.removeprefix(prefix), step, time): path
@@ -178,3 +215,11 @@ class Links:
             return {}
         text = describe(run, self._project)
         return {_NOTE: text, _NOTE_DIGEST: sha256(text.encode())}
+
+
+def _made(training: "Run") -> tuple[str | None, int]:
+    """The id of the model that a run made, where it has one, and its step."""
+    outputs = training.outputs.model_outputs if training.outputs else []
+    if outputs:
+        return outputs[-1].model_id, outputs[-1].step
+    return None, int(training.data.tags.get(MODEL_STEP, 0))

@@ -1,20 +1,24 @@
 """Where MLflow keeps runs: the server of `MLFLOW_TRACKING_URI`, else one SQLite file."""
 
+import logging
 import os
+import re
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from filelock import FileLock
+from urllib.parse import quote
 
 from runrecord.extras import require
+from runrecord.locks import held
 from runrecord.project import load_project
 from runrecord.run_store import state_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 _SQLITE = "sqlite:///"
 _ADDRESSES = (
@@ -25,6 +29,13 @@ _ADDRESSES = (
     ("model_versions", "storage_location"),
 )
 """Where MLflow's tables hold whole addresses of artifacts."""
+_SAY_TWICE = (
+    *("mlflow.exceptions", "mlflow.store.db.utils", "urllib3.connectionpool"),
+    "urllib3.util.retry",
+)
+"""Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""What the addresses of databases begin with that MLflow uses without a server."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
 
 
@@ -46,9 +57,20 @@ def database_of(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE))
 
 
+def is_database(uri: str) -> bool:
+    """Is that tracking store a database that MLflow uses without a server?"""
+    return uri.partition(":")[0].partition("+")[0] in _DATABASES
+
+
 def artifact_location(root: Path) -> str:
-    """Where the embedded store keeps artifacts; its own default would depend on the cwd."""
+    """Where a store without a server keeps artifacts; its own default would depend on the cwd."""
     return (root / "mlruns").as_uri()
+
+
+def experiment_name(root: Path) -> str:
+    """What MLflow calls the experiment: as a person says, the project, or the folder."""
+    given = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    return given or load_project(root).experiment or root.name
 
 
 def connect(root: Path) -> "tuple[MlflowClient, str]":
@@ -56,14 +78,21 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     # A server that is gone would block each call for minutes with MLflow's own defaults.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # it may be an hour
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     require("mlflow", "MLflow", "mlflow")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    uri, name = tracking_uri(root), load_project(root).experiment or root.name
-    if not is_embedded(uri):
+    from runrecord.sinks.mlflow_http import guard
+
+    guard()
+    for name in _SAY_TWICE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    uri, name = tracking_uri(root), experiment_name(root)
+    if not is_database(uri):
         client = MlflowClient(uri)
         try:
             return client, _experiment(client, name) or client.create_experiment(name, tags=_TAGS)
@@ -72,16 +101,76 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
                 return client, found
             raise
 
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 3  # a database that is gone or damaged would block for 100 s
     # Processes that create the database at once crash each other in its migration.
-    with FileLock(state_folder(root) / "mlflow.lock"):
-        database = database_of(uri)
+    with held(state_folder(root) / "mlflow.lock"):
         location = artifact_location(root)
-        if not database.exists():
-            _create(database, state_folder(root) / "new-database")
-        elif database.is_relative_to(root):
-            _follow(database, name, root)
+        if is_embedded(uri):
+            database = database_of(uri)
+            if not database.exists():
+                _create(database, state_folder(root) / "new-database")
+            else:
+                _follow(database, name, root)
         client = MlflowClient(uri)
         return client, _experiment(client, name) or client.create_experiment(name, location, _TAGS)
+
+
+def server_version(uri: str) -> str:
+    """The version of an MLflow server; nothing where it does not say.
+
+    Raises:
+        MlflowException: it does not answer.
+    """
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET")
+    found = re.fullmatch(r"\d+(\.[a-z0-9]+)+", answer.text.strip()[:30])
+    return found[0] if found and answer.status_code == 200 else ""
+
+
+def key_of(experiment: "Experiment") -> str:
+    """What tells an experiment from one that was made anew under its name."""
+    return _key(experiment.experiment_id, experiment.creation_time)
+
+
+def key_in_file(root: Path) -> str:
+    """The same of an embedded store, read from its file; nothing where it cannot be read."""
+    address = f"file:{quote(str(database_of(tracking_uri(root))))}?mode=ro"
+    query = "SELECT experiment_id, creation_time FROM experiments WHERE name = ?"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(address, uri=True)) as database:
+        found = database.execute(query, [experiment_name(root)]).fetchone()
+        return _key(*found) if found else ""
+    return ""
+
+
+def _key(experiment_id: object, creation_time: object) -> str:
+    return f"{experiment_id}-{creation_time}" if creation_time else ""
+
+
+def remember(root: Path, key: str, ids: Iterable[str]) -> None:
+    """Note that an experiment showed those runs: one that it no longer has was removed there."""
+    known = remembered(root, key)
+    if key and (new := [one for one in ids if one not in known]):
+        with suppress(OSError):  # such a one is shown again, then
+            file = _memory(root, key)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write("".join(f"{one}\n" for one in new))
+
+
+def remembered(root: Path, key: str) -> set[str]:
+    """The ids of the runs that an experiment is known to have shown."""
+    try:
+        return set(_memory(root, key).read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return set()
+
+
+def _memory(root: Path, key: str) -> Path:
+    return state_folder(root) / "shown" / key
 
 
 def _create(database: Path, scratch: Path) -> None:
@@ -116,6 +205,8 @@ def _follow(database: Path, experiment: str, root: Path) -> None:
     with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
             return  # MLflow has not made its tables yet
+        if not database.is_relative_to(root):
+            return
         row = connection.execute(
             "SELECT artifact_location FROM experiments WHERE name = ? "
             "AND artifact_location LIKE 'file://%/mlruns'",

@@ -12,6 +12,7 @@ from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.record.schema import PATCH
 from runrecord.run_view import view
+from runrecord.sinks.mlflow_shown import CHANGE, artifacts_of
 from runrecord.sinks.names import LONGEST_TAG, SYSTEM, name_for, text_for
 from runrecord.text import printable
 
@@ -80,19 +81,19 @@ def _origin(
             yield Discrepancy(name, None, printable(shown), value, of_origin=True)
     recorded = patch.decode(errors="replace")
     clean = run.data.tags.get("git.dirty") == "false"
-    shown_patch = "" if clean else _patch(client, run.info.run_id)
+    shown_patch = "" if clean else _patch(client, run)
     if shown_patch is not None and shown_patch != recorded:
         shown, value = (sha256(text.encode()) for text in (shown_patch, recorded))
         yield Discrepancy(f"the SHA-256 of {PATCH}", None, shown, value, of_origin=True)
 
 
-def _patch(client: "MlflowClient", run_id: str) -> str | None:
+def _patch(client: "MlflowClient", run: "Run") -> str | None:
     """A run's uncommitted change as MLflow has it, if it has."""
-    name = f"provenance/{PATCH}"
-    if name not in {file.path for file in client.list_artifacts(run_id, "provenance")}:
+    repository = artifacts_of(client, run)
+    if CHANGE not in {file.path for file in repository.list_artifacts("provenance")}:
         return None
     with TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, name, folder)).read_bytes().decode()
+        return Path(repository.download_artifacts(CHANGE, folder)).read_bytes().decode()
 
 
 def _storable(value: float) -> float:

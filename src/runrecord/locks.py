@@ -1,0 +1,45 @@
+"""Locks between processes, as far as the disk has them."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system answers that has no locks: some of NFS, and folders shared by a machine."""
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Hold the lock that is this file, once whoever has it lets go; go on without where none is.
+
+    That is said, once for each folder.
+
+    Raises:
+        OSError: naming the file, when it cannot be written.
+    """
+    lock = FileLock(file, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        say_that_there_are_none(file.parent, error.strerror)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@cache
+def say_that_there_are_none(folder: Path, why: str) -> None:
+    """Say that nothing keeps two processes apart in a folder."""
+    print(
+        f"warning: the disk of {folder} has no file locks ({why}): let no two commands write there "
+        "at once, or keep the repository on a disk of this machine.",
+        file=sys.stderr,
+    )

@@ -1,0 +1,569 @@
+"""An MLflow server that fails in each call in each way: the run ends well, and sync mends MLflow.
+
+A proxy stands before a real server of MLflow's, in this process, and injects one fault at one kind
+of call. What MLflow has at last must be what it has of a run that nothing disturbed.
+"""
+
+import http.client
+import json
+import logging
+import re
+import socket
+import sqlite3
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import Workspace
+
+import runrecord
+from runrecord.checkpoints import Checkpoints
+from runrecord.cli.reap import reap
+from runrecord.cli.sync import sync
+from runrecord.errors import RunFailed, UserError
+from runrecord.events import Dataset, RunEnded, RunStarted
+from runrecord.record.reader import Record, files_in
+from runrecord.record.writer import RecordWriter
+from runrecord.run_store import host
+from runrecord.sinks import mlflow_http
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.tracker import Tracker
+
+API = "/api/2.0/mlflow"
+CALLS = {
+    "get the experiment": ("GET", f"{API}/experiments/get-by-name"),
+    "create the experiment": ("POST", f"{API}/experiments/create"),
+    "look at the experiment": ("GET", f"{API}/experiments/get$"),
+    "search runs": ("POST", f"{API}/runs/search"),
+    "create the run": ("POST", f"{API}/runs/create"),
+    "get the run": ("GET", f"{API}/runs/get$"),
+    "log a batch": ("POST", f"{API}/runs/log-batch"),
+    "log inputs": ("POST", f"{API}/runs/log-inputs"),
+    "update the run": ("POST", f"{API}/runs/update"),
+    "set a tag": ("POST", f"{API}/runs/set-tag"),
+    "upload a file": ("PUT", "/api/2.0/mlflow-artifacts/artifacts/.*(provenance|images|texts)/"),
+    "upload a model": ("PUT", "/api/2.0/mlflow-artifacts/artifacts/.*models/"),
+    "list files": ("GET", "/api/2.0/mlflow-artifacts/artifacts$"),
+    "download a file": ("GET", "/api/2.0/mlflow-artifacts/artifacts/.+"),
+    "create a model": ("POST", f"{API}/logged-models$"),
+    "search models": ("POST", f"{API}/logged-models/search"),
+    "log outputs": ("POST", f"{API}/runs/outputs"),
+    "finalize a model": ("PATCH", f"{API}/logged-models/"),
+}
+"""The kinds of calls, by method and path."""
+
+PAGE = b"<html>\n<title>Gateway</title>\n<p>user and password, please</p></html>"
+STATUSES: dict[str, tuple[int, str, bytes]] = {
+    "401": (401, "text/html", b"You are not authenticated."),
+    "403": (403, "text/html", b"Permission denied"),
+    "404": (404, "text/html", PAGE),
+    "413": (413, "text/html", PAGE),
+    "429 with Retry-After": (429, "text/plain", b"slow down"),
+    "500": (500, "application/json", b'{"error_code": "INTERNAL_ERROR", "message": "oh\\nno"}'),
+    "502 with HTML": (502, "text/html", PAGE),
+    "503": (503, "text/plain", b""),
+    "200 with HTML": (200, "text/html", PAGE),
+    "200 with nothing": (200, "application/json", b""),
+    "redirected to a login": (302, "text/html", PAGE),
+}
+LINES = ("silent", "stalls in the body", "ends in the body", "endless", "reset", "gone", "lost")
+"""Faults of the connection. Of a call that is lost, the server has done it: the answer is."""
+FAULTS = (*STATUSES, *LINES)
+HANGING = ("silent", "stalls in the body", "endless")
+ADDRESSES = {
+    "refused": "http://127.0.0.1:9",
+    "no such host": "http://tracker.invalid",
+    "no TLS there": "https://127.0.0.1:{port}",
+    "no MLflow there": "http://127.0.0.1:{port}/elsewhere",
+}
+
+
+class Proxy(ThreadingHTTPServer):
+    """What stands before the server; it fails as `fault` says in calls of one kind."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, server: int, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Passing)
+        self.server = server
+        self.fault, self.call = "", ""
+        self.old = False
+        """Does it let the server seem to be one of MLflow 2?"""
+        self.hits = 0
+        self.over = threading.Event()
+        """The fault: those who hang may go."""
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients go away: that is what is tried here."""
+
+
+class _Passing(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Proxy
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+    def _pass(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.server.fault and is_call(self.server.call, self.command, self.path):
+            self.server.hits += 1
+            self._fail(self.server.fault, body)
+        elif self.server.old and (answer := of_mlflow_2(self.command, self.path, body)):
+            self._answer(*answer)
+        else:
+            self._answer(*self._asked(body))
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass  # noqa: N815
+
+    def _asked(self, body: bytes) -> tuple[int, str, bytes]:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.server.server)) as to:
+            to.request(self.command, self.path, body, dict(self.headers))
+            answer = to.getresponse()
+            return answer.status, answer.headers["content-type"], answer.read()
+
+    def _answer(self, status: int, kind: str, content: bytes, length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content) if length is None else length))
+        if status == 429:
+            self.send_header("Retry-After", "3600")
+        if status == 302:
+            self.send_header("Location", "/login")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _fail(self, fault: str, body: bytes) -> None:
+        if fault in STATUSES:
+            self._answer(*STATUSES[fault])
+            return
+        self.close_connection = True
+        with suppress(OSError):
+            match fault:
+                case "silent":
+                    self.server.over.wait(60)
+                case "stalls in the body":
+                    self._answer(200, "application/json", b'{"run', 1000)
+                    self.server.over.wait(60)
+                case "ends in the body":
+                    self._answer(200, "application/json", b'{"run', 1000)
+                case "endless":
+                    self._answer(200, "application/json", b"", 10**12)
+                    while not self.server.over.is_set():
+                        self.wfile.write(b" " * 1000)
+                case "gone":
+                    self.server.shutdown()
+                    self.server.server_close()
+                    self._reset()
+                case "lost":
+                    self._asked(body)
+                    self._reset()
+                case "reset":
+                    self._reset()
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+def is_call(kind: str, method: str, path: str) -> bool:
+    """Is a request a call of that kind?"""
+    wanted, pattern = CALLS[kind]
+    return method == wanted and re.match(pattern, path.partition("?")[0]) is not None
+
+
+def of_mlflow_2(method: str, path: str, body: bytes) -> tuple[int, str, bytes] | None:
+    """What a server of MLflow 2.22 answers otherwise than one of today."""
+    if path == "/version":
+        return 200, "text/html", b"2.22.1"
+    if path.startswith((f"{API}/logged-models", f"{API}/runs/outputs")):
+        return 404, "text/html", b"<!doctype html>\n<title>404 Not Found</title>"
+    if b"NULL" in body and is_call("search runs", method, path):
+        refusal = {"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid clause(s)"}
+        return 400, "application/json", json.dumps(refusal).encode()
+    return None
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Path]:
+    """The folder of a server's database and artifacts; its port is in the file `port`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own imports
+        from mlflow.server import app, auth, constants, handlers  # noqa: F401
+    from mlflow.tracking._tracking_service import utils
+    from werkzeug.serving import make_server
+
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "unset")
+        patch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
+        patch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(folder / "artifacts"))
+        patch.setenv(constants.SERVE_ARTIFACTS_ENV_VAR, "true")
+        patch.setattr(handlers, "_tracking_store", None)
+        patch.setattr(handlers, "_artifact_repo", None)
+        patch.setattr(utils, "_tracking_uri", None)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        (folder / "port").write_text(str(server.server_port))
+        handlers.initialize_backend_stores()
+        yield folder
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def proxy(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    proxy = Proxy(int((store / "port").read_text()))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.server_port}")
+    yield proxy
+    proxy.over.set()
+    proxy.shutdown()
+    proxy.server_close()
+
+
+def repository(folder: Path, experiment: str, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A repository whose runs have that experiment, which this process works in."""
+    (folder / ".dvc").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("runrecord.run.now", lambda: 5000)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
+    return Workspace(folder)
+
+
+def live(root: Path, run_id: str, stage: str) -> tuple[runrecord.Run, Tracker]:
+    """A run that goes on, which MLflow shows meanwhile."""
+    data = Dataset("mnist", "digest", "data/mnist")
+    start = RunStarted(run_id, stage, 1, host(), {"lr": 0.1}, {"git.dirty": "false"}, data)
+    writer = RecordWriter(root / ".runrecord" / "runs" / run_id)
+    tracker = Tracker(writer, root, [MlflowSink])
+    tracker.log(start)
+    return runrecord.Run(start, tracker, Checkpoints(root, {})), tracker
+
+
+def ended(tracker: Tracker, root: Path, run_id: str) -> None:
+    """End a run well; whatever MLflow does, its record is sealed."""
+    tracker.log(RunEnded(9000, "FINISHED"))
+    tracker.close(60)
+    record = Record(files_in(root / ".runrecord" / "runs" / run_id))
+    assert record.end is not None
+    assert record.end.status == "FINISHED"
+
+
+def train_and_evaluate(root: Path) -> None:
+    model = root / "model.bin"
+    run, tracker = live(root, "training", "train")
+    for epoch in (1, 2):
+        run.log({"Loss": 1.0 / epoch}, epoch)
+        run.image("place", np.full((4, 4), epoch, np.uint8), epoch)
+    model.write_bytes(b"weights")
+    run.model(model, step=2)
+    ended(tracker, root, "training")
+    run, tracker = live(root, "evaluation", "evaluate")
+    run.image("model_samples", np.full((4, 4), 9, np.uint8))
+    run.text("words", "all of them")
+    run.evaluation("model", model, {"Size": 3.0}, {"Curve": [(1, 0.5), (2, 0.25)]})
+    ended(tracker, root, "evaluation")
+
+
+TABLES = {
+    "params": "SELECT key, value FROM params WHERE run_uuid = ?",
+    "metrics": "SELECT key, value, timestamp, step FROM metrics WHERE run_uuid = ?",
+    "tags": "SELECT key, value FROM tags WHERE run_uuid = ? AND key != 'description.sha256'",
+    "datasets": "SELECT name, digest FROM inputs JOIN datasets ON dataset_uuid = source_id "
+    "WHERE destination_id = ? AND source_type = 'DATASET'",
+    "read": "SELECT destination_type FROM inputs WHERE source_id = ? AND source_type = 'RUN_INPUT'",
+    "made": "SELECT destination_type, step FROM inputs "
+    "WHERE source_id = ? AND source_type = 'RUN_OUTPUT'",
+    "models": "SELECT name, status FROM logged_models WHERE source_run_id = ?",
+}
+
+
+def shown(store: Path, experiment: str) -> dict[str, Any]:
+    """All that MLflow has of an experiment's runs, as its database and its files say."""
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        ids = dict(
+            database.execute(
+                "SELECT run_uuid, runs.name FROM runs JOIN experiments USING (experiment_id) "
+                "WHERE experiments.name = ?",
+                [experiment],
+            ).fetchall()
+        )
+        assert sorted(ids.values()) == sorted(set(ids.values())), "a run twice"
+        models = {
+            model: f"model of {ids[run]}"
+            for model, run in database.execute(
+                "SELECT model_id, source_run_id FROM logged_models"
+            ).fetchall()
+            if run in ids
+        }
+        found: dict[str, Any] = {}
+        for run, name in ids.items():
+            query = "SELECT status, start_time, end_time, experiment_id FROM runs WHERE run_uuid=?"
+            *told, number = database.execute(query, [run]).fetchone()
+            rows = {
+                table: sorted(database.execute(query, [run]).fetchall())
+                for table, query in TABLES.items()
+            }
+            where = store / "artifacts" / str(number)
+            own = [one for one in models if models[one] == f"model of {name}"]
+            folders = [where / run, *(where / "models" / one for one in own)]
+            files = {
+                path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest()
+                for folder in folders
+                for path in folder.rglob("*")
+                if path.is_file()
+            }
+            text = json.dumps({"told": told, "files": files, **rows}, sort_keys=True)
+            for one, instead in {**ids, **models}.items():
+                text = text.replace(one, instead)
+            text = re.sub(rf"experiments/{number}\b", "experiments/N", text)
+            found[name] = json.loads(text)
+        return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        root = repository(tmp_path_factory.mktemp("whole") / "root", "whole", patch).path
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{(store / 'port').read_text()}")
+        train_and_evaluate(root)
+        found = shown(store, "whole")
+        assert {run["told"][0] for run in found.values()} == {"FINISHED"}
+        assert any("Eval/" in str(metric) for metric in found["training"]["metrics"])
+        assert "model.bin" in str(found["training"]["files"])
+        sync()
+        assert shown(store, "whole") == found, "nothing was left for sync to do"
+    return found
+
+
+Said = pytest.CaptureFixture[str]
+
+
+def warned(said: Said) -> list[str]:
+    """What was said on stderr, a line each; nothing of it may be a traceback."""
+    lines = said.readouterr().err.splitlines()
+    assert not [line for line in lines if "Traceback" in line or line.startswith(" ")], lines
+    return lines
+
+
+def disturbed(
+    proxy: Proxy, root: Path, fault: str, call: str, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train, evaluate and sync under a fault, then sync without it."""
+    warned(said)
+    if fault in HANGING:
+        monkeypatch.setattr(mlflow_http, "LONGEST", 0.3)
+    proxy.fault, proxy.call = fault, call
+    train_and_evaluate(root)
+    lines = warned(said)
+    assert all(line.startswith("warning: MLflow is left behind: ") for line in lines), lines
+    assert all(line.endswith("'runrecord sync' completes MLflow later.") for line in lines), lines
+    assert len(lines) <= 2, "one for each run"
+    if proxy.hits:
+        assert lines, "it is said"
+    with suppress(UserError, RunFailed):
+        sync()
+    warned(said)
+    monkeypatch.setattr(mlflow_http, "LONGEST", 60.0)
+    proxy.over.set()
+    proxy.fault = ""
+    if fault == "gone":
+        again = Proxy(proxy.server)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{again.server_port}")
+    sync()
+    assert warned(said) == []
+
+
+QUICK = (
+    ("404", "create a model"),
+    ("200 with nothing", "search runs"),
+    ("redirected to a login", "upload a file"),
+    ("endless", "log a batch"),
+    ("lost", "create the run"),
+    ("gone", "update the run"),
+)
+SLOW = [
+    pair
+    for first in (0, 7)
+    for pair in zip(FAULTS, [*CALLS][first:] + [*CALLS][:first], strict=True)
+    if pair not in QUICK
+]
+"""Each fault in two kinds of calls, and two faults in each."""
+PAIRS = [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]
+
+
+@pytest.mark.parametrize(("fault", "call"), PAIRS)
+def test_a_fault_costs_a_warning_and_sync_mends_it(
+    fault: str,
+    call: str,
+    store: Path,
+    proxy: Proxy,
+    undisturbed: Mapping[str, Any],
+    tmp_path: Path,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"{fault}, {call}"
+    root = repository(tmp_path / "root", name, monkeypatch).path
+    disturbed(proxy, root, fault, call, capsys, monkeypatch)
+    assert shown(store, name) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "address"), ADDRESSES.items())
+def test_an_address_where_no_mlflow_is(
+    fault: str,
+    address: str,
+    store: Path,
+    proxy: Proxy,
+    undisturbed: Mapping[str, Any],
+    tmp_path: Path,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = repository(tmp_path / "root", fault, monkeypatch).path
+    right = f"http://127.0.0.1:{proxy.server_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(port=proxy.server_port))
+    train_and_evaluate(root)
+    assert len(warned(capsys)) == 2
+    with pytest.raises(UserError, match="MLflow's tracking store does not answer") as refusal:
+        sync()
+    assert len(str(refusal.value).splitlines()) == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", right)
+    sync()
+    assert shown(store, fault) == undisturbed
+
+
+def test_a_server_of_mlflow_2_has_all_but_models_beside_runs(
+    store: Path,
+    proxy: Proxy,
+    undisturbed: Mapping[str, Any],
+    tmp_path: Path,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = repository(tmp_path / "root", "old", monkeypatch).path
+    proxy.old = True
+    train_and_evaluate(root)
+    (said,) = warned(capsys)
+    assert said.startswith("MLflow's server is 2.22.1, which keeps no models beside runs: ")
+    sync()
+    assert "2 already there, 0 failed" in capsys.readouterr().out
+    found = shown(store, "old")
+    for name, run in found.items():
+        for what in ("told", "params", "metrics", "datasets"):
+            assert run[what] == undisturbed[name][what], (name, what)
+        assert (
+            run["files"].items()
+            >= {
+                path: content
+                for path, content in undisturbed[name]["files"].items()
+                if path.startswith(tuple(f"artifacts/{one}/" for one in ("images", "texts")))
+            }.items()
+        )
+    weights = sha256(b"weights").hexdigest()
+    assert found["training"]["files"]["artifacts/models/model/model.bin"] == weights
+    tags = dict(found["training"]["tags"])
+    assert tags["model.id"] == "runs:/training/models/model"
+    assert tags["evaluation.run_id"] == "evaluation"
+    sync(check=True)
+    assert "2 already there, 0 failed" in capsys.readouterr().out
+
+
+UNWRITABLE = (
+    *("file:///proc/nowhere", "mlflow-artifacts:/x"),
+    *(pytest.param(uri, marks=pytest.mark.slow) for uri in ("s3://bucket-of-nobody/x", "dbfs:/x")),
+)
+"""The second is the server's, before which a proxy takes no such file."""
+
+
+@pytest.mark.parametrize("place", UNWRITABLE)
+def test_artifacts_that_cannot_be_put_there_cost_nothing_else(
+    place: str,
+    store: Path,
+    proxy: Proxy,
+    undisturbed: Mapping[str, Any],
+    tmp_path: Path,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient(f"http://127.0.0.1:{proxy.server_port}").create_experiment(place, place)
+    root = repository(tmp_path / "root", place, monkeypatch).path
+    if place.startswith("mlflow-artifacts"):
+        proxy.fault, proxy.call = "413", "upload a file"
+    train_and_evaluate(root)
+    lines = warned(capsys)
+    assert len(lines) == 2, "one for each run"
+    assert all("some pictures, models or files are not there (" in line for line in lines)
+    for name, run in shown(store, place).items():
+        for what in ("told", "params", "metrics", "datasets"):
+            assert run[what] == undisturbed[name][what], (name, what)
+    with pytest.raises(RunFailed, match="2 of the records failed"):
+        sync()
+    said = capsys.readouterr().out
+    assert said.count("MLflow shows it, but not all its pictures, models and files (") == 2
+    if proxy.fault:
+        proxy.fault = ""
+        sync()
+        assert "2 completed" in capsys.readouterr().out
+
+
+def test_the_status_waits_for_no_upload(
+    store: Path, proxy: Proxy, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = repository(tmp_path / "root", "slow", monkeypatch).path
+    proxy.fault, proxy.call = "silent", "upload a model"
+    model = root / "model.bin"
+    model.write_bytes(b"weights")
+    run, tracker = live(root, "training", "train")
+    run.model(model)
+    model.write_bytes(b"others")
+    tracker.log(RunEnded(9000, "FINISHED"))
+    waiting = threading.Thread(target=tracker.close, args=(60,))
+    waiting.start()
+    while not proxy.hits:
+        waiting.join(0.01)
+    assert shown(store, "slow")["training"]["told"][0] == "FINISHED"
+    tracker.stop_waiting()
+    waiting.join()
+    proxy.over.set()
+    proxy.fault = ""
+    capsys.readouterr()
+    sync()
+    assert shown(store, "slow")["training"]["files"]["artifacts/model.bin"] == (
+        sha256(b"weights").hexdigest()
+    )
+
+
+def test_reap_counts_what_mlflow_says_is_closed(
+    store: Path, proxy: Proxy, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = repository(tmp_path / "root", "reaped", monkeypatch).path
+    run, tracker = live(root, "training", "train")
+    run.log({"Loss": 1.0}, 1)
+    tracker.close(60)
+    proxy.fault, proxy.call = "503", "update the run"
+    with pytest.raises(RunFailed):
+        reap()
+    assert "training: its process is gone: KILLED.\n" in (said := capsys.readouterr().out)
+    assert said.endswith("0 closed in MLflow\n")
+    proxy.fault = ""
+    reap()
+    assert capsys.readouterr().out == "1 closed in MLflow\n"
+    assert shown(store, "reaped")["training"]["told"][0] == "KILLED"
