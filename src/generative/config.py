@@ -16,6 +16,9 @@ from generative.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 PIPELINE_FILE = Path("dvc.yaml")
 
+_WHOLE = ""  # a stage reads all of a file
+_TEMPLATE = "${"  # what it reads is for DVC to know
+
 
 class Section(BaseModel):
     """A block of params.yaml. Each field's description says what a right value is.
@@ -46,10 +49,9 @@ class Params:
         """
         self._path = path
         self._document = _read_yaml(path)
-        stages = _read_yaml(pipeline)["stages"].values()
-        known = {key.partition(".")[0] for stage in stages for key in stage.get("params", [])}
+        known = _keys_read(pipeline)
         for key in self._document:
-            if key not in known:
+            if key not in known and not known & {_WHOLE, _TEMPLATE}:
                 raise UserError(f"{path}: unknown key '{key}'{_nearest(str(key), known)}")
 
     def section(self, name: str, schema: type[S]) -> S:
@@ -101,6 +103,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UserError(f"{path}: should hold 'key: value' blocks, but holds {_shown(document)}.")
     return document
+
+
+def _keys_read(pipeline: Path) -> set[str]:
+    """Which blocks of params.yaml the stages in `pipeline` read, in any form that DVC has."""
+    stages = _read_yaml(pipeline).get("stages") or {}
+    bodies = [stage.get("do", stage) for stage in stages.values()]
+    entries = [entry for body in bodies for entry in body.get("params") or ()]
+    keys: list[str] = []
+    for entry in entries:
+        given = entry if isinstance(entry, dict) else {PARAMS_FILE.name: [entry]}
+        for file, names in given.items():
+            if file == PARAMS_FILE.name:
+                keys += names or [_WHOLE]
+    return {_TEMPLATE if _TEMPLATE in key else key.partition(".")[0] for key in keys}
 
 
 def _sentence(schema: type[Section], detail: ErrorDetails, prefix: str) -> str:

@@ -43,6 +43,45 @@ def test_the_committed_params_are_right(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    "stages",
+    [
+        "more: {cmd: x, params: [{configs/s.yaml: [lr]}]}",
+        "more: {cmd: x, params: [lr, {configs/s.yaml: null, params.yaml: [extra.a]}]}",
+        "more: {cmd: x, params: [{params.yaml: null}]}",
+        "more: {foreach: [a, b], do: {cmd: x, params: [extra]}}",
+        "more: {foreach: [extra, b], do: {cmd: x, params: ['${item}']}}",
+        "more: {matrix: {m: [a, b]}, cmd: x, params: [extra.b]}",
+        "more: {cmd: x, params: null}",
+        "more: {cmd: x}",
+    ],
+)
+def test_any_form_of_dvcs_says_what_a_stage_reads(
+    folder: Path, capsys: pytest.CaptureFixture[str], stages: str
+) -> None:
+    with (folder / "dvc.yaml").open("a") as file:
+        file.write(f"  {stages}\n")
+    assert status() == 0
+    with (folder / "params.yaml").open("a") as file:
+        file.write("extra: {a: 1}\n")
+    if "extra" in stages or "params.yaml: null" in stages:
+        assert status() == 0
+    else:
+        assert refusal(capsys).startswith("params.yaml: unknown key 'extra'")
+
+
+def test_a_model_whose_stage_is_not_written_yet_is_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load((folder / "dvc.yaml").read_text())
+    del document["stages"]["train-gan"]
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(document))
+    assert refusal(capsys).startswith("params.yaml: unknown key 'gan'; ")
+    for stages in (None, {}):
+        (folder / "dvc.yaml").write_text(yaml.safe_dump({"vars": [], "stages": stages}))
+        assert refusal(capsys).startswith("params.yaml: unknown key ")
+
+
 def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["generative", "verify", "HEAD"])
     assert status() == "error: the command is now: runrecord verify HEAD"
