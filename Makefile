@@ -1,9 +1,11 @@
 # Two commands matter: `make repro` and `make test`. Python 3.11 or newer, git and make are enough.
 PYTHON ?= python3
 VENV := .venv
+# uv, told where pip is set to take packages from.
+UV = $(VENV)/bin/python -I src/runrecord/package_index.py $(VENV)/bin/uv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all check bench bench-peers bench-parts bench-growth bench-big lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all campaign check bench bench-peers bench-parts bench-growth bench-big lock mlflow tensorboard
 
 setup: $(VENV)/installed
 
@@ -16,9 +18,10 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=...")'
 	@echo 'setting up $(VENV): once, several GB'
 	@{ [ "$$(cat $@ 2>/dev/null)" = '$(CURDIR)' ] && $(VENV)/bin/python -m pip --version >/dev/null 2>&1; } || $(PYTHON) -m venv --clear $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode --requirements requirements.lock
-	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
+	@PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(VENV)/uv.lock
+	@$(UV) pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode --requirements requirements.lock
+	@$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@$(VENV)/bin/python -m generative.pipeline.plots_page $(VENV)/plots.html
 	@$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	@echo '$(CURDIR)' > $@
@@ -37,13 +40,16 @@ repro: setup
 
 test: setup
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
-	@echo 'The long campaigns too: make test-all'
+	@echo 'The long campaigns too: make test-all, make campaign'
 
 smoke: setup
 	pytest -q -n 2 --dist loadfile -m 'not slow and not workspace'
 
 test-all: test
 	pytest -m slow
+
+campaign: setup
+	python tests/campaign.py
 
 check: setup
 	ruff format --check
@@ -55,7 +61,7 @@ bench: setup
 
 bench-peers: setup
 	$(PYTHON) -m venv .venv-peers
-	uv pip install --quiet --python .venv-peers/bin/python --require-hashes --requirements benchmarks/peers-requirements.txt
+	$(UV) pip install --quiet --python .venv-peers/bin/python --require-hashes --requirements benchmarks/peers-requirements.txt
 	python benchmarks/peers.py .venv-peers/bin/python
 	python benchmarks/peers.py .venv-peers/bin/python --whole
 
@@ -69,7 +75,7 @@ bench-big: setup
 	python benchmarks/big.py $(SIZES)
 
 lock: setup
-	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock
 
 mlflow: setup
 	runrecord mlflow

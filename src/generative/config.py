@@ -6,9 +6,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from generative.errors import UserError
 
@@ -87,12 +88,12 @@ def validate(schema: type[S], values: object, source: str, prefix: str = "") -> 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))  # as DVC reads it
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file in {Path.cwd()}; run from the repository's root."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not UTF-8 text"
@@ -123,7 +124,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 
 def _as_number(text: str) -> str | None:
-    """`1e-3` is text to PyYAML and a number to DVC: how to write it so that both read a number."""
+    """How to write the number that a text in quotes would be."""
     try:
         number = Decimal(text)
     except InvalidOperation:

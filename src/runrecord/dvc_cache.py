@@ -1,25 +1,33 @@
 """What DVC has kept of the stages' outs, records among them: in its cache and remote."""
 
 import errno
-import io
-import json
 import shutil
-import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
 from runrecord.dvc_index import opened
+from runrecord.dvc_locks import (
+    MD5,
+    LockedStage,
+    Out,
+    blobs_of,
+    lock_files,
+    outs_of,
+    stage_in,
+    stages_at,
+    stages_in,
+)
 from runrecord.errors import UserError
 from runrecord.files import files_inside, sha256, sha256_of, sha256_of_files, write_atomic
 from runrecord.paths import RECORDS
-from runrecord.provenance.git import OutsideGit, commit_of, git
+from runrecord.provenance.git import git
 from runrecord.record.schema import Files
 from runrecord.secrets import redact
 from runrecord.text import reason
@@ -34,7 +42,7 @@ def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
     Records that are not in DVC's cache are fetched from its remote.
     """
     with opened(root) as repo:
-        outs: dict[str, _Out] = {}
+        outs: dict[str, Out] = {}
         for out in _known(repo, root):
             if out.path.startswith(RECORDS):
                 outs.setdefault(out.oid, out)
@@ -47,9 +55,10 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
     """The files of each record in a commit, branch, tag or DVC experiment, by the record's path.
 
     Raises:
+        UserError: several experiments have that name.
         GitFailed: Git refuses.
     """
-    outs = chain.from_iterable(map(_outs_of, _stages_in(_lock_file(root, revision))))
+    outs = chain.from_iterable(map(outs_of, stages_at(root, revision)))
     oids = {out.path: out.oid for out in outs if out.path.startswith(RECORDS)}
     if not oids:
         return {}
@@ -63,13 +72,13 @@ def records_of_equal_runs(root: Path, revision: str, path: str) -> list[Files]:
 
     They had the command, params and dependencies that the stage has there: DVC's run cache says so.
     """
-    wanted = [stage for stage in _stages_in(_lock_file(root, revision)) if path in _paths(stage)]
+    wanted = [stage for stage in stages_at(root, revision) if path in _paths(stage)]
     with opened(root) as repo:
         oids = [
             out.oid
             for stage in _run_cache(repo)
             if any(_inputs(stage) == _inputs(one) for one in wanted)
-            for out in _outs_of(stage)
+            for out in outs_of(stage)
             if out.path == path
         ]
         return [
@@ -86,7 +95,7 @@ def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
     if here.exists() and sha256_of(here) == digest:
         _copy(files_inside(here) if here.is_dir() else {"": here}, target)
         return True
-    for blob in _blobs(root, path):
+    for blob in blobs_of(root, path):
         content = git(root, "cat-file", "blob", blob)
         if sha256(content) == digest:
             write_atomic(target, content)
@@ -114,96 +123,38 @@ def _copy(files: Files, target: Path) -> None:
         shutil.copyfile(file, place)
 
 
-@dataclass(frozen=True)
-class _Out:
-    path: str
-    oid: str
-    """The MD5 by which DVC knows its content; a folder's ends with `.dir`."""
-    where: str = ""
-
-
-def _lock_file(root: Path, revision: str) -> bytes:
-    """The dvc.lock of a revision; DVC keeps experiments as refs that end with their names."""
-    try:
-        refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode().splitlines()
-    except OutsideGit:
-        return b""
-    names = [ref for ref in refs if ref.rpartition("/")[2] == revision]
-    commit = commit_of(root, names[0] if names else revision)
-    entry = git(root, "ls-tree", commit, "--", "dvc.lock").split() if commit else []
-    return git(root, "cat-file", "blob", entry[2].decode()) if entry else b""
-
-
-def _known(repo: "Repo", root: Path) -> Iterator[_Out]:
+def _known(repo: "Repo", root: Path) -> Iterator[Out]:
     """Every out that some dvc.lock or DVC's run cache names, the most recent first."""
-    for where, text in _lock_files(root):
-        for stage in _stages_in(text, where):
-            yield from _outs_of(stage, where)
+    for where, text in lock_files(root):
+        for stage in stages_in(text, where):
+            yield from outs_of(stage, where)
     for stage in _run_cache(repo):
-        yield from _outs_of(stage, "DVC's run cache")
+        yield from outs_of(stage, "DVC's run cache")
 
 
-def _run_cache(repo: "Repo") -> Iterator[dict[str, Any]]:
+def _run_cache(repo: "Repo") -> Iterator[LockedStage]:
     """The stages that ran here, as dvc.lock would have them."""
     for path in sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*")):
-        yield yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+        yield from stage_in(path.read_bytes(), str(path))
 
 
-def _stages_in(lock_file: bytes, where: str = "its dvc.lock") -> list[dict[str, Any]]:
-    try:
-        document = yaml.load(lock_file, Loader=yaml.CSafeLoader) or {}
-    except yaml.YAMLError:  # one with conflict markers was committed
-        print(f"{where}: no YAML; passed over", file=sys.stderr)
-        return []
-    return list(document.get("stages", {}).values())
+@dataclass(frozen=True)
+class _Listed:
+    relpath: str
+    md5: Annotated[str, Field(pattern=MD5.pattern)]
 
 
-def _inputs(stage: dict[str, Any]) -> tuple[object, ...]:
+_LISTING = TypeAdapter(list[_Listed])
+
+
+def _inputs(stage: LockedStage) -> tuple[object, ...]:
     """All that a stage's result depends on."""
-    deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", [])}
-    return stage["cmd"], deps, stage.get("params"), _paths(stage)
+    deps = {dep.path: dep.md5 for dep in stage.deps}
+    return stage.cmd, deps, stage.params, _paths(stage)
 
 
-def _paths(stage: dict[str, Any]) -> set[str]:
-    return {out["path"] for out in stage.get("outs", [])}
-
-
-def _outs_of(stage: dict[str, Any], where: str = "") -> Iterator[_Out]:
-    for out in stage.get("outs", []):
-        if "md5" in out:
-            yield _Out(out["path"], out["md5"], where)
-
-
-def _lock_files(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Every version of dvc.lock: the working tree's, and all in Git, experiments included."""
-    lock = root / "dvc.lock"
-    if lock.exists():
-        yield "the working tree", lock.read_bytes()
-    blobs = list(_blobs(root, "dvc.lock"))
-    for blob, content in zip(blobs, _contents(root, blobs), strict=True):
-        yield f"a dvc.lock in Git ({blob[:10]})", content
-
-
-def _blobs(root: Path, path: str) -> Iterator[str]:
-    """Every version of a file in Git, in commits and experiments."""
-    arguments = ("rev-list", "--all", "--full-history", "--objects", "--", path)
-    try:
-        listed = git(root, *arguments).decode()
-    except OutsideGit:
-        return
-    for line in listed.splitlines():
-        blob, _, name = line.partition(" ")
-        if name.endswith(path):
-            yield blob
-
-
-def _contents(root: Path, blobs: Iterable[str]) -> Iterator[bytes]:
-    """What those blobs hold, in one process of Git's."""
-    given = "".join(f"{blob}\n" for blob in blobs).encode()
-    rest = io.BytesIO(git(root, "cat-file", "--batch", given=given) if given else b"")
-    for header in rest:
-        yield rest.read(int(header.split()[-1]))
-        rest.read(1)  # the newline after it
+def _paths(stage: LockedStage) -> set[str]:
+    return {out.path for out in stage.outs}
 
 
 def _fetched(repo: "Repo", oids: Collection[str]) -> dict[str, Files | None]:
@@ -221,8 +172,11 @@ def _files(repo: "Repo", oid: str) -> Files | None:
         return None
     if not oid.endswith(".dir"):
         return {"": path}
-    entries = json.loads(path.read_bytes())
-    return {entry["relpath"]: _cached(repo, entry["md5"]) for entry in entries}
+    try:
+        entries = _LISTING.validate_json(path.read_bytes())
+    except ValidationError:  # damaged: the remote may have it
+        return None
+    return {entry.relpath: _cached(repo, entry.md5) for entry in entries}
 
 
 def _cached(repo: "Repo", oid: str) -> Path:

@@ -43,7 +43,8 @@ def opened(root: Path) -> "Iterator[Repo]":
         with Repo(str(root)) as repo:
             yield repo
     except (DvcException, TypeError) as error:  # TypeError: a date or a set among params
-        raise UserError(f"DVC cannot read {root} ({reason(error)}).") from None
+        told = reason(Exception(" ".join(str(error).split())))  # where it is wrong comes later
+        raise UserError(f"DVC cannot read {root} ({told}).") from None
 
 
 def stages_of(root: Path) -> dict[str, Stage]:
@@ -116,7 +117,7 @@ def _stage(found: Any, root: Path) -> Stage:
     params = set(found.params)
     return Stage(
         found.name if file == "dvc.yaml" else f"{file}:{found.name}",
-        (commands,) if isinstance(commands, str) else tuple(commands),
+        tuple(commands.splitlines() if isinstance(commands, str) else commands),  # as DVC runs them
         Path(found.wdir).relative_to(root).as_posix(),
         _local_paths([dep for dep in found.deps if dep not in params], root),
         _local_paths(found.outs, root),

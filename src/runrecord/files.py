@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 
 _CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one is written
+_NEW = ".new"  # ends the names of files that are being written
 _TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
 
 
@@ -28,7 +29,7 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
         OSError: naming `path`, when it cannot be written (no space left, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}{_NEW}")
     try:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
@@ -49,6 +50,13 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
             temporary.unlink()
 
 
+def remove_unfinished(folder: Path, names: str = "**/.*") -> None:
+    """Remove what writers that were killed left below a folder, by a pattern; none may live."""
+    for left in folder.glob(f"{names}{_NEW}"):
+        with suppress(OSError):
+            left.unlink()
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file's content, which takes no room where the file system can share it."""
     with source.open("rb") as old, target.open("wb") as new, suppress(OSError):
@@ -57,7 +65,7 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def link(source: str, target: str) -> None:
+def link(source: Path, target: Path) -> None:
     """Give a file that is never written again a second name, where the file system allows it.
 
     Nobody may write it from there on: by either name, it is the same file.
@@ -65,7 +73,7 @@ def link(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:
-        copy(Path(source), Path(target))
+        copy(source, target)
     with suppress(OSError):
         os.chmod(target, os.stat(target).st_mode & 0o444)
 

@@ -95,9 +95,12 @@ def _by_id(root: Path, record_id: str) -> list[Record]:
     if (folder / START).is_file():
         return [Record(files_in(folder))]
     workspace = ((str(one), files_in(one)) for one in sealed_records(root))
-    for _, files in chain(workspace, known_records(root)):
-        if files is not None:
-            record = Record(files)
-            if record.start.id == record_id:
-                return [record]
+    for label, files in chain(workspace, known_records(root)):
+        try:
+            record = Record(files) if files is not None else None
+        except RecordRefused as error:
+            print(f"{label}: {error}; passed over", file=sys.stderr)
+            continue
+        if record and record.start.id == record_id:
+            return [record]
     return []

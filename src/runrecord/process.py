@@ -4,6 +4,7 @@ import ctypes
 import errno
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 GRACE = 10.0  # seconds that a program has which is told to end
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
@@ -53,46 +55,75 @@ def run_stage(main: Callable[[], None], mistakes: Kinds = (), failures: Kinds = 
     set_up_process()
     raise_on_signals()
     status = exit_status(main, mistakes, failures)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(AttributeError, OSError, ValueError):  # of what a script has put in their place
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)  # threads of trackers that are not waited for must not hold up the end
 
 
-def set_up_process() -> None:
-    """Outlive the console, not the `dvc` that started this, and nothing by what steers its Git."""
+def set_up_process(*, lossless: bool = False) -> None:
+    """Outlive the console, not the `dvc` that started this, and nothing by what steers its Git.
+
+    Args:
+        lossless: what this prints is all that it is for: a disk that is full then ends it.
+    """
     if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
         stop_with_parent()
     forget_steering()
-    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+    sys.stdout = _lasting(sys.stdout, 1, lossless)
+    sys.stderr = _lasting(sys.stderr, 2, lossless)
 
 
 class _LastingFile(io.FileIO):
-    """A console. Once it is gone (its reader has ended, its terminal was closed), nobody's."""
+    """A console. Once it is gone (its reader has ended, its terminal was closed), nobody's.
+
+    What a full disk does not take is lost; what comes when there is room again is not.
+    """
+
+    def __init__(self, number: int, lossless: bool) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._lossless = lossless
 
     def write(self, data: "ReadableBuffer") -> int:
         try:
-            return super().write(data) or 0
+            while (written := super().write(data)) is None:  # nobody has read what came before
+                select.select([], [self], [])
         except OSError as error:
-            if error.errno == errno.ENOSPC and "DVC_STAGE" not in os.environ:
+            if error.errno not in _FULL:
+                _give_up(self.fileno())
+            elif self._lossless:
                 raise OSError(error.errno, os.strerror(error.errno), "the output") from None
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # for programs that this one starts, too
-            os.close(nowhere)
-            return super().write(data) or 0
+            return memoryview(data).nbytes
+        return written
 
 
-def _lasting(stream: TextIO | None) -> TextIO:
+def _give_up(number: int) -> None:
+    """Let what goes to a console go nowhere: that of programs that this one starts, too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def _lasting(stream: TextIO | None, number: int, lossless: bool) -> TextIO:
     """The same console, on which work does not depend: neither on its end nor on its encoding."""
-    if stream is None:  # it was closed before this process began
+    if stream is None or getattr(stream, "closed", False):  # before this process began, or by it
+        try:
+            os.fstat(number)
+        except OSError:
+            _give_up(number)  # else the next file that is opened would be what is printed to
         return open(os.devnull, "w")
     try:
-        file = io.BufferedWriter(_LastingFile(stream.fileno(), "w", closefd=False))
-    except OSError:  # it is no file
+        number = stream.fileno()
+    except (AttributeError, OSError, ValueError):  # it is no file
         return stream
-    stream.flush()
-    return io.TextIOWrapper(
-        file, stream.encoding, "replace", line_buffering=True, write_through=True
-    )
+    try:
+        stream.flush()
+    except OSError:
+        _give_up(number)
+    file = io.BufferedWriter(_LastingFile(number, lossless))
+    encoding = stream.encoding or "utf-8"
+    return io.TextIOWrapper(file, encoding, "replace", line_buffering=True, write_through=True)
 
 
 def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: Kinds = ()) -> int:
@@ -138,12 +169,15 @@ def raise_on_signals() -> None:
 @contextmanager
 def own_signals() -> Iterator[None]:
     """Let signals end a run, and be handled as before after it; in a stage, nothing comes after."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if _is_stage or threading.current_thread() is not threading.main_thread():
+    if _is_stage:
         yield
         return
-    before = [signal.getsignal(number) for number in numbers]
     set_up_process()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     raise_on_signals()
     try:
         yield
@@ -179,7 +213,7 @@ def end_waiting_on_signals(stop: Callable[[], None]) -> None:
 
 
 def _on_signal(signum: int, _frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # once is enough
+    signal.signal(signum, lambda _signum, _frame: None)  # once is enough
     raise Terminated(signum)
 
 

@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from operator import index
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from runrecord.events import (
     Observed,
     Resumed,
     RunStarted,
+    files_of,
 )
 from runrecord.files import sha256
 from runrecord.record.embedding import Embedding, pack
@@ -57,6 +59,8 @@ class Run:
         self._stopped = stopped
         self._epoch = 0
         self._goes_on = False
+        self._begun = 0
+        """How many events there were when the epochs began."""
         self._on_record = stopped.logged if stopped else frozenset()
         """Of a run that goes on: what it had logged until it was stopped."""
         self.output = b""
@@ -183,17 +187,39 @@ class Run:
         if state is not None and self._goes_on:
             raise UserError("a run can keep the state of one loop of epochs; make these one loop.")
         self._goes_on |= state is not None
-        done = 0
-        if state is not None and self._stopped:
-            state.load_state_dict(self._stopped.arrays)
-            self._epoch = done = self._stopped.epoch
-            self._tracker.log(Resumed(now(), done))
-            print(f"going on with {self.id} after epoch {done}")
+        done = self._go_on(count, state) if state is not None else 0
         for epoch in range(done + 1, count + 1):
             self._epoch = epoch
             yield epoch
             if state is not None:
-                self._checkpoints.save(self.id, epoch, self._tracker.length, state.state_dict())
+                length, arrays = self._tracker.length, state.state_dict()
+                self._checkpoints.save(self.id, epoch, length, arrays, self._begun)
+
+    def _go_on(self, count: int, state: State) -> int:
+        """Be where this run was stopped, or where a shorter one ended; the epochs behind that."""
+        if self._stopped:
+            saved = self._stopped.saved
+            state.load_state_dict(saved.arrays)
+            self._epoch, self._begun = saved.epoch, saved.begun
+            self._tracker.log(Resumed(now(), saved.epoch))
+            print(f"going on with {self.id} after epoch {saved.epoch}")
+            return saved.epoch
+        self._begun = self._tracker.length
+        earlier = self._checkpoints.earlier(count)
+        if earlier is None:
+            if why := self._checkpoints.why_anew(count):
+                print(why)
+            return 0
+        saved, contents = earlier.saved, earlier.record.contents
+        state.load_state_dict(saved.arrays)
+        for event in earlier.events():
+            if isinstance(event, Logged | ModelSaved | ModelEvaluated):
+                files = {file.name: contents[file.name] for file in files_of(event)}
+                self._tracker.log(replace(event, time=now()), files)
+        self._epoch, self._on_record = saved.epoch, earlier.logged
+        self.tag(continues=saved.run_id)
+        print(f"going on from {saved.run_id}, whose epochs 1 to {saved.epoch} this run has too")
+        return saved.epoch
 
     def _at(self, step: int | None) -> int:
         """The step that is meant: NumPy's and PyTorch's whole numbers are taken too."""

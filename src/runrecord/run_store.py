@@ -1,19 +1,22 @@
 """The run store: the record of every run that was started here, whatever became of it."""
 
+import json
+import os
 import platform
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from runrecord.events import RunEnded
-from runrecord.files import sha256
+from runrecord.files import remove_unfinished, sha256
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import LOCK, START
+from runrecord.record.schema import LOCK, START, RecordRefused
 from runrecord.record.writer import RecordWriter
 
 _OLD, _NEW = ".generative/spool", ".runrecord/runs"
@@ -22,15 +25,18 @@ STORES = (_OLD, _NEW)
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
+_PLACE = ".place"
+"""Where the process is that works on a run; no part of the record."""
 
 
 def state_folder(root: Path) -> Path:
     """What is kept under the main repository's root and is no part of it: made, ignored by Git."""
     folder = root / ".runrecord"
-    if not folder.exists():
-        with suppress(OSError):  # whoever writes there will say so
+    ignored = folder / ".gitignore"
+    with suppress(OSError):  # whoever writes there will say so
+        if not (ignored.exists() and ignored.stat().st_size):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".gitignore").write_text("*\n")
+            ignored.write_text("*\n")
     return folder
 
 
@@ -79,19 +85,44 @@ def claim_run(root: Path, title: str, wanted: str | None = None) -> Iterator[Pat
     Where the store cannot be written, the folder is not made: the writer will say so.
     """
     folder = run_dir(root, wanted) if wanted else _new_folder(root, title)
-    lock = lock_of(folder)
+    with ExitStack() as stack:
+        try:
+            locks = stack.enter_context(working_on(folder))
+        except Timeout:
+            folder = _new_folder(root, title)
+            locks = stack.enter_context(working_on(folder))
+        if not locks:
+            print(
+                f"warning: {folder} is on a disk without file locks; the run goes on. If its "
+                f"process dies, this machine alone can tell: elsewhere, say 'runrecord reap "
+                f"{folder.name}' then.",
+                file=sys.stderr,
+            )
+        yield folder
+
+
+@contextmanager
+def working_on(folder: Path) -> Iterator[bool]:
+    """Hold what this process works on, and note who it is; has the disk locks?
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    lock, locks = lock_of(folder), True
     try:
         lock.acquire(timeout=1.0)  # sync and reap hold it for a moment, to see who lives
     except Timeout:
-        folder = _new_folder(root, title)
-        lock = lock_of(folder)
-        lock.acquire()
-    except OSError:
-        pass
+        raise
+    except OSError as error:
+        locks = not _no_locks(error)
+    with suppress(OSError):  # who asks goes by the host's name, then
+        (folder / _PLACE).write_text(json.dumps(_here()))
     try:
-        yield folder
+        yield locks
     finally:
-        lock.release()
+        remove_unfinished(folder)
+        with suppress(OSError):  # it goes with the process
+            lock.release()
 
 
 def _new_folder(root: Path, title: str) -> Path:
@@ -110,11 +141,11 @@ def _new_folder(root: Path, title: str) -> Path:
 
 def lock_of(folder: Path) -> FileLock:
     """What the process of the run in `folder` holds for as long as it lives."""
-    return FileLock(folder / LOCK, thread_local=False)
+    return FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
 
 
 def is_running(folder: Path) -> bool:
-    """Does a process still work on the run in `folder`?"""
+    """Does a process still work on the run in `folder`, for all that can be told?"""
     if not folder.is_dir():
         return False
     try:
@@ -123,11 +154,16 @@ def is_running(folder: Path) -> bool:
     except Timeout:
         return True
     except OSError:  # a store that one may only read, or a disk without locks
-        return False
+        alive = _is_alive(_place_in(folder))
+        return not _has_ended(folder) if alive is None else alive
 
 
-def close_if_dead(folder: Path) -> Record | None:
-    """Close the run in `folder` as KILLED if its process, on this host, is gone.
+def close_if_dead(folder: Path, told: bool = False) -> Record | None:
+    """Close the run in `folder` as KILLED if its process is gone for certain.
+
+    Args:
+        folder: of its record.
+        told: a person says that it is; then it is closed unless it is known to live.
 
     Returns the record as it was found, if it was closed.
 
@@ -135,14 +171,103 @@ def close_if_dead(folder: Path) -> Record | None:
         RecordRefused: the record is damaged.
         OSError: it cannot be written.
     """
+    with ExitStack() as stack:
+        locks = True
+        try:
+            stack.enter_context(lock_of(folder).acquire(blocking=False))
+        except Timeout:
+            return None
+        except OSError as error:
+            if not _no_locks(error):
+                raise
+            locks = False
+        record = Record(files_in(folder))
+        if record.end is not None:
+            return None
+        alive = _is_alive(_place_in(folder) or {"host": record.start.host}, locks)
+        if alive or (alive is None and not told):
+            return None
+        remove_unfinished(folder)
+        message = "its process ended without a trace: SIGKILL, a crash or power loss"
+        end = RunEnded(record.last_sign_of_life, "KILLED", message)
+        RecordWriter(folder, record.size).write(end)
+        return record
+
+
+def _no_locks(error: OSError) -> bool:
+    """Is it the disk that refuses to lock? Else the file could not be opened, and is named."""
+    return error.filename is None
+
+
+def _has_ended(folder: Path) -> bool:
     try:
-        with lock_of(folder).acquire(blocking=False):
-            record = Record(files_in(folder))
-            if record.end is not None or record.start.host != host():
-                return None
-            message = "its process ended without a trace: SIGKILL, a crash or power loss"
-            end = RunEnded(record.last_sign_of_life, "KILLED", message)
-            RecordWriter(folder, record.size).write(end)
-            return record
-    except Timeout:
-        return None
+        return Record(files_in(folder)).end is not None
+    except (RecordRefused, OSError):
+        return False
+
+
+def _here() -> dict[str, str]:
+    """This process, and where it runs: by that, others can tell whether it is gone."""
+    return {
+        "host": host(),
+        "machine": _read("/etc/machine-id"),
+        "boot": _read("/proc/sys/kernel/random/boot_id"),
+        "processes": _namespace(),
+        "process": str(os.getpid()),
+        "began": _began(str(os.getpid())),
+    }
+
+
+def _place_in(folder: Path) -> Mapping[str, str]:
+    """What the process noted of itself that works on the run in `folder`, or did."""
+    try:
+        found = json.loads((folder / _PLACE).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_alive(place: Mapping[str, str], free: bool = False) -> bool | None:
+    """Is the process alive that noted that? None if it cannot be told for certain.
+
+    Args:
+        place: what it noted.
+        free: the disk has locks, and its own is free. Within one kernel, containers and all, that
+            is certain. A shared disk may hide the lock of another machine.
+    """
+    here = _here()
+
+    def same(*names: str) -> bool:
+        return all(here[name] and place.get(name) == here[name] for name in names)
+
+    if same("boot"):
+        if free:
+            return False
+        if not same("processes"):
+            return None
+        began = _began(place.get("process", ""))
+        return bool(began) and began == place.get("began")
+    if same("host", "machine"):  # it was started anew since
+        return False
+    others = place.get("machine") and here["machine"]
+    return False if free and same("host") and not others else None
+
+
+def _began(process: str) -> str:
+    """When a process began, as Linux counts; empty if there is none."""
+    stat = _read(f"/proc/{process}/stat") if process.isdecimal() else ""
+    return (stat.rpartition(")")[2].split() or [""] * 20)[19]
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

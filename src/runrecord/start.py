@@ -17,7 +17,8 @@ from runrecord.machine import sampled
 from runrecord.paths import checkout_root, repo_root
 from runrecord.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
 from runrecord.project import load_project
-from runrecord.provenance.environment import Origin, collect_origin, versions
+from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.provenance.identity import identity_of, without_length
 from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
 from runrecord.provenance.source_patch import LESS
 from runrecord.record.reader import Record, files_in
@@ -43,6 +44,7 @@ def start_run(
     dataset: Dataset | None = None,
     tags: Mapping[str, object] | None = None,
     device: str = "",
+    length: str | None = None,
 ) -> Iterator[Run]:
     """A run in the run store, MLflow and TensorBoard: FAILED on an exception, KILLED on a signal.
 
@@ -56,6 +58,9 @@ def start_run(
         dataset: the data it reads, as MLflow shows it.
         tags: what else there is to say of it, of the hardware for instance.
         device: the kind of device that results depend on; checkpoints of another are left alone.
+        length: the param, in whatever block, that only says for how many epochs the run goes on,
+            and that nothing in them depends on. A run with a larger one goes on from where a
+            smaller one ended.
 
     Raises:
         UserError: before any work: no stage is given, or DVC cannot read its files.
@@ -74,11 +79,16 @@ def start_run(
         if origin.trouble:
             lost = "" if LESS in origin.trouble else " It cannot be rebuilt later."
             print(f"warning: {printable(origin.trouble)}{lost}", file=sys.stderr)
+        if ignored := origin.tags.get("git.ignored"):
+            print(
+                f"note: not recorded, as your own Git settings alone ignore it: {ignored}",
+                file=sys.stderr,
+            )
         shown = origin.inputs.params if params is None else params
-        checkpoints = _checkpoints(root, _identity(origin, shown, device, project.packages))
+        checkpoints = _checkpoints(root, origin, shown, device, project.packages, length)
         stopped = checkpoints.latest()
-        with claim_run(root, origin.title, stopped.run_id if stopped else None) as folder:
-            if stopped and folder.name != stopped.run_id:
+        with claim_run(root, origin.title, stopped.saved.run_id if stopped else None) as folder:
+            if stopped and folder.name != stopped.saved.run_id:
                 stopped = None  # another process has that run by now
             start = _start(folder.name, origin, shown, dataset)
             past = Record(files_in(folder)) if stopped else None
@@ -95,7 +105,8 @@ def start_run(
                 end_waiting_on_signals(tracker.stop_waiting)
                 if place := record_of(origin.inputs.stage):
                     writer.seal(checkout / place, *end)
-            except (KeyboardInterrupt, Terminated):
+            except (KeyboardInterrupt, Terminated, GeneratorExit):  # the last: it was left behind
+                end_waiting_on_signals(tracker.stop_waiting)
                 tracker.log(*_ended(run, "KILLED"))
                 tracker.close(KILLED_PATIENCE)
                 raise
@@ -173,25 +184,22 @@ class InputsChanged(RunFailed):
         self.changed = changed
 
 
-def _checkpoints(root: Path, identity: Mapping[str, Any]) -> Checkpoints:
+def _checkpoints(
+    root: Path,
+    origin: Origin,
+    shown: Mapping[str, Any],
+    device: str,
+    packages: Iterable[str],
+    length: str | None,
+) -> Checkpoints:
+    """Those of runs that would come to the same result, however long they go on."""
     try:
-        return Checkpoints(root, identity)
+        identity = identity_of(origin, shown, device, packages)
+        if length is None:
+            return Checkpoints(root, identity)
+        return Checkpoints(root, *without_length(identity, length))
     except (TypeError, ValueError, RecursionError) as error:  # a param is no value of JSON's
         raise UserError(f"this run cannot be recorded: params: {reason(error)}.") from None
-
-
-def _identity(
-    origin: Origin, shown: Mapping[str, Any], device: str, packages: Iterable[str]
-) -> dict[str, Any]:
-    """All that a run's result depends on."""
-    return {
-        "stage": [origin.inputs.stage.name, *origin.inputs.stage.commands],
-        "params": [origin.inputs.params, shown],
-        "deps": origin.inputs.deps,
-        "device": device,
-        "packages": versions(packages),
-        "variables": {k: value for k, value in origin.tags.items() if k.startswith("env.")},
-    }
 
 
 def _sinks(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:

@@ -1,6 +1,6 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,11 @@ from filelock import FileLock
 
 from runrecord.catalog import OnFailure, Run, all_runs
 from runrecord.errors import UserError
-from runrecord.files import sha256, write_atomic
+from runrecord.files import sha256
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import close_if_dead, host, state_folder
+from runrecord.run_store import close_if_dead, state_folder
 from runrecord.shown import ask_shown, lacks_artifacts, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_shown import Shown
@@ -35,9 +35,15 @@ def sync_lock(root: Path) -> FileLock:
 
 
 def close_dead_runs(
-    root: Path, runs: list[Run], on_failure: OnFailure
+    root: Path, runs: list[Run], on_failure: OnFailure, told: Collection[str] = ()
 ) -> tuple[list[Run], list[Record]]:
-    """Close as KILLED the runs of this host whose process is gone.
+    """Close as KILLED the runs whose process is gone for certain, or is said to be.
+
+    Args:
+        root: of the main repository.
+        runs: all of its run store and of its workspace.
+        on_failure: told what cannot be closed.
+        told: the ids of runs whose process a person says to be gone.
 
     Returns all runs as they are now, and the records of those closed, as they were found.
     """
@@ -46,10 +52,10 @@ def close_dead_runs(
     closed = []
     for run in runs:
         folder = Path(run.label)
-        if run.ended or run.told.host != host() or folder.name in sealed:
+        if run.ended or folder.name in sealed:
             continue
         try:
-            record = close_if_dead(folder)
+            record = close_if_dead(folder, run.told.id in told)
         except (RecordRefused, OSError) as error:
             on_failure(run.label, error)
         else:
@@ -240,9 +246,8 @@ class Store:
             raise _unreachable(error) from None
         shown = shown_in_file(self._root)
         if shown is not None:
-            with suppress(OSError):  # the next sync saves them again, then
-                saved = _views_of(self._root, shown).encode()
-                write_atomic(state_folder(self._root) / "views", saved)
+            with suppress(OSError):  # where it is not whole, the next sync saves them again
+                (state_folder(self._root) / "views").write_text(_views_of(self._root, shown))
 
     def write_probe(self) -> None:
         """Write something harmless.

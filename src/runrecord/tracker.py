@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from runrecord.text import printable, reason, shown
 
 RETRY = 10.0  # seconds that a sink which failed is left alone
 UNSAID = 2.0  # seconds of waiting for sinks that need no word
+_PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
 _FOR_THE_END = 1.5  # seconds kept for showing how the run ended
 
 
@@ -74,6 +76,7 @@ class Tracker:
         """Wait until every sink has shown everything, at most `patience` seconds.
 
         Shortly before, a sink that is behind goes on to the run's end: its status is shown in time.
+        What the record lacks by now, its end perhaps, is tried once more.
         """
         deadline = time.monotonic() + patience
         for thread in self._threads:
@@ -85,6 +88,8 @@ class Tracker:
                 f"waiting for {names} to show the run, at most {patience:.0f} s; Ctrl-C ends that"
             )
             behind = self._wait(deadline)
+        with suppress(OSError):
+            self._writer.write_pending()
         for thread in behind:
             thread.warn("it did not answer in time" if not self._stopped else "not waited for")
 
@@ -98,10 +103,11 @@ class Tracker:
         while (
             behind := [thread for thread in self._threads if not thread.done]
         ) and not self._stopped:
-            try:
-                self._news.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 break
+            with suppress(queue.Empty):
+                self._news.get(timeout=min(left, _PART))
         return behind
 
 

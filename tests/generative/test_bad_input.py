@@ -41,8 +41,8 @@ def swap_models(workspace: Workspace) -> None:
         ),
         pytest.param(
             "train_vae",
-            lambda w: w.set_params(vae__lr="1e-3"),
-            "params.yaml: vae.lr is the text '1e-3', not a number; write 0.001.",
+            lambda w: w.set_params(vae__lr="1,000"),
+            "params.yaml: vae.lr is '1,000'; it should be a number above 0.",
             id="number",
         ),
         pytest.param(

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import parse_yaml
 from helpers import ROOT
 
+from generative.config import Params
+from generative.models.ae import AEConfig
 from generative.pipeline.check import main
 
 PARAMS = (ROOT / "params.yaml").read_text()
@@ -48,8 +51,15 @@ def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("line", "instead", "sentence"),
     [
-        ("  lr: 0.001", "  lr: 1e-3", "ae.lr is the text '1e-3', not a number; write 0.001."),
-        ("  lr: 0.001", "  lr: 1e6", "ae.lr is the text '1e6', not a number; write 1000000."),
+        ("  lr: 0.001", "  lr: '1e-3'", "ae.lr is the text '1e-3', not a number; write 0.001."),
+        ("  lr: 0.001", "  lr: '1e6'", "ae.lr is the text '1e6', not a number; write 1000000."),
+        ("  lr: 0.001", "  lr: yes", "ae.lr is 'yes'; it should be a number above 0."),
+        ("  lr: 0.001", "  lr: ~", "ae.lr is empty; it should be a number above 0."),
+        (
+            "  deterministic: true",
+            "  deterministic: on",
+            "compute.deterministic is 'on'; it should be true or false.",
+        ),
         ("  lr: 0.001", "  lr: 'nan'", "ae.lr is 'nan'; it should be a number above 0."),
         ("  lr: 0.001", "  lr: 0", "ae.lr is 0; it should be a number above 0."),
         ("  lr: 0.001", "  lr: -1.5", "ae.lr is -1.5; it should be a number above 0."),
@@ -191,6 +201,21 @@ def test_blocks_from_before_an_epoch_could_be_chosen_are_right(folder: Path) -> 
         del document[name]["keep"], document[name]["patience"]
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     assert status() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("5e-05", 5e-05), ("1e-3", 0.001), ("1E5", 1e5), ("1e6", 1e6), ("+1.5e+3", 1500)),
+        *((".5", 0.5), ("1.", 1), ("00.5", 0.5), ("0x10", 16), ("010", 10), ("0o10", 8)),
+    ],
+)
+def test_numbers_are_read_as_dvc_reads_them(text: str, number: float, folder: Path) -> None:
+    """DVC writes `-S ae.lr=0.00005` as 5e-05, a text to readers of YAML 1.1."""
+    path = folder / "params.yaml"
+    path.write_text(PARAMS.replace("  lr: 0.001", f"  lr: {text}", 1))
+    assert parse_yaml(path.read_text(), str(path))["ae"]["lr"] == number
+    assert Params(path, folder / "dvc.yaml").section("ae", AEConfig).lr == number
 
 
 def test_a_missing_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

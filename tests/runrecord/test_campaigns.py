@@ -1,50 +1,36 @@
-"""The long campaigns: kills at random moments, many at once, a database that somebody holds."""
+"""The long campaigns: stops at every write, many at once, a database that somebody holds."""
 
-import random
 import sqlite3
 import subprocess
+import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from helpers import Workspace, assert_shown, points_in, read_until, runs, spool, wait_until
-
-from runrecord.record.reader import Record, files_in
-from runrecord.run_view import view
+from helpers import (
+    OUTS,
+    ROOT,
+    TRAIN,
+    Workspace,
+    assert_shown,
+    points_in,
+    read_until,
+    runs,
+    spool,
+    wait_until,
+)
+from stops import SUPPORTED, WHY_NOT
 
 pytestmark = pytest.mark.slow
 
-TRAIN = ("python", "stages/train_vae.py")
-OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 
-
-def test_twenty_kills_at_random_moments_of_one_training(workspace: Workspace) -> None:
-    """Some fall into the start, some into an epoch, some into the end; each time it goes on."""
-    workspace.set_params(vae__batch_size=1, vae__epochs=60)
-    workspace.run(*TRAIN)
-    undisturbed = [workspace.read(name) for name in OUTS]
-    (first,) = spool(workspace)
-    moments = random.Random(0)
-    kills = 0
-    while kills < 20:
-        with workspace.start(*TRAIN) as process:
-            try:
-                process.communicate(timeout=moments.uniform(2, 9))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                kills += 1
-    workspace.run(*TRAIN)
-    assert [workspace.read(name) for name in OUTS] == undisturbed
-    workspace.run("runrecord", "sync")
-    begun = [folder for folder in spool(workspace) if view(Record(files_in(folder))).last_step()]
-    for folder in spool(workspace):
-        assert_shown(workspace, folder)
-    resumed = [f for f in begun if '"event": "resumed"' in (f / "events.jsonl").read_text()]
-    assert resumed, "some kills came after a first checkpoint"
-    statuses = [run.info.status for run in runs(workspace, "train-vae")]
-    assert set(statuses) <= {"FINISHED", "KILLED"}
-    assert first in begun
-    assert not list((workspace.path / ".runrecord" / "checkpoints").rglob("*.safetensors"))
+@pytest.mark.skipif(not SUPPORTED, reason=WHY_NOT)
+def test_sixty_stops_at_writes() -> None:
+    """The first sixty of `make campaign`."""
+    command = [sys.executable, str(ROOT / "tests" / "campaign.py"), "--stops", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "60 stops (seed 0), 0 with a fault" in done.stdout
 
 
 def test_six_trainings_at_once_into_one_missing_database(

@@ -1,16 +1,42 @@
-"""How a stage's end is kept: from signals, from a console that goes, from edits in mid-run."""
+"""How a stage's end is kept: from signals, a lost console, edits in mid-run, faults of disks."""
 
+import errno
 import os
+import resource
+import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import RECORD_ONLY, TOY_STAGE, TOY_TRAIN, TRAIN, Workspace, read_until, spool
+from helpers import (
+    RECORD_ONLY,
+    TOY_STAGE,
+    TOY_TRAIN,
+    TRAIN,
+    Workspace,
+    new_repository,
+    new_run,
+    read_until,
+    spool,
+    wait_until,
+)
 
+import runrecord.start
+from runrecord.checkpoints import Arrays, Checkpoints
+from runrecord.dvc_index import find_stage
+from runrecord.events import Contents, Event
+from runrecord.process import run_stage
 from runrecord.record.reader import Record, files_in
+from runrecord.record.writer import RecordWriter
+from runrecord.run_store import run_dir, run_dirs
+from runrecord.sinks.base import Sink
 
 
 @pytest.fixture
@@ -123,6 +149,356 @@ def test_a_terminal_with_a_bar_that_closes_costs_no_training(workspace: Workspac
     assert process.wait(120) == 0
     (folder,) = spool(workspace)
     assert status_of(folder) == "FINISHED"
+
+
+@pytest.mark.slow
+def test_what_was_piped_into_head_is_not_trained_again(toy: Workspace) -> None:
+    """DVC itself ends before it has written dvc.lock; its run cache has all."""
+    toy.set_params(train__lr=0.25)
+    toy.run("sh", "-c", "dvc repro train | head -3", environment=RECORD_ONLY)
+    assert status_of(toy.path / "records/train") == "FINISHED"
+    assert "going on" not in toy.run("dvc", "repro", "train", environment=RECORD_ONLY)
+    assert len(spool(toy)) == 1
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small DVC repository, which this process works in, and those that it begins."""
+    folder = new_repository(tmp_path / "small")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    for name in ("DVC_ROOT", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    find_stage(folder, "train", folder)  # what that imports, no process that is begun here has to
+    return folder
+
+
+def forked(
+    work: Callable[[], None],
+    console: Callable[[], object] = lambda: None,
+    as_stage: bool = True,
+) -> int:
+    """A process that does that, and has imported all it needs; what it prints is in `said`.
+
+    Args:
+        work: the stage, or the script.
+        console: what becomes of its console before it begins.
+        as_stage: it is a stage.
+    """
+    said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    process = os.fork()
+    if process:
+        os.close(said)
+        return process
+    try:
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console()
+        if as_stage:
+            run_stage(work)
+        work()
+    except SystemExit as stop:
+        os._exit(int(str(stop.code)))
+    except BaseException:
+        os.write(said, traceback.format_exc().encode())
+        os._exit(99)
+    os._exit(0)
+
+
+def status_and_output(process: int) -> tuple[int, str]:
+    _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status), Path("said").read_text(errors="replace")
+
+
+class One:
+    """What a training changes that changes nothing."""
+
+    def state_dict(self) -> Arrays:
+        return {"one": np.ones(1)}
+
+    def load_state_dict(self, arrays: Arrays) -> None:
+        assert arrays["one"] == 1
+
+
+def train(in_epoch_2: Callable[[], object] = lambda: None) -> None:
+    """A training that says much."""
+    print("before the run")
+    with runrecord.start.start_run("train", length="lr") as run:
+        for epoch in run.epochs(3, One()):
+            print(f"epoch {epoch}")
+            print(f"of 3: {epoch}", file=sys.stderr)
+            run.log({"loss": 1.0})
+            if epoch == 2:
+                in_epoch_2()
+        Path("model.bin").write_bytes(b"model")
+
+
+def assert_finished(folder: Path) -> None:
+    assert status_of(folder / "records/train") == "FINISHED"
+    assert (folder / "model.bin").read_bytes() == b"model"
+
+
+def to(number: int, path: str) -> None:
+    file = os.open(path, os.O_WRONLY)
+    os.dup2(file, number)
+    os.close(file)
+
+
+def close(*numbers: int) -> None:
+    """As a shell's `>&-`: the process begins without it, and Python says None."""
+    for number in numbers:
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
+
+
+def unread_pipe(*numbers: int) -> None:
+    """A pipe whose reader ends while there is something to be written."""
+    reader, writer = os.pipe()
+    for number in numbers:
+        os.dup2(writer, number)
+    print("it is kept back for a while", end="")
+    os.close(writer)
+    os.close(reader)
+
+
+def closed_terminal(*numbers: int) -> None:
+    ours, its = os.openpty()
+    for number in numbers:
+        os.dup2(its, number)
+    os.close(its)
+    os.close(ours)
+
+
+class _Tee:
+    """What some scripts put in the console's place: it has no more than this."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+# The ways in which a console goes, or was never there.
+CONSOLES: dict[str, Callable[[], object]] = {
+    "no stdout": lambda: close(1),
+    "no stderr": lambda: close(2),
+    "none at all": lambda: close(0, 1, 2),
+    "stdout full": lambda: to(1, "/dev/full"),
+    "stderr full": lambda: to(2, "/dev/full"),
+    "stdout unread": lambda: unread_pipe(1),
+    "both unread": lambda: unread_pipe(1, 2),
+    "terminal closed": lambda: closed_terminal(1, 2),
+    "stdout closed by the script": lambda: sys.stdout.close(),
+    "another thing for stdout": lambda: setattr(sys, "stdout", _Tee()),
+}
+
+
+@pytest.mark.parametrize("way", CONSOLES.values(), ids=CONSOLES)
+def test_a_training_does_not_depend_on_its_console(way: Callable[[], object], small: Path) -> None:
+    status, said = status_and_output(forked(train, way))
+    assert status == 0, said
+    assert_finished(small)
+
+
+@pytest.mark.parametrize("name", ["stdout full", "stderr full", "both unread", "none at all"])
+def test_nor_does_a_script_that_has_printed_before_its_run(name: str, small: Path) -> None:
+    status, said = status_and_output(forked(train, CONSOLES[name], as_stage=False))
+    assert status == 0, said
+    assert_finished(small)
+
+
+def test_a_console_that_a_disk_refuses_takes_the_next_line_again(small: Path) -> None:
+    """What a full disk did not take is lost; no more is, and not what programs print besides."""
+
+    def work() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def for_a_while() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+            print("lost")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            print("kept")
+
+        train(for_a_while)
+
+    status, said = status_and_output(forked(work, as_stage=False))
+    assert status == 0, said
+    assert_finished(small)
+    assert "kept" in said
+    assert "lost" not in said
+    assert "epoch 3" in said
+
+
+class Hanging(Sink):
+    """A tracker that never answers."""
+
+    name, package, remedy = "Hanging", "json", "somebody completes it"
+
+    def __init__(self, root: Path) -> None:
+        pass
+
+    def handle(self, event: Event, contents: Contents) -> None:  # noqa: ARG002
+        threading.Event().wait(60)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other tracker than that."""
+    monkeypatch.setattr(runrecord.start, "_sinks", lambda: [Hanging])
+
+
+# Signals that follow each other, and the status they leave; in an epoch, and once all is sealed.
+TWICE = {
+    "SIGINT": (signal.SIGINT, signal.SIGINT, 130),
+    "SIGTERM": (signal.SIGTERM, signal.SIGTERM, 143),
+    "SIGHUP": (signal.SIGHUP, signal.SIGHUP, 129),
+    "SIGTERM, SIGINT": (signal.SIGTERM, signal.SIGINT, 143),
+    "SIGINT, SIGHUP": (signal.SIGINT, signal.SIGHUP, 130),
+}
+
+
+@pytest.mark.usefixtures("hanging")
+@pytest.mark.parametrize(("first", "second", "status"), TWICE.values(), ids=TWICE)
+def test_a_second_signal_ends_the_waiting_and_costs_no_status(
+    first: signal.Signals, second: signal.Signals, status: int, small: Path
+) -> None:
+    """Of a stage and of a script, by turns."""
+    as_stage = first == second
+    ready, told = os.pipe()
+
+    def work() -> None:
+        train(lambda: (os.write(told, b"!"), threading.Event().wait(60)))
+
+    process = forked(work, as_stage=as_stage)
+    assert os.read(ready, 1) == b"!"
+    (folder,) = run_dirs(small)
+    os.kill(process, first)
+    wait_until(lambda: Record(files_in(folder)).end is not None)
+    os.kill(process, second)
+    found, said = status_and_output(process)
+    assert (found, status_of(folder)) == (status, "KILLED"), said
+    assert "not waited for" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("hanging")
+@pytest.mark.parametrize(("first", "second", "_status"), TWICE.values(), ids=TWICE)
+def test_signals_after_the_seal_end_the_waiting_alone(
+    first: signal.Signals, second: signal.Signals, _status: int, small: Path
+) -> None:
+    process = forked(train)
+    wait_until(lambda: (small / "records/train").exists())
+    os.kill(process, first)
+    os.kill(process, second)
+    status, said = status_and_output(process)
+    assert status == 0, said
+    assert "not waited for" in said
+    assert_finished(small)
+    (folder,) = run_dirs(small)
+    assert status_of(folder) == "FINISHED"
+
+
+def no_call_works(code: int) -> None:
+    """From here on, no file or folder can be opened, made, renamed or removed."""
+    names = ("open", "os.", "shutil.", "pathlib.", "glob.", "fcntl.")
+
+    def refuse(event: str, _arguments: object) -> None:
+        if event.startswith(names) and threading.current_thread() is threading.main_thread():
+            raise OSError(code, os.strerror(code), event)
+
+    sys.addaudithook(refuse)
+
+
+def limit(kind: int, count: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (count, hard))
+
+
+def in_the_place_of(folder: str) -> None:
+    shutil.rmtree(folder)
+    Path(folder).write_text("no folder")
+
+
+# What happens to the house once the result is sealed.
+HOUSES: dict[str, Callable[[], object]] = {
+    "no checkpoints": lambda: shutil.rmtree(".runrecord/checkpoints"),
+    "no run store": lambda: shutil.rmtree(".runrecord"),
+    "a file for the checkpoints": lambda: in_the_place_of(".runrecord/checkpoints"),
+    "a file for the run store": lambda: in_the_place_of(".runrecord/runs"),
+    "a link that leads nowhere": lambda: os.symlink("nowhere", ".runrecord/checkpoints/link"),
+    "records that are none": lambda: (
+        [path.write_bytes(b"\xff{") for path in Path(".runrecord/runs").glob("old-*/*.json*")]
+    ),
+    "no file may grow": lambda: limit(resource.RLIMIT_FSIZE, 0),
+    "no file can be opened": lambda: limit(resource.RLIMIT_NOFILE, 0),
+    **{
+        f"{errno.errorcode[code]} everywhere": lambda code=code: no_call_works(code)  # type: ignore[misc]
+        for code in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EIO)
+    },
+}
+
+
+@pytest.mark.parametrize("fault", HOUSES.values(), ids=HOUSES)
+def test_house_keeping_never_ends_a_run(fault: Callable[[], object], small: Path) -> None:
+    for number in range(7):
+        name = f"old-{number}"
+        new_run(run_dir(small, name), id=name)
+        Checkpoints(small, {"params": {"lr": number}}).save(name, 1, 1, {"one": np.ones(1)})
+
+    def work() -> None:
+        seal = RecordWriter.seal
+
+        def sealed(*arguments: object, **more: object) -> None:
+            seal(*arguments, **more)  # type: ignore[arg-type]
+            fault()
+
+        RecordWriter.seal = sealed  # type: ignore[method-assign]
+        train()
+
+    status, said = status_and_output(forked(work))
+    assert status == 0, said
+    assert "Traceback" not in said
+    assert_finished(small)
+
+
+@pytest.mark.parametrize(
+    ("fault", "warnings"), [(in_the_place_of, 2), (shutil.rmtree, 0)], ids=["a file", "gone"]
+)
+def test_checkpoints_that_go_in_mid_run_end_no_training(
+    fault: Callable[[str], object], warnings: int, small: Path
+) -> None:
+    status, said = status_and_output(forked(lambda: train(lambda: fault(".runrecord/checkpoints"))))
+    assert status == 0, said
+    assert said.count("warning: no checkpoint of epoch") == warnings
+    assert_finished(small)
+
+
+def test_a_damaged_checkpoint_that_cannot_be_set_aside_costs_no_run(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = Checkpoints(small, {})
+    new_run(run_dir(small, "run-1"), id="run-1")
+    for epoch in (1, 2):
+        kept.save("run-1", epoch, 1, {"one": np.ones(1)})
+    newest = max((small / ".runrecord/checkpoints").rglob("*.safetensors"))
+    newest.write_bytes(b"")
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError(errno.EACCES, "no", str(self), None, str(target))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    found = kept.latest()
+    assert found is not None
+    assert found.saved.epoch == 1
+    assert "is damaged" in capfd.readouterr().err
 
 
 def test_params_edited_in_mid_run_are_never_recorded_as_run(toy: Workspace) -> None:

@@ -64,6 +64,9 @@ def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here:
     start = Record(files_in(old)).start
     play(four.path, Record(files_in(old)), TensorBoardSink)
     assert stages(four) == ["train", "evaluate"] * 2
+    checkpoint = four.path / ".runrecord" / "checkpoints" / "of-all" / old.name / "000008.finished"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
     said = here("--keep", "1")
     assert old.name in said
     assert newest.name not in said
@@ -74,6 +77,7 @@ def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here:
     assert stages(four) == ["train", "evaluate"]
     assert newest in oldest_first(four)
     assert not shown_at(four.path, start).exists()
+    assert not checkpoint.exists()
     assert not (four.path / ".runrecord" / "gone").exists()
     assert old.name in four.run("runrecord", "show", "HEAD~1:train")
     assert "0 runs" in here("--keep", "1", "--yes")

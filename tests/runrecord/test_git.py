@@ -1,19 +1,23 @@
 """Git as this pipeline runs it: no caller steers it, and what it refuses is said."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from helpers import IDENTITY, new_repository
+from helpers import IDENTITY, end_run, new_repository, new_run
 
 from runrecord import start_run
-from runrecord.cli.doctor import doctor
-from runrecord.errors import RunFailed, UserError
+from runrecord.cli import main
+from runrecord.cli.doctor import _checks
+from runrecord.errors import UserError
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git, unsteered
+from runrecord.provenance.source_patch import check_out
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import run_dirs
+from runrecord.run_store import run_dir, run_dirs
 from runrecord.verify.rebuild import CannotRebuild, rebuild
 
 STEERING = subprocess.run(
@@ -59,15 +63,6 @@ def test_of_settings_in_variables_only_safe_directories_stay() -> None:
     assert unsteered(kept) == kept
 
 
-def test_a_file_that_git_would_not_give_back_as_it_is_is_left_out(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = input\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
-    (repository / "src/new.py").write_bytes(b"NEW = 1\r\n")
-    assert origin(repository).tags["git.patch"].startswith("left out: Git refuses: ")
-
-
 def test_a_hooks_git_dir_leads_nowhere_else(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,50 +94,56 @@ def test_another_owners_repository_is_said_with_gits_remedy(
     assert "git.dirty" not in found.tags, "it is not known to be clean"
 
 
-def test_a_file_that_git_will_not_add_is_said(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_repository_that_really_is_another_owners_is_said_until_it_is_called_safe(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / ".gitconfig").write_text("[core]\nautocrlf = input\nsafecrlf = true\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
-    (repository / "src/code.py").write_bytes(b"TWO = 2\n")
-    (repository / "src/new.py").write_bytes(b"NEW = 1\r\n")
+    """As a mount has it in a container."""
+    for path in (repository, *repository.rglob("*")):
+        os.chown(path, 12345, 12345)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    assert (
+        f"run 'git config --global --add safe.directory {repository}'" in origin(repository).trouble
+    )
+    git(tmp_path, "config", "--global", "--add", "safe.directory", str(repository))
+    (repository / "src/code.py").write_bytes(b"TWO = 2\r\n")
     found = origin(repository)
-    assert found.patch == b""
-    assert found.tags["git.dirty"] == "true"
-    assert found.tags["git.patch"].startswith("left out: Git refuses: ")
-    assert "src/new.py" in found.trouble
+    assert found.trouble == ""
+    check_out(repository, found.tags["git.commit"], found.patch, tmp_path / "clone")
+    assert (tmp_path / "clone/src/code.py").read_bytes() == b"TWO = 2\r\n"
 
 
-def test_a_filter_that_is_not_installed_is_said(repository: Path) -> None:
-    (repository / ".gitattributes").write_text("*.bin filter=lfs\n")
-    git(repository, "config", "filter.lfs.clean", "no-such-program clean")
-    git(repository, "config", "filter.lfs.required", "true")
-    (repository / "src/weights.bin").write_bytes(b"\0\1")
-    found = origin(repository)
-    assert found.tags["git.dirty"] == "true"
-    assert "Git refuses: " in found.trouble
+COMMANDS = ("runs", "show one", "compare one two", "report one two", "verify one", "gc --keep 1")
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        *("diff.noprefix=true", "diff.mnemonicPrefix=true", "diff.renames=copies"),
-        *("diff.external=false", "color.ui=always", "diff.context=0", "diff.srcPrefix=x/"),
-    ],
-)
-def test_no_setting_of_a_persons_shapes_the_patch(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+@pytest.mark.parametrize("name", ["itself", "another"])
+def test_no_command_touches_the_repository_that_a_hook_names(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    (repository / "params.yaml").write_text("lr: 2\n")
-    (repository / "src/other.py").write_bytes(b"ONE = 1\n")
-    expected = origin(repository).patch
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
-    key, _, value = setting.partition("=")
-    git(repository, "config", "--global", key, value)
-    assert origin(repository).patch == expected
-    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "clone"))
-    git(tmp_path / "clone", "apply", "-", given=expected)
-    assert (tmp_path / "clone/params.yaml").read_text() == "lr: 2\n"
+    """Nor that which it is in: its HEAD, index and refs stay as they are."""
+    other = new_repository(tmp_path / "other")
+    for run in ("one", "two"):
+        commit = commit_of(repository, "HEAD")
+        new_run(run_dir(repository, run), id=run, tags={"git.commit": commit})
+        end_run(run_dir(repository, run))
+    named = repository if name == "itself" else other
+    monkeypatch.setenv("GIT_DIR", str(named / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(named / ".git/index"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(named))
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which is put back
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    before = [contents(folder / ".git") for folder in (repository, other)]
+    for command in COMMANDS:
+        monkeypatch.setattr(sys, "argv", ["runrecord", *command.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == (2 if command == "verify one" else 0), command
+    assert [contents(folder / ".git") for folder in (repository, other)] == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_no_git_no_repository_and_no_commit_are_told_apart(
@@ -171,6 +172,21 @@ def test_a_dvc_repository_whose_git_is_gone_is_one_sentence(repository: Path) ->
     assert len(str(refusal.value).splitlines()) == 1
 
 
+def test_what_only_ones_own_settings_ignore_is_noted_at_the_start_of_a_run(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    (repository / ".git/info/exclude").write_text("mine.py\n")
+    (repository / "src/mine.py").write_text("MINE = 1\n")
+    with start_run("train"):
+        pass
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note == "note: not recorded, as your own Git settings alone ignore it: src/mine.py"
+    (folder,) = run_dirs(repository)
+    assert Record(files_in(folder)).start.tags["git.ignored"] == "src/mine.py"
+
+
 def test_a_run_says_at_its_start_that_git_refuses_and_goes_on(
     repository: Path,
     tmp_path: Path,
@@ -192,6 +208,17 @@ def test_a_run_says_at_its_start_that_git_refuses_and_goes_on(
     (tmp_path / "verify").mkdir()
     with pytest.raises(CannotRebuild, match="not recorded: Git refuses: detected dubious"):
         rebuild(repository, record, tmp_path / "verify", own_packages=False)
-    with pytest.raises(RunFailed):
-        doctor()
-    assert "✗ Git: Git refuses: detected dubious ownership" in capsys.readouterr().out
+    assert examined(repository).startswith("Git refuses: detected dubious ownership")
+
+
+def examined(root: Path) -> str:
+    """What `doctor` says of Git, where something needs doing."""
+    with pytest.raises(UserError) as refusal:
+        dict(_checks(root))["Git"]()
+    return str(refusal.value)
+
+
+def test_doctor_says_what_a_run_would_leave_out(repository: Path) -> None:
+    new_repository(repository / "src/vendored")
+    said = examined(repository)
+    assert said.startswith("the uncommitted change is left out: src/vendored/ is a Git repository")

@@ -1,8 +1,169 @@
-"""Which run a revision means where its own cannot be had."""
+"""Which run a name means: experiments, damaged files in history, somebody else's results."""
 
 from pathlib import Path
 
-from helpers import RECORD_ONLY, Workspace, spool
+import pytest
+from dvc.repo import Repo
+from dvc.scm import RevError, resolve_rev
+from helpers import IDENTITY, RECORD_ONLY, Workspace, end_run, new_repository, new_run, spool
+
+from runrecord.dvc_cache import known_records, records_at
+from runrecord.errors import UserError
+from runrecord.lookup import find_records
+from runrecord.provenance.git import git
+
+Said = pytest.CaptureFixture[str]
+MD5 = "0123456789abcdef0123456789abcdef"
+OUTS = "[{path: records/%s, md5: " + MD5 + ".dir}]"
+LOCK = "schema: '2.0'\nstages: {train: {cmd: a, outs: " + OUTS + "}}\n"
+
+
+def commit_lock(folder: Path, lock: bytes) -> str:
+    (folder / "dvc.lock").write_bytes(lock)
+    git(folder, "add", "dvc.lock")
+    git(folder, "commit", "--quiet", "--message=lock", environment=IDENTITY)
+    return git(folder, "rev-parse", "HEAD").decode().strip()
+
+
+def commits_with(folder: Path, *names: str) -> list[str]:
+    """Commits whose dvc.lock names a record each."""
+    return [commit_lock(folder, (LOCK % name).encode()) for name in names]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repository")
+
+
+@pytest.mark.parametrize(
+    ("baselines", "branch", "wanted"),
+    [
+        (("first",), False, "of-first"),
+        (("first", "head"), False, "of-head"),
+        (("head", "first"), True, "branch"),
+        (("first", "second"), False, None),
+    ],
+)
+def test_a_name_of_several_experiments_is_taken_as_dvc_takes_it(
+    repository: Path, baselines: tuple[str, ...], branch: bool, wanted: str | None
+) -> None:
+    first, second, head = (commit_lock(repository, LOCK.encode() + b"#" * n) for n in (1, 2, 3))
+    at = {"first": first, "second": second, "head": head}
+    made = {}
+    for name in ("of-first", "of-second", "of-head", "branch"):
+        (made[name],) = commits_with(repository, name)
+    git(repository, "reset", "--quiet", "--hard", head)
+    refs = [f"refs/exps/{at[name][:2]}/{at[name][2:]}/odd-name" for name in baselines]
+    for ref, name in zip(refs, baselines, strict=True):
+        git(repository, "update-ref", ref, made[f"of-{name}"])
+    if branch:
+        git(repository, "branch", "odd-name", made["branch"])
+    with Repo(str(repository)) as repo:
+        if wanted is None:
+            with pytest.raises(RevError, match="ambiguous"):
+                resolve_rev(repo.scm, "odd-name")
+        else:
+            assert resolve_rev(repo.scm, "odd-name") == made[wanted]
+    if wanted is not None:
+        assert list(records_at(repository, "odd-name")) == [f"records/{wanted}"]
+        return
+    with pytest.raises(UserError, match="odd-name: 2 experiments have this name") as refusal:
+        records_at(repository, "odd-name")
+    assert all(ref in str(refusal.value) for ref in refs), "it says how to name one"
+    for ref, name in zip(refs, baselines, strict=True):
+        assert list(records_at(repository, ref)) == [f"records/of-{name}"]
+
+
+DAMAGED = {
+    "conflict markers": (
+        b"<<<<<<< HEAD\nschema: '2.0'\n=======\nstages: {}\n>>>>>>> other\n",
+        "it holds conflict markers",
+    ),
+    "no YAML": (b"stages: [", "it is no YAML"),
+    "no text": (b"\xff\xfe\x00\xd8", "it is no YAML"),
+    "NUL": (b"a: \0", "it is no YAML"),
+    "a list": (b"- 1\n- 2\n", "DVC of today writes no such thing"),
+    "a text": (b"hello", "DVC of today writes no such thing"),
+    "DVC 1.0": (b"train:\n  cmd: a\n  outs:\n  - path: x\n", "DVC of today writes no such thing"),
+    "DVC 9.0": (b"schema: '9.0'\nstages: {}\n", "DVC of today writes no such thing"),
+    "no stages": (b"schema: '2.0'\nstages:\n- a\n", "DVC of today writes no such thing"),
+    "no stage": (b"schema: '2.0'\nstages: {a: null}\n", "DVC of today writes no such thing"),
+    "no path": (
+        b"schema: '2.0'\nstages: {a: {cmd: x, outs: [{md5: x}]}}\n",
+        "DVC of today writes no such thing",
+    ),
+    "an object": (b"a: !!python/object/apply:os.system [exit]\n", "it is no YAML"),
+    "no date": (b"schema: '2.0'\nwhen: 2026-99-99\n", "it is no YAML"),
+    "itself": (b"schema: '2.0'\nstages: {a: &a {cmd: *a}}\n", "DVC of today writes no such thing"),
+    "deep": (b"[\n" * 4_000, "it is no YAML"),
+    "deep lines": (b"- " * 4_000, "it is no YAML"),
+    "huge": (b"#" * (2**23 + 1), "it has 8388609 bytes"),
+}
+
+
+def test_a_damaged_lock_file_in_history_is_named_in_a_line_and_passed_over(
+    repository: Path, capsys: Said
+) -> None:
+    commits = {name: commit_lock(repository, content) for name, (content, _) in DAMAGED.items()}
+    commits_with(repository, "good")
+    labels = [label for label, _ in known_records(repository)]
+    (label,) = labels
+    assert label.startswith("records/good of ")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(DAMAGED)
+    for _, why in DAMAGED.values():
+        assert any(line.endswith(f": {why}; passed over") for line in lines), why
+    with pytest.raises(UserError, match="no-such-run: no record of such a run"):
+        find_records(repository, "no-such-run")
+    capsys.readouterr()
+    for name, commit in commits.items():
+        assert records_at(repository, commit) == {}
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"dvc.lock of {commit}: {DAMAGED[name][1]}; passed over"
+
+
+def test_so_is_that_of_the_working_tree_and_what_is_in_dvcs_run_cache(
+    repository: Path, capsys: Said
+) -> None:
+    for name, (content, _) in DAMAGED.items():
+        cached = repository / ".dvc/cache/runs/aa/bb" / name
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_bytes(content)
+    (repository / "dvc.lock").write_bytes(DAMAGED["conflict markers"][0])
+    assert list(known_records(repository)) == []
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "the working tree: it holds conflict markers; passed over"
+    assert len(others) > 10
+    assert all("/.dvc/cache/runs/aa/bb/" in line for line in others)
+
+
+def test_a_hash_that_is_none_leads_nowhere(repository: Path) -> None:
+    lock = (LOCK % "train").replace(f"{MD5}.dir", "../../../../etc/passwd")
+    commit = commit_lock(repository, lock.encode())
+    assert list(known_records(repository)) == []
+    assert records_at(repository, commit) == {}
+
+
+def test_a_damaged_listing_in_the_cache_is_a_record_that_is_not_there(repository: Path) -> None:
+    (commit,) = commits_with(repository, "train")
+    listing = repository / f".dvc/cache/files/md5/{MD5[:2]}/{MD5[2:]}.dir"
+    listing.parent.mkdir(parents=True)
+    for content in (b"", b"{}", b"[1]", b'[{"relpath": "run.json", "md5": "../../run"}]'):
+        listing.write_bytes(content)
+        assert records_at(repository, commit) == {"records/train": None}
+
+
+def test_a_damaged_record_hides_no_other(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.chdir(repository)
+    for name in ("a-damaged", "sound"):
+        new_run(repository / "records" / name, id=f"id-of-{name}")
+        end_run(repository / "records" / name)
+    (repository / "records/a-damaged/run.json").write_text("none")
+    (found,) = find_records(repository, "id-of-sound")
+    assert found.start.id == "id-of-sound"
+    assert "records/a-damaged" in capsys.readouterr().err
 
 
 def test_somebody_elses_results_mean_ones_own_run_of_the_same(

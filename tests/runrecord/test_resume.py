@@ -1,6 +1,7 @@
 """A training that was stopped goes on in the same run, and ends with the same bytes."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -12,21 +13,26 @@ import pytest
 import torch
 from helpers import (
     CPU,
+    IDENTICAL,
     OUTS,
     RECORD_ONLY,
     SAMPLE,
     TOY_TRAIN,
+    TRAIN,
     Workspace,
     assert_shown,
     compute,
     config,
+    end_run,
     event_files,
     new_repository,
+    new_run,
     points_in,
     read_until,
     runs,
     spool,
     stop,
+    verify,
     wait_until,
 )
 
@@ -38,12 +44,13 @@ from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.state import TrainingState
 from runrecord import start_run
-from runrecord.checkpoints import Arrays, Checkpoints
+from runrecord.checkpoints import Arrays, Checkpoints, folders_of
 from runrecord.cli.reap import reap
 from runrecord.events import Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.run_store import run_dir, run_dirs
+from runrecord.run_view import view
 from runrecord.verify.compare import compare
 
 TOY_OUTS = ("model.bin", "metrics.json")
@@ -159,6 +166,37 @@ def test_a_stopped_training_of_a_real_model_goes_on_in_the_same_run(
     assert checkpoints(workspace) == []
 
 
+@pytest.mark.slow
+def test_a_real_training_that_is_wanted_longer_goes_on_from_where_it_ended(
+    workspace: Workspace, tmp_path: Path, empty_store: Path
+) -> None:
+    """It costs the epochs that are more, and is a training of all of them in every other way."""
+    straight = workspace.copy(tmp_path / "straight")
+    straight.set_params(vae__epochs=4)
+    straight.run(*TRAIN, environment=RECORD_ONLY)
+    workspace.run(*TRAIN, environment=RECORD_ONLY)
+    (first,) = spool(workspace)
+    shutil.copyfile(empty_store, workspace.path / "mlflow.db")
+    workspace.set_params(vae__epochs=4)
+    output = workspace.run("dvc", "repro", "train-vae")
+    assert f"going on from {first.name}, whose epochs 1 to 2 this run has too" in output
+    assert "vae epoch 2/4" not in output
+    assert "vae epoch 3/4" in output
+    assert [workspace.read(name) for name in OUTS] == [straight.read(name) for name in OUTS]
+    assert workspace.repro("train-vae") == []
+    _, second = spool(workspace)
+    (alone,) = spool(straight)
+    whole, longer = Record(files_in(alone)), Record(files_in(second))
+    assert logged(longer) == logged(whole)
+    assert_shown(workspace, second)
+    (run,) = runs(workspace, "train-vae")
+    assert run.data.tags["continues"] == first.name
+    assert run.data.params["epochs"] == "4"
+    steps = [point.step for point in event_files(workspace, run).Scalars("Test/Total Loss")]
+    assert steps == list(range(2 * 4))
+    assert IDENTICAL in verify(workspace, "records/vae")
+
+
 @pytest.mark.parametrize("kind", ["adam", "rmsprop", "adadelta"])
 @pytest.mark.parametrize("model_class", REGISTRY.values())
 def test_a_checkpoint_holds_all_that_training_needs(
@@ -186,18 +224,18 @@ def test_a_checkpoint_holds_all_that_training_needs(
     writer = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
     writer.write(RunStarted("run-1", "train-ae", 0, "host", {}, {}))
     writer.write(Logged(1, 2, {"loss": 1.0}))
-    kept = Checkpoints(tmp_path, "identity")
+    kept = Checkpoints(tmp_path, {"params": {"lr": 1}})
     model, optimizers = fresh()
     state = TrainingState(model, optimizers, keep)
     run(range(1, 3), state)
     kept.save("run-1", 2, 2, state.state_dict())
-    assert Checkpoints(tmp_path, "other").latest() is None
+    assert Checkpoints(tmp_path, {"params": {"lr": 2}}).latest() is None
     found = kept.latest()
     assert found is not None
-    assert found.epoch == 2
+    assert found.saved.epoch == 2
     model, optimizers = fresh()
     again = TrainingState(model, optimizers, keep)
-    again.load_state_dict(found.arrays)
+    again.load_state_dict(found.saved.arrays)
     assert again.history == state.history
     assert [list(row) for row in again.history] == [list(row) for row in state.history]
     assert [result.steps for result in run(range(3, 5))] == [one.steps for one in expected[2:]]
@@ -212,7 +250,7 @@ def test_a_checkpoint_holds_all_that_training_needs(
 def test_a_checkpoint_ahead_of_its_record_is_not_gone_on_with(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
     writer.write(RunStarted("run-1", "train", 0, "host", {}, {}))
-    kept = Checkpoints(tmp_path, "identity")
+    kept = Checkpoints(tmp_path, {})
     kept.save("run-1", 1, 2, {"w": np.zeros(2)})
     assert kept.latest() is None, "the epoch is not in the record: it was lost with the power"
     writer.write(Logged(1, 1, {"loss": 1.0}))
@@ -372,7 +410,10 @@ def test_another_param_begins_anew(
     (small / "params.yaml").write_text("lr: 2\n")
     other = walk()
     assert not np.array_equal(other["place"], whole["place"])
-    assert "going on" not in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "going on" not in said
+    stopped = walks(small)[1].start.id
+    assert f"epochs 1 to 2 of {stopped} are not gone on with: lr was 1, is 2\n" in said
     assert len(walks(small)) == 3
     (small / "params.yaml").write_text("lr: 1\n")
     assert_equal(walk(), whole)
@@ -429,6 +470,185 @@ def test_only_one_loop_of_a_run_can_keep_its_state(
     assert "one loop" in capfd.readouterr().err
 
 
+def test_variables_that_change_no_number_do_not_end_a_training(
+    small: Path, whole: Arrays, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    interrupt_in(3)
+    for name in ("CUDA_VISIBLE_DEVICES", "TORCH_HOME", "TORCH_LOGS", "OMP_DISPLAY_ENV"):
+        monkeypatch.setenv(name, "1")
+    assert_equal(walk(), whole)
+    assert "after epoch 2" in capfd.readouterr().out
+    interrupt_in(3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with (small / "src/code.py").open("a") as file:
+        file.write("# one line more\n")
+    walk()
+    said = capfd.readouterr().out
+    assert "are not gone on with: src/code.py is another, OMP_NUM_THREADS was not set, is 3" in said
+
+
+@pytest.fixture
+def growing(small: Path) -> Path:
+    """The small repository, its stage with a number of epochs."""
+    text = (small / "dvc.yaml").read_text()
+    (small / "dvc.yaml").write_text(text.replace("[lr]", "[walk]"))
+    return small
+
+
+def grow(epochs: int, leave_in: int = 0, stop_in: int = 0) -> Arrays:
+    """A run of so many epochs, left in one of them by itself; what it ends with."""
+    Path("params.yaml").write_text(f"walk: {{lr: 1, epochs: {epochs}}}\n")
+    state = Walk()
+    with start_run("train", length="epochs") as run:
+        run.text("plan", f"{run.params['walk.epochs']} epochs")
+        for epoch in run.epochs(run.params["walk.epochs"], state):
+            state.place = state.place + state.random.normal(size=3)
+            run.log({"length": float(np.linalg.norm(state.place))}, within={"length": [1.0, 2.0]})
+            run.image("place", state.place.astype(np.uint8).reshape(1, 3))
+            run.observe({"speed": 1.0})
+            Path("model.bin").write_bytes(state.place.tobytes())
+            run.model("model.bin")
+            if epoch == stop_in:
+                raise KeyboardInterrupt
+            if epoch == leave_in:
+                break
+        run.text("after", f"{epochs} epochs", step=0)
+    return state.state_dict()
+
+
+def kept(folder: Path) -> list[str]:
+    """The epochs of all checkpoints."""
+    return sorted(path.name for path in folder.glob(".runrecord/checkpoints/*/*/0*"))
+
+
+def straight(folder: Path, epochs: int, leave_in: int = 0) -> tuple[Arrays, Record]:
+    """A run of so many epochs that finds no checkpoint, and leaves none."""
+    ends_with, record = grow(epochs, leave_in), walks(folder)[-1]
+    shutil.rmtree(folder / ".runrecord" / "checkpoints")
+    return ends_with, record
+
+
+def test_a_longer_run_goes_on_from_where_a_shorter_one_ended(
+    growing: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, expected = straight(growing, 9)
+    ids: list[str] = []
+    for epochs, origin in ((3, 0), (6, 3), (9, 6)):
+        ends_with = grow(epochs)
+        record = walks(growing)[-1]
+        said = capfd.readouterr().out
+        if origin:
+            assert f"going on from {ids[-1]}, whose epochs 1 to {origin} this run has too" in said
+            assert view(record).tags["continues"] == ids[-1]
+        else:
+            assert "going on" not in said
+            assert "gone on" not in said
+        ids.append(record.start.id)
+        assert record.start.params["walk.epochs"] == epochs
+        assert record.end is not None
+        assert record.end.status == "FINISHED"
+    assert_equal(ends_with, whole)
+    assert len({*ids}) == 3
+    assert logged(record) == logged(expected)
+    assert compare(expected, record, 0).verdict == "bit-identical"
+    assert min(event.time for event in record.events()) == record.start.time
+    assert kept(growing) == ["000003.finished", "000006.finished", "000009.finished"]
+
+
+def test_a_run_that_is_wanted_shorter_or_once_more_begins_anew(
+    growing: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = straight(growing, 4)
+    grow(6)
+    long = walks(growing)[-1].start.id
+    capfd.readouterr()
+    assert_equal(grow(4), whole)
+    said = capfd.readouterr().out
+    assert f"epochs 1 to 6 of {long} are not gone on with: only 4 are wanted\n" in said
+    grow(6)
+    said = capfd.readouterr().out
+    assert "gone on with" not in said
+    assert "going on from" in said, "4 epochs are done of 6"
+    assert [event for event in walks(growing)[-1].events() if isinstance(event, Resumed)] == []
+    grow(6)
+    grow(6)
+    counts = [len(view(record).series["length"]) for record in walks(growing)]
+    assert counts == [4, 6, 4, 6, 6, 6]
+
+
+def test_a_longer_run_goes_on_from_where_another_was_stopped(
+    growing: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, expected = straight(growing, 9)
+    shorter, _ = straight(growing, 6)
+    with pytest.raises(SystemExit):
+        grow(6, stop_in=5)
+    stopped = walks(growing)[-1].start.id
+    with pytest.raises(SystemExit):
+        grow(9, stop_in=7)
+    assert f"going on from {stopped}, whose epochs 1 to 4" in capfd.readouterr().out
+    longer = walks(growing)[-1].start.id
+    assert_equal(grow(9), whole)
+    assert f"going on with {longer} after epoch 6" in capfd.readouterr().out
+    record = walks(growing)[-1]
+    assert record.start.id == longer
+    assert logged(record) == logged(expected)
+    assert_equal(grow(6), shorter)
+    assert f"going on with {stopped} after epoch 4" in capfd.readouterr().out
+    assert [record.start.id for record in walks(growing)][2:] == [stopped, longer]
+
+
+def test_a_run_that_left_its_loop_leaves_it_there_again_where_it_is_wanted_longer(
+    growing: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, expected = straight(growing, 9, leave_in=5)
+    grow(6, leave_in=5)
+    assert kept(growing) == ["000004.finished"]
+    capfd.readouterr()
+    assert_equal(grow(9, leave_in=5), whole)
+    assert "whose epochs 1 to 4 this run has too" in capfd.readouterr().out
+    assert logged(walks(growing)[-1]) == logged(expected)
+
+
+def test_a_damaged_end_of_a_shorter_run_costs_its_epochs_alone(
+    growing: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoint, or a picture of its record."""
+    whole, _ = straight(growing, 4)
+    grow(2)
+    (last,) = growing.glob(".runrecord/checkpoints/*/*/*.finished")
+    content = last.read_bytes()
+    last.write_bytes(content[:100])
+    assert_equal(grow(4), whole)
+    assert "is damaged and set aside" in capfd.readouterr().err
+    shutil.rmtree(growing / ".runrecord/checkpoints")
+    grow(2)
+    folder = run_dir(growing, walks(growing)[-1].start.id)
+    for picture in folder.glob("images/*"):
+        picture.unlink()
+        picture.write_bytes(b"damaged")
+    assert_equal(grow(4), whole)
+    assert f"{folder.name} is not gone on with" in capfd.readouterr().err
+
+
+def test_only_the_last_checkpoints_of_the_newest_finished_runs_stay(tmp_path: Path) -> None:
+    for number in range(9):
+        run = new_run(run_dir(tmp_path, f"run-{number}"), id=f"run-{number}")
+        mine = Checkpoints(tmp_path, {"params": {"lr": number}}, {"epochs": 2})
+        for epoch in (1, 2):
+            run.log({"a": 1.0}, epoch)
+            mine.save(run.id, epoch, 1 + epoch, {"w": np.zeros(1)}, 1)
+        assert len(folders_of(tmp_path, run.id)) == 1
+        end_run(run_dir(tmp_path, run.id), status="KILLED" if number == 3 else "FINISHED")
+        if number != 3:
+            mine.remove(run.id)
+    stopped = [("run-3", f"00000{epoch}.safetensors") for epoch in (1, 2)]
+    finished = [(f"run-{number}", "000002.finished") for number in range(4, 9)]
+    left = sorted((path.parent.name, path.name) for path in tmp_path.rglob("00*"))
+    assert left == stopped + finished
+
+
 def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
     for number in range(9):
         name = f"run-{number}"
@@ -439,6 +659,6 @@ def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
         folder = tmp_path / ".runrecord" / "checkpoints" / f"identity-{number}" / f"run-{number}"
         folder.mkdir(parents=True)
         os.utime(folder, (number, number))
-    Checkpoints(tmp_path, "mine").remove("run-x")
+    Checkpoints(tmp_path, {}).remove("run-x")
     left = {path.name for path in (tmp_path / ".runrecord" / "checkpoints").glob("*/*")}
     assert left == {f"run-{number}" for number in range(3, 8)}, "the last five that may go on"

@@ -26,6 +26,7 @@ from helpers import (
     history,
     new_run,
     play,
+    points_in,
     points_of,
     read_until,
     runs,
@@ -463,3 +464,21 @@ def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(
     (run,) = runs(toy)
     assert run.info.status == "KILLED"
     assert not scratch.exists()
+
+
+@pytest.mark.slow
+def test_a_new_database_never_meets_what_a_deleted_one_left(
+    toy: Workspace, empty_store: Path
+) -> None:
+    """SQLite keeps three files, and a process that is killed leaves all of them."""
+    database = toy.path / "mlflow.db"
+    shutil.copyfile(empty_store, database)
+    with toy.start(*TOY_TRAIN, PAUSE_AFTER="3") as process:
+        wait_until(lambda: points_in(toy) == 3)
+        process.kill()
+    left = [Path(f"{database}{end}") for end in ("-wal", "-shm")]
+    assert [path.stat().st_size > 0 for path in left] == [True, True]
+    database.unlink()
+    toy.run("runrecord", "sync")
+    (folder,) = spool(toy)
+    assert_shown(toy, folder)

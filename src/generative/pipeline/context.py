@@ -62,4 +62,5 @@ def tracked(context: StageContext, shown: Mapping[str, object]) -> AbstractConte
         dataset=Dataset(context.source.name, context.data.digest, str(context.source.directory)),
         tags=context.hardware,
         device=f"{context.device.type} {context.hardware[kind]}",
+        length="epochs",  # nothing in an epoch depends on how many there are
     )

@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     from runrecord.process import exit_status, set_up_process
 
-    set_up_process()
+    set_up_process(lossless=True)
     sys.exit(exit_status(_command(_parser().parse_args())))
 
 
@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument(
         "--tensorboard", action="store_true", help="write their TensorBoard files anew as well"
     )
-    commands.add_parser("reap", help="close as KILLED the runs here whose process is gone")
+    dead = commands.add_parser("reap", help="close as KILLED the runs here whose process is gone")
+    dead.add_argument("runs", nargs="*", metavar="run", help="one that you know to be gone, by id")
+    dead.add_argument("--host", help="a host that you know to be gone with all of its runs")
     collect = commands.add_parser("gc", help="remove runs here that DVC's cache can give back")
     kept = collect.add_mutually_exclusive_group(required=True)
     kept.add_argument("--keep", type=_count, metavar="N", help="all but the newest N of each stage")
@@ -97,7 +99,7 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
         case "reap":
             from runrecord.cli.reap import reap
 
-            return reap
+            return lambda: reap(given.runs, given.host)
         case "gc":
             from runrecord.cli.gc import gc
 
@@ -129,10 +131,9 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if port not in range(1, 65536):
-        raise ValueError
-    return port
+    if not text.isdecimal() or int(text) not in range(1, 65536):
+        raise argparse.ArgumentTypeError(f"it is '{text}'; a port is a number from 1 to 65535")
+    return int(text)
 
 
 def _count(text: str) -> int:

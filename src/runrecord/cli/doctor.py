@@ -12,11 +12,13 @@ from rich.console import Console
 
 from runrecord.catalog import all_runs, newest_of_each
 from runrecord.dvc_cache import missing_outs, remote_state
+from runrecord.dvc_index import stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.provenance.git import OutsideGit, commit_of, git
+from runrecord.provenance.source_patch import describe_code
 from runrecord.run_store import host, is_running, run_dir, run_dirs
 from runrecord.sinks.mlflow_store import tracking_uri
 from runrecord.sync import Store
@@ -51,7 +53,7 @@ def _checks(root: Path) -> Iterator[tuple[str, Callable[[], str]]]:
 
     project = load_project(root)
     yield "versions", lambda: _versions(root, project)
-    yield "Git", lambda: _git(root)
+    yield "Git", lambda: _git(root, project)
     for name, check in project.checks.items():
         yield name, partial(check, root)
     yield "tracking store", lambda: _tracking_store(root, store())
@@ -76,7 +78,7 @@ def _versions(root: Path, project: Project) -> str:
     return ", ".join([f"Python {python_version()}", *(f"{k} {v}" for k, v in found.items())])
 
 
-def _git(root: Path) -> str:
+def _git(root: Path, project: Project) -> str:
     try:
         commit = commit_of(root, "HEAD")
     except OutsideGit:
@@ -85,6 +87,10 @@ def _git(root: Path) -> str:
         ) from None
     if commit is None:
         raise UserError("the repository has no commit yet: no run here can be rebuilt; commit")
+    generated = [name for stage in stages_of(root).values() for name in stage.outs]
+    _, _, trouble = describe_code(root, project.code, generated)
+    if trouble:
+        raise UserError(trouble.rstrip("."))
     changed = len(git(root, "status", "--porcelain").splitlines())
     return f"commit {commit[:10]}, {changed} uncommitted changes"
 

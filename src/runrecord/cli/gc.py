@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from runrecord.catalog import Run, all_runs
+from runrecord.checkpoints import folders_of
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
 from runrecord.files import sha256
@@ -94,7 +95,7 @@ def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
         except (RecordRefused, OSError):
             continue  # it is none, or damaged: no copy
         del left[copy.start.id]
-        folders = (Path(run.label), shown_at(root, copy.start))
+        folders = (Path(run.label), shown_at(root, copy.start), *folders_of(root, run.told.id))
         yield _Needless(copy.start.id, tuple(filter(Path.is_dir, folders)), label)
 
 
@@ -117,7 +118,7 @@ def _remove(root: Path, found: Collection[_Needless]) -> int:
             with lock_of(one.folders[0]).acquire(blocking=False):
                 shutil.rmtree(gone, ignore_errors=True)
                 gone.mkdir()
-                for number, folder in enumerate(one.folders):
+                for number, folder in reversed([*enumerate(one.folders)]):  # its record goes last
                     folder.rename(gone / str(number))
         except Timeout:
             say(f"{one.run_id}: it goes on again, and stays.")

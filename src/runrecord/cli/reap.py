@@ -1,24 +1,41 @@
 """`runrecord reap`: close the runs whose process is gone."""
 
-from runrecord.catalog import all_runs, newest_of_each
+from collections.abc import Iterable, Sequence
+
+from runrecord.catalog import Run, all_runs, newest_of_each
+from runrecord.cli.console import say
 from runrecord.cli.reporting import Report
+from runrecord.errors import UserError
 from runrecord.paths import repo_root
 from runrecord.sync import Store, close_dead_runs, shown_in, sync_lock
 
 
-def reap() -> None:
-    """Close as KILLED every run of this host whose process is gone, in its record and in MLflow.
+def reap(names: Sequence[str] = (), host: str | None = None) -> None:
+    """Close as KILLED every run whose process is gone, in its record and in MLflow.
 
-    Live runs and those of other hosts are left alone.
+    Of that, a run of another machine leaves doubt: it is closed if a person names it. Live runs are
+    left alone.
+
+    Args:
+        names: runs whose process a person says to be gone.
+        host: a host that is gone with all of its runs.
 
     Raises:
-        UserError: the tracking store cannot be reached; the records are closed all the same.
+        UserError: a named run is not there, or the tracking store cannot be reached; in the latter
+            case the records are closed all the same.
         RunFailed: a record is damaged or cannot be written.
     """
     root, report = repo_root(), Report()
     with sync_lock(root):
-        runs, closed = close_dead_runs(root, all_runs(root, report.failed), report.failed)
+        runs = all_runs(root, report.failed)
+        told = {*names, *(run.told.id for run in runs if run.told.host == host)}
+        if unknown := {*names} - {run.told.id for run in runs if not run.sealed}:
+            raise UserError(
+                f"{min(unknown)}: no such run is in the run store; 'runrecord runs' lists them"
+            )
+        runs, closed = close_dead_runs(root, runs, report.failed, told)
         report.closed(closed)
+        _say_what_is_left(runs, told)
         gone = {key for key, shown in shown_in(root).items() if shown.status == "RUNNING"}
         gone |= {record.start.id for record in closed}
         runs = newest_of_each((run for run in runs if not run.sealed), report.failed)
@@ -27,3 +44,19 @@ def reap() -> None:
             report.each("MLflow", stale, Store(root).play)
         print(f"{len(stale)} closed in MLflow")
     report.conclude()
+
+
+def _say_what_is_left(runs: Iterable[Run], told: Iterable[str]) -> None:
+    """Of runs that did not end, and were not closed: why."""
+    sealed = {run.told.id for run in runs if run.sealed}
+    for run in runs:
+        run_id, host = run.told.id, run.told.host
+        if run.ended or run_id in sealed:
+            continue
+        if run.goes_on and run_id in told:
+            say(f"{run_id}: a process works on it; it is left alone.")
+        elif not run.goes_on:
+            say(
+                f"{run_id}: its process on {host} may be gone, which cannot be told from here; if "
+                f"it is, say 'runrecord reap {run_id}', or 'runrecord reap --host {host}' for all."
+            )

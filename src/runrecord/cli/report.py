@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from glob import escape
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,7 +10,7 @@ from runrecord.catalog import sealed_records
 from runrecord.cli.console import say
 from runrecord.errors import UserError
 from runrecord.events import RunStarted
-from runrecord.files import write_atomic
+from runrecord.files import remove_unfinished, write_atomic
 from runrecord.lookup import find_records
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
@@ -46,6 +47,7 @@ def report(names: Sequence[str], output: Path) -> None:
         evaluations = [one for run in shown if run.model for one in _newest(index, run.model)]
         replicas = [*_replicas(index, shown, project)]
     page = render(shown, [*evaluations, *shown], project, replicas)
+    remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
     say(f"{output}: {len(runs)} runs side by side")
 

@@ -89,7 +89,8 @@ def _say_who_can_see_it(host: str, port: int) -> None:
 
 def free_port(wanted: int, host: str = HOST) -> int:
     """`wanted`, or the first free port after it."""
-    for port in range(wanted, wanted + 100):
+    last = min(wanted + 99, 65535)
+    for port in range(wanted, last + 1):
         with socket.socket() as probe:
             try:
                 probe.bind((host, port))
@@ -98,4 +99,4 @@ def free_port(wanted: int, host: str = HOST) -> int:
             except OSError:
                 continue
             return port
-    raise UserError(f"no free port from {wanted} to {wanted + 99}; name one with --port.")
+    raise UserError(f"no free port from {wanted} to {last}; name one with --port.")

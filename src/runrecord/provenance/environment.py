@@ -21,10 +21,36 @@ LOCK_FILE = Path("requirements.lock")
 _LONGEST_TITLE = 40
 _LONGEST_VALUE = 16  # characters of a param in it
 
-# Variables that change results: how many threads, which kernels, how exact.
-_NUMERIC = re.compile(
+# Variables of the libraries that compute: a run shows them all.
+_OF_LIBRARIES = re.compile(
     r"(OMP|MKL|KMP|GOMP|OPENBLAS|ONEDNN|DNNL|ATEN|TORCH|PYTORCH|CUBLAS|CUDNN|CUDA|NVIDIA)_"
-    r"|PYTHONHASHSEED$"
+)
+
+# Those that change numbers: how many threads there are, as sums round by how they are split; which
+# kernels and algorithms are taken, and in which order they add; how exact they are; what is drawn.
+_NUMERIC = re.compile(
+    r"PYTHONHASHSEED"
+    r"|OMP_(DYNAMIC|MAX_ACTIVE_LEVELS|NESTED|NUM_THREADS|SCHEDULE|THREAD_LIMIT)"
+    r"|KMP_(ALL_THREADS|DETERMINISTIC_REDUCTION|DEVICE_THREAD_LIMIT|DYNAMIC_MODE|FORCE_REDUCTION)"
+    r"|KMP_(HW_SUBSET|LIBRARY)"
+    r"|MKL_(CBWR|DEBUG_CPU_TYPE|DOMAIN_NUM_THREADS|DYNAMIC|ENABLE_INSTRUCTIONS|INTERFACE_LAYER)"
+    r"|MKL_(NUM_STRIPES|NUM_THREADS|THREADING_LAYER)"
+    r"|OPENBLAS_(CORETYPE|DEFAULT_NUM_THREADS|NUM_THREADS)"
+    r"|(BLIS|GOTO|NUMEXPR)_NUM_THREADS|NUMEXPR_MAX_THREADS|VECLIB_MAXIMUM_THREADS"
+    r"|(DNNL|ONEDNN)_(CPU_ISA_HINTS|DEFAULT_FPMATH_MODE|MAX_CPU_ISA)"
+    r"|ATEN_CPU_CAPABILITY|NPY_(DISABLE|ENABLE)_CPU_FEATURES"
+    r"|NUMBA_(CPU_FEATURES|CPU_NAME|DISABLE_JIT|NUM_THREADS)"
+    r"|NVIDIA_TF32_OVERRIDE|CUDA_(FORCE_PTX_JIT|MPS_ACTIVE_THREAD_PERCENTAGE)"
+    r"|CUBLAS_(EMULATE_(DOUBLE|SINGLE)_PRECISION|EMULATION_STRATEGY|WORKSPACE_CONFIG)"
+    r"|CUBLASLT_WORKSPACE_SIZE|CUDNN_CONV_WSCAP_DBG|MIOPEN_FIND_(ENFORCE|MODE)"
+    r"|NCCL_(ALGO|(MAX|MIN)_NCHANNELS|NTHREADS|PROTO)"
+    r"|TORCH_(ALLOW_TF32_CUBLAS_OVERRIDE|BLAS_PREFER_\w+|COMPILE_DISABLE|CUDA_ARCH_LIST)"
+    r"|TORCH_(CUDNN_USE_HEURISTIC_MODE_B|CUDNN_V8_API_DISABLED|LINALG_PREFER_\w+)"
+    r"|TORCHDYNAMO_DISABLE|TORCHINDUCTOR_(COORDINATE_DESCENT_TUNING|EMULATE_PRECISION_CASTS)"
+    r"|TORCHINDUCTOR_(FREEZING|LAYOUT_OPTIMIZATION|MAX_AUTOTUNE|MAX_AUTOTUNE_GEMM|USE_FAST_MATH)"
+    r"|PYTORCH_(ENABLE_MPS_FALLBACK|JIT|MPS_FAST_MATH|MPS_PREFER_METAL)"
+    r"|TF_(CUDNN_DETERMINISTIC|DETERMINISTIC_OPS|ENABLE_ONEDNN_OPTS|NUM_INT(ER|RA)OP_THREADS)"
+    r"|JAX_(DEFAULT_MATMUL_PRECISION|DEFAULT_PRNG_IMPL|ENABLE_X64|THREEFRY_PARTITIONABLE)|XLA_FLAGS"
 )
 
 
@@ -78,7 +104,11 @@ def collect_origin(
         "platform": platform.platform(),
         "lock.sha256": sha256(lock) if lock.exists() else "",
         **{name: str(value) for name, value in told.items()},
-        **{f"env.{name}": value for name, value in environment.items() if _NUMERIC.match(name)},
+        **{
+            f"env.{name}": value
+            for name, value in environment.items()
+            if changes_numbers(name) or _OF_LIBRARIES.match(name)
+        },
         **versions(project.packages),
     }
     shown = {
@@ -101,6 +131,16 @@ def _changes(checkout: Path, params: Mapping[str, object]) -> str:
         for key, value in params.items()
         if key in committed and committed[key] != value
     )
+
+
+def changes_numbers(variable: str) -> bool:
+    """Does that variable of the environment change what is computed?
+
+    It goes by a list of those that do, not of those that do not. The former are few, and their
+    libraries document them. Places, logs, caches, limits of memory and visible devices get new
+    names with each release, and a run that was stopped under one of those goes on under another.
+    """
+    return _NUMERIC.fullmatch(variable) is not None
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

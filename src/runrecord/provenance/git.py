@@ -3,7 +3,8 @@
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from runrecord.errors import UserError
@@ -12,12 +13,25 @@ from runrecord.text import printable
 
 _SAFE = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 
+# Without a person's settings. Their attributes and ignored files have places besides those, too.
+_ALONE = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+}
+_ALONE_TOO = ("-c", "core.attributesFile=/dev/null", "-c", "core.excludesFile=/dev/null")
+_BYTES = "* -text !eol !ident !filter !working-tree-encoding !diff !whitespace\n"
+
 # Who somebody is, and where Git and its configuration are, steers nothing. All other variables do:
 # GIT_DIR, GIT_INDEX_FILE and their kin are set in hooks, and would lead to the caller's repository.
 _KEPT = re.compile(
     r"GIT_(AUTHOR|COMMITTER)_\w+|GIT_CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|GIT_EXEC_PATH|GIT_SSL_\w+"
     r"|GIT_SSH|GIT_SSH_COMMAND|GIT_DISCOVERY_ACROSS_FILESYSTEM|GIT_TEST_ASSUME_DIFFERENT_OWNER"
 )
+
+
+Environment = Mapping[str, str]
 
 
 class GitFailed(UserError):
@@ -31,7 +45,7 @@ class OutsideGit(GitFailed):
 def git(
     folder: Path,
     *arguments: str,
-    environment: Mapping[str, str] | None = None,
+    environment: Environment | None = None,
     given: bytes | None = None,
 ) -> bytes:
     """What a Git command prints, run in `folder`.
@@ -59,7 +73,106 @@ def git(
     return done.stdout
 
 
-def unsteered(environment: Mapping[str, str]) -> dict[str, str]:
+class Apart:
+    """A new repository with the objects of another one, and nothing else of it or of a person's.
+
+    No settings, no attributes but those that are committed, no index, no refs: what it writes and
+    reads is the same whoever asks.
+    """
+
+    def __init__(self, of: Path, folder: Path) -> None:
+        """Make one in `folder`, on the disk where its files will be: Git looks what that can hold.
+
+        Args:
+            of: a folder in the other repository.
+            folder: the new one's, empty or not there.
+
+        Raises:
+            GitFailed: Git refuses.
+        """
+        self.folder, self._of = folder, of
+        git(of, *_ALONE_TOO, "init", "--quiet", "--template=", str(folder), environment=_ALONE)
+        objects = os.fsdecode(git(of, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
+        alternates = folder / ".git/objects/info/alternates"
+        alternates.parent.mkdir(exist_ok=True)
+        alternates.write_bytes(_line((of / objects).resolve()))
+
+    def git(
+        self,
+        *arguments: str,
+        tree: Path | None = None,
+        cwd: Path | None = None,
+        given: bytes | None = None,
+    ) -> bytes:
+        """What a Git command prints that takes files for the bytes they are.
+
+        Args:
+            arguments: of the command.
+            tree: the files' folder, if not that of the repository.
+            cwd: where in it the command is run, if not at its root.
+            given: what the command reads.
+
+        Raises:
+            GitFailed: Git refuses.
+        """
+        attributes = self.folder / ".git/info/attributes"
+        attributes.parent.mkdir(exist_ok=True)
+        attributes.write_text(_BYTES)  # they count before those in the tree
+        try:
+            return self.git_as_committed(*arguments, tree=tree, cwd=cwd, given=given, filters={})
+        finally:
+            attributes.unlink()
+
+    def git_as_committed(
+        self,
+        *arguments: str,
+        tree: Path | None = None,
+        cwd: Path | None = None,
+        given: bytes | None = None,
+        filters: Environment | None = None,
+    ) -> bytes:
+        """The same of a command that turns files into what is committed, and back.
+
+        It does so by the attributes in the tree, and by the filters that those name: without
+        Git LFS, for instance, nothing could be had.
+        """
+        tree = tree or self.folder
+        place = {"GIT_DIR": str(self.folder / ".git"), "GIT_WORK_TREE": str(tree)}
+        environment = {**_ALONE, **place, **(self.filters if filters is None else filters)}
+        return git(cwd or tree, *_ALONE_TOO, *arguments, environment=environment, given=given)
+
+    def has_filter(self, name: str) -> bool:
+        """Does a person's Git know a filter of that name?"""
+        return any(key.startswith(f"filter.{name}.") for key in self.filters.values())
+
+    @cached_property
+    def filters(self) -> Environment:
+        """A person's settings of filters, as variables."""
+        listed = os.fsdecode(git(self._of, "config", "--null", "--list")).split("\0")
+        pairs = (line.partition("\n")[::2] for line in listed)
+        return settings((key, value) for key, value in pairs if key.startswith("filter."))
+
+
+def settings(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Git settings as variables."""
+    found = {}
+    count = 0
+    for count, (key, value) in enumerate(pairs, 1):
+        found[f"GIT_CONFIG_KEY_{count - 1}"] = key
+        found[f"GIT_CONFIG_VALUE_{count - 1}"] = value
+    return {**found, "GIT_CONFIG_COUNT": str(count)}
+
+
+def _line(path: Path) -> bytes:
+    """A path as a line of a file of Git's: in quotes, which not all read, if it has to be."""
+    name = os.fsencode(path)
+    if b"\n" in name:
+        name = name.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+        name = b'"' + name + b'"'
+    return name + b"\n"
+
+
+def unsteered(environment: Environment) -> dict[str, str]:
     """The environment less all by which a caller steers Git.
 
     Of settings that come this way, only which repositories of other owners are safe stays.
@@ -70,11 +183,10 @@ def unsteered(environment: Mapping[str, str]) -> dict[str, str]:
         if not name.startswith("GIT_") or _KEPT.fullmatch(name)
     }
     keys = [name for name, value in environment.items() if _is_safe_directory(name, value)]
-    safe = [environment.get(name.replace("_KEY_", "_VALUE_"), "") for name in keys]
-    for number, folder in enumerate(safe):
-        kept[f"GIT_CONFIG_KEY_{number}"] = "safe.directory"
-        kept[f"GIT_CONFIG_VALUE_{number}"] = folder
-    return {**kept, "GIT_CONFIG_COUNT": str(len(safe))} if safe else kept
+    safe = [
+        ("safe.directory", environment.get(name.replace("_KEY_", "_VALUE_"), "")) for name in keys
+    ]
+    return {**kept, **settings(safe)} if safe else kept
 
 
 def _is_safe_directory(name: str, value: str) -> bool:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from runrecord.events import Contents, Event, File, RunEnded, RunStarted
 from runrecord.files import link, sha256, write_atomic
+from runrecord.record.reader import files_in
 from runrecord.record.schema import EVENTS, LOCK, START, as_json
 from runrecord.secrets import without_secrets
 
@@ -33,7 +34,7 @@ class RecordWriter:
         """
         target = START if isinstance(event, RunStarted) else EVENTS
         self._pending.append((target, as_json(event), contents or {}))
-        self._write_pending()
+        self.write_pending()
 
     def seal(self, destination: Path, end: RunEnded, contents: Contents | None = None) -> None:
         """Put a copy of the record, complete with its `end`, at `destination`.
@@ -43,20 +44,32 @@ class RecordWriter:
         Raises:
             OSError: naming a file, when it cannot be written.
         """
-        new = destination.with_name(f".{destination.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.parent.mkdir(parents=True, exist_ok=True)
-        if self.folder.exists():
-            ignored = shutil.ignore_patterns(LOCK, ".*")
-            shutil.copytree(self.folder, new, ignore=ignored, copy_function=_copied)
-        copy = RecordWriter(new, self._size)
-        copy._pending = list(self._pending)
-        copy.write(without_secrets(end), contents)
-        if destination.exists():
-            shutil.rmtree(destination)
-        new.rename(destination)
+        new, old = (destination.with_name(f".{destination.name}.{what}") for what in ("new", "old"))
+        try:
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
+            new.mkdir(parents=True)
+            for name, path in files_in(self.folder).items():
+                if name != LOCK:
+                    (new / name).parent.mkdir(parents=True, exist_ok=True)
+                    (shutil.copyfile if name in (START, EVENTS) else link)(path, new / name)
+            copy = RecordWriter(new, self._size)
+            copy._pending = list(self._pending)
+            copy.write(without_secrets(end), contents)
+            if destination.exists():
+                destination.rename(old)
+            new.rename(destination)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            name = error.filename or str(destination)
+            raise OSError(error.errno, os.strerror(error.errno or 0), name) from error
 
-    def _write_pending(self) -> None:
+    def write_pending(self) -> None:
+        """Write what could not be written before, if anything.
+
+        Raises:
+            OSError: it is not on the disk (yet).
+        """
         while self._pending:
             target, data, contents = self._pending[0]
             for name, content in contents.items():
@@ -81,11 +94,6 @@ class RecordWriter:
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
         self._size += len(data)
-
-
-def _copied(source: str, target: str) -> None:
-    written_to = Path(source).name in (START, EVENTS)
-    (shutil.copyfile if written_to else link)(source, target)
 
 
 def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -> File:

@@ -15,11 +15,12 @@ from runrecord.dvc_index import Stage, stages_of
 from runrecord.errors import UserError
 from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
+from runrecord.package_index import uv_environment
 from runrecord.process import end_program
 from runrecord.provenance.git import GitFailed, commit_of, git
-from runrecord.provenance.source_patch import LEFT_OUT
+from runrecord.provenance.source_patch import LEFT_OUT, check_out
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import is_running, lock_of, run_dirs, state_folder
+from runrecord.run_store import is_running, run_dirs, state_folder, working_on
 from runrecord.secrets import redact
 from runrecord.text import printable, shown
 
@@ -120,7 +121,7 @@ def scratch(root: Path) -> Iterator[Path]:
     folder = folders / token_hex(4)
     folder.mkdir(parents=True)
     try:
-        with lock_of(folder):
+        with working_on(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -143,10 +144,7 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> Path
                 f"its commit {commit} is not in this clone; fetch it, if it is anywhere"
             )
         top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
-        git(root, "clone", "--quiet", "--shared", "--no-checkout", "--", str(top), str(clone))
-        git(clone, "checkout", "--quiet", "--detach", commit)
-        if patch:
-            git(clone, "apply", "--whitespace=nowarn", "-", given=patch)
+        check_out(root, commit, patch, clone)
     except GitFailed as error:
         raise CannotRebuild(str(error)) from None
     return clone / root.resolve().relative_to(top.resolve())
@@ -164,7 +162,7 @@ def _install(checkout: Path, environment: Path) -> Path:
         [sys.executable, "-m", "venv", "--without-pip", str(environment)],
         [*install, "--python", str(python)],
     ):
-        _run("--env", command, checkout, os.environ)
+        _run("--env", command, checkout, uv_environment())
     return python.parent
 
 
@@ -213,7 +211,8 @@ def _is_there(path: Path, digest: str | None) -> bool:
 
 def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
     """Run a command to its end, what it says going to standard error; if we stop, so does it."""
-    process = subprocess.Popen(
+    said = ""
+    with subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
@@ -223,17 +222,15 @@ def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[s
         text=True,
         errors="replace",
         start_new_session=True,
-    )
-    said = ""
-    try:
-        assert process.stdout is not None
-        with process.stdout:
+    ) as process:
+        try:
+            assert process.stdout is not None
             for line in process.stdout:
                 sys.stderr.write(f"{shown(line)}\n")
                 said = line if line.strip() else said
-        process.wait()
-    finally:
-        end_program(process, partial(os.killpg, process.pid))
+            process.wait()
+        finally:
+            end_program(process, partial(os.killpg, process.pid))
     if process.returncode:
         raise CannotRebuild(f"{name} fails here: {_last_line(said).removeprefix('error: ')}")
 

@@ -1,0 +1,274 @@
+"""Every form that DVC has for a stage: a run of it is recorded and read again, and can be had."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import RECORD_ONLY, Workspace, new_project
+
+from runrecord import start_run
+from runrecord.dvc_index import stages_of
+from runrecord.record.reader import Record, files_in
+from runrecord.run_store import run_dirs
+
+FILES = {
+    "params.yaml": "lr: 0.5\nnet: {dims: [32, 32], act: null, 층: {수: 2}, empty: {}}\n"
+    "on: true\n1: one\nfar: .inf\nword: 'a: b # c'\n",
+    "configs/s.yaml": "lr: 1\nnested: {k: [1, {a: 2}]}\n",
+    "configs/v.yaml": "extra: 5\nmore: {a: 6}\n",
+    "conf.toml": "top = 1\n[train]\nlr = 0.25\nnames = ['a']\n",
+    "conf.json": json.dumps({"k": {"a": 7}, "none": None}),
+    "conf.py": "LR = 2\nDIMS = (1, 2)\nclass Train:\n    epochs = 3\n    def __init__(self):\n"
+    "        self.seed = 4\n",
+    "data/a.txt": "a\n",
+    "data/deep/b.txt": "b\n",
+    "sub/own.txt": "own\n",
+    "sub/params.yaml": "own: 9\n",
+    "odd name/파일 #1.txt": "odd\n",
+    "tracked.csv.dvc": "outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e\n  size: 0\n  hash: md5\n"
+    "  path: tracked.csv\n",
+}
+RUN = "runrecord exec -- sh -c"
+# Of each stage: what stands in dvc.yaml, and the params and deps of its record.
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
+    "params-key": ({"params": ["lr"]}, {"lr": 0.5}, set()),
+    "params-nested": (
+        {"params": ["net", "on", "word", "far"]},
+        {
+            **{"net.dims": [32, 32], "net.act": None, "net.층.수": 2, "net.empty": {}},
+            **{"on": True, "word": "a: b # c", "far": float("inf")},
+        },
+        set(),
+    ),
+    "params-dotted": ({"params": ["net.층.수"]}, {"net.층.수": 2}, set()),
+    "params-missing": ({"params": ["no.such"]}, {}, set()),
+    "params-yaml": (
+        {"params": [{"configs/s.yaml": ["lr"]}]},
+        {"configs/s.yaml:lr": 1},
+        set(),
+    ),
+    "params-yaml-whole": (
+        {"params": [{"configs/s.yaml": None}]},
+        {"configs/s.yaml:lr": 1, "configs/s.yaml:nested.k": [1, {"a": 2}]},
+        set(),
+    ),
+    "params-both": (
+        {"params": ["lr", {"configs/s.yaml": ["lr"]}]},
+        {"lr": 0.5, "configs/s.yaml:lr": 1},
+        set(),
+    ),
+    "params-toml": (
+        {"params": [{"conf.toml": ["train"]}]},
+        {"conf.toml:train.lr": 0.25, "conf.toml:train.names": ["a"]},
+        set(),
+    ),
+    "params-toml-whole": (
+        {"params": [{"conf.toml": []}]},
+        {"conf.toml:top": 1, "conf.toml:train.lr": 0.25, "conf.toml:train.names": ["a"]},
+        set(),
+    ),
+    "params-json": (
+        {"params": [{"conf.json": ["k.a", "none"]}]},
+        {"conf.json:k.a": 7, "conf.json:none": None},
+        set(),
+    ),
+    "params-python": (
+        {"params": [{"conf.py": ["LR", "DIMS", "Train"]}]},
+        {
+            **{"conf.py:LR": 2, "conf.py:DIMS": [1, 2]},
+            **{"conf.py:Train.epochs": 3, "conf.py:Train.seed": 4},
+        },
+        set(),
+    ),
+    "params-python-whole": (
+        {"params": [{"conf.py": None}]},
+        {
+            **{"conf.py:LR": 2, "conf.py:DIMS": [1, 2]},
+            **{"conf.py:Train.epochs": 3, "conf.py:Train.seed": 4},
+        },
+        set(),
+    ),
+    "params-block-and-key": (
+        {"params": ["lr", "net.층", "net.층.수"]},
+        {"lr": 0.5, "net.층.수": 2},
+        set(),
+    ),
+    "deps-file-and-folder": (
+        {"deps": ["data", "data/a.txt", "odd name/파일 #1.txt"]},
+        {},
+        {"data", "data/a.txt", "odd name/파일 #1.txt"},
+    ),
+    "deps-missing": ({"deps": ["no/such/file"]}, {}, set()),
+    "deps-elsewhere": ({"deps": ["/etc/hostname", "../outside.txt"]}, {}, set()),
+    "deps-address": ({"deps": ["https://example.invalid/data.csv"]}, {}, set()),
+    "deps-tracked": ({"deps": ["tracked.csv"]}, {}, set()),
+    "outs-forms": (
+        {
+            "outs": [
+                {"cached.txt": {"persist": True, "desc": "kept", "push": False}},
+                {"plain.txt": {"cache": False}},
+                "folder",
+            ],
+            "metrics": [{"m.json": {"cache": False}}],
+            "plots": [{"p.csv": {"x": "a", "y": "b"}}],
+        },
+        {},
+        set(),
+    ),
+    "cmd-list": ({"cmd": [f"{RUN} 'echo 1 > l.txt'", f"{RUN} 'echo 2 >> l.txt'"]}, {}, set()),
+    "cmd-lines": ({"cmd": f"export A='x y'\n{RUN} 'echo \"$A\" > n.txt'\n"}, {}, set()),
+    "wdir": (
+        {"wdir": "sub", "deps": ["own.txt"], "params": ["own"]},
+        {"own": 9},
+        {"sub/own.txt"},
+    ),
+    "flags": (
+        {"frozen": True, "always_changed": True, "desc": "said", "meta": {"a": [1]}},
+        {},
+        set(),
+    ),
+    "templated": (
+        {"vars": [{"name": "data/a"}, "configs/v.yaml:extra"], "deps": ["${name}.txt"]},
+        {},
+        {"data/a.txt"},
+    ),
+}
+GROUPS = {
+    "list": {"foreach": ["a", "b"], "do": {"cmd": "echo ${item}", "deps": ["data/a.txt"]}},
+    "dict": {
+        "foreach": {"x": {"n": 1}, "y": {"n": 2}},
+        "do": {"cmd": "echo ${item.n}", "params": ["lr"]},
+    },
+    "grid": {
+        "matrix": {"m": ["ae", "vae"], "n": [1, 2]},
+        "cmd": "echo ${item.m} ${item.n}",
+        "params": ["lr"],
+    },
+}
+MORE = {
+    "vars": ["configs/v.yaml:more", {"shared": 1}],
+    "params": ["configs/s.yaml"],
+    "metrics": ["m.json"],
+    "plots": [{"p.csv": {"x": "a", "y": "b"}}],
+    "artifacts": {"model": {"path": "model.bin", "type": "model"}},
+}
+BELOW = {"stages": {"below": {"cmd": "cat own.txt", "deps": ["own.txt"], "params": ["own"]}}}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    stages = {name: {"cmd": "true", **form} for name, (form, _, _) in FORMS.items()}
+    files = {
+        **FILES,
+        "dvc.yaml": json.dumps({"stages": {**stages, **GROUPS}, **MORE}),  # which is YAML too
+        "sub/dvc.yaml": json.dumps(BELOW),
+    }
+    return new_project(tmp_path_factory.mktemp("forms") / "project", files)
+
+
+def record_of(
+    project: Workspace, monkeypatch: pytest.MonkeyPatch, stage: str, folder: str = "."
+) -> Record:
+    """That of a run of the stage, in this process, read again."""
+    monkeypatch.chdir(project.path / folder)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    with start_run(stage) as run:
+        run.log({"loss": 1.0})
+    record = Record(files_in(project.path / ".runrecord/runs" / run.id))
+    assert record.end is not None
+    assert record.end.status == "FINISHED"
+    assert list(record.events())
+    return record
+
+
+FAST = (
+    "grid@vae-2",
+    "sub/dvc.yaml:below",
+    "params-nested",
+    "params-yaml",
+    "params-python-whole",
+    "deps-elsewhere",
+    "wdir",
+    "templated",
+)
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    """Each takes a third of a second: those that are not unlike the others are for the long run."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", marked(FORMS))
+def test_a_stage_of_any_form_is_recorded_and_read_again(
+    project: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    form, params, deps = FORMS[name]
+    record = record_of(project, monkeypatch, name, form.get("wdir", "."))
+    assert record.start.stage == name
+    assert record.start.params == params
+    assert set(record.start.deps) == deps
+    assert record.start.tags["git.dirty"] == "false"
+
+
+@pytest.mark.parametrize(
+    "name", marked(["list@a", "dict@y", "grid@ae-1", "grid@vae-2", "sub/dvc.yaml:below"])
+)
+def test_so_is_one_of_many(project: Workspace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder = "sub" if "below" in name else "."
+    record = record_of(project, monkeypatch, name, folder)
+    assert record.start.stage == name
+    assert record.start.params in ({}, {"lr": 0.5}, {"own": 9})
+
+
+def test_verify_knows_each_by_its_name_and_command(project: Workspace) -> None:
+    stages = stages_of(project.path)
+    assert FORMS.keys() <= stages.keys()
+    assert {"list@a", "dict@y", "grid@vae-2", "sub/dvc.yaml:below"} <= stages.keys()
+    assert all(stage.commands for stage in stages.values())
+    assert len(stages["cmd-list"].commands) == 2
+
+
+@pytest.mark.slow
+def test_what_ran_by_such_forms_is_rebuilt_bit_for_bit(tmp_path: Path) -> None:
+    forms = {
+        "numbers": {"cmd": "seq 9 > numbers.txt", "outs": ["numbers.txt"]},
+        "many": {
+            "cmd": [
+                f"{RUN} 'cat numbers.txt data/*.txt > one.txt'",
+                f"{RUN} 'wc one.txt > two.txt'",
+            ],
+            "deps": ["numbers.txt", "data", "/etc/hostname"],
+            "params": ["lr", {"conf.toml": ["train"]}, {"conf.py": None}],
+            "outs": [{"one.txt": {"cache": False}}, {"two.txt": {"persist": True}}],
+            "always_changed": True,
+        },
+        "lines": {
+            "cmd": f"export A='x y'\n{RUN} 'echo \"$A\" $(cat own.txt) > \"../odd name/n.txt\"'\n",
+            "wdir": "sub",
+            "deps": ["own.txt"],
+            "outs": ["../odd name/n.txt"],
+        },
+        "grid": {
+            "matrix": {"m": ["ae"], "n": [1]},
+            "cmd": f"{RUN} 'echo ${{item.m}} ${{shared}} > ${{item.m}}.txt'",
+            "outs": ["${item.m}.txt"],
+        },
+    }
+    below = {"cmd": f"{RUN} 'cat own.txt > made.txt'", "deps": ["own.txt"], "outs": ["made.txt"]}
+    files = {
+        **{name: text for name, text in FILES.items() if not name.endswith(".dvc")},
+        "dvc.yaml": json.dumps({"stages": forms, "vars": [{"shared": 1}]}),
+        "sub/dvc.yaml": json.dumps({"stages": {"below": below}}),
+    }
+    project = new_project(tmp_path / "project", files)
+    (project.path / "data/a.txt").write_text("changed\n")
+    project.run("dvc", "repro", "--all-pipelines", environment=RECORD_ONLY)
+    found = [Record(files_in(folder)) for folder in run_dirs(project.path)]
+    assert sorted(record.start.stage for record in found) == [
+        *("grid@ae-1", "lines", "many", "many", "sub/dvc.yaml:below")
+    ]
+    for record in found:
+        said = project.run("runrecord", "verify", record.start.id)
+        assert "Verdict: bit-identical" in said, record.start.stage

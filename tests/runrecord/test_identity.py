@@ -1,0 +1,250 @@
+"""What a result depends on: only that decides whether a stopped run is gone on with."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import new_run
+
+from runrecord.checkpoints import Checkpoints
+from runrecord.dvc_index import Stage
+from runrecord.errors import UserError
+from runrecord.provenance.environment import Origin, changes_numbers
+from runrecord.provenance.identity import Identity, differences, identity_of, without_length
+from runrecord.provenance.pipeline import Inputs
+from runrecord.run_store import run_dir
+
+STAGE = Stage("train", ("python train.py",), deps=("train.py", "data"))
+PARAMS = {"seed": 0, "vae.lr": 0.001, "vae.epochs": 30, "vae.sizes": [3, 4], "vae.clip": None}
+DEPS = {"train.py": "a" * 64, "data": "b" * 64}
+INPUTS = Inputs(STAGE, PARAMS, (), DEPS)
+ORIGIN = Origin(INPUTS, {}, b"", "", "train")
+SHOWN = {"lr": 0.001, "epochs": 30}
+
+
+def identity(
+    inputs: Mapping[str, Any] | None = None,
+    shown: Mapping[str, Any] = SHOWN,
+    device: str = "cpu AVX2",
+    packages: tuple[str, ...] = ("numpy", "dvc"),
+    environment: Mapping[str, str] | None = None,
+) -> Identity:
+    origin = replace(ORIGIN, inputs=replace(INPUTS, **inputs or {}))
+    return identity_of(origin, shown, device, packages, environment or {})
+
+
+def digest_of(root: Path, one: Identity) -> Path:
+    return Checkpoints(root, one)._folder
+
+
+# Of the libraries that compute, and of others: which variable changes numbers.
+NUMERIC = """
+    OMP_NUM_THREADS OMP_DYNAMIC OMP_SCHEDULE OMP_THREAD_LIMIT KMP_HW_SUBSET KMP_ALL_THREADS
+    KMP_DETERMINISTIC_REDUCTION MKL_NUM_THREADS MKL_DOMAIN_NUM_THREADS MKL_DYNAMIC MKL_CBWR
+    MKL_ENABLE_INSTRUCTIONS MKL_THREADING_LAYER OPENBLAS_NUM_THREADS OPENBLAS_CORETYPE
+    BLIS_NUM_THREADS NUMEXPR_NUM_THREADS VECLIB_MAXIMUM_THREADS ATEN_CPU_CAPABILITY
+    DNNL_MAX_CPU_ISA ONEDNN_MAX_CPU_ISA ONEDNN_DEFAULT_FPMATH_MODE NVIDIA_TF32_OVERRIDE
+    TORCH_ALLOW_TF32_CUBLAS_OVERRIDE CUBLAS_WORKSPACE_CONFIG CUBLASLT_WORKSPACE_SIZE
+    TORCH_CUDNN_V8_API_DISABLED TORCH_BLAS_PREFER_CUBLASLT TORCHINDUCTOR_MAX_AUTOTUNE
+    TORCHDYNAMO_DISABLE NCCL_ALGO XLA_FLAGS TF_DETERMINISTIC_OPS JAX_ENABLE_X64 PYTHONHASHSEED
+"""
+NOT_NUMERIC = """
+    CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES CUDA_DEVICE_ORDER HIP_VISIBLE_DEVICES
+    CUDA_HOME CUDA_PATH CUDA_CACHE_PATH CUDA_CACHE_DISABLE CUDA_MODULE_LOADING CUDA_LAUNCH_BLOCKING
+    CUDA_VERSION NVIDIA_DRIVER_CAPABILITIES NVIDIA_REQUIRE_CUDA NVIDIA_PRODUCT_NAME
+    TORCH_HOME TORCH_LOGS TORCH_LOGS_OUT TORCH_TRACE TORCH_EXTENSIONS_DIR TORCH_SHOW_CPP_STACKTRACES
+    TORCH_CPP_LOG_LEVEL TORCH_COMPILE_DEBUG TORCH_NCCL_ASYNC_ERROR_HANDLING TORCHINDUCTOR_CACHE_DIR
+    TORCHINDUCTOR_COMPILE_THREADS TORCHINDUCTOR_FX_GRAPH_CACHE PYTORCH_CUDA_ALLOC_CONF
+    PYTORCH_ALLOC_CONF PYTORCH_KERNEL_CACHE_PATH PYTORCH_NO_CUDA_MEMORY_CACHING PYTORCH_VERSION
+    OMP_DISPLAY_ENV OMP_DISPLAY_AFFINITY OMP_STACKSIZE OMP_WAIT_POLICY OMP_PROC_BIND OMP_PLACES
+    OMP_TOOL_LIBRARIES KMP_BLOCKTIME KMP_SETTINGS KMP_WARNINGS KMP_AFFINITY KMP_DUPLICATE_LIB_OK
+    KMP_INIT_AT_FORK GOMP_SPINCOUNT MKL_VERBOSE MKL_SERVICE_FORCE_INTEL OPENBLAS_VERBOSE
+    ONEDNN_VERBOSE ONEDNN_PRIMITIVE_CACHE_CAPACITY DNNL_VERBOSE DNNL_JIT_DUMP CUBLAS_LOGINFO_DBG
+    CUBLAS_LOGDEST_DBG CUDNN_LOGINFO_DBG CUDNN_LOGDEST_DBG CUDNN_PATH NCCL_DEBUG NCCL_SOCKET_IFNAME
+    HOME PATH SHELL USER LANG TZ TMPDIR PYTHONPATH PYTHONUNBUFFERED HF_HOME DVC_STAGE GIT_DIR
+"""
+
+
+@pytest.mark.parametrize("name", NUMERIC.split())
+def test_a_variable_that_changes_numbers_is_identity(name: str) -> None:
+    was, now = identity(environment={name: "1"}), identity(environment={name: "2"})
+    assert differences(was, now) == [f"{name} was 1, is 2"]
+    assert differences(was, identity()) == [f"{name} was 1, is not set"]
+
+
+def test_a_variable_that_changes_none_is_not(tmp_path: Path) -> None:
+    assert [name for name in NOT_NUMERIC.split() if changes_numbers(name)] == []
+    elsewhere = identity(environment=dict.fromkeys(f"{NOT_NUMERIC} {NUMERIC}".split(), ""))
+    assert digest_of(tmp_path, elsewhere) == digest_of(tmp_path, identity())
+
+
+# What looks different, and is the same.
+SAME: dict[str, dict[str, Any]] = {
+    "params in another order": {"inputs": {"params": dict(reversed(PARAMS.items()))}},
+    "a whole number as a float": {"inputs": {"params": PARAMS | {"seed": 0.0}}},
+    "another notation of a number": {"inputs": {"params": PARAMS | {"vae.lr": 1e-3}}},
+    "a tuple for a list": {"inputs": {"params": PARAMS | {"vae.sizes": (3, 4.0)}}},
+    "shown params in another order": {"shown": dict(reversed(SHOWN.items()))},
+    "deps in another order": {"inputs": {"deps": dict(reversed(DEPS.items()))}},
+    "what other stages write": {"inputs": {"generated": ("elsewhere",)}},
+    "another list of outs": {"inputs": {"stage": replace(STAGE, outs=("models/vae.bin",))}},
+    "packages that only show": {"packages": ("numpy", "mlflow", "tensorboard", "tensorboardX")},
+    "a package that is not installed": {"packages": ("numpy", "dvc", "no-such-package")},
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
+def test_what_changes_no_number_is_no_difference(change: dict[str, Any], tmp_path: Path) -> None:
+    assert digest_of(tmp_path, identity(**change)) == digest_of(tmp_path, identity())
+    assert differences(identity(), identity(**change)) == []
+
+
+# What differs, and how that is said.
+OTHER: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a param": (
+        {"inputs": {"params": PARAMS | {"vae.lr": 5e-05}}},
+        ["vae.lr was 0.001, is 5e-05"],
+    ),
+    "a param by two names": (
+        {"inputs": {"params": PARAMS | {"vae.lr": 0.002}}, "shown": SHOWN | {"lr": 0.002}},
+        ["vae.lr was 0.001, is 0.002"],
+    ),
+    "a shown param alone": ({"shown": SHOWN | {"lr": 3}}, ["lr was 0.001, is 3"]),
+    "a number and a text": (
+        {"inputs": {"params": PARAMS | {"seed": "0"}}},
+        ['seed was 0, is "0"'],
+    ),
+    "true and 1": ({"inputs": {"params": PARAMS | {"seed": False}}}, ["seed was 0, is false"]),
+    "a list in another order": (
+        {"inputs": {"params": PARAMS | {"vae.sizes": [4, 3]}}},
+        ["vae.sizes was [3, 4], is [4, 3]"],
+    ),
+    "null and nothing": (
+        {"inputs": {"params": {k: v for k, v in PARAMS.items() if k != "vae.clip"}}},
+        ["vae.clip was null, is not set"],
+    ),
+    "a param of two lines": (
+        {"inputs": {"params": PARAMS | {"note": "a\n\x1b[31mb"}}},
+        ['note was not set, is "a\\n\\u001b[31mb"'],
+    ),
+    "code": ({"inputs": {"deps": DEPS | {"train.py": "c" * 64}}}, ["train.py is another"]),
+    "a file more": ({"inputs": {"deps": DEPS | {"x": "c" * 64}}}, ["x is new"]),
+    "a file less": ({"inputs": {"deps": {"train.py": "a" * 64}}}, ["data is gone"]),
+    "the command": (
+        {"inputs": {"stage": replace(STAGE, commands=("python -O train.py",))}},
+        ["the command was python train.py, is python -O train.py"],
+    ),
+    "the device": ({"device": "cuda H100"}, ["the device was cpu AVX2, is cuda H100"]),
+    "a package": (
+        {"packages": ("numpy", "dvc", "safetensors")},
+        [f"safetensors was not set, is {version('safetensors')}"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), OTHER.values(), ids=OTHER)
+def test_what_changes_numbers_is_a_difference_and_said(
+    change: dict[str, Any], said: list[str], tmp_path: Path
+) -> None:
+    other = identity(**change)
+    assert digest_of(tmp_path, other) != digest_of(tmp_path, identity())
+    assert differences(identity(), other) == said
+
+
+@pytest.mark.parametrize(
+    ("params", "shown", "length"),
+    [
+        (PARAMS, SHOWN, {"vae.epochs": 30, "epochs": 30}),
+        ({"epochs": 3, "pre.epochs": 4}, {}, {"epochs": 3}),
+        ({"conf.toml:epochs": 3}, {}, {"conf.toml:epochs": 3}),
+        ({"my_epochs": 3, "lr": 1}, {}, {}),
+    ],
+)
+def test_the_length_is_found_by_its_name_in_whatever_block(
+    params: dict[str, Any], shown: dict[str, Any], length: dict[str, Any]
+) -> None:
+    whole = identity({"params": params}, shown)
+    rest, found = without_length(whole, "epochs")
+    assert found == length
+    left = {**rest["params"], **rest["shown"]}
+    assert left == {k: v for k, v in {**params, **shown}.items() if k not in length}
+
+
+def test_a_length_by_which_several_params_go_is_refused() -> None:
+    both = identity({"params": {"gan.epochs": 1, "vae.epochs": 2}}, {})
+    with pytest.raises(UserError, match=r"several such params \(gan.epochs, vae.epochs\)"):
+        without_length(both, "epochs")
+    assert without_length(both, "vae.epochs")[1] == {"vae.epochs": 2}
+
+
+# A stopped run, and one that begins: what is said of the former.
+NEAR: dict[str, tuple[Identity, str]] = {
+    "two params": (
+        identity({"params": PARAMS | {"vae.lr": 1, "seed": 1}}),
+        ": seed was 0, is 1, vae.lr was 0.001, is 1",
+    ),
+    "many": (
+        identity({"params": {f"p{number}": 0 for number in range(9)}}, {}),
+        " and 10 more",
+    ),
+    "another stage": (identity({"stage": replace(STAGE, name="other")}), ""),
+}
+
+
+@pytest.mark.parametrize(("now", "said"), NEAR.values(), ids=NEAR)
+def test_of_a_checkpoint_that_does_not_serve_it_is_said_why(
+    now: Identity, said: str, tmp_path: Path
+) -> None:
+    new_run(run_dir(tmp_path, "run-1"), id="run-1")
+    Checkpoints(tmp_path, identity()).save("run-1", 12, 1, {"w": np.zeros(1)})
+    found = Checkpoints(tmp_path, now).why_anew(30)
+    if said:
+        assert found.startswith("epochs 1 to 12 of run-1 are not gone on with: ")
+        assert found.endswith(said)
+        assert "\n" not in found
+    else:
+        assert found == ""
+
+
+def test_of_several_the_one_that_differs_least_is_told_of(tmp_path: Path) -> None:
+    for number, lr in enumerate((0.002, 0.001)):
+        name = f"run-{number}"
+        new_run(run_dir(tmp_path, name), id=name)
+        other = PARAMS | {"vae.lr": lr, "seed": number}
+        Checkpoints(tmp_path, identity({"params": other})).save(name, 1, 1, {"w": np.zeros(1)})
+    here = Checkpoints(tmp_path, identity({"params": PARAMS | {"seed": 2}}))
+    assert here.why_anew(30) == "epoch 1 of run-1 is not gone on with: seed was 1, is 2"
+
+
+def test_secrets_are_not_kept_beside_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "abcdefgh")
+    new_run(run_dir(tmp_path, "run-1"), id="run-1")
+    secret = identity({"params": {"url": "https://me:pw@host/", "token": "abcdefgh"}})
+    Checkpoints(tmp_path, secret).save("run-1", 1, 1, {"w": np.zeros(1)})
+    (kept,) = (tmp_path / ".runrecord" / "checkpoints").rglob("identity.json")
+    text = kept.read_text()
+    assert "abcdefgh" not in text
+    assert "pw" not in text
+    other = identity({"params": {"url": "https://me:other@host/", "token": "abcdefgh"}})
+    assert Checkpoints(tmp_path, other).latest() is None
+    assert "something secret was another" in Checkpoints(tmp_path, other).why_anew(9)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"stage": 3}', b"\xff", b"[" * 100_000])
+def test_a_damaged_note_beside_a_checkpoint_is_none(tmp_path: Path, content: bytes) -> None:
+    new_run(run_dir(tmp_path, "run-1"), id="run-1")
+    kept = Checkpoints(tmp_path, identity())
+    kept.save("run-1", 1, 1, {"w": np.zeros(1)})
+    (note,) = (tmp_path / ".runrecord" / "checkpoints").rglob("identity.json")
+    assert json.loads(note.read_text())["params"]["vae.lr"] == 0.001
+    note.write_bytes(content)
+    other = Checkpoints(tmp_path, identity(device="another"))
+    assert other.why_anew(9) == ""
+    assert kept.latest() is not None

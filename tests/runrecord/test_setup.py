@@ -1,0 +1,160 @@
+"""Setting up: what pip is set to holds for uv too, and uv itself is the locked one."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from runrecord.package_index import uv_environment
+
+PROGRAM = ROOT / "src/runrecord/package_index.py"
+MIRROR = "http://mirror.invalid/simple"
+OTHER = "http://other.invalid/simple"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pip.conf to write; of what else sets pip and uv, only this machine's own file is left."""
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_", "SSL_")) or name.upper() == "ALL_PROXY":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("UV_NO_CONFIG", "1")
+    (tmp_path / "pip.conf").touch()
+    _before()
+    return tmp_path / "pip.conf"
+
+
+@pytest.mark.parametrize(
+    ("file", "variables", "wanted"),
+    [
+        ("", {"PIP_INDEX_URL": MIRROR}, {"UV_DEFAULT_INDEX": MIRROR}),
+        (
+            f"[global]\nindex-url = {OTHER}\n[install]\nindex-url = {MIRROR}\n",
+            {},
+            {"UV_DEFAULT_INDEX": MIRROR},
+        ),
+        (
+            f"[global]\nindex-url = {OTHER}\n",
+            {"PIP_INDEX_URL": MIRROR},
+            {"UV_DEFAULT_INDEX": MIRROR},
+        ),
+        (
+            f"[global]\nextra-index-url =\n  {MIRROR}\n  {OTHER}\ntrusted-host = a b\n"
+            "cert = /etc/a b.pem\nfind-links = /x\n  /y\nproxy = http://p:1\n",
+            {},
+            {
+                "UV_INDEX": f"{MIRROR} {OTHER}",
+                "UV_INDEX_STRATEGY": "unsafe-best-match",
+                "UV_INSECURE_HOST": "a b",
+                "SSL_CERT_FILE": "/etc/a b.pem",
+                "UV_FIND_LINKS": "/x,/y",
+                "ALL_PROXY": "http://p:1",
+            },
+        ),
+        (
+            f"[global]\nindex-url = {MIRROR}\nextra-index-url = {MIRROR}\ncert = /x\n",
+            {"UV_INDEX_URL": OTHER, "SSL_CERT_FILE": "/y"},
+            {"UV_INDEX_URL": OTHER, "SSL_CERT_FILE": "/y"},
+        ),
+    ],
+)
+def test_what_pip_is_set_to_holds_for_uv(
+    machine: Path, file: str, variables: dict[str, str], wanted: dict[str, str]
+) -> None:
+    machine.write_text(file)
+    shown = _shown(uv_environment(environment={**os.environ, **variables}))
+    before = _before()
+    if "UV_INDEX_URL" in variables:
+        before = {name: value for name, value in before.items() if not name.startswith("UV_INDEX")}
+    assert shown == {**before, **wanted}
+
+
+@cache
+def _before() -> dict[str, str]:
+    """By this machine's own file, which nothing turns off."""
+    return _shown(uv_environment())
+
+
+def _shown(environment: Mapping[str, str]) -> dict[str, str]:
+    names = ("SSL_", "ALL_PROXY", "UV_")
+    return {name: value for name, value in environment.items() if name.startswith(names)}
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The address of an index with one package, and that package's line in a lock file."""
+    folder = tmp_path / "mirror/only-there"
+    folder.mkdir(parents=True)
+    wheel = folder / "only_there-1.0-py3-none-any.whl"
+    files = {
+        "only_there.py": "",
+        "only_there-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: only-there\n"
+        "Version: 1.0\n",
+        "only_there-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: x\n"
+        "Root-Is-Purelib: true\nTag: py3-none-any\n",
+        "only_there-1.0.dist-info/RECORD": "",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (folder / "index.html").write_text(f'<a href="{wheel.name}#sha256={digest}">{wheel.name}</a>')
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "mirror"))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield (
+            f"http://127.0.0.1:{server.server_port}/",
+            f"only-there==1.0 --hash=sha256:{digest}\n",
+        )
+        server.shutdown()
+
+
+@pytest.mark.parametrize("by", ["pip.conf", "PIP_INDEX_URL"])
+def test_uv_installs_from_the_mirror_that_pip_is_set_to(
+    machine: Path, mirror: tuple[str, str], tmp_path: Path, by: str
+) -> None:
+    address, line = mirror
+    environment = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+    environment["PIP_EXTRA_INDEX_URL"] = ""  # of this machine's own file
+    if by == "pip.conf":
+        machine.write_text(f"[global]\nindex-url = {address}\n")
+    else:
+        environment["PIP_INDEX_URL"] = address
+    (tmp_path / "lock").write_text(line)
+    uv = Path(sys.executable).with_name("uv")
+    command = [sys.executable, "-I", str(PROGRAM), str(uv), "pip", "install", "--require-hashes"]
+    command += ["--quiet", "--target", str(tmp_path / "there"), "--requirements"]
+    subprocess.run([*command, str(tmp_path / "lock")], env=environment, check=True)
+    assert (tmp_path / "there/only_there.py").exists()
+
+
+def test_set_up_takes_uv_by_its_hash_and_all_else_by_uv(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    plan = subprocess.run(
+        ["make", "--dry-run", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    (extract,) = [line for line in plan if line.startswith("sed ")]
+    subprocess.run(extract, shell=True, cwd=tmp_path, check=True)
+    pinned = (tmp_path / ".venv/uv.lock").read_text()
+    assert pinned.startswith("uv==")
+    assert pinned.count("--hash=sha256:") > 5
+    assert pinned.count("==") == 1
+    assert pinned in (ROOT / "requirements.lock").read_text()
+    installs = [line for line in plan if " pip install " in line or " pip compile " in line]
+    assert len(installs) == 3
+    for line in installs:
+        assert "--require-hashes" in line or "--no-deps" in line
+        assert "package_index.py .venv/bin/uv pip" in line or "--requirement .venv/uv.lock" in line

@@ -1,0 +1,708 @@
+"""The uncommitted change of a run: whoever asks Git, it gives the run's very files again."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from helpers import IDENTITY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runrecord.events import RunStarted
+from runrecord.provenance.git import git
+from runrecord.provenance.source_patch import describe_code
+from runrecord.verify.rebuild import _check_out
+
+ODD = "src/--odd \t'\"\n 이름"
+OTHERS = b"src/\xff\xfe.py"
+COMMITTED = {
+    ".dvc/.gitignore": b"/tmp\n",
+    ".gitignore": b"*.ignored\n",
+    "src/blank.py": b"1\n\n\n2\n\n\n3\n\n4\n",
+    "src/code.py": b"ONE = 1\nTWO = 2\n",
+    "src/crlf.txt": b"one\r\ntwo\nthree\r\n",
+    "src/folder/inside.py": b"",
+    "src/gone.py": b"a = 1\nb = 2\n",
+    "src/id.txt": b"$Id$\n",
+    "src/kept.py": b"KEPT = 1\n",
+    "src/kept_crlf.bat": b"kept\r\n",
+    "src/run.sh": b"#!/bin/sh\n",
+    "src/turns": b"a file\n",
+    "src/was_link": b"code.py",
+}
+NOW = {
+    ODD: b"odd\n",
+    "src/Code.py": b"another case\n",
+    "src/binary.bin": bytes(range(256)),
+    "src/blank.py": b"1\n\n\n2\n\n\n3\n\n5\n",
+    "src/code.py": b"ONE = 1\nTWO = 3  \t\n\x20\tlast, with no newline",
+    "src/copy.py": b"a = 1\nb = 2\n",
+    "src/crlf.txt": b"one\ntwo\r\nthree\r\nfour\rfive",
+    "src/empty.py": b"",
+    "src/folder": b"is a file\n",
+    "src/id.txt": b"$Id: mine $\n",
+    "src/new.py": b"NEW = 1\r\n",
+    "src/run.sh": b"#!/bin/sh\n",
+    "src/turns/inside.py": b"in a folder now\n",
+    "src/utf16.txt": "글\n".encode("utf-16"),
+    "src/was_link": b"a file now",
+}
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def commit(folder: Path, *names: str) -> None:
+    git(folder, "add", "--all", *names)
+    git(folder, "commit", "--quiet", "--allow-empty", "--message=x", environment=IDENTITY)
+
+
+def begin(folder: Path) -> Path:
+    write(folder, COMMITTED)
+    (folder / ".dvc/tmp").mkdir()
+    (folder / "src/was_link").unlink()
+    (folder / "src/was_link").symlink_to("code.py")
+    git(folder, "init", "--quiet", "--template=", "--initial-branch=main")
+    commit(folder)
+    return folder
+
+
+def change(folder: Path) -> Path:
+    """Everything that can become of a file."""
+    for name in ("src/gone.py", "src/turns", "src/was_link", "src/folder/inside.py"):
+        (folder / name).unlink()
+    (folder / "src/folder").rmdir()
+    write(folder, NOW)
+    (folder / "src/run.sh").chmod(0o755)
+    (folder / "src/link").symlink_to("nowhere \n")
+    with open(os.fsencode(folder) + b"/" + OTHERS, "wb") as file:
+        file.write(b"\xff")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return begin(tmp_path_factory.mktemp("template") / "repository")
+
+
+@pytest.fixture(scope="module")
+def changed(committed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copied = tmp_path_factory.mktemp("template") / "repository"
+    return change(shutil.copytree(committed, copied, symlinks=True))
+
+
+@pytest.fixture
+def repository(changed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(changed, tmp_path / "repository", symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def expected(changed: Path) -> bytes:
+    """The change as it is recorded where nobody set anything."""
+    _, patch, trouble = describe(changed)
+    assert not trouble
+    return patch
+
+
+def describe(folder: Path) -> tuple[dict[str, str], bytes, str]:
+    return describe_code(folder, ["src"], ["src/generated.txt"])
+
+
+def files_of(folder: Path) -> dict[bytes, tuple[str, bytes]]:
+    """Every file by its path: what it is, and what it holds."""
+    found = {}
+    for place, folders, files in os.walk(os.fsencode(folder)):
+        folders[:] = [name for name in folders if name not in (b".git", b"tmp")]
+        files = [name for name in files if name != b".git"]  # of a worktree
+        for name in files + [name for name in folders if os.path.islink(os.path.join(place, name))]:
+            path = os.path.join(place, name)
+            mode = os.lstat(path).st_mode
+            kind = "link" if stat.S_ISLNK(mode) else "program" if mode & 0o100 else "file"
+            content = os.readlink(path) if kind == "link" else Path(os.fsdecode(path)).read_bytes()
+            found[os.path.relpath(path, os.fsencode(folder))] = (kind, content)
+    return found
+
+
+def rebuilt(root: Path, tags: Mapping[str, str], patch: bytes, clone: Path) -> Path:
+    start = RunStarted(
+        id="run-1", stage="train", time=1, host="host", params={}, tags={**tags, "git.branch": ""}
+    )
+    return _check_out(root, start, patch, clone)
+
+
+def assert_same_again(folder: Path, clone: Path, *, dirty: bool = True) -> bytes:
+    """Record the change, have its code again, and find every byte and mode as it was."""
+    tags, patch, trouble = describe(folder)
+    assert trouble == ""
+    assert tags["git.dirty"] == str(dirty).lower()
+    assert files_of(rebuilt(folder, tags, patch, clone)) == files_of(folder)
+    assert not list((folder / ".dvc/tmp").glob("*")), "nothing is left"
+    return patch
+
+
+SETTINGS = {
+    "bytes": (
+        *("core.autocrlf=true", "core.autocrlf=input", "core.eol=crlf", "core.eol=lf"),
+        *("core.safecrlf=true", "core.checkRoundtripEncoding=UTF-16", "core.bigFileThreshold=1"),
+        *("core.compression=0", "core.looseCompression=9", "core.fsync=all"),
+        *("core.fsyncObjectFiles=true", "core.whitespace=cr-at-eol,tab-in-indent"),
+        *("merge.renormalize=true", "core.createObject=rename", "core.deltaBaseCacheLimit=1"),
+    ),
+    "names": (
+        *("core.quotePath=true", "core.quotePath=false", "core.precomposeUnicode=true"),
+        *("core.ignoreCase=true", "core.protectHFS=true", "core.protectNTFS=true"),
+        *("core.hideDotFiles=true", "core.restrictInheritedHandles=false"),
+    ),
+    "modes": (
+        *("core.fileMode=false", "core.symlinks=false", "core.trustctime=false"),
+        *("core.checkStat=minimal", "core.ignoreStat=true", "core.sharedRepository=0600"),
+    ),
+    "index": (
+        *("core.splitIndex=true", "core.untrackedCache=true", "core.fsmonitor=/no/such/program"),
+        *("core.preloadIndex=false", "index.version=4", "index.threads=2", "index.sparse=true"),
+        *("index.recordEndOfIndexEntries=true", "feature.manyFiles=true", "core.commitGraph=false"),
+        *("feature.experimental=true", "core.multiPackIndex=false", "core.sparseCheckout=true"),
+        *("core.sparseCheckoutCone=true", "splitIndex.maxPercentChange=0"),
+    ),
+    "diff": (
+        *("diff.noprefix=true", "diff.mnemonicPrefix=true", "diff.srcPrefix=x/", "diff.context=0"),
+        *("diff.dstPrefix=y/", "diff.interHunkContext=9", "diff.algorithm=patience"),
+        *("diff.suppressBlankEmpty=true", "diff.orderFile=/no/such/file", "diff.external=false"),
+        *("diff.renames=copies", "diff.renameLimit=1", "diff.ignoreSubmodules=all"),
+        *("diff.submodule=log", "diff.relative=true", "diff.indentHeuristic=false"),
+        *("diff.colorMoved=zebra", "diff.wsErrorHighlight=all", "diff.wordRegex=."),
+        *("diff.dirstat=files", "diff.statGraphWidth=1", "diff.autoRefreshIndex=false"),
+        *("diff.default.xfuncname=.*", "diff.default.binary=true", "diff.tool=none"),
+        *("core.abbrev=4", "core.attributesFile=/no/such/file"),
+    ),
+    "apply and add": (
+        *("apply.whitespace=fix", "apply.whitespace=error-all", "apply.ignoreWhitespace=change"),
+        *("add.ignoreErrors=true", "advice.addIgnoredFile=false", "core.excludesFile=/dev/null"),
+    ),
+    "clone and checkout": (
+        *("clone.defaultRemoteName=other", "clone.rejectShallow=true", "init.defaultBranch=odd"),
+        *("init.templateDir={folder}/template", "checkout.defaultRemote=other"),
+        *("checkout.guess=false", "checkout.workers=4", "checkout.thresholdForParallelism=1"),
+        *("protocol.allow=never", "protocol.file.allow=never", "safe.bareRepository=explicit"),
+        *("transfer.fsckObjects=true", "fetch.fsckObjects=true", "receive.fsckObjects=true"),
+        *("transfer.hideRefs=refs", "uploadpack.hideRefs=refs", "url./nowhere/.insteadOf=/"),
+        *("submodule.recurse=true", "submodule.active=*", "core.hooksPath={folder}/hooks"),
+        *("uploadpack.packObjectsHook=false", "core.alternateRefsCommand=false"),
+        *("core.useReplaceRefs=false", "core.logAllRefUpdates=always", "core.gitProxy=false"),
+        *("core.sshCommand=false", "credential.helper=!false", "gc.auto=1", "gc.autoDetach=false"),
+        *("init.defaultObjectFormat=sha256", "init.defaultRefFormat=reftable"),
+    ),
+    "words": (
+        *("color.ui=always", "color.diff=always", "color.branch=always", "color.status=always"),
+        *("core.pager=false", "pager.branch=true", "pager.config=true", "pager.ls-files=true"),
+        *("log.showSignature=true", "log.date=raw", "log.decorate=full", "log.abbrevCommit=true"),
+        *("i18n.commitEncoding=UTF-16", "i18n.logOutputEncoding=UTF-16", "column.ui=always"),
+        *("advice.detachedHead=true", "core.commentChar=%", "core.editor=false"),
+        *("core.warnAmbiguousRefs=true", "alias.ls-files=!false", "alias.apply=!false"),
+        *("status.showUntrackedFiles=no", "status.relativePaths=false", "status.branch=true"),
+        *("branch.sort=-committerdate", "branch.main.remote=other", "trace2.normalTarget=2"),
+        *("trace2.eventTarget=2", "user.useConfigOnly=true", "commit.gpgSign=true"),
+    ),
+}
+
+
+def prepare(folder: Path, found: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a person's settings, and the repository's own, be those."""
+    write(folder, {"template/info/attributes": b"* text eol=crlf\n"})
+    write(folder, {"template/config": b"[core]\n\tautocrlf = true\n"})
+    write(folder, {f"hooks/{name}": b"#!/bin/sh\nexit 1\n" for name in ("post-checkout", "x")})
+    (folder / "hooks/post-checkout").chmod(0o755)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
+    for one in found:
+        key, _, value = one.format(folder=folder).partition("=")
+        for file in (folder / "gitconfig", folder / "repository/.git/config"):
+            git(folder, "config", "--file", str(file), key, value)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_no_setting_shapes_a_change_or_what_is_made_of_it(
+    repository: Path,
+    expected: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    prepare(tmp_path, SETTINGS[kind], monkeypatch)
+    assert assert_same_again(repository, tmp_path / "clone") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting", [one for kind in SETTINGS if kind != "words" for one in SETTINGS[kind]]
+)
+def test_no_setting_alone_shapes_a_change(
+    repository: Path,
+    expected: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+) -> None:
+    prepare(tmp_path, (setting,), monkeypatch)
+    assert assert_same_again(repository, tmp_path / "clone") == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("core.bare=true", "left out: Git refuses: this operation must be run in a work tree"),
+        ("core.worktree=/usr", "left out: Git's core.worktree is /usr, which"),
+        ("core.repositoryFormatVersion=9", "Git refuses: Expected git repo version"),
+        ("extensions.noSuch=true", "Git refuses: unknown repository extension"),
+        ("core.compression=many", "Git refuses: bad "),
+    ],
+)
+def test_a_setting_under_which_git_refuses_is_said(
+    repository: Path, setting: str, said: str
+) -> None:
+    key, _, value = setting.partition("=")
+    config = str(repository / ".git/config")
+    if key.startswith("extensions"):
+        git(repository, "config", "--file", config, "core.repositoryFormatVersion", "1")
+    git(repository, "config", "--file", config, key, value)
+    tags, patch, trouble = describe(repository)
+    assert patch == b""
+    assert said in trouble
+    assert said in tags.get("git.error", tags.get("git.patch", ""))
+    assert tags.get("git.dirty", "true") == "true"
+
+
+def test_a_damaged_configuration_is_said(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gitconfig").write_text("[core\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    assert "Git refuses: bad config line" in describe(repository)[2]
+
+
+ATTRIBUTES = {
+    "line ends": "* text=auto\n*.py text eol=crlf\n*.txt eol=crlf\n*.bin crlf\n",
+    "no text": "* -text -diff\n*.py binary\n",
+    "expansions": "* ident export-subst export-ignore\n",
+    "encodings": "*.txt text working-tree-encoding=UTF-16\n*.py working-tree-encoding=LATIN-1\n",
+    "no such encoding": "*.py working-tree-encoding=no-such\n",
+    "drivers": "* diff=odd merge=odd conflict-marker-size=1 whitespace=fix delta=no\n",
+    "macros": "[attr]odd text eol=crlf ident\n*.py odd\n",
+}
+DRIVERS = ("diff.odd.command=false", "diff.odd.textconv=false", "diff.odd.xfuncname=.*")
+
+
+@pytest.mark.parametrize("place", ["global", "home", "info", "tree"])
+def test_no_attribute_of_a_persons_shapes_a_change(
+    repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    filters = ("filter.odd.clean=sed s/1/7/", "filter.odd.smudge=sed s/1/8/")
+    prepare(tmp_path, (*DRIVERS, *filters), monkeypatch)
+    given = "* filter=odd\n" + "".join(
+        text for kind, text in ATTRIBUTES.items() if kind != "no such encoding"
+    )
+    file = {
+        "global": tmp_path / "attributes",
+        "home": tmp_path / "git/attributes",
+        "info": repository / ".git/info/attributes",
+        "tree": repository / "src/.gitattributes",
+    }[place]
+    write(file.parent, {file.name: given.encode()})
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    if place == "global":
+        git(repository, "config", "--global", "core.attributesFile", str(file))
+    patch = assert_same_again(repository, tmp_path / "clone")
+    assert patch == expected or place == "tree", "that file is new itself"
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES)
+def test_committed_attributes_are_obeyed_and_a_change_is_still_byte_for_byte(
+    committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    repository = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    prepare(tmp_path, DRIVERS, monkeypatch)
+    write(repository, {"src/.gitattributes": ATTRIBUTES[kind].encode()})
+    if kind == "encodings":
+        write(repository, {"src/wide.txt": "글\n".encode("utf-16")})
+        (repository / "src/crlf.txt").unlink()
+        (repository / "src/id.txt").unlink()
+    commit(repository, *(["src/.gitattributes"] if kind == "no such encoding" else []))
+    shutil.rmtree(repository / "src")
+    git(repository, "checkout", "--", "src")
+    assert assert_same_again(repository, tmp_path / "clean", dirty=False) == b""
+    change(repository)
+    assert_same_again(repository, tmp_path / "clone")
+
+
+def test_a_change_that_is_only_one_of_line_ends_or_of_expansions_is_one(
+    committed: Path, tmp_path: Path
+) -> None:
+    """Git itself sees none."""
+    repository = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    write(repository, {".gitattributes": b"*.py text=auto\n*.bat text eol=crlf\n*.txt ident\n"})
+    commit(repository)
+    shutil.rmtree(repository / "src")
+    git(repository, "checkout", "--", "src")
+    write(repository, {"src/kept.py": b"KEPT = 1\r\n", "src/kept_crlf.bat": b"kept\n"})
+    write(repository, {"src/id.txt": b"$Id$\n"})
+    patch = assert_same_again(repository, tmp_path / "clone")
+    assert patch.count(b"diff --git") == 3
+
+
+FILTERS = {
+    "as it was": (),
+    "that both ways are one": ("clean=sed s/up/1/", "smudge=sed s/1/up/"),
+    "that loses": ("clean=sed s/1/2/", "smudge=cat"),
+    "that fails": ("clean=false", "smudge=false"),
+    "that is not installed": ("clean=no-such-program", "smudge=no-such-program"),
+    "that must not fail": ("clean=no-such-program", "smudge=cat", "required=true"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "edited"),
+    [*((kind, True) for kind in FILTERS), ("that both ways are one", False), ("that loses", False)],
+)
+def test_a_filter_is_run_as_git_runs_it_and_a_change_behind_it_is_said(
+    committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, edited: bool
+) -> None:
+    repository = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    write(repository, {".gitattributes": b"*.py filter=odd\n"})
+    commit(repository)
+    prepare(tmp_path, tuple(f"filter.odd.{one}" for one in FILTERS[kind]), monkeypatch)
+    shutil.rmtree(repository / "src")
+    git(repository, "checkout", "--", "src")
+    if edited:
+        write(repository, {"src/code.py": b"ONE = up\nTWO = 2\nTHREE = 3\n"})
+    write(repository, {"src/new.py": b"ONE = 1\n"})
+    _, patch, trouble = describe(repository)
+    if edited and kind != "as it was":
+        assert patch == b""
+        refusals = ("left out: src/code.py goes through a filter", "left out: Git refuses: ")
+        assert any(said in trouble for said in refusals)
+    else:
+        assert_same_again(repository, tmp_path / "clone")
+
+
+VARIABLES = {
+    "GIT_DIR": "/nowhere",
+    "GIT_WORK_TREE": "/usr",
+    "GIT_COMMON_DIR": "/nowhere",
+    "GIT_INDEX_FILE": "/nowhere/index",
+    "GIT_INDEX_VERSION": "4",
+    "GIT_OBJECT_DIRECTORY": "/nowhere",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES": "/nowhere",
+    "GIT_NAMESPACE": "odd",
+    "GIT_CEILING_DIRECTORIES": "{folder}",
+    "GIT_PREFIX": "src/",
+    "GIT_CONFIG": "/nowhere",
+    "GIT_CONFIG_PARAMETERS": "'diff.noprefix=true' 'core.autocrlf=true'",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "core.autocrlf",
+    "GIT_CONFIG_VALUE_0": "true",
+    "GIT_CONFIG_SYSTEM": "{folder}/hostile",
+    "GIT_ATTR_SOURCE": "no-such",
+    "GIT_EXTERNAL_DIFF": "false",
+    "GIT_DIFF_OPTS": "--unified=0",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_GLOB_PATHSPECS": "1",
+    "GIT_NOGLOB_PATHSPECS": "1",
+    "GIT_ICASE_PATHSPECS": "1",
+    "GIT_TRACE": "2",
+    "GIT_TRACE2": "2",
+    "GIT_TRACE_SETUP": "1",
+    "GIT_DEFAULT_HASH": "sha256",
+    "GIT_DEFAULT_REF_FORMAT": "reftable",
+    "GIT_TEMPLATE_DIR": "{folder}/template",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_SHALLOW_FILE": "/nowhere",
+    "GIT_GRAFT_FILE": "/nowhere",
+    "GIT_REPLACE_REF_BASE": "refs/odd",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_PROTOCOL_FROM_USER": "0",
+    "GIT_PAGER": "false",
+    "GIT_QUARANTINE_PATH": "/nowhere",
+    "GIT_INTERNAL_SUPER_PREFIX": "odd/",
+    "GIT_ADVICE": "1",
+    "LANGUAGE": "de:fr:ko",
+    "LANG": "ko_KR.EUC-KR",
+    "LC_MESSAGES": "de_DE.UTF-8",
+    "COLUMNS": "1",
+    "TERM": "dumb",
+}
+
+
+def test_no_variable_shapes_a_change_or_what_is_made_of_it(
+    repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path, (), monkeypatch)
+    write(tmp_path, {"hostile": b"[core]\n\tautocrlf = true\n[diff]\n\tnoprefix = true\n"})
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value.format(folder=tmp_path))
+    assert assert_same_again(repository, tmp_path / "clone") == expected
+
+
+@pytest.mark.parametrize("place", ["global", "home", "info"])
+def test_what_only_a_persons_own_settings_ignore_is_left_out_and_named(
+    repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    prepare(tmp_path, (), monkeypatch)
+    file = {
+        "global": tmp_path / "ignore",
+        "home": tmp_path / "git/ignore",
+        "info": repository / ".git/info/exclude",
+    }[place]
+    write(file.parent, {file.name: b"mine*\n.DS_Store\n__pycache__\ncode.py\n"})
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    if place == "global":
+        git(repository, "config", "--global", "core.excludesFile", str(file))
+    names = ("mine1.py", "mine2/x.py", "mine2/y.py", ".DS_Store", "__pycache__/x.pyc", "z.ignored")
+    write(repository / "src", dict.fromkeys(names, b"MINE = 1\n"))
+    tags, patch, trouble = describe(repository)
+    assert (patch, trouble) == (expected, "")
+    assert tags["git.ignored"] == "src/mine1.py, src/mine2/x.py, src/mine2/y.py"
+    git(repository, "add", "--force", "src/mine1.py")
+    tags, patch, _ = describe(repository)
+    assert tags["git.ignored"] == "src/mine2/x.py, src/mine2/y.py"
+    assert b"b/src/mine1.py" in patch, "whoever adds a file means it"
+
+
+def worktree(repository: Path, folder: Path) -> Path:
+    git(repository, "worktree", "add", "--quiet", "--detach", str(folder / "other"))
+    return folder / "other"
+
+
+def shallow(repository: Path, folder: Path) -> Path:
+    commit(repository)
+    git(folder, "clone", "--quiet", "--depth=1", f"file://{repository}", str(folder / "shallow"))
+    return folder / "shallow"
+
+
+def shared(repository: Path, folder: Path) -> Path:
+    git(folder, "clone", "--quiet", "--shared", str(repository), str(folder / "shared"))
+    return folder / "shared"
+
+
+def partial(repository: Path, folder: Path) -> Path:
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    address = f"file://{repository}"
+    git(folder, "clone", "--quiet", "--filter=blob:none", address, str(folder / "partial"))
+    return folder / "partial"
+
+
+def submodule(repository: Path, folder: Path) -> Path:
+    git(folder, "init", "--quiet", str(folder / "above"))
+    allowed = ("-c", "protocol.file.allow=always")
+    git(folder / "above", *allowed, "submodule", "add", "--quiet", str(repository), "below")
+    return folder / "above/below"
+
+
+def oddly_named(repository: Path, folder: Path) -> Path:
+    return repository.rename(folder / "a \"b\"\\\n'c' #:;")
+
+
+def behind_a_link(repository: Path, folder: Path) -> Path:
+    (folder / "link").symlink_to(repository)
+    return folder / "link"
+
+
+def packed(repository: Path, folder: Path) -> Path:  # noqa: ARG001
+    git(repository, "gc", "--quiet")
+    return repository
+
+
+def on_an_odd_branch(repository: Path, folder: Path) -> Path:  # noqa: ARG001
+    git(repository, "checkout", "--quiet", "-b", os.fsdecode(b"HEAD-\xff/\xea"))
+    git(repository, "update-ref", "refs/heads/HEAD", "HEAD")
+    return repository
+
+
+def with_replaced_objects(repository: Path, folder: Path) -> Path:  # noqa: ARG001
+    before = git(repository, "rev-parse", "HEAD").decode().strip()
+    write(repository, {"src/kept.py": b"KEPT = 2\n"})
+    commit(repository)
+    git(repository, "replace", before, "HEAD")
+    git(repository, "reset", "--quiet", "--hard", before)
+    return repository
+
+
+def with_a_broken_ref(repository: Path, folder: Path) -> Path:  # noqa: ARG001
+    write(repository, {".git/refs/heads/broken": b"1" * 40 + b"\n"})
+    return repository
+
+
+KINDS: tuple[Callable[[Path, Path], Path], ...] = (
+    *(worktree, shallow, shared, partial, submodule, oddly_named, behind_a_link, packed),
+    *(on_an_odd_branch, with_replaced_objects, with_a_broken_ref),
+)
+LIKE_OTHERS = (shallow, shared, packed, behind_a_link, with_a_broken_ref)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow) if kind in LIKE_OTHERS else kind for kind in KINDS],
+)
+def test_in_a_repository_of_any_kind(
+    committed: Path, tmp_path: Path, kind: Callable[[Path, Path], Path]
+) -> None:
+    folder = kind(shutil.copytree(committed, tmp_path / "repository", symlinks=True), tmp_path)
+    (folder / ".dvc/tmp").mkdir(exist_ok=True)
+    if kind is not with_replaced_objects:
+        assert_same_again(folder, tmp_path / "clean", dirty=False)
+    assert_same_again(change(folder), tmp_path / "clone")
+
+
+def test_in_a_folder_of_a_repository(committed: Path, tmp_path: Path) -> None:
+    """What lies outside the DVC repository is none of its code."""
+    write(tmp_path, {"top/.gitignore": b"*.ignored\n", "top/src/other.py": b""})
+    below = shutil.copytree(committed, tmp_path / "top/below", symlinks=True)
+    shutil.rmtree(below / ".git")
+    git(tmp_path / "top", "init", "--quiet")
+    commit(tmp_path / "top")
+    write(tmp_path / "top", {"src/other.py": b"OTHER = 1\n"})
+    tags, patch, _ = describe(change(below))
+    assert files_of(rebuilt(below, tags, patch, tmp_path / "clone")) == files_of(below)
+    assert b"OTHER" not in patch
+
+
+def test_what_a_sparse_checkout_leaves_out_is_no_change(committed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    git(folder, "update-index", "--refresh")
+    git(folder, "sparse-checkout", "set", "--no-cone", "/*", "!/src/folder/", "!/src/gone.py")
+    assert not (folder / "src/gone.py").exists()
+    tags, patch, trouble = describe(folder)
+    assert (tags["git.dirty"], patch, trouble) == ("false", b"", "")
+    (folder / "src/kept.py").unlink()
+    write(folder, {"src/gone.py": b"back\n"})
+    _, patch, trouble = describe(folder)
+    assert trouble == ""
+    assert patch.count(b"diff --git") == 2
+
+
+def test_what_an_index_hides_is_a_change_all_the_same(repository: Path, expected: bytes) -> None:
+    git(repository, "update-index", "--assume-unchanged", "src/code.py")
+    git(repository, "update-index", "--skip-worktree", "src/blank.py")
+    git(repository, "add", "--intent-to-add", "src/new.py")
+    assert describe(repository)[1] == expected
+
+
+def test_submodules_and_other_repositories_among_the_code(
+    repository: Path, committed: Path
+) -> None:
+    """A submodule is a commit of another repository's: what it is changed by would be nowhere."""
+    allowed = ("-c", "protocol.file.allow=always")
+    git(repository, *allowed, "submodule", "add", "--quiet", str(committed), "src/below")
+    commit(repository)
+    tags, patch, trouble = describe(repository)
+    assert (tags["git.dirty"], patch, trouble) == ("false", b"", "")
+    write(repository, {"src/below/src/kept.py": b"KEPT = 2\n"})
+    assert "left out: the submodule src/below is not as it is committed" in describe(repository)[2]
+    git(repository / "src/below", "commit", "--quiet", "-am", "more", environment=IDENTITY)
+    assert "left out: the submodule src/below is not as it is committed" in describe(repository)[2]
+    git(repository, "submodule", "deinit", "--force", "--quiet", "src/below")
+    assert describe(repository)[2] == ""
+    shutil.copytree(committed, repository / "src/vendored", symlinks=True)
+    assert "left out: src/vendored/ is a Git repository of its own" in describe(repository)[2]
+
+
+def test_a_change_that_would_not_give_the_files_again_is_left_out(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Git whose `apply` leaves something out: what is recorded was tried."""
+    real = shutil.which("git")
+    assert real is not None
+    program = (
+        f'#!/bin/sh\ncase "$*" in *"apply --cached"*) cat >/dev/null;; *) exec {real} "$@";; esac\n'
+    )
+    write(tmp_path, {"bin/git": program.encode()})
+    (tmp_path / "bin/git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    tags, patch, trouble = describe(repository)
+    assert patch == b""
+    assert tags["git.patch"] == "left out: Git makes other files of it"
+    assert trouble.startswith("the uncommitted change is left out: Git makes other files of it;")
+
+
+def test_what_is_removed_counts_too(committed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    write(folder, {"src/big.txt": b"0123456789abcdef\n" * 2**18})
+    commit(folder)
+    (folder / "src/big.txt").unlink()
+    assert "bytes, more than" in describe(folder)[1:][1]
+
+
+def test_no_room_for_the_trial_is_said(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(repository / ".dvc/tmp")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    assert "left out: " in describe(repository)[2]
+
+
+# Of an empty file, Git's patches cannot tell a name that begins or ends with a space.
+NAMES = st.binary(min_size=1, max_size=6).filter(
+    lambda name: not set(name) & set(b"/\0") and name.strip() == name and name not in (b".", b"..")
+) | st.sampled_from([b"a", b"b", b"-p", b"x y", b'"', b"a\nb", b"a\tb", b"\xea", b"\\", b"'"])
+LINES = st.lists(st.sampled_from([b"one\n", b"two\r\n", b"\r", b"three", b"\n", b"\0", b" \n"]))
+CONTENTS = st.binary(max_size=30) | LINES.map(b"".join)
+FILES = st.tuples(st.sampled_from(["file", "program", "link"]), CONTENTS)
+TREES: st.SearchStrategy[dict[bytes, object]] = st.recursive(
+    st.dictionaries(NAMES, FILES, max_size=4),
+    lambda inner: st.dictionaries(NAMES, FILES | inner, max_size=4),
+    max_leaves=8,
+)
+CONFIGURATIONS = st.sets(
+    st.sampled_from(
+        [one for kind in ("bytes", "names", "modes", "diff") for one in SETTINGS[kind]]
+    ),
+    max_size=3,
+)
+
+
+def plant(folder: bytes, tree: Mapping[bytes, object]) -> None:
+    """Make the files of a tree, so far as file system and Git have such names."""
+    os.makedirs(folder, exist_ok=True)
+    for name, what in tree.items():
+        path = os.path.join(folder, name)
+        if name.lower().startswith((b".git", b"git~")):
+            continue
+        if isinstance(what, dict):
+            plant(path, what)
+            continue
+        assert isinstance(what, tuple)
+        kind, content = what
+        if kind == "link":
+            os.symlink(content.replace(b"\0", b"") or b"x", path)
+            continue
+        with open(path, "wb") as file:
+            file.write(content)
+        os.chmod(path, 0o755 if kind == "program" else 0o644)
+
+
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(before=TREES, after=TREES, configuration=CONFIGURATIONS)
+def test_any_tree_that_git_can_hold_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    before: dict[bytes, object],
+    after: dict[bytes, object],
+    configuration: set[str],
+) -> None:
+    folder = tmp_path_factory.mktemp("tree")
+    repository = folder / "repository"
+    source = os.fsencode(repository / "src")
+    plant(source, before)
+    (repository / ".dvc/tmp").mkdir(parents=True)
+    git(repository, "init", "--quiet", "--template=")
+    commit(repository)
+    shutil.rmtree(source)
+    plant(source, after)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        prepare(folder, tuple(configuration), monkeypatch)
+        tags, patch, trouble = describe(repository)
+        assert trouble == ""
+        assert files_of(rebuilt(repository, tags, patch, folder / "clone")) == files_of(repository)
