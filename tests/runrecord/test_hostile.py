@@ -687,28 +687,39 @@ def test_every_text_of_a_record_is_harmless_in_every_command(
     assert page.count("onerror") == page.count("&gt;&lt;img src=x onerror=alert(1)&gt;")
 
 
+@pytest.mark.slow
 def test_records_that_are_read_are_played_and_others_are_named(
-    alone: Path, empty_store: Path, base: Path, capsys: pytest.CaptureFixture[str]
+    alone: Path,
+    empty_store: Path,
+    base: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = alone
-    root = place / "repository"
+    """All of them lie in one run store."""
+    monkeypatch.setattr(runrecord.record.reader, "MOST", 2**24)
+    root = alone / "repository"
     shutil.copy(empty_store, root / "mlflow.db")
-    played = ("metrics like paths", "texts like paths", "characters that steer", "infinite")
-    refused = ("a picture at '/etc/passwd'", "the id '../x'", "a pipe", "a picture of a terapixel")
     (root / ".runrecord/runs").mkdir(parents=True)
-    for number, name in enumerate((*played, *refused, "a stage like a path")):
-        folder = root / f".runrecord/runs/run-{number}"
-        shutil.copytree(base / "record", place / "record", dirs_exist_ok=True)
-        start(id=f"run-{number}")(place / "record")
-        (REFUSED[name][0] if name in REFUSED else READ[name])(place / "record")
-        (place / "record").rename(folder)
-    before = state(place)
+    folders = {}
+    for number, name in enumerate((*READ, *REFUSED)):
+        shutil.copytree(base / "record", alone / "record", dirs_exist_ok=True)
+        start(id=f"run-{number}")(alone / "record")
+        (REFUSED[name][0] if name in REFUSED else READ[name])(alone / "record")
+        folders[name] = root / f".runrecord/runs/run-{number}"
+        (alone / "record").rename(folders[name])
+    before = state(alone)
+    for command in (list_runs, lambda: which(alone / "victim.txt"), reap):
+        assert f"{folders['a beginning outside']}: " in said_by(capsys, command)
     output = said_by(capsys, lambda: sync(False, True))
-    assert "MLflow: 5 created, 0 completed, 0 already there, 4 failed" in output
-    assert state(place) == before
-    infinite = Record(files_in(root / ".runrecord/runs/run-3"))
+    ended = len(READ) - 2  # of two nobody knows whether they go on
+    assert f"MLflow: {ended} created, 0 completed, 0 already there, " in output
+    silent = [name for name in REFUSED if f"{folders[name]}: " not in output]
+    assert silent == ["an event of no kind", "an out without a digest"], "their end is not read"
+    assert [name for name in READ if f"{folders[name]}: " in output] == []
+    assert state(alone) == before
+    infinite = Record(files_in(folders["infinite"]))
     assert Store(root).differences(infinite) == [], "MLflow has the largest number for infinity"
-    assert said_by(capsys, lambda: sync(False, False)).count("5 already there") == 1
+    assert f"{ended} already there" in said_by(capsys, lambda: sync(False, False))
 
 
 @pytest.mark.slow

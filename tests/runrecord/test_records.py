@@ -743,7 +743,7 @@ def no_number(name: str) -> None:
     calls=st.lists(CALLS, max_size=4),
 )
 @settings(
-    deadline=None, derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
+    deadline=None, derandomize=True, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
 def test_whatever_is_accepted_is_read_again_as_it_was_given(
     params: dict[str, Any], calls: list[tuple[str, str, Any, Any]]

@@ -131,7 +131,7 @@ ANYTHING = st.text(max_size=12)
 
 @pytest.mark.parametrize("kind", TOKENS)
 @given(data=st.data(), before=ANYTHING, after=ANYTHING, encoding=st.sampled_from([*ENCODINGS]))
-@settings(FEW, max_examples=25)
+@settings(FEW, max_examples=15)
 def test_of_a_token_nothing_is_left_wherever_it_stands(
     kind: str, data: st.DataObject, before: str, after: str, encoding: str
 ) -> None:
@@ -147,7 +147,7 @@ def test_of_a_token_nothing_is_left_wherever_it_stands(
 
 @pytest.mark.parametrize("place", PLACES)
 @given(secret=PASSWORDS, after=ANYTHING)
-@settings(FEW, max_examples=25)
+@settings(FEW, max_examples=15)
 @example(secret="Zqp%40ss", after="")
 def test_of_a_password_nothing_is_left_where_one_is_expected(
     place: str, secret: str, after: str
@@ -168,7 +168,7 @@ def test_of_a_password_nothing_is_left_where_one_is_expected(
     after=ANYTHING,
     encoding=st.sampled_from([*ENCODINGS]),
 )
-@settings(FEW, max_examples=300)
+@settings(FEW, max_examples=150)
 @example(secret='a"b\\c/d%e é🙂', before="x", after="y", encoding="JSON in JSON")
 def test_of_a_variables_value_nothing_is_left_however_it_is_encoded(
     secret: str, before: str, after: str, encoding: str
@@ -190,7 +190,7 @@ FRAGMENTS = [
 
 
 @given(parts=st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=12))
-@settings(FEW, max_examples=300)
+@settings(FEW, max_examples=150)
 def test_what_was_struck_out_once_stays_as_it_is(parts: list[str]) -> None:
     once = redact("".join(parts), ENVIRONMENT)
     assert redact(once, ENVIRONMENT) == once
