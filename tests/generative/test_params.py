@@ -59,8 +59,8 @@ def test_the_committed_params_are_right(capsys: pytest.CaptureFixture[str]) -> N
 def test_any_form_of_dvcs_says_what_a_stage_reads(
     folder: Path, capsys: pytest.CaptureFixture[str], stages: str
 ) -> None:
-    with (folder / "dvc.yaml").open("a") as file:
-        file.write(f"  {stages}\n")
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(text.replace("stages:\n", f"stages:\n  {stages}\n", 1))
     assert status() == 0
     with (folder / "params.yaml").open("a") as file:
         file.write("extra: {a: 1}\n")
@@ -77,7 +77,7 @@ def test_a_model_whose_stage_is_not_written_yet_is_one_sentence(
     del document["stages"]["train-gan"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump(document))
     assert refusal(capsys).startswith("params.yaml: unknown key 'gan'; ")
-    for stages in (None, {}):
+    for stages in (None, dict[str, str]()):
         (folder / "dvc.yaml").write_text(yaml.safe_dump({"vars": [], "stages": stages}))
         assert refusal(capsys).startswith("params.yaml: unknown key ")
 
