@@ -566,8 +566,8 @@ def attempt(stand: Stand, stop: Stop, undisturbed: State) -> Result:
     status, said, reached, main = stopped(stand, stop)
     told = f"exit status {status}\n{said}"
     if reached is None:
-        faults = [] if status == 0 else [f"not reached, and it ends with {status}"]
-        return Result(stop, "not reached", faults, told, time.monotonic() - began)
+        early = [] if status == 0 else [f"not reached, and it ends with {status}"]
+        return Result(stop, "not reached", early, told, time.monotonic() - began)
     faults: list[str] = []
     try:
         if job.stage:
@@ -652,7 +652,9 @@ def right_then(
         if is_new and signalled and not job.by_dvc:
             yield "its record is sealed, and its exit status says that it was stopped"
         if new and alone and not job.by_dvc:
-            allowed = {"KILLED"} if signalled else {"KILLED", "FAILED", "FINISHED", None}
+            allowed: set[str | None] = (
+                {"KILLED"} if signalled else {"KILLED", "FAILED", "FINISHED", None}
+            )
             if stop.kind == "ctrl-c":
                 allowed.add(None)  # the second one ended its last words
             if end not in allowed:
