@@ -382,8 +382,7 @@ def disturbed(
     proxy.over.set()
     proxy.fault = ""
     if fault == "gone":
-        again = Proxy(proxy.server)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{again.server_port}")
+        Proxy(proxy.server, proxy.server_port)
     sync()
     assert warned(said) == []
 

@@ -193,7 +193,7 @@ def test_a_user_without_rights_on_the_experiment(
         )
         experiment = MlflowClient(address).get_experiment_by_name(EXPERIMENT)
         assert experiment is not None
-        users.create_experiment_permission(experiment.experiment_id, "bob", "NO_PERMISSIONS")
+        users.grant_user_permission("bob", "experiment", experiment.experiment_id, "DENY")
         output = toy.run("runrecord", "sync", status=2, environment=bob)
         assert f"error: MLflow's tracking store cannot be used: {read}; have it granted" in output
         own = bob | {"MLFLOW_EXPERIMENT_NAME": "bob's own"}

@@ -6,6 +6,7 @@ MLflow keeps a view in a tag of the experiment, as its page writes it when a per
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from runrecord.project import Project
@@ -165,6 +166,7 @@ def _pictures(client: "MlflowClient", runs: "list[Run]") -> dict[str, int]:
     newest = {run.data.tags.get("mlflow.source.name", ""): run for run in reversed(runs)}
     steps: dict[str, list[int]] = defaultdict(list)
     for run in newest.values():
-        for key, step, _ in pictures_of(client, run):
-            steps[key].append(step)
+        with suppress(Exception):  # files that cannot be had there are shown by no view
+            for key, step, _ in pictures_of(client, run):
+                steps[key].append(step)
     return {key: max(steps[key]) for key in sorted(steps, key=lambda key: (-len(steps[key]), key))}
