@@ -52,9 +52,9 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
 
 def remove_unfinished(folder: Path, names: str = "**/.*") -> None:
     """Remove what writers that were killed left below a folder, by a pattern; none may live."""
-    for left in folder.glob(f"{names}{_NEW}"):
-        with suppress(OSError):
-            left.unlink()
+    with suppress(OSError):  # what stays is removed another time
+        for left in folder.glob(f"{names}{_NEW}"):
+            left.unlink(missing_ok=True)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -18,13 +18,7 @@ from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_failures import explain, store_failure
 from runrecord.sinks.mlflow_shown import Shown, lacks_files
-from runrecord.sinks.mlflow_store import (
-    connect,
-    database_of,
-    is_embedded,
-    key_of,
-    tracking_uri,
-)
+from runrecord.sinks.mlflow_store import connect, database_of, is_embedded, key_of, tracking_uri
 from runrecord.sinks.mlflow_views import save_views
 from runrecord.verify.audit import Discrepancy, audit
 
