@@ -75,7 +75,7 @@ def all_runs(root: Path, on_failure: OnFailure) -> list[Run]:
 
 def sealed_records(root: Path) -> list[Path]:
     """The folder of each sealed record in the workspace."""
-    return sorted(start.parent for start in (root / RECORDS).glob(f"*/{START}"))
+    return sorted(start.parent for start in (root / RECORDS).glob(f"[!.]*/{START}"))
 
 
 def read_runs(found: Iterable[tuple[str, Files]], on_failure: OnFailure) -> list[Run]:

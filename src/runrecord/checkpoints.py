@@ -153,7 +153,9 @@ class Checkpoints:
     def _tidy(self) -> None:
         folders = sorted(self._run_folders(), key=time_of, reverse=True)
         finished = [one for one in folders if states_in(one, FINISHED)]
-        stopped = (one for one in folders if one not in finished and self._may_go_on(one.name))
+        stopped = (
+            one for one in folders if states_in(one, UNFINISHED) and self._may_go_on(one.name)
+        )
         useful = {*finished[:_FINISHED_KEPT], *islice(stopped, _UNFINISHED_KEPT)}
         for folder in {*folders} - useful:
             if not self._goes_on(folder.name):

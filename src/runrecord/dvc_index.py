@@ -1,12 +1,13 @@
 """The stages of a DVC repository, as DVC itself resolves them."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runrecord.errors import UserError
+from runrecord.errors import RunFailed, UserError
 from runrecord.provenance.git import GitFailed, git
 from runrecord.text import reason
 
@@ -35,6 +36,7 @@ def opened(root: Path) -> "Iterator[Repo]":
 
     Raises:
         UserError: DVC refuses to open it, or what is asked of it.
+        RunFailed: it cannot write what it notes of files.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -42,6 +44,11 @@ def opened(root: Path) -> "Iterator[Repo]":
     try:
         with Repo(str(root)) as repo:
             yield repo
+    except sqlite3.Error as error:
+        raise RunFailed(
+            f"DVC cannot write its notes of {root} ({error}); make room on that disk and on the "
+            "one that 'dvc config core.site_cache_dir' names, by default /var/tmp, or mend it."
+        ) from None
     except (DvcException, TypeError) as error:  # TypeError: a date or a set among params
         told = reason(Exception(" ".join(str(error).split())))  # where it is wrong comes later
         raise UserError(f"DVC cannot read {root} ({told}).") from None

@@ -279,6 +279,8 @@ def _stamped(root: Path) -> Iterator[tuple[bytes, str, bool]]:
     for place in (*STORES, RECORDS.rstrip("/")):
         with suppress(FileNotFoundError), os.scandir(os.fsencode(root / place)) as entries:
             for entry in entries:
+                if entry.name.startswith(b"."):
+                    continue  # a record that is being sealed, or was
                 with suppress(OSError):
                     stamp = _stamp(entry.path + _START)
                     with suppress(FileNotFoundError):

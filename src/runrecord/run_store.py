@@ -5,7 +5,9 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,7 +18,7 @@ from filelock import FileLock, Timeout
 from runrecord.events import RunEnded
 from runrecord.files import remove_unfinished, sha256
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import LOCK, START, RecordRefused
+from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
 from runrecord.record.writer import RecordWriter
 
 _OLD, _NEW = ".generative/spool", ".runrecord/runs"
@@ -25,6 +27,7 @@ STORES = (_OLD, _NEW)
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
+_AT_BIRTH = 60.0  # seconds that a run may take from its folder to its start
 _PLACE = ".place"
 """Where the process is that works on a run; no part of the record."""
 
@@ -51,6 +54,16 @@ def run_dirs(root: Path) -> list[Path]:
     """The folders of all runs in the store, the oldest first."""
     starts = [start.parent for place in STORES for start in root.glob(f"{place}/*/{START}")]
     return sorted(starts, key=lambda folder: folder.name[-_STAMP:])
+
+
+def remove_stillborn(root: Path) -> None:
+    """Remove the folders of runs that died, a minute ago or more, before anything was on record."""
+    for folder in (root / _NEW).glob("*"):
+        with suppress(OSError):
+            empty = not ((folder / START).exists() or (folder / EVENTS).exists())
+            old = time.time() - folder.stat().st_mtime > _AT_BIRTH
+            if empty and old and not is_running(folder):
+                shutil.rmtree(folder)
 
 
 def host() -> str:

@@ -13,7 +13,7 @@ from runrecord.outcomes import Outcome, goes_on, note_views, outcome_of, removed
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import close_if_dead, state_folder
+from runrecord.run_store import close_if_dead, remove_stillborn, state_folder
 from runrecord.shown import ask_shown, shown_in_file
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.mlflow_failures import explain, store_failure
@@ -49,6 +49,7 @@ def close_dead_runs(
     """
     # A run that was sealed ended well, though the store may lack its end: the disk was full.
     sealed = {run.told.id for run in runs if run.sealed}
+    remove_stillborn(root)
     closed = []
     for run in runs:
         folder = Path(run.label)
