@@ -538,7 +538,11 @@ def git_of(root: Path, job: Job) -> bytes:
 
     own = {*job.outs, "dvc.lock", "report.html", ".runrecord/.gitignore"}
     changed = git("status", "--porcelain", "-z", "--untracked-files=all").split(b"\0")
-    left = b"\n".join(line for line in changed if line[3:].decode() not in own)
+    # Of an out that a stage here was writing when it was killed, `.NAME.12345678` stays.
+    half = re.compile(rb"\?\? (metrics|models)/\.[^/]+\.[0-9a-f]{8}")
+    left = b"\n".join(
+        line for line in changed if line[3:].decode() not in own and not half.fullmatch(line)
+    )
     return git("rev-parse", "HEAD") + git("ls-files", "--stage") + left
 
 
@@ -547,17 +551,11 @@ _RUBBISH = re.compile(r"\..+\.[a-z0-9_]{8}|.+\.(new|old)|new-database|gone|.+\.l
 
 def rubbish_in(root: Path) -> list[str]:
     """What is left of writes that did not end."""
-    state = [
-        root / ".runrecord",
-        root / "records",
-        root / "models",
-        root / "metrics",
-        root / ".git",
-    ]
+    state = (root / ".runrecord", root / "records", root / ".git")
     found = [path for folder in state for path in folder.rglob("*")]
     found += root.iterdir()
     born = {folder / "run.json" for folder in (root / ".runrecord" / "runs").iterdir()}
-    mine = ("sync.lock", "mlflow.lock", "dvc.lock")
+    mine = ("sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
     left = [path for path in found if _RUBBISH.fullmatch(path.name) and path.name not in mine]
     left += [path for path in born if not path.exists()]
     return [str(path.relative_to(root)) for path in left]
@@ -865,7 +863,7 @@ def campaign(
     names = dict.fromkeys([stop.program for stop in wanted] or only or JOBS)
     first = Stand(base / "first")
     templates = sorted({JOBS[name].template for name in names} | {"trained"})
-    if not wanted and count < 300:  # the real thing takes as long as twenty stops
+    if not (wanted or only) and count < 300:  # the real thing takes as long as twenty stops
         names.pop("train-ae", None)
         templates = [name for name in templates if name != "real"]
     build(first, templates)
