@@ -275,12 +275,10 @@ def _read(folder: Path) -> tuple[Record, RunView | None, set[str]]:
 
 
 def _stamped(root: Path) -> Iterator[tuple[bytes, str, bool]]:
-    """The folder of each record, the sizes and times of its two files, and whether it is sealed."""
+    """The folder of each record (hidden: half sealed), its files' sizes and times, is it sealed?"""
     for place in (*STORES, RECORDS.rstrip("/")):
         with suppress(FileNotFoundError), os.scandir(os.fsencode(root / place)) as entries:
-            for entry in entries:
-                if entry.name.startswith(b"."):
-                    continue  # a record that is being sealed, or was
+            for entry in (one for one in entries if not one.name.startswith(b".")):
                 with suppress(OSError):
                     stamp = _stamp(entry.path + _START)
                     with suppress(FileNotFoundError):
