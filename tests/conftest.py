@@ -16,6 +16,7 @@ from helpers import (
     TOY,
     Workspace,
     new_project,
+    new_repository,
     new_workspace,
 )
 from playwright.sync_api import Page, expect, sync_playwright
@@ -74,6 +75,17 @@ def built_toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def toy(built_toy: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the toy project, without its runs, in a folder of the experiment's name."""
     return built_toy.copy(tmp_path / EXPERIMENT)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small DVC repository, which this process works in; runs there are on record alone."""
+    folder = new_repository(tmp_path / "small")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RUNRECORD_SINKS", "off")
+    for name in ("DVC_ROOT", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
 
 
 @pytest.fixture(scope="session")

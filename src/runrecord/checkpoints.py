@@ -25,6 +25,7 @@ from runrecord.saved_states import (
     FINISHED,
     KINDS,
     UNFINISHED,
+    Arrays,
     Saved,
     epoch_of,
     identity_in,
@@ -33,7 +34,6 @@ from runrecord.saved_states import (
     time_of,
     write_state,
 )
-from runrecord.saved_states import Arrays as Arrays
 
 _UNFINISHED_KEPT = 5  # of runs that nobody went on with
 _FINISHED_KEPT = 5  # of runs that a longer one can go on from
@@ -198,12 +198,10 @@ class Checkpoints:
         if _stage(was) != _stage(self._identity):
             return []
         record, equal = self._record(run_id), folder.parent == self._folder
-        finished = bool(states_in(folder, FINISHED)) or (
-            record is not None and _is_finished(record)
-        )
+        finished = bool(states_in(folder, FINISHED)) or _is_finished(record)
         if finished and not equal:
             return []
-        own = [saved for saved in self._saved(*KINDS) if saved.run_id == run_id]
+        own = [*read_states(states_in(folder, *KINDS))] if equal else []
         if equal and epoch >= count and not any(one.wanted == self._wanted for one in own):
             return [f"only {count} are wanted"]
         if finished:

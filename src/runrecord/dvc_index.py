@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runrecord.errors import RunFailed, UserError
 from runrecord.provenance.git import GitFailed, git
-from runrecord.text import reason
+from runrecord.text import clause
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -50,7 +50,7 @@ def opened(root: Path) -> "Iterator[Repo]":
             "one that 'dvc config core.site_cache_dir' names, by default /var/tmp, or mend it."
         ) from None
     except (DvcException, TypeError) as error:  # TypeError: a date or a set among params
-        told = reason(Exception(" ".join(str(error).split())))  # where it is wrong comes later
+        told = clause(" ".join(str(error).split()))  # where it is wrong comes later
         raise UserError(f"DVC cannot read {root} ({told}).") from None
 
 

@@ -1,6 +1,5 @@
 """Locks between processes, as far as the disk has them."""
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +7,6 @@ from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
-
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What a file system answers that has no locks: some of NFS, and folders shared by a machine."""
 
 
 @contextmanager
@@ -26,13 +22,18 @@ def held(file: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
+        if not no_locks(error):
             raise
         say_that_there_are_none(file.parent, error.strerror)
     try:
         yield
     finally:
         lock.release()
+
+
+def no_locks(error: OSError) -> bool:
+    """Is it the disk that refuses to lock? Else the file could not be opened, and is named."""
+    return error.filename is None
 
 
 @cache

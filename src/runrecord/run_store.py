@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from runrecord.events import RunEnded
 from runrecord.files import remove_unfinished, sha256
+from runrecord.locks import no_locks
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
 from runrecord.record.writer import RecordWriter
@@ -127,7 +128,7 @@ def working_on(folder: Path) -> Iterator[bool]:
     except Timeout:
         raise
     except OSError as error:
-        locks = not _no_locks(error)
+        locks = not no_locks(error)
     with suppress(OSError):  # who asks goes by the host's name, then
         (folder / _PLACE).write_text(json.dumps(_here()))
     try:
@@ -191,7 +192,7 @@ def close_if_dead(folder: Path, told: bool = False) -> Record | None:
         except Timeout:
             return None
         except OSError as error:
-            if not _no_locks(error):
+            if not no_locks(error):
                 raise
             locks = False
         record = Record(files_in(folder))
@@ -205,11 +206,6 @@ def close_if_dead(folder: Path, told: bool = False) -> Record | None:
         end = RunEnded(record.last_sign_of_life, "KILLED", message)
         RecordWriter(folder, record.size).write(end)
         return record
-
-
-def _no_locks(error: OSError) -> bool:
-    """Is it the disk that refuses to lock? Else the file could not be opened, and is named."""
-    return error.filename is None
 
 
 def _has_ended(folder: Path) -> bool:

@@ -6,14 +6,13 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from runrecord.sinks.mlflow_shown import EVENTS_TAG, Shown
 from runrecord.sinks.mlflow_store import (
     artifact_location,
-    database_of,
     experiment_name,
     is_embedded,
+    open_to_read,
     tracking_uri,
 )
 
@@ -29,7 +28,6 @@ LEFT JOIN tags AS events ON events.run_uuid = runs.run_uuid AND events.key = ?
 LEFT JOIN tags AS model ON model.run_uuid = runs.run_uuid AND model.key = 'model.id'
 WHERE id.key = 'record.id' AND experiment_id = ?
 """
-_PATIENCE = 5.0  # seconds that a process which writes the file may take
 
 
 def shown_in_file(root: Path, name: str | None = None) -> dict[str, Shown] | None:
@@ -44,9 +42,8 @@ def shown_in_file(root: Path, name: str | None = None) -> dict[str, Shown] | Non
     query, wanted = _RUNS, [] if name is None else [name, name]
     if wanted:
         query += "AND (id.value = ? OR runs.run_uuid = ?)"
-    address = f"file:{quote(str(database_of(uri)))}?mode=ro"
     try:
-        with closing(sqlite3.connect(address, timeout=_PATIENCE, uri=True)) as database:
+        with closing(open_to_read(root)) as database:
             own = database.execute(
                 "SELECT experiment_id FROM experiments WHERE name = ? AND artifact_location = ? "
                 "AND lifecycle_stage = 'active'",

@@ -1,7 +1,7 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Collection, Mapping, Set
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Set
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +96,17 @@ def find_shown(root: Path, name: str) -> tuple[str, Shown] | None:
     return next(iter(shown.items()), None) if shown is not None else Store(root).find(name)
 
 
+@contextmanager
+def _refusals_said(root: Path) -> Iterator[None]:
+    """Say what the tracking store does not do, as a UserError; what a person was told stays so."""
+    try:
+        yield
+    except (UserError, RecordRefused):
+        raise
+    except Exception as error:
+        raise store_failure(error, root) from None
+
+
 class Store:
     """MLflow's tracking store."""
 
@@ -106,12 +117,8 @@ class Store:
             UserError: it cannot be reached, or refuses.
         """
         self._root = root
-        try:
+        with _refusals_said(root):
             self._client, self.experiment = connect(root)
-        except UserError:
-            raise
-        except Exception as error:
-            raise store_failure(error, root) from None
 
     @cached_property
     def removed(self) -> Set[str]:
@@ -120,10 +127,8 @@ class Store:
         Raises:
             UserError: the store no longer answers.
         """
-        try:
+        with _refusals_said(self._root):
             key = key_of(self._client.get_experiment(self.experiment))
-        except Exception as error:
-            raise store_failure(error, self._root) from None
         return removed(self._root, key, self.shown)
 
     @cached_property
@@ -144,11 +149,11 @@ class Store:
         return next(iter(self._shown(name).items()), None)
 
     def _shown(self, name: str | None = None) -> dict[str, Shown]:
-        try:
-            shown = shown_in_file(self._root, name)
-            return ask_shown(self._client, self.experiment, name) if shown is None else shown
-        except Exception as error:
-            raise store_failure(error, self._root) from None
+        shown = shown_in_file(self._root, name)
+        if shown is not None:
+            return shown
+        with _refusals_said(self._root):
+            return ask_shown(self._client, self.experiment, name)
 
     @cached_property
     def _sink(self) -> MlflowSink:
@@ -168,12 +173,8 @@ class Store:
         found = self.shown.get(run.told.id)
         if found is None or found.deleted:
             return False
-        try:
+        with _refusals_said(self._root):
             return lacks_files(self._client, found.run_id, run.record())
-        except RecordRefused:
-            raise
-        except Exception as error:
-            raise store_failure(error, self._root) from None
 
     def bring_back(self, run: Run) -> None:
         """Let a run that was deleted there be one that is not.
@@ -183,10 +184,8 @@ class Store:
         """
         found = self.shown.get(run.told.id)
         if found and found.deleted:
-            try:
+            with _refusals_said(self._root):
                 self._client.restore_run(found.run_id)
-            except Exception as error:
-                raise store_failure(error, self._root) from None
             self.shown[run.told.id] = replace(found, deleted=False)
         self.removed -= {run.told.id}
 
@@ -238,12 +237,8 @@ class Store:
         _, shown = self.find(record.start.id) or ("", None)
         if shown is None or shown.deleted:
             return None
-        try:
+        with _refusals_said(self._root):
             found = audit(self._client, shown.run_id, record)
-        except RecordRefused:
-            raise
-        except Exception as error:
-            raise store_failure(error, self._root) from None
         whole = shown.events >= record.length
         return [one for one in found if whole or one.shown is not None]
 
@@ -256,11 +251,9 @@ class Store:
         found = self.find(record_id)
         if found is None:
             return
-        try:
+        with _refusals_said(self._root):
             for key, value in tags.items():
                 self._client.set_tag(found[1].run_id, key, value)
-        except Exception as error:
-            raise store_failure(error, self._root) from None
 
     def save_views(self) -> None:
         """Make MLflow's saved views show what there is by now.
@@ -268,10 +261,8 @@ class Store:
         Raises:
             UserError: the store no longer answers.
         """
-        try:
+        with _refusals_said(self._root):
             save_views(self._client, self.experiment, load_project(self._root))
-        except Exception as error:
-            raise store_failure(error, self._root) from None
         note_views(self._root)
 
     def write_probe(self) -> None:
@@ -290,7 +281,5 @@ class Store:
             ) from None
 
     def _still_there(self) -> None:
-        try:
+        with _refusals_said(self._root):
             self._client.get_experiment(self.experiment)
-        except Exception as error:
-            raise store_failure(error, self._root) from None

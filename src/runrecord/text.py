@@ -32,7 +32,12 @@ def shown(text: str) -> str:
     return "\n".join(map(printable, redact(text).splitlines()))
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The first line of what went wrong, fit to be shown, without a full stop."""
-    said = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
-    return printable(redact(said), _LONGEST)
+    return clause(str(error).strip() or repr(error))
+
+
+def clause(text: str) -> str:
+    """The first line of a text, fit to be shown, without a full stop."""
+    first = next(iter(text.splitlines()), "")
+    return printable(redact(first.rstrip(".")), _LONGEST)

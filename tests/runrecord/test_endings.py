@@ -21,7 +21,6 @@ from helpers import (
     TOY_TRAIN,
     TRAIN,
     Workspace,
-    new_repository,
     new_run,
     read_until,
     spool,
@@ -29,13 +28,14 @@ from helpers import (
 )
 
 import runrecord.start
-from runrecord.checkpoints import Arrays, Checkpoints
+from runrecord.checkpoints import Checkpoints
 from runrecord.dvc_index import find_stage
 from runrecord.events import Contents, Event
 from runrecord.process import run_stage
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.run_store import run_dir, run_dirs
+from runrecord.saved_states import Arrays
 from runrecord.sinks.base import Sink
 
 
@@ -162,15 +162,10 @@ def test_what_was_piped_into_head_is_not_trained_again(toy: Workspace) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def small(here: Path) -> Path:
     """A small DVC repository, which this process works in, and those that it begins."""
-    folder = new_repository(tmp_path / "small")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("RUNRECORD_SINKS", "off")
-    for name in ("DVC_ROOT", "DVC_STAGE"):
-        monkeypatch.delenv(name, raising=False)
-    find_stage(folder, "train", folder)  # what that imports, no process that is begun here has to
-    return folder
+    find_stage(here, "train", here)  # what that imports, no process that is begun here has to
+    return here
 
 
 def forked(

@@ -25,7 +25,6 @@ from helpers import (
     config,
     end_run,
     event_files,
-    new_repository,
     new_run,
     points_in,
     read_until,
@@ -44,13 +43,14 @@ from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.state import TrainingState
 from runrecord import start_run
-from runrecord.checkpoints import Arrays, Checkpoints, folders_of
+from runrecord.checkpoints import Checkpoints, folders_of
 from runrecord.cli.reap import reap
 from runrecord.events import Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.run_store import run_dir, run_dirs
 from runrecord.run_view import view
+from runrecord.saved_states import Arrays
 from runrecord.verify.compare import compare
 
 TOY_OUTS = ("model.bin", "metrics.json")
@@ -277,16 +277,11 @@ class Walk:
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def small(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small DVC repository, which this process works in."""
-    folder = new_repository(tmp_path / "small")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("RUNRECORD_SINKS", "off")
-    for name in ("DVC_ROOT", "DVC_STAGE"):
-        monkeypatch.delenv(name, raising=False)
     for name in ("stdout", "stderr"):  # a run changes both for good
         monkeypatch.setattr(sys, name, getattr(sys, name))
-    return folder
+    return here
 
 
 def walk(stop_in: int = 0) -> Arrays:

@@ -12,7 +12,7 @@ from pathlib import Path
 from runrecord.errors import UserError
 from runrecord.secrets import redact
 from runrecord.sinks.mlflow_store import database_of, experiment_name, is_embedded, tracking_uri
-from runrecord.text import reason
+from runrecord.text import clause, reason
 
 NO_MLFLOW = "answers, but not as MLflow does: something else is at that address"
 _STATUS = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error|^(\d{3}) \w+ Error")
@@ -91,10 +91,10 @@ def _of_the_line(chain: list[BaseException]) -> str:
             case TimeoutError():
                 return "no answer in time"
             case OSError(filename=str(file), strerror=str(why)):
-                return reason(Exception(f"{file}: {why}"))
+                return clause(f"{file}: {why}")
             case OSError(strerror=str(why)) | OSError(args=(str(why),)):
-                return reason(Exception(why))
-    return reason(Exception(str(chain[0])))
+                return clause(why)
+    return reason(chain[0])
 
 
 def _refused(status: int, said: str, root: Path) -> tuple[str, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 _SQLITE = "sqlite:///"
+_PATIENCE = 5.0  # seconds that a process which writes the file may take
 _ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -136,11 +137,20 @@ def key_of(experiment: "Experiment") -> str:
     return _key(experiment.experiment_id, experiment.creation_time)
 
 
+def open_to_read(root: Path) -> sqlite3.Connection:
+    """The SQLite file of an embedded store, which stays as it is.
+
+    Raises:
+        sqlite3.Error: it is not there, or is none.
+    """
+    address = f"file:{quote(str(database_of(tracking_uri(root))))}?mode=ro"
+    return sqlite3.connect(address, timeout=_PATIENCE, uri=True)
+
+
 def key_in_file(root: Path) -> str:
     """The same of an embedded store, read from its file; nothing where it cannot be read."""
-    address = f"file:{quote(str(database_of(tracking_uri(root))))}?mode=ro"
     query = "SELECT experiment_id, creation_time FROM experiments WHERE name = ?"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(address, uri=True)) as database:
+    with suppress(sqlite3.Error), closing(open_to_read(root)) as database:
         found = database.execute(query, [experiment_name(root)]).fetchone()
         return _key(*found) if found else ""
     return ""
