@@ -4,7 +4,6 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -14,9 +13,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         OSError: naming `path`, when it cannot be written (no space left, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.new")  # by one name: what a kill leaves is used
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
