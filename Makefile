@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: setup repro test smoke test-all campaign check bench bench-peers bench-parts bench-growth bench-big lock mlflow tensorboard
 
-setup: $(VENV)/installed
+setup: $(VENV)/installed $(EXTRAS:%=$(VENV)/installed-%)
 
 # A .venv that was moved or copied holds programs that call the old place: it is made anew.
 ifneq ($(shell cat $(VENV)/installed 2>/dev/null),$(CURDIR))
@@ -25,6 +25,11 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@$(VENV)/bin/python -m generative.pipeline.plots_page $(VENV)/plots.html
 	@$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	@echo '$(CURDIR)' > $@
+
+# make setup EXTRAS='sweep ssh s3': what can be done without, each with a lock file of its own.
+$(VENV)/installed-%: requirements-%.lock $(VENV)/installed
+	@$(UV) pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode --requirements $<
+	@touch $@
 
 repro: setup
 	generative check
@@ -75,7 +80,10 @@ bench-big: setup
 	python benchmarks/big.py $(SIZES)
 
 lock: setup
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra generative --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	for extra in sweep ssh s3; do \
+	    $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra $$extra --constraint requirements.lock --upgrade pyproject.toml --output-file requirements-$$extra.lock || exit; \
+	done
 
 mlflow: setup
 	runrecord mlflow

@@ -60,6 +60,7 @@ PROJECT = Project(
         **dict.fromkeys(("Classes Drawn", "Class Evenness"), "higher"),
         **dict.fromkeys(("MSE", "BCE", "MMD2", "Frechet Distance"), "lower"),
     },
+    test_metrics=("metrics/evaluation.json:*", "*:Test/*"),
     spread={  # docs/seeds.md
         "train-ae": {
             "Eval/Reconstruction/MSE": 0.0003,

@@ -1,6 +1,7 @@
 """Packages that the engine can do without."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from runrecord.errors import UserError
 
@@ -12,4 +13,6 @@ def require(package: str, name: str, extra: str) -> None:
         UserError: it is not installed.
     """
     if find_spec(package) is None:
-        raise UserError(f"{name} is not installed; run \"pip install 'runrecord[{extra}]'\".")
+        with_make = Path(f"requirements-{extra}.lock").exists()
+        command = f"make setup EXTRAS={extra}" if with_make else f"pip install 'runrecord[{extra}]'"
+        raise UserError(f'{name} is not installed; run "{command}".')

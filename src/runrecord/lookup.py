@@ -22,7 +22,8 @@ def find_records(root: Path, name: str) -> list[Record]:
     - a run's name, which is its record's id; or its id in MLflow;
     - a folder that holds a record;
     - `REVISION:WHAT`: that of `records/WHAT` in a commit, branch, tag or DVC experiment;
-    - `REVISION`: all records there.
+    - `REVISION`: all records there;
+    - a study's name.
 
     Where a revision's record cannot be had, as of results that somebody else committed, it is that
     of the newest run here with the same command, params and dependencies; that is said.
@@ -70,6 +71,10 @@ def _find(root: Path, name: str) -> list[Record]:
             for path, files in chosen.items()
         ]
         return [record for record in found if record is not None]
+    from runrecord.sweep.study_record import study_record
+
+    if study := study_record(root, name):
+        return [study]
     shown = find_shown(root, name)
     return _by_id(root, shown[0] if shown else name)
 

@@ -45,6 +45,8 @@ class Project:
     """
     seeds: tuple[str, ...] = ("seed",)
     """Params that change chance alone, in whatever block: a report measures by what they make."""
+    test_metrics: tuple[str, ...] = ()
+    """Metrics of test data, as patterns of `FILE:NAME`: a search should choose by others."""
     spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By stage and metric, the standard deviation over seeds, where no more of them were run."""
     spread_runs: int = 3

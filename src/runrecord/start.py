@@ -32,8 +32,13 @@ from runrecord.sinks.tensorboard import TensorBoardSink
 from runrecord.text import printable, reason
 from runrecord.tracker import Tracker
 
+_LONGEST_WHY = 500  # characters
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
 KILLED_PATIENCE = 4.0  # seconds that one which was told to stop waits for them
+WHY = "RUNRECORD_WHY"
+"""The variable that names a file: who ends a trial of a study writes there why."""
+PRUNED = "study.pruned"
+"""The tag that has it."""
 
 
 @contextmanager
@@ -93,7 +98,7 @@ def start_run(
             start = _start(folder.name, origin, shown, dataset)
             past = Record(files_in(folder)) if stopped else None
             writer = RecordWriter(folder, past.size if past else 0)
-            tracker = Tracker(writer, root, _sinks(), past.length if past else 0)
+            tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
             run = Run(start, tracker, checkpoints, stopped)
             try:
                 if not stopped:
@@ -107,6 +112,8 @@ def start_run(
                     writer.seal(checkout / place, *end)
             except (KeyboardInterrupt, Terminated, GeneratorExit):  # the last: it was left behind
                 end_waiting_on_signals(tracker.stop_waiting)
+                if why := _why_stopped():
+                    run.tag(**{PRUNED: why})
                 tracker.log(*_ended(run, "KILLED"))
                 tracker.close(KILLED_PATIENCE)
                 raise
@@ -202,7 +209,14 @@ def _checkpoints(
         raise UserError(f"this run cannot be recorded: params: {reason(error)}.") from None
 
 
-def _sinks(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:
+def _why_stopped(environment: Mapping[str, str] = os.environ) -> str:
+    try:
+        return printable(Path(environment[WHY]).read_text(encoding="utf-8"), _LONGEST_WHY)
+    except (KeyError, OSError, UnicodeDecodeError):
+        return ""
+
+
+def sinks_of(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:
     """What shows the run, besides its record: what is installed; none if `RUNRECORD_SINKS=off`."""
     if environment.get("RUNRECORD_SINKS") == "off":
         return []

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import RECORD_ONLY, ROOT, Workspace, client, code_blocks, spool, wait_until
+from helpers import ROOT, Workspace, client, code_blocks, spool, wait_until
 
 from runrecord.record.reader import Record, files_in
 from runrecord.run_view import view
@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "examples" / "sklearn-digits"
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
 TRACKED = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 
-pytestmark = pytest.mark.workspace
+pytestmark = [pytest.mark.workspace, pytest.mark.slow]
 
 
 def new_project(repository: Path) -> Workspace:
@@ -68,21 +68,13 @@ def recorded(project: Workspace) -> dict[str, list[tuple[str, int, float]]]:
     }
 
 
-@pytest.fixture(
-    scope="module", params=["record only", pytest.param("with MLflow", marks=pytest.mark.slow)]
-)
-def live(request: pytest.FixtureRequest) -> bool:
-    """Do the README's runs show themselves in MLflow? That takes twice the time."""
-    return bool(request.param == "with MLflow")
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return new_project(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, live: bool) -> Workspace:
-    return new_project(tmp_path_factory.mktemp("live" if live else "record-only"))
-
-
-@pytest.fixture(scope="module")
-def said(project: Workspace, live: bool) -> dict[str, str]:
+def said(project: Workspace) -> dict[str, str]:
     """What each command of the README printed, all of them run in their order."""
     blocks = code_blocks((EXAMPLE / "README.md").read_text())
     commands = [line for block in blocks for line in block.splitlines()]
@@ -90,13 +82,8 @@ def said(project: Workspace, live: bool) -> dict[str, str]:
     outputs = {}
     for command in commands:
         if command.startswith("rm "):
-            if live:
-                assert shown(project) == recorded(project)
-            else:
-                (project.path / "mlflow.db").touch()
-                (project.path / "mlruns").mkdir()
-        environment = {} if live else RECORD_ONLY
-        outputs[command] = project.run("sh", "-c", command, environment=environment)
+            assert shown(project) == recorded(project)
+        outputs[command] = project.run("sh", "-c", command)
     return outputs
 
 
@@ -109,11 +96,11 @@ def test_the_readme_leaves_two_records(said: dict[str, str]) -> None:
     assert ": made by train-" in said["runrecord which model.safetensors"]
 
 
-def test_a_script_and_a_program_are_bit_identical(said: dict[str, str], live: bool) -> None:
+def test_a_script_and_a_program_are_bit_identical(said: dict[str, str]) -> None:
     for stage in ("train", "summary"):
         output = said[f"runrecord verify records/{stage}"]
         assert IDENTICAL in output
-        assert ("shows what the record says" in output) == live
+        assert "shows what the record says" in output
         assert "uncommitted change" not in output, "DVC had nothing to add to .gitignore"
 
 
@@ -133,7 +120,6 @@ def test_mlflow_comes_back_from_the_records(said: dict[str, str], project: Works
     assert sorted(map(len, points.values())) == [0, 0, 40, 40]
 
 
-@pytest.mark.slow
 def test_a_point_changed_in_mlflow_is_found(said: dict[str, str], project: Workspace) -> None:
     assert said
     with closing(sqlite3.connect(project.path / "mlflow.db")) as database, database:
@@ -144,7 +130,6 @@ def test_a_point_changed_in_mlflow_is_found(said: dict[str, str], project: Works
     assert " at step 7, the run's record has " in output
 
 
-@pytest.mark.slow
 def test_a_record_that_was_changed_is_different(tmp_path: Path) -> None:
     project = new_project(tmp_path)
     project.run("dvc", "repro", "train", RUNRECORD_SINKS="off")
@@ -177,7 +162,6 @@ def test_a_training_that_loads_its_state_goes_on_to_the_same_bytes() -> None:
     assert safetensors.numpy.save(sequel.state_dict()) != kept
 
 
-@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     project = new_project(tmp_path)
     project.set_params(model__epochs=120)

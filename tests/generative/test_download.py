@@ -224,6 +224,7 @@ def test_a_pickle_that_would_run_code_is_refused() -> None:
         module._ArrayUnpickler(io.BytesIO(pickle.dumps(Attack()))).load()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_it_ends_right(
     workspace: Workspace, mirror: Path
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 from helpers import RECORD_ONLY, TRAIN, Workspace, history, wait_until
 
 METRICS, HISTORY = Path("metrics/vae.json"), Path("metrics/vae_history.csv")
@@ -37,6 +38,7 @@ def test_metrics_and_history_grow_until_the_training_ends(workspace: Workspace) 
         assert not (workspace.path / name).exists(), "nobody takes them for results"
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_writes_all_epochs_again(workspace: Workspace) -> None:
     before = [workspace.read(str(name)) for name in (METRICS, HISTORY)]
     workspace.set_params(vae__batch_size=1, vae__epochs=4)

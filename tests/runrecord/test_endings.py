@@ -347,7 +347,7 @@ class Hanging(Sink):
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other tracker than that."""
-    monkeypatch.setattr(runrecord.start, "_sinks", lambda: [Hanging])
+    monkeypatch.setattr(runrecord.start, "sinks_of", lambda: [Hanging])
 
 
 # Signals that follow each other, and the status they leave; in an epoch, and once all is sealed.

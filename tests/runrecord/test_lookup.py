@@ -166,6 +166,7 @@ def test_a_damaged_record_hides_no_other(
     assert "records/a-damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_somebody_elses_results_mean_ones_own_run_of_the_same(
     built_toy: Workspace, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_what_a_program_prints_is_kept(project: Workspace) -> None:
         assert record.read(record.end.output.name) == said
 
 
+@pytest.mark.slow
 def test_each_is_rebuilt_bit_for_bit(project: Workspace) -> None:
     for record in records(project):
         said = project.run("runrecord", "verify", record.start.id)

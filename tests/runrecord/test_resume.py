@@ -67,6 +67,7 @@ def checkpoints(workspace: Workspace) -> list[Path]:
     return sorted(folder.rglob("*.safetensors"), key=lambda path: path.stem)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_in_the_same_run_which_mlflow_shows_as_it_is(
     toy: Workspace, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

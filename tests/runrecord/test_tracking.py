@@ -427,6 +427,7 @@ def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(toy: Wo
     assert end.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
     workspace: Workspace, empty_store: Path
 ) -> None:

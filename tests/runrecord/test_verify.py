@@ -129,6 +129,7 @@ def test_a_run_that_did_not_finish_is_said(toy: Workspace) -> None:
     assert "cannot be rebuilt: it did not finish: it was KILLED at step 2" in output
 
 
+@pytest.mark.slow
 def test_experiments_by_their_name_and_restored_runs(toy: Workspace) -> None:
     run = ("dvc", "exp", "run", "--temp", "--name", "longer", "-S", "train.epochs=9")
     toy.run(*run, environment=RECORD_ONLY)
@@ -181,6 +182,7 @@ def test_a_damaged_record_and_a_store_that_is_gone_are_said(toy: Workspace) -> N
     assert "Verdict: cannot be rebuilt: its record cannot be used: " in output
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(toy: Workspace, empty_store: Path) -> None:
     toy.set_params(train__epochs=2)
     source = toy.path / "dvc.yaml"
@@ -221,6 +223,7 @@ def test_a_change_from_elsewhere_is_shown_and_asked_about(toy: Workspace, tmp_pa
     assert IDENTICAL in verify(clone, record, "--yes")
 
 
+@pytest.mark.slow
 def test_a_forged_change_is_asked_about_and_never_tags_the_real_run(
     toy: Workspace, empty_store: Path, tmp_path: Path
 ) -> None:

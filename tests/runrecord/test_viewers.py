@@ -126,6 +126,7 @@ def shoot(page: Page, name: str) -> None:
         page.screenshot(path=Path(SHOTS) / f"{name}.png")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_mlflow_shows_runs_their_comparison_and_their_images(
     viewed: Workspace, mlflow_at: str, page: Page
@@ -178,6 +179,7 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(
     shoot(page, "mlflow-images")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -> None:
     visit(page, f"{tensorboard_at}/#scalars")

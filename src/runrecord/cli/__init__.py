@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     execute = commands.add_parser("exec", help="any program as a run of its DVC stage")
     execute.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    _add_sweep(commands.add_parser("sweep", help="search params: many runs, on many machines"))
     report = commands.add_parser("report", help="one page about runs, side by side")
     report.add_argument(
         "runs", nargs="*", metavar="run", help=f"{RUN_NAMES}; without any, the workspace's"
@@ -81,6 +82,31 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--host", default="127.0.0.1", help="default: for this machine only")
     return parser
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "space",
+        nargs="*",
+        metavar="PARAM=VALUES",
+        help="a list (vae.latent_dim=2,10,50) or a range (vae.lr=0.0003..0.003:log); "
+        "none, with --name: a study that there is",
+    )
+    parser.add_argument("--metric", metavar="FILE:NAME", help="what the trials are judged by")
+    parser.add_argument(
+        "--trials", type=_count, help="how many in all; default all of a grid, else 20"
+    )
+    parser.add_argument(
+        "--search", choices=("grid", "random", "tpe"), help="default grid of lists, tpe of ranges"
+    )
+    parser.add_argument("--better", choices=("higher", "lower"), help="which way the metric is")
+    parser.add_argument(
+        "--prune", action="store_true", help="end trials that are worse than others, by epoch"
+    )
+    parser.add_argument("--jobs", type=_count, help="trials at once; default 1, on a cluster all")
+    parser.add_argument("--cpus", type=float, default=1, help="of Ray's, a trial; default 1")
+    parser.add_argument("--gpus", type=float, default=0, help="a trial; 0.25 is a quarter of one")
+    parser.add_argument("--name", metavar="STUDY", help="default made of the stage and the rest")
 
 
 def _command(given: argparse.Namespace) -> Callable[[], int | None]:
@@ -126,6 +152,10 @@ def _command(given: argparse.Namespace) -> Callable[[], int | None]:
             from runrecord.cli.exec import execute
 
             return lambda: execute(given.program)
+        case "sweep":
+            from runrecord.cli.sweep import sweep
+
+            return lambda: sweep(given)
         case "report":
             from runrecord.cli.report import report
 

@@ -17,6 +17,12 @@ from runrecord.secrets import OWN_TAGS, holds_secret, redact
 from runrecord.text import printable
 
 LOCK_FILE = Path("requirements.lock")
+STUDY_TAGS = {
+    "study": "RUNRECORD_STUDY",
+    "study.run": "RUNRECORD_STUDY_RUN",
+    "study.trial": "RUNRECORD_STUDY_TRIAL",
+}
+"""What a sweep tells of the trial that a run belongs to: the tag of each variable."""
 
 _LONGEST_TITLE = 40
 _LONGEST_VALUE = 16  # characters of a param in it
@@ -99,6 +105,7 @@ def collect_origin(
         "dvc.stage": environment.get("DVC_STAGE"),
         "dvc.experiment": environment.get("DVC_EXP_NAME"),
         "dvc.baseline": environment.get("DVC_EXP_BASELINE_REV"),
+        **{tag: environment.get(variable) for tag, variable in STUDY_TAGS.items()},
         "dvc.shell": environment.get("SHELL") if "DVC_STAGE" in environment else None,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -68,6 +68,8 @@ def describe_code(
 def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
     """Make in `clone` the code of a run of the repository that `of` is in.
 
+    Of what is there already, only what Git ignores stays.
+
     Raises:
         GitFailed: Git refuses; it is a change of other files, for instance.
     """
@@ -75,7 +77,8 @@ def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
     refs = git(of, "for-each-ref", "--format=create %(refname) %(objectname)", *_REFS)
     with suppress(GitFailed):  # some are broken; what asks for them will say so
         own.git("update-ref", "--stdin", given=refs)
-    own.git_as_committed("checkout", "--quiet", "--detach", commit)
+    own.git_as_committed("checkout", "--quiet", "--force", "--detach", commit)
+    own.git("clean", "--quiet", "-ff", "-d")
     if patch:
         own.git("apply", "--whitespace=nowarn", "-", given=patch)
 

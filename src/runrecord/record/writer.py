@@ -1,8 +1,10 @@
 """Writing a record while its run goes on."""
 
+import errno
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -94,6 +96,19 @@ class RecordWriter:
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
         self._size += len(data)
+
+
+def place_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put the files of a record from another machine in `folder`; it counts once it is whole.
+
+    Raises:
+        OSError: a file cannot be written, or would be outside.
+    """
+    for name in sorted(files, key=START.__eq__):
+        target = folder / name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise OSError(errno.EINVAL, "leads outside the folder", name)
+        write_atomic(target, files[name])
 
 
 def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -> File:

@@ -46,6 +46,8 @@ class Section:
     judged: bool
     """Are they measured by what seeds make?"""
     picture: tuple[str, Sequence[str]] | None
+    texts: Sequence[tuple[str, str]]
+    """A title and a text each, of the runs one after the other."""
     params: Sequence[Row]
     metrics: Sequence[Row]
     curves: str
@@ -143,6 +145,12 @@ def _section(
         main=main,
         judged=judged_here and (len(runs) > 1 or any(row.spread for row in main)),
         picture=shown[0] if shown else None,
+        texts=[
+            (f"{label}: {title}", run.record.read(file.name).decode(errors="replace"))
+            for label, run in zip(labels, runs, strict=True)
+            for title, file in run.files.items()
+            if file.name.endswith(".txt")
+        ],
         params=[row for row in params if not _differs(row)] if len(runs) > 1 else [],
         metrics=[row for row in rows if row.name not in judging],
         curves=_address(curves_png(series)) if series else "",
@@ -217,7 +225,9 @@ def _text(value: Any) -> str:
 
 def _harmless(value: object) -> object:
     """What the page shows of a record: no character that turns or hides text."""
-    return printable(value) if type(value) is str else value  # others are its own
+    return (
+        "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+    )  # others are its own
 
 
 def _address(image: bytes) -> str:

@@ -171,6 +171,8 @@ class MlflowSink(Sink):
         datasets = [_dataset_input(event.dataset)] if event.dataset else []
         if datasets:
             self._steps.append(partial(self._client.log_inputs, self._run_id, datasets))
+        if "study" in event.tags:
+            self._steps.append(partial(self._links.with_study, self._run_id, event))
         self._files.append((DEPS, json.dumps(dict(event.deps), indent=2).encode()))
         if event.patch:
             patch = content_of(event.patch, contents).decode(errors="replace")

@@ -5,6 +5,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runrecord.events import RunStarted
 from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.sinks.description import BY, EVALUATION, describe, evaluates
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MODEL_STEP = "model.step"
 """The tag of a run, on a server that keeps no models beside runs, with its model's step."""
+_PARENT = "mlflow.parentRunId"  # MLflow's own name for the run beneath which one is shown
 _NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
 _NOTE_DIGEST = "description.sha256"
 """The SHA-256 of the description as it was written here: another one is a person's."""
@@ -105,6 +107,15 @@ class Links:
                 self._name(evaluation_id, training_id, model, newest, latest)
                 self.describe(evaluation_id)
                 self._copy_pictures(evaluation, training, model)
+
+    def with_study(self, run_id: str, start: RunStarted) -> None:
+        """Show a trial's run beneath its study's, whichever of them is shown last."""
+        if study := start.tags.get("study.run"):
+            for found in self.search("record.id", study, count=1):
+                self._client.set_tag(run_id, _PARENT, found.info.run_id)
+        elif "study" in start.tags:
+            for found in self.search("study.run", start.id):
+                self._client.set_tag(found.info.run_id, _PARENT, run_id)
 
     def _trainings(
         self, digest: str, without: str = "", more: str = "", count: int = 1000

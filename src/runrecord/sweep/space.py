@@ -1,0 +1,180 @@
+"""Which values a study tries: `vae.latent_dim=2,10,50`, `vae.lr=0.0003..0.003:log`."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runrecord.errors import UserError
+from runrecord.text import printable
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Value = bool | int | float | str | None
+PARAMS = "params.yaml"
+
+_RANGE = re.compile(r"(?P<low>[^:]+?)\.\.(?P<high>[^:]+)(?P<log>:log)?")
+_FORMS = "it should be a list (2,10,50) or a range (1..9, 0.0003..0.003:log)"
+
+
+@dataclass(frozen=True)
+class Param:
+    """A param and what it may be: one of `values`, or all from `low` to `high`."""
+
+    name: str
+    """Dotted; of another file than params.yaml, `FILE:NAME`."""
+    values: tuple[Value, ...] = ()
+    low: float = 0
+    high: float = 0
+    log: bool = False
+
+    @property
+    def file(self) -> str:
+        """Where it is."""
+        return self.name.rpartition(":")[0] or PARAMS
+
+    @property
+    def keys(self) -> list[str]:
+        """Where it is in that file."""
+        return self.name.rpartition(":")[2].split(".")
+
+    @property
+    def distribution(self) -> "BaseDistribution":
+        """The same for Optuna."""
+        from optuna import distributions
+
+        if self.values:
+            return distributions.CategoricalDistribution(self.values)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return distributions.IntDistribution(self.low, self.high, log=self.log)
+        return distributions.FloatDistribution(self.low, self.high, log=self.log)
+
+
+def parse(texts: Mapping[str, str]) -> list[Param]:
+    """What those texts say, by the params' names.
+
+    Raises:
+        UserError: one says nothing that can be tried.
+    """
+    return [_parsed(name, text) for name, text in texts.items()]
+
+
+def split(given: Iterable[str]) -> dict[str, str]:
+    """`NAME=VALUES` by the name.
+
+    Raises:
+        UserError: one is not of that form, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        if not equals or not all(name.split(".")):
+            raise UserError(f"'{printable(one)}': it should be PARAM=VALUES, as vae.lr=0.001,0.01.")
+        if name in found:
+            raise UserError(f"{printable(name)} is given twice; name all of its values at once.")
+        found[name] = text
+    return found
+
+
+def check_there(root: Path, space: Iterable[Param]) -> None:
+    """Every param of the space is in the project's files.
+
+    Raises:
+        UserError: one is not.
+    """
+    for param in space:
+        found = read_values(root / param.file)
+        at: Any = found
+        for key in param.keys:
+            if not isinstance(at, dict) or key not in at:
+                there = ", ".join(sorted(_leaves(found)))
+                raise UserError(
+                    f"{param.file}: has no '{printable('.'.join(param.keys))}'; it has "
+                    f"{printable(there)}."
+                )
+            at = at[key]
+        if isinstance(at, dict):
+            raise UserError(
+                f"{param.file}: '{printable('.'.join(param.keys))}' is a block; name one of "
+                f"{printable(', '.join(sorted(map(str, at))))} in it."
+            )
+
+
+def read_values(path: Path) -> Any:
+    """What a file of params, or of metrics, holds, as DVC reads it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import PARSERS
+
+    try:
+        return PARSERS[path.suffix.lower()](path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except (DvcException, OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+
+
+def write_values(root: Path, values: Mapping[str, Value]) -> None:
+    """Set params in their files, whose comments stay, as `dvc exp run -S` does."""
+    from dvc.utils.serialize import MODIFIERS
+
+    for name, value in values.items():
+        param = Param(name)
+        path = root / param.file
+        with MODIFIERS[path.suffix.lower()](str(path)) as content:
+            at = content
+            for key in param.keys[:-1]:
+                at = at[key]
+            at[param.keys[-1]] = value
+
+
+def _parsed(name: str, text: str) -> Param:
+    where = f"{printable(name)}={printable(text)}"
+    file = Path(Param(name).file)
+    if file.is_absolute() or ".." in file.parts:
+        raise UserError(f"{where}: {printable(str(file))} is outside the repository.")
+    if found := _RANGE.fullmatch(text):
+        low, high = (_scalar(where, found[end]) for end in ("low", "high"))
+        if not (_is_number(low) and _is_number(high)):
+            raise UserError(f"{where}: a range is of numbers; {_FORMS}.")
+        assert isinstance(low, int | float)
+        assert isinstance(high, int | float)
+        if low >= high:
+            raise UserError(f"{where}: a range begins below its end.")
+        if found["log"] and low <= 0:
+            raise UserError(f"{where}: a logarithmic range is above 0.")
+        return Param(name, low=low, high=high, log=bool(found["log"]))
+    values = tuple(_scalar(where, one) for one in text.split(","))
+    if len({(type(one), one) for one in values}) < len(values):
+        raise UserError(f"{where}: names a value twice.")
+    return Param(name, values)
+
+
+def _scalar(where: str, text: str) -> Value:
+    """A value as params.yaml would have it."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import parse_yaml
+
+    try:
+        value = parse_yaml(text, where)
+    except DvcException:
+        value = {}
+    if not text.strip() or not isinstance(value, bool | int | float | str | None):
+        raise UserError(f"{where}: '{printable(text)}' is no value; {_FORMS}.")
+    return value
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _leaves(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix.rstrip(".")]
+    return [name for key, one in values.items() for name in _leaves(one, f"{prefix}{key}.")]

@@ -1,0 +1,247 @@
+"""A study on record: as a run of its own, and as the records of its trials' runs tell of it."""
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from runrecord.checkpoints import Checkpoints
+from runrecord.dvc_cache import records_at, restore_out
+from runrecord.errors import UserError
+from runrecord.events import Contents, File, Resumed, RunEnded, RunStarted, Status
+from runrecord.files import sha256
+from runrecord.process import Terminated, end_waiting_on_signals
+from runrecord.provenance.git import git
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import PATCH, RecordRefused
+from runrecord.record.writer import RecordWriter
+from runrecord.run import Run, now
+from runrecord.run_store import STORES, claim_run, host, remember_patch
+from runrecord.run_view import RunView, view
+from runrecord.start import KILLED_PATIENCE, PATIENCE, sinks_of
+from runrecord.sweep.space import read_values
+from runrecord.sweep.study import TRIAL, Definition, Trial, definition_from, is_name
+from runrecord.tracker import Tracker
+
+STAGE = "sweep"
+"""What the record of a study has as its stage."""
+STUDY, RUN, OF_TRIAL, PRUNED = "study", "study.run", "study.trial", "study.pruned"
+"""Tags of a trial's runs: the study's name, its run, the trial as JSON; why it was pruned."""
+_TRIAL = "trial."
+"""Before the number of a trial: a tag of the study's run, JSON."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, as far as records tell of it."""
+
+    name: str
+    id: str
+    """Of its run; empty if it has none yet."""
+    definition: Definition
+    commit: str
+    patch: bytes
+    """The code of its trials: what they differ by from the commit."""
+    trials: Mapping[int, Trial]
+
+
+def find_study(root: Path, name: str) -> Study | None:
+    """The study of that name, by its own record, else by those of its trials' runs."""
+    found = study_record(root, name)
+    return _told_by_itself(name, found) if found else _told_by_trials(root, name)
+
+
+def study_record(root: Path, name: str) -> Record | None:
+    """The newest record of the study of that name."""
+    if not is_name(name):
+        return None
+    for record in reversed(_records(root, f"{name}-{STAGE}")):
+        if record.start.stage == STAGE and record.start.tags.get(STUDY) == name:
+            return record
+    return None
+
+
+def trial_runs(root: Path, experiment: str) -> list[Record]:
+    """The records in the run store of the runs of a trial, the oldest first."""
+    return [one for one in _records(root, experiment) if OF_TRIAL in one.start.tags]
+
+
+@contextmanager
+def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[Run]:
+    """The study's run, which goes on if there is one; KILLED if it is stopped.
+
+    Raises:
+        UserError: another process works on it.
+    """
+    with claim_run(root, f"{study.name}-{STAGE}", study.id or None) as folder:
+        if study.id and folder.name != study.id:
+            raise UserError(f"{study.name}: another process works on this study; wait for it.")
+        past = Record(files_in(folder)) if (folder / "run.json").is_file() else None
+        writer = RecordWriter(folder, past.size if past else 0)
+        tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
+        begun = past.start if past else _start(folder.name, study, tags)
+        run = Run(begun, tracker, Checkpoints(root, {}))
+        if past is None:
+            tracker.log(begun, {PATCH: study.patch} if study.patch else {})
+            remember_patch(root, study.patch)
+        else:
+            tracker.log(Resumed(now(), len(study.trials)))
+        try:
+            yield run
+        except (KeyboardInterrupt, Terminated):
+            _end(tracker, "KILLED", KILLED_PATIENCE)
+            raise
+        except BaseException as error:
+            _end(tracker, "FAILED", PATIENCE, f"{type(error).__name__}: {error}")
+            raise
+        _end(tracker, "FINISHED", PATIENCE)
+
+
+def note(run: Run, trial: Trial) -> None:
+    """Put on record what is known of a trial."""
+    told = TRIAL.dump_json(trial, exclude_defaults=True).decode()
+    run.tag(**{f"{_TRIAL}{trial.number:03}": told})
+
+
+def tags_of_trial(study: Study, run_id: str, trial: Trial) -> dict[str, str]:
+    """What a trial's runs are tagged with: enough to tell the study by."""
+    told = {
+        "number": trial.number,
+        "params": dict(trial.params),
+        "definition": study.definition.as_params(),
+    }
+    return {STUDY: study.name, RUN: run_id, OF_TRIAL: json.dumps(told)}
+
+
+def value_in(path: Path, metric: str) -> float:
+    """The value of a metric in a file: by its name there, else by a dotted one.
+
+    Raises:
+        UserError: it has no number of that name.
+    """
+    found = read_values(path)
+    value: Any = found.get(metric) if isinstance(found, dict) else None
+    if value is None:
+        value = found
+        for key in metric.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path.name}: has no number '{metric}'.")
+    return float(value)
+
+
+def curve_of(run: RunView, metric: str) -> dict[int, float]:
+    """A metric of a run by epoch, where it is a number."""
+    points = sorted(run.series.get(metric, {}).items())
+    return {step: value for step, (value, _) in points if math.isfinite(value)}
+
+
+def _records(root: Path, title: str) -> list[Record]:
+    """Those in the run store whose names begin so, the oldest first."""
+    found = []
+    for place in STORES:
+        for start in root.glob(f"{place}/{title}-*/run.json"):
+            with suppress(RecordRefused):
+                found.append(Record(files_in(start.parent)))
+    return sorted(found, key=lambda record: record.start.time)
+
+
+def _start(run_id: str, study: Study, tags: Mapping[str, str]) -> RunStarted:
+    return RunStarted(
+        id=run_id,
+        stage=STAGE,
+        time=now(),
+        host=host(),
+        params=study.definition.as_params(),
+        tags={**tags, STUDY: study.name, "git.commit": study.commit},
+        patch=File(PATCH, sha256(study.patch)) if study.patch else None,
+        command=("runrecord", "sweep", "--name", study.name),
+    )
+
+
+def _end(tracker: Tracker, status: Status, patience: float, message: str = "") -> None:
+    end_waiting_on_signals(tracker.stop_waiting)
+    tracker.log(RunEnded(now(), status, message=message))
+    tracker.close(patience)
+
+
+def _told_by_itself(name: str, record: Record) -> Study:
+    try:
+        definition = definition_from(record.start.params)
+        tags = view(record).tags
+        trials = [TRIAL.validate_json(text) for tag, text in tags.items() if tag.startswith(_TRIAL)]
+    except (ValidationError, RecordRefused) as error:
+        raise UserError(
+            f"{record.start.id}: its record cannot be used ({str(error).splitlines()[0]}); remove "
+            "it, and the study is made again from its trials' records."
+        ) from None
+    commit = record.start.tags.get("git.commit", "")
+    told = {trial.number: trial for trial in trials}
+    return Study(name, record.start.id, definition, commit, record.patch(), told)
+
+
+def _told_by_trials(root: Path, name: str) -> Study | None:
+    """The study that its trials' records tell of, in the run store and at experiments."""
+    runs: dict[str, Record] = {}
+    for record in (*_records(root, f"{name}-[0-9]*"), *_of_experiments(root, name)):
+        if record.start.tags.get(STUDY) == name and OF_TRIAL in record.start.tags:
+            runs.setdefault(record.start.id, record)
+    study: Study | None = None
+    trials: dict[int, Trial] = {}
+    for record in sorted(runs.values(), key=lambda record: record.start.time):
+        try:
+            told = json.loads(record.start.tags[OF_TRIAL])
+            definition = definition_from(told["definition"])
+            trial = TRIAL.validate_python({"number": told["number"], "params": told["params"]})
+        except (ValueError, KeyError, TypeError):
+            continue  # it says less of a study than one does
+        tags = record.start.tags
+        study = study or Study(
+            name, tags.get(RUN, ""), definition, tags.get("git.commit", ""), record.patch(), trials
+        )
+        before = trials.get(trial.number, trial)
+        trials[trial.number] = _with_outcome(root, before, record, definition)
+    return study
+
+
+def _of_experiments(root: Path, name: str) -> Iterator[Record]:
+    listed = git(root, "for-each-ref", "--format=%(refname)", "refs/exps/").decode().splitlines()
+    for one in dict.fromkeys(line.rpartition("/")[2] for line in listed):
+        if re.fullmatch(rf"{re.escape(name)}-\d+", one):
+            with suppress(UserError):
+                yield from _readable(records_at(root, one).values())
+
+
+def _readable(found: Iterable[Contents | None]) -> Iterator[Record]:
+    for files in found:
+        with suppress(RecordRefused):
+            if files is not None:
+                yield Record(files)  # type: ignore[arg-type]
+
+
+def _with_outcome(root: Path, trial: Trial, record: Record, definition: Definition) -> Trial:
+    """What one more of its runs tells of a trial."""
+    seen, end = view(record), record.end
+    trial = replace(
+        trial,
+        runs=(*trial.runs, record.start.id),
+        curve=curve_of(seen, definition.metric) if definition.prune else {},
+    )
+    if PRUNED in seen.tags:
+        return replace(trial, state="PRUNED")
+    if end is not None and end.status == "FAILED":
+        return replace(trial, state="FAIL", error=end.message)
+    digest = end.outs.get(definition.file) if end else None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(definition.file).name
+        if digest and restore_out(root, definition.file, digest, file):
+            value = value_in(file, definition.metric)
+            return replace(trial, state="COMPLETE", value=value, error="")
+    return trial

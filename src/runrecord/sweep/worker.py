@@ -1,0 +1,230 @@
+"""One trial, where Ray places it: a clone, the stage, its experiment, and what is to come home."""
+
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from filelock import Timeout
+
+from runrecord.catalog import sealed_records
+from runrecord.errors import UserError
+from runrecord.events import Logged
+from runrecord.process import end_program
+from runrecord.provenance.git import git
+from runrecord.provenance.source_patch import check_out
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import EVENTS, LOCK, RecordRefused, read_line
+from runrecord.run_store import lock_of, run_dir
+from runrecord.run_view import view
+from runrecord.start import WHY
+from runrecord.sweep.space import write_values
+from runrecord.sweep.study import Trial
+from runrecord.sweep.study_record import curve_of, trial_runs, value_in
+from runrecord.sweep.workplace import (
+    Dvc,
+    Task,
+    environment_of,
+    is_home,
+    own_folder,
+    received,
+    set_up,
+    workplace,
+)
+from runrecord.text import reason
+
+_PART = 0.5  # seconds between two looks at what a trial has reached
+_PATIENCE = 60.0  # seconds that a run which was told to stop may take to end
+
+
+class Board(Protocol):
+    """Where a worker says what its trial has reached, and hears whether it is to stop."""
+
+    def post(self, number: int, curve: Mapping[int, float]) -> bool:
+        """Say how far a trial is; has it been given up?"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial, and what of it did not come home by itself."""
+
+    trial: Trial
+    code: bytes | Path | None = None
+    """Where its experiment can be fetched from: a clone, or a bundle of Git's."""
+    records: Mapping[str, Mapping[str, bytes]] | None = None
+    """Of another machine, those that are in no out: of runs that did not finish."""
+
+
+def run_trial(task: Task, code: bytes, board: Board | None) -> Outcome:
+    """Run a trial to its end, whatever that is.
+
+    Args:
+        task: it.
+        code: a bundle of Git's, for a machine that does not see the main repository.
+        board: of the study.
+    """
+    try:
+        return _run(task, code, board)
+    except (UserError, OSError, RecordRefused) as error:
+        return Outcome(replace(task.trial, state="FAIL", error=reason(error)))
+
+
+def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
+    home = is_home(task)
+    base = Path(task.folder) if home else own_folder() / task.proof
+    place = workplace(base)
+    source = Path(task.root) if home else received(base, code)
+    clone = place / "repository"
+    checkout = clone / task.below
+    root = Path(task.root) if home else checkout
+    _wait_for_earlier(root, task.experiment)
+    check_out(source, task.commit, task.patch, clone)
+    set_up(checkout, task, home)
+    write_values(checkout, task.trial.params)
+    why = place / "why"
+    why.unlink(missing_ok=True)
+    environment = {
+        **environment_of(task),
+        "DVC_ROOT": str(root),
+        "DVC_EXP_NAME": task.experiment,
+        "DVC_EXP_BASELINE_REV": task.commit,
+        "DVC_SITE_CACHE_DIR": str(base / "site-cache"),
+        WHY: str(why),
+    }
+    log = base / "logs" / f"{task.experiment}.txt"
+    log.parent.mkdir(exist_ok=True)
+    dvc = Dvc(checkout, environment, log)
+    try:
+        pull = ["--pull"] if task.has_remote else []
+        with dvc.started("repro", *pull, *task.targets) as process:
+            _follow(process, task, root, why, board)
+        trial = _with_runs(task, root, checkout, bool(board))
+        if process.returncode:
+            state, error = ("PRUNED", "") if why.exists() else ("FAIL", trial.error or dvc.said())
+            ended = replace(trial, state=state, error=error)
+            outcome = Outcome(ended, records=None if home else _files(root, task))
+            shutil.rmtree(clone, ignore_errors=True)  # DVC may have been stopped in the middle
+            return outcome
+        value = value_in(checkout / task.file, task.metric)
+        if math.isnan(value):
+            raise UserError(f"{task.file}: {task.metric} is NaN")
+        done = replace(trial, state="COMPLETE", value=value, error="")
+        dvc.run("exp", "save", "--force", "--name", task.experiment, *_new(checkout), *task.targets)
+        if home:
+            return Outcome(done, clone)
+        dvc.run("push", "--with-deps", *task.targets)
+        return Outcome(done, _bundle(clone, task))
+    except BaseException:
+        shutil.rmtree(clone, ignore_errors=True)  # the next trial begins with a new one
+        raise
+
+
+def _wait_for_earlier(root: Path, experiment: str) -> None:
+    """Let a run of this trial end whose worker is gone: its checkpoint is free then.
+
+    Raises:
+        UserError: it does not.
+    """
+    for record in trial_runs(root, experiment):
+        with suppress(OSError):  # a disk without locks
+            try:
+                lock_of(run_dir(root, record.start.id)).acquire(timeout=_PATIENCE).lock.release()
+            except Timeout:
+                raise UserError(
+                    f"{record.start.id} still runs, without its worker; end it"
+                ) from None
+
+
+def _follow(
+    process: "subprocess.Popen[bytes]", task: Task, root: Path, why: Path, board: Board | None
+) -> None:
+    """Wait for the stages' end; end them where the study gives the trial up."""
+    curve: dict[int, float] = {}
+    read: dict[str, int] = {}
+    while process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PART)
+        if board is None:
+            continue
+        new = dict(_news(root, task, read))
+        curve |= new
+        if board.post(task.trial.number, new):
+            why.write_text(
+                f"{task.metric} was {curve[max(curve)]:.6g} at epoch {max(curve)}, worse than what "
+                "most trials of the study had there"
+            )
+            end_program(process, partial(os.killpg, process.pid))
+            _wait_for_earlier(root, task.experiment)
+
+
+def _news(root: Path, task: Task, read: dict[str, int]) -> Iterator[tuple[int, float]]:
+    """The metric by epoch, as far as it is on record since it was looked for last.
+
+    Args:
+        root: of the repository with the run store.
+        task: the trial's.
+        read: the bytes of each record's events that were read; brought up to date.
+    """
+    for record in trial_runs(root, task.experiment):
+        path = run_dir(root, record.start.id) / EVENTS
+        with suppress(FileNotFoundError), path.open("rb") as lines:
+            lines.seek(read.get(record.start.id, 0))
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                read[record.start.id] = read.get(record.start.id, 0) + len(line)
+                event = read_line(line)
+                if isinstance(event, Logged) and task.metric in event.metrics:
+                    yield event.step, event.metrics[task.metric]
+
+
+def _with_runs(task: Task, root: Path, checkout: Path, followed: bool) -> Trial:
+    """The trial, with what its runs' records tell; the metric by epoch where it is followed."""
+    records = trial_runs(root, task.experiment)
+    if not records:  # DVC had the results of earlier runs
+        records = [Record(files_in(folder)) for folder in sealed_records(checkout)]
+        records = [one for one in records if one.start.stage in task.targets]
+    curve: dict[int, float] = {}
+    for record in records if followed else ():
+        curve |= curve_of(view(record), task.metric)
+    failed = [one.end.message for one in records if one.end and one.end.status == "FAILED"]
+    return replace(
+        task.trial,
+        runs=tuple(record.start.id for record in records),
+        curve=curve,
+        error=failed[-1] if failed else "",
+    )
+
+
+def _new(checkout: Path) -> list[str]:
+    """Options that let DVC save the new files of the study's change, too."""
+    listed = git(checkout, "ls-files", "-z", "--others", "--exclude-standard")
+    names = os.fsdecode(listed).split("\0")[:-1]
+    return [option for name in names for option in ("--include-untracked", name)]
+
+
+def experiment_ref(commit: str, experiment: str) -> str:
+    """Where Git has an experiment of DVC's."""
+    return f"refs/exps/{commit[:2]}/{commit[2:]}/{experiment}"
+
+
+def _bundle(clone: Path, task: Task) -> bytes:
+    ref = experiment_ref(task.commit, task.experiment)
+    return git(clone, "bundle", "create", "--quiet", "-", ref, f"^{task.commit}")
+
+
+def _files(root: Path, task: Task) -> dict[str, dict[str, bytes]]:
+    """The files of the records of a trial's runs, by the runs' ids."""
+    found = {}
+    for record in trial_runs(root, task.experiment):
+        folder = run_dir(root, record.start.id)
+        found[record.start.id] = {
+            name: path.read_bytes() for name, path in files_in(folder).items() if name != LOCK
+        }
+    return found
