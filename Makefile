@@ -5,7 +5,7 @@ VENV := .venv
 UV = $(VENV)/bin/python -I src/runrecord/package_index.py $(VENV)/bin/uv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all campaign check bench bench-peers bench-parts bench-growth bench-big lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale lock mlflow tensorboard
 
 setup: $(VENV)/installed $(EXTRAS:%=$(VENV)/installed-%)
 
@@ -78,6 +78,9 @@ bench-growth: setup
 
 bench-big: setup
 	python benchmarks/big.py $(SIZES)
+
+bench-scale: setup
+	python benchmarks/scale.py
 
 lock: setup
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra generative --extra dev --upgrade pyproject.toml --output-file requirements.lock

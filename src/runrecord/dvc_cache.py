@@ -200,6 +200,16 @@ def _fetch(repo: "Repo", oids: Iterable[str]) -> None:
             repo.cloud.pull([HashInfo("md5", oid) for oid in lacking])
 
 
+def cache_of(root: Path) -> tuple[str, bool]:
+    """The folder of DVC's cache; is there a default remote?
+
+    Raises:
+        UserError: DVC refuses to open the repository.
+    """
+    with opened(root) as repo:
+        return str(Path(repo.cache.local.path).parents[1]), bool(repo.config["core"].get("remote"))
+
+
 def missing_outs(root: Path) -> tuple[Path, list[str], int]:
     """DVC's cache, which outs of the workspace it lacks, and how many there are.
 

@@ -19,9 +19,10 @@ from runrecord.paths import repo_root
 from runrecord.process import Terminated
 from runrecord.project import Project, load_project
 from runrecord.provenance.source_patch import LESS, describe_code
+from runrecord.report.study_plots import plots
 from runrecord.run_store import was_run_here
-from runrecord.sweep.driver import Resources, run_study
-from runrecord.sweep.plots import plots
+from runrecord.sweep.driver import run_study
+from runrecord.sweep.placing import Resources
 from runrecord.sweep.space import check_there, split
 from runrecord.sweep.study import (
     Definition,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runrecord.dvc_files import read_values, value_of, write_values
 from runrecord.errors import UserError
 from runrecord.text import printable
 
@@ -103,35 +104,11 @@ def check_there(root: Path, space: Iterable[Param]) -> None:
             )
 
 
-def read_values(path: Path) -> Any:
-    """What a file of params, or of metrics, holds, as DVC reads it.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    from dvc.exceptions import DvcException
-    from dvc.utils.serialize import PARSERS
-
-    try:
-        return PARSERS[path.suffix.lower()](path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file.") from None
-    except (DvcException, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
-
-
-def write_values(root: Path, values: Mapping[str, Value]) -> None:
-    """Set params in their files, whose comments stay, as `dvc exp run -S` does."""
-    from dvc.utils.serialize import MODIFIERS
-
-    for name, value in values.items():
-        param = Param(name)
-        path = root / param.file
-        with MODIFIERS[path.suffix.lower()](str(path)) as content:
-            at = content
-            for key in param.keys[:-1]:
-                at = at[key]
-            at[param.keys[-1]] = value
+def set_params(root: Path, values: Mapping[str, Value]) -> None:
+    """Set params in their files."""
+    for file in {Param(name).file for name in values}:
+        own = {tuple(Param(n).keys): value for n, value in values.items() if Param(n).file == file}
+        write_values(root / file, own)
 
 
 def _parsed(name: str, text: str) -> Param:
@@ -158,12 +135,9 @@ def _parsed(name: str, text: str) -> Param:
 
 def _scalar(where: str, text: str) -> Value:
     """A value as params.yaml would have it."""
-    from dvc.exceptions import DvcException
-    from dvc.utils.serialize import parse_yaml
-
     try:
-        value = parse_yaml(text, where)
-    except DvcException:
+        value = value_of(text)
+    except ValueError:
         value = {}
     if not text.strip() or not isinstance(value, bool | int | float | str | None):
         raise UserError(f"{where}: '{printable(text)}' is no value; {_FORMS}.")

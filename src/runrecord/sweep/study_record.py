@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from runrecord.checkpoints import Checkpoints
 from runrecord.dvc_cache import records_at, restore_out
+from runrecord.dvc_files import read_values
 from runrecord.errors import UserError
 from runrecord.events import Contents, File, Resumed, RunEnded, RunStarted, Status
 from runrecord.files import sha256
@@ -26,7 +27,6 @@ from runrecord.run import Run, now
 from runrecord.run_store import STORES, claim_run, host, remember_patch
 from runrecord.run_view import RunView, view
 from runrecord.start import KILLED_PATIENCE, PATIENCE, sinks_of
-from runrecord.sweep.space import read_values
 from runrecord.sweep.study import TRIAL, Definition, Trial, definition_from, is_name
 from runrecord.tracker import Tracker
 
@@ -110,14 +110,14 @@ def note(run: Run, trial: Trial) -> None:
     run.tag(**{f"{_TRIAL}{trial.number:03}": told})
 
 
-def tags_of_trial(study: Study, run_id: str, trial: Trial) -> dict[str, str]:
+def tags_of_trial(study: Study, trial: Trial) -> dict[str, str]:
     """What a trial's runs are tagged with: enough to tell the study by."""
     told = {
         "number": trial.number,
         "params": dict(trial.params),
         "definition": study.definition.as_params(),
     }
-    return {STUDY: study.name, RUN: run_id, OF_TRIAL: json.dumps(told)}
+    return {STUDY: study.name, RUN: study.id, OF_TRIAL: json.dumps(told)}
 
 
 def value_in(path: Path, metric: str) -> float:

@@ -14,6 +14,7 @@ from typing import Protocol
 from filelock import Timeout
 
 from runrecord.catalog import sealed_records
+from runrecord.dvc_files import share_cache
 from runrecord.errors import UserError
 from runrecord.events import Logged
 from runrecord.process import end_program
@@ -24,7 +25,7 @@ from runrecord.record.schema import EVENTS, LOCK, RecordRefused, read_line
 from runrecord.run_store import lock_of, run_dir
 from runrecord.run_view import view
 from runrecord.start import WHY
-from runrecord.sweep.space import write_values
+from runrecord.sweep.space import set_params
 from runrecord.sweep.study import Trial
 from runrecord.sweep.study_record import curve_of, trial_runs, value_in
 from runrecord.sweep.workplace import (
@@ -34,7 +35,6 @@ from runrecord.sweep.workplace import (
     is_home,
     own_folder,
     received,
-    set_up,
     workplace,
 )
 from runrecord.text import reason
@@ -85,8 +85,9 @@ def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
     root = Path(task.root) if home else checkout
     _wait_for_earlier(root, task.experiment)
     check_out(source, task.commit, task.patch, clone)
-    set_up(checkout, task, home)
-    write_values(checkout, task.trial.params)
+    cache = task.cache if home else str(base / "cache")
+    share_cache(checkout, cache, Path(task.root) if home else None)
+    set_params(checkout, task.trial.params)
     why = place / "why"
     why.unlink(missing_ok=True)
     environment = {

@@ -98,19 +98,6 @@ def received(base: Path, code: bytes) -> Path:
     return kept
 
 
-def set_up(checkout: Path, task: Task, home: bool) -> None:
-    """Let DVC here share the cache, and reach the remote as the main repository does."""
-    from dvc.config import Config
-
-    own, local = Path(task.root) / ".dvc" / "config.local", checkout / ".dvc" / "config.local"
-    if home and own.exists():
-        shutil.copyfile(own, local)
-    with Config(str(checkout / ".dvc"), validate=False).edit("local") as config:
-        cache = config.setdefault("cache", {})
-        cache["dir"] = task.cache if home else str(own_folder() / task.proof / "cache")
-        cache["type"] = "reflink,hardlink,copy"
-
-
 def environment_of(task: Task) -> dict[str, str]:
     """Variables of a stage: those that change numbers are the driver's, whatever Ray makes them."""
     mine = {

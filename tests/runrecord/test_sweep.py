@@ -1,0 +1,614 @@
+"""`runrecord sweep`: on Ray, Optuna, DVC and MLflow as they are."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import (
+    EXPERIMENT,
+    IDENTICAL,
+    IDENTITY,
+    RECORD_ONLY,
+    TOY,
+    Workspace,
+    client,
+    new_project,
+    read_until,
+    runs,
+    spool,
+    wait_until,
+)
+
+from runrecord.errors import UserError
+from runrecord.extras import require
+from runrecord.record.reader import Record, files_in
+from runrecord.run_view import view
+from runrecord.sweep.space import Param, check_there, parse, set_params, split
+from runrecord.sweep.study import Definition, Searcher, Trial, best_first, grid_size, to_run
+from runrecord.sweep.study_record import find_study, study_record
+
+needs_ray = pytest.mark.skipif(
+    not (find_spec("ray") and find_spec("optuna")),
+    reason="Ray and Optuna are not installed: make setup EXTRAS=sweep",
+)
+
+# A trial waits after its epoch while there is a file HOLD/LR-EPOCH, and fails where LR is 0.
+HELD = TOY["train.py"].replace(
+    '        print(f"epoch {epoch}/{epochs}", flush=True)\n',
+    """        lr = run.params["train.lr"]
+        print(f"epoch {epoch}/{epochs}", flush=True)
+        if lr == 0:
+            raise SystemExit("error: lr is 0")
+        while os.path.exists(f"{os.environ.get('HOLD')}/{lr}-{epoch}"):
+            time.sleep(0.05)
+""",
+)
+PROJECT = {**TOY, "train.py": HELD.replace("import json, os, sys", "import json, os, sys, time")}
+METRIC = ("--metric", "metrics.json:Length")
+SWEEP = ("runrecord", "sweep")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The project after `dvc repro`, committed."""
+    workspace = new_project(tmp_path_factory.mktemp("swept") / EXPERIMENT, PROJECT)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=results")
+    return workspace
+
+
+@pytest.fixture
+def project(begun: Workspace, tmp_path: Path) -> Workspace:
+    return begun.copy(tmp_path / EXPERIMENT)
+
+
+def experiments(project: Workspace) -> dict[str, str]:
+    """The commit of each experiment, by its name."""
+    listed = project.run("git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps/")
+    lines = [line.split() for line in listed.splitlines() if "/exps/exec/" not in line]
+    return {name.rpartition("/")[2]: commit for name, commit in lines}
+
+
+def locked(project: Workspace, revision: str) -> dict[str, str]:
+    """The MD5 of each out, less the records, in the dvc.lock of a revision."""
+    import yaml
+
+    lock = yaml.safe_load(project.run("git", "show", f"{revision}:dvc.lock"))
+    return {
+        out["path"]: out["md5"]
+        for stage in lock["stages"].values()
+        for out in stage["outs"]
+        if not out["path"].startswith("records/")
+    }
+
+
+def by_hand(project: Workspace, folder: Path, values: Mapping[str, object]) -> tuple[str, float]:
+    """What `dvc repro train` gives in a copy with those params: the model's MD5, the metric."""
+    copy = project.copy(folder)
+    copy.set_params(**{f"train__{name}": value for name, value in values.items()})
+    copy.run("dvc", "repro", "train", environment=RECORD_ONLY)
+    copy.run("git", "add", "dvc.lock")
+    copy.run("git", "commit", "--quiet", "--message=by hand")
+    value = json.loads(copy.read("metrics.json"))["Length"]
+    model = locked(copy, "HEAD")["model.bin"]
+    shutil.rmtree(folder)
+    return model, value
+
+
+def trials(project: Workspace, name: str) -> dict[int, Trial]:
+    study = find_study(project.path, name)
+    assert study is not None
+    return dict(study.trials)
+
+
+# What can be written of a param, and what it means.
+SPACES: dict[str, Param] = {
+    "a=1,2": Param("a", (1, 2)),
+    "a=1": Param("a", (1,)),
+    "a=0.1,1e-3": Param("a", (0.1, 0.001)),
+    "a.b=adam,rmsprop": Param("a.b", ("adam", "rmsprop")),
+    "a=true,false": Param("a", (True, False)),
+    "a=null,1": Param("a", (None, 1)),
+    "a=1..9": Param("a", low=1, high=9),
+    "a=-1..1": Param("a", low=-1, high=1),
+    "a=1.0..9": Param("a", low=1.0, high=9),
+    "a=0.0003..0.003:log": Param("a", low=0.0003, high=0.003, log=True),
+    "a=1e-5..1e-2:log": Param("a", low=1e-5, high=1e-2, log=True),
+    "a=1..100:log": Param("a", low=1, high=100, log=True),
+    "sub/params.yaml:a=1,2": Param("sub/params.yaml:a", (1, 2)),
+}
+# What cannot be searched, and what is said.
+NO_SPACES = {
+    "a": "PARAM=VALUES",
+    "=1,2": "PARAM=VALUES",
+    "a..b=1": "PARAM=VALUES",
+    "a=": "is no value",
+    "a=1,,2": "is no value",
+    "a=[1,2]": "is no value",
+    "a={b: 1}": "is no value",
+    "a=x..y": "a range is of numbers",
+    "a=true..false": "a range is of numbers",
+    "a=1...inf": "is of numbers",
+    "a=.inf...inf": "is of numbers",
+    "a=3..1": "begins below its end",
+    "a=1..1": "begins below its end",
+    "a=0..1:log": "above 0",
+    "a=1,1": "names a value twice",
+    "../params.yaml:a=1": "outside the repository",
+    "/etc/params.yaml:a=1": "outside the repository",
+}
+
+
+@pytest.mark.parametrize("text", SPACES)
+def test_what_is_searched(text: str) -> None:
+    assert parse(split([text])) == [SPACES[text]]
+
+
+@pytest.mark.parametrize("text", NO_SPACES)
+def test_what_cannot_be_searched_is_said(text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(NO_SPACES[text])):
+        parse(split([text]))
+
+
+def test_a_param_is_given_once() -> None:
+    with pytest.raises(UserError, match="given twice"):
+        split(["a=1", "a=2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train.rl", "has no 'train.rl'; it has a.b, train.lr"),
+        ("train", "'train' is a block; name one of lr in it"),
+        ("other.yaml:x", "there is no such file"),
+    ],
+)
+def test_a_param_that_is_not_there_is_said(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {lr: 1}\na: {b: 2}\n")
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_there(tmp_path, [Param(name, (1,))])
+
+
+def test_params_are_set_and_comments_stay(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("# first\na:\n  b: 1  # of b\n  c: x\n")
+    (tmp_path / "other.json").write_text('{"d": 1, "e": 2}')
+    set_params(tmp_path, {"a.b": 0.25, "a.c": None, "other.json:d": True})
+    text = (tmp_path / "params.yaml").read_text()
+    assert text == "# first\na:\n  b: 0.25  # of b\n  c:\n"
+    assert json.loads((tmp_path / "other.json").read_text()) == {"d": True, "e": 2}
+
+
+def definition(search: str, **space: str) -> Definition:
+    return Definition(space, "metrics.json", "loss", "lower", search)  # type: ignore[arg-type]
+
+
+def test_a_grid_has_all_combinations_and_runs_what_is_missing() -> None:
+    grid = definition("grid", a="1,2", b="x,y,z")
+    assert grid_size(grid) == 6
+    wanted = dict(to_run(grid, {}, 6))
+    assert [*wanted] == [0, 1, 2, 3, 4, 5]
+    assert wanted[3] == {"a": 2, "b": "x"}
+    known = {
+        0: Trial(0, {"a": 1, "b": "x"}, "COMPLETE", 1.0),
+        1: Trial(1, {"a": 1, "b": "y"}, "PRUNED"),
+        2: Trial(2, {"a": 1, "b": "z"}, "FAIL"),
+        4: Trial(4, {"a": 2, "b": "y"}),
+    }
+    assert [number for number, _ in to_run(grid, known, 6)] == [2, 3, 4, 5]
+    assert [number for number, _ in to_run(grid, known, 4)] == [2, 3]
+    with pytest.raises(UserError, match="a grid takes lists"):
+        grid_size(definition("grid", a="1..3"))
+
+
+def test_the_best_comes_first_and_what_has_no_value_last() -> None:
+    some = [Trial(0, {}, "FAIL"), Trial(1, {}, "COMPLETE", 2.0), Trial(2, {}, "COMPLETE", 1.0)]
+    assert [one.number for one in best_first(some, "lower")] == [2, 1, 0]
+    assert [one.number for one in best_first(some, "higher")] == [1, 2, 0]
+
+
+@needs_ray
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(search: str) -> None:
+    space = definition(search, a="0.1..10:log", b="1..9", c="x,y")
+    done: list[Trial] = []
+    whole = Searcher(space, [])
+    for number in range(14):
+        trial = whole.ask(number)
+        again = Searcher(space, done).ask(number)
+        assert again.params == trial.params, "a study that is begun again asks for the same"
+        ended = Trial(number, trial.params, "COMPLETE", float(number % 5))
+        whole.tell(ended)
+        done.append(ended)
+    assert len({json.dumps(one.params) for one in map(lambda trial: trial, done)}) == 14  # type: ignore[arg-type]
+    known = {"a": 0.5, "b": 3, "c": "y"}
+    assert Searcher(space, done).ask(14, known).params == known
+
+
+def test_without_the_extra_the_command_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"pip install 'runrecord\[sweep\]'"):
+        require("no_such_package", "Ray", "sweep")
+    (tmp_path / "requirements-sweep.lock").touch()
+    with pytest.raises(UserError, match="make setup EXTRAS=sweep"):
+        require("no_such_package", "Ray", "sweep")
+
+
+# What is given, and what is said.
+REFUSED = {
+    ("train.lr=1,2",): "FILE:NAME",
+    ("train.lr=1,2", "--metric", "metrics.json"): "FILE:NAME",
+    ("train.lr=1,2", "--metric", "other.json:x"): "no stage of dvc.yaml writes it",
+    ("train.rl=1,2", *METRIC): "has no 'train.rl'",
+    ("train.lr=1..2", *METRIC, "--search", "grid"): "a grid takes lists",
+    ("train.lr=1,2", *METRIC, "--name", "a b"): "letters, digits",
+    (): "say what to search",
+    ("--name", "unknown"): "no record tells of such a study",
+}
+
+
+@needs_ray
+@pytest.mark.parametrize("given", REFUSED)
+def test_what_is_refused_is_one_sentence(
+    given: tuple[str, ...], begun: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runrecord.cli import _parser
+    from runrecord.cli.sweep import sweep
+
+    monkeypatch.chdir(begun.path)
+    with pytest.raises(UserError, match=re.escape(REFUSED[given])):
+        sweep(_parser().parse_args(["sweep", *given]))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_study_from_its_start_to_its_end(project: Workspace, tmp_path: Path) -> None:
+    """Experiments, records, MLflow, the table, the report; frozen code; nothing twice."""
+    (project.path / "new.py").write_text("# a new file of the change\n")
+    project.set_params(train__epochs=3)
+    before = project.run("git", "status", "--porcelain")
+    output = project.run(*SWEEP, "train.lr=0.5,0,2.5", *METRIC, "--name", "walk", status=1)
+    assert project.run("git", "status", "--porcelain") == before
+    assert "failed: " in output
+    assert "lr is 0" in output
+    found = trials(project, "walk")
+    assert [found[n].state for n in range(3)] == ["COMPLETE", "FAIL", "COMPLETE"]
+    best = min((found[0], found[2]), key=lambda trial: trial.value or 0)
+    assert f"dvc exp apply walk-{best.number:03}" in output
+    # Each finished one is an experiment of HEAD that names what ran, and nothing else.
+    kept = experiments(project)
+    assert {*kept} == {"walk-000", "walk-002"}
+    head = project.run("git", "rev-parse", "HEAD").strip()
+    for name, number in (("walk-000", 0), ("walk-002", 2)):
+        assert project.run("git", "rev-parse", f"{kept[name]}^").strip() == head
+        assert "# a new file" in project.run("git", "show", f"{kept[name]}:new.py")
+        values = {"lr": found[number].params["train.lr"]}
+        model, value = by_hand(project, tmp_path / "by hand" / EXPERIMENT, values)
+        assert locked(project, kept[name])["model.bin"] == model
+        assert found[number].value == value
+        evaluation = project.run("git", "show", f"{kept[name]}:dvc.lock").partition("evaluate")[2]
+        assert (
+            evaluation.partition("numbers:")[0]
+            == (project.run("git", "show", "HEAD:dvc.lock").partition("evaluate")[2]).partition(
+                "numbers:"
+            )[0]
+        ), "evaluate did not run"
+    # MLflow has them beneath the study's run, with the plots.
+    shown = {run.info.run_name: run for run in runs(project)}
+    record = study_record(project.path, "walk")
+    assert record is not None
+    parent = shown[record.start.id]
+    children = {
+        name: run
+        for name, run in shown.items()
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+    assert {run.data.tags["dvc.experiment"] for run in children.values()} == {
+        "walk-000",
+        "walk-001",
+        "walk-002",
+    }
+    statuses = sorted(run.info.status for run in children.values())
+    assert statuses == ["FAILED", "FINISHED", "FINISHED"]
+    pictures = view(record).images
+    assert {title for title, _ in pictures} >= {"History", "Length against train.lr"}
+    # The report has all of it.
+    project.run("runrecord", "report", "walk")
+    page = (project.path / "report.html").read_text()
+    assert "walk-002" in page
+    assert "History" in page
+    # Again: only what failed is tried, with the code of then.
+    (project.path / "train.py").write_text("raise SystemExit('error: edited since')\n")
+    output = project.run(*SWEEP, "train.lr=0.5,0,2.5", *METRIC, "--name", "walk", status=1)
+    assert "goes on with the code that it began with" in output
+    assert "edited since" not in output
+    assert [line for line in output.splitlines() if line.startswith("walk-")] != []
+    assert output.count("walk-000") == 1, "in the table alone"
+    other = project.run(*SWEEP, "train.lr=1,2", *METRIC, "--name", "walk", status=2)
+    assert "that study searches train.lr=0.5,0,2.5" in other
+    # What it has is taken and proved.
+    project.run("git", "checkout", "--quiet", ".")
+    (project.path / "new.py").unlink()
+    project.run("dvc", "exp", "apply", "walk-002")
+    assert json.loads(project.read("metrics.json"))["Length"] == found[2].value
+    assert "train.py" not in project.run("dvc", "status", "train")
+    assert IDENTICAL in project.run("runrecord", "verify", "walk-002:train")
+    assert not (project.path / ".runrecord" / "studies").exists() or not [
+        *(project.path / ".runrecord" / "studies").iterdir()
+    ]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_study_that_is_deleted_is_made_again_from_its_trials(project: Workspace) -> None:
+    given = ("train.lr=0.5,1.5", "train.epochs=2", *METRIC, "--name", "lost")
+    project.run(*SWEEP, *given, environment=RECORD_ONLY)
+    before = find_study(project.path, "lost")
+    record = study_record(project.path, "lost")
+    assert before is not None
+    assert record is not None
+    (folder,) = [path for path in spool(project) if path.name == record.start.id]
+    shutil.rmtree(folder)
+    assert study_record(project.path, "lost") is None
+    assert find_study(project.path, "lost") == before
+    output = project.run(*SWEEP, "--name", "lost")
+    assert not [line for line in output.splitlines() if line.startswith("lost-")], "nothing ran"
+    assert find_study(project.path, "lost") == before
+    # From the experiments alone, as another clone has them.
+    for path in spool(project):
+        shutil.rmtree(path)
+    found = find_study(project.path, "lost")
+    assert found == before
+    # MLflow is made again, each trial beneath its study.
+    project.run(*SWEEP, "--name", "lost")
+    project.run("runrecord", "sync", "--all")
+    shown = [*runs(project)]
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in runs(project, "train")}
+    (study,) = [run.info.run_id for run in shown if run.data.tags["mlflow.source.name"] == "sweep"]
+    assert study in parents
+
+
+def held_trial(project: Workspace, hold: Path, name: str, epoch: int) -> int:
+    """Wait until a trial holds after an epoch; the process of its stage."""
+
+    def holds() -> bool:
+        for folder in spool(project):
+            if folder.name.startswith(name):
+                series = view(Record(files_in(folder))).series.get("Length", {})
+                return epoch in series
+        return False
+
+    wait_until(holds)
+    (folder,) = [path for path in spool(project) if path.name.startswith(name)]
+    return int(json.loads((folder / ".place").read_text())["process"])
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_it_goes_on_where_it_was(
+    signum: signal.Signals, project: Workspace, tmp_path: Path
+) -> None:
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    (hold / "1.5-3").touch()
+    given = (*SWEEP, "train.lr=0.5,1.5", "train.epochs=5", *METRIC, "--name", "stopped")
+    with project.start(*given, HOLD=str(hold), **RECORD_ONLY) as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "stopped-000")
+        stage = held_trial(project, hold, "stopped-001", 3)
+        process.send_signal(signum)
+        output = process.stdout.read()
+    if signum != signal.SIGKILL:
+        assert "the same command goes on with it" in output
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
+    wait_until(lambda: not psutil.pid_exists(stage))
+    (hold / "1.5-3").unlink()
+    output = project.run(*given, environment=RECORD_ONLY)
+    assert output.count("stopped-000") == 1
+    (folder,) = [path for path in spool(project) if path.name.startswith("stopped-001")]
+    seen = view(Record(files_in(folder)))
+    assert seen.status == "FINISHED"
+    assert "resumed" in (folder / "events.jsonl").read_text()
+    values = {"lr": 1.5, "epochs": 5}
+    model, value = by_hand(project, tmp_path / "by hand" / EXPERIMENT, values)
+    found = trials(project, "stopped")[1]
+    assert (locked(project, experiments(project)["stopped-001"])["model.bin"], found.value) == (
+        model,
+        value,
+    )
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_trial_that_is_worse_is_given_up_and_tagged(project: Workspace, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    (hold / "40.0-4").touch()  # it would last for ever
+    given = ("train.lr=0.5,0.6,0.7,0.8,40.0", "train.epochs=8", *METRIC, "--prune")
+    output = project.run(*SWEEP, *given, "--name", "pruned", HOLD=str(hold))
+    found = trials(project, "pruned")
+    assert found[4].state == "PRUNED"
+    assert "given up at epoch" in output
+    assert "pruned-004" not in experiments(project)
+    (run,) = [one for one in runs(project) if one.data.tags.get("study.pruned")]
+    assert run.info.status == "KILLED"
+    assert "worse than what most trials" in run.data.tags["study.pruned"]
+    assert run.data.tags["mlflow.parentRunId"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_two_studies_at_once_and_the_same_one_twice(project: Workspace, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    (hold / "0.5-2").touch()
+    space = ("train.lr=0.5,1.5", "train.epochs=3", *METRIC)
+    first = (*SWEEP, *space, "--name", "first")
+    with project.start(*first, HOLD=str(hold), **RECORD_ONLY) as process:
+        held_trial(project, hold, "first-000", 2)
+        said = project.run(*first, status=2, environment=RECORD_ONLY)
+        assert "another process works on this study" in said
+        project.run(*SWEEP, *space, "--name", "second", environment=RECORD_ONLY)
+        (hold / "0.5-2").unlink()
+        assert process.wait(timeout=120) == 0
+    kept = experiments(project)
+    assert {*kept} == {"first-000", "first-001", "second-000", "second-001"}
+    for number in ("000", "001"):
+        assert locked(project, kept[f"first-{number}"]) == locked(project, kept[f"second-{number}"])
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def cluster(
+    folder: Path, nodes: int, hidden: Path | None = None, **more: str
+) -> Iterator[tuple[dict[str, str], list["subprocess.Popen[bytes]"]]]:
+    """A Ray cluster of a head, which runs no trial, and nodes, each in a folder of its own.
+
+    Args:
+        folder: for them.
+        nodes: how many.
+        hidden: a folder that the nodes do not see, as other machines would not.
+        more: variables of theirs.
+    """
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    environment = kept | IDENTITY | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **more}
+    common = ("--block", "--object-store-memory=80000000", "--disable-usage-stats")
+    head = ("ray", "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+    node = ("ray", "start", f"--address={address}", "--num-cpus=1")
+    if hidden:
+        hide = f'mount -t tmpfs none "{hidden}" && exec "$@"'
+        node = ("unshare", "--mount", "sh", "-c", hide, "sh", *node)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, command in enumerate([head] + [node] * nodes):
+            own = folder / ("head" if number == 0 else f"node-{number}")
+            own.mkdir(parents=True)
+            log = (own / "log").open("wb")
+            started.append(
+                subprocess.Popen(
+                    [*command, *common],
+                    cwd=own,
+                    env={**environment, "RUNRECORD_SWEEP_DIR": str(own)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+            wait_until(lambda own=own: b"--block" in (own / "log").read_bytes())  # type: ignore[misc]
+        yield {"RAY_ADDRESS": address}, started[1:]
+    finally:
+        for process in reversed(started):
+            for child in [*psutil.Process(process.pid).children(recursive=True)]:
+                with suppress(psutil.Error):
+                    child.kill()
+            process.kill()
+            process.wait()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
+    project: Workspace, tmp_path: Path
+) -> None:
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    (hold / "0.75-3").touch()
+    rates = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    given = (
+        *(*SWEEP, f"train.lr={','.join(map(str, rates))}", "train.epochs=4,5", *METRIC),
+        *("--name", "many"),
+    )
+    with (
+        cluster(tmp_path / "ray", 2, HOLD=str(hold)) as (there, _),
+        project.start(*given, **there) as process,
+    ):
+        stage = held_trial(project, hold, "many-004", 3)
+        (raylet,) = [one for one in psutil.Process(stage).parents() if one.name() == "raylet"]
+        raylet.kill()
+        wait_until(lambda: not psutil.pid_exists(stage))
+        (hold / "0.75-3").unlink()
+        assert process.stdout is not None
+        output = process.stdout.read()
+        assert process.wait() == 0, output
+    found = trials(project, "many")
+    assert len(found) == 12
+    assert {trial.state for trial in found.values()} == {"COMPLETE"}
+    kept = experiments(project)
+    for number, trial in found.items():
+        values = {name.removeprefix("train."): value for name, value in trial.params.items()}
+        model, value = by_hand(project, tmp_path / "by hand" / EXPERIMENT, values)
+        assert (locked(project, kept[f"many-{number:03}"])["model.bin"], trial.value) == (
+            model,
+            value,
+        )
+    # What was killed went on from its checkpoint, in the same run.
+    (folder,) = [path for path in spool(project) if path.name.startswith("many-004")]
+    assert "resumed" in (folder / "events.jsonl").read_text()
+    study = study_record(project.path, "many")
+    assert study is not None
+    (parent,) = [one for one in runs(project, "sweep")]
+    swept = [
+        one
+        for one in runs(project, "train")
+        if one.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
+    assert len(swept) == 12
+    for name in ("many-004", "many-011"):
+        assert IDENTICAL in project.run("runrecord", "verify", f"{name}:train")
+    project.run("dvc", "exp", "apply", "many-007")
+    project.run("dvc", "checkout")
+    assert json.loads(project.read("metrics.json"))["Length"] == found[7].value
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode
+    != 0,
+    reason="this user may not make a mount namespace",
+)
+def test_a_machine_that_does_not_see_the_repository_sends_all_home(
+    project: Workspace, tmp_path: Path
+) -> None:
+    remote = tmp_path / "remote"
+    project.run("dvc", "remote", "add", "--quiet", "--default", "storage", str(remote))
+    project.run("git", "commit", "--quiet", "--all", "--message=a remote")
+    project.run("dvc", "push", "--quiet")
+    given = (*SWEEP, "train.lr=0.5,0,1.5", "train.epochs=3", *METRIC, "--name", "far")
+    with cluster(tmp_path / "ray", 1, hidden=project.path) as (there, _):
+        output = project.run(*given, environment=there, status=1)
+    found = trials(project, "far")
+    assert [found[n].state for n in range(3)] == ["COMPLETE", "FAIL", "COMPLETE"], output
+    shown = {run.data.tags.get("dvc.experiment"): run for run in runs(project, "train")}
+    assert {"far-000", "far-001", "far-002"} <= {*shown}
+    assert shown["far-001"].info.status == "FAILED"
+    assert all(one.data.tags.get("mlflow.parentRunId") for one in shown.values() if one)
+    values = {"lr": 1.5, "epochs": 3}
+    model, value = by_hand(project, tmp_path / "by hand" / EXPERIMENT, values)
+    assert (locked(project, "far-002")["model.bin"], found[2].value) == (model, value)
+    project.run("dvc", "exp", "apply", "far-002")
+    project.run("dvc", "pull")
+    assert IDENTICAL in project.run("runrecord", "verify", "far-002:train")
+    assert client(project)
