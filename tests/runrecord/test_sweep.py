@@ -231,7 +231,7 @@ def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(search: str
         ended = Trial(number, trial.params, "COMPLETE", float(number % 5))
         whole.tell(ended)
         done.append(ended)
-    assert len({json.dumps(one.params) for one in map(lambda trial: trial, done)}) == 14  # type: ignore[arg-type]
+    assert len({json.dumps(one.params) for one in done}) == 14  # type: ignore[arg-type]
     known = {"a": 0.5, "b": 3, "c": "y"}
     assert Searcher(space, done).ask(14, known).params == known
 
@@ -381,7 +381,7 @@ def test_a_study_that_is_deleted_is_made_again_from_its_trials(project: Workspac
     assert study in parents
 
 
-def held_trial(project: Workspace, hold: Path, name: str, epoch: int) -> int:
+def held_trial(project: Workspace, name: str, epoch: int) -> int:
     """Wait until a trial holds after an epoch; the process of its stage."""
 
     def holds() -> bool:
@@ -409,7 +409,7 @@ def test_stopped_it_goes_on_where_it_was(
     with project.start(*given, HOLD=str(hold), **RECORD_ONLY) as process:
         assert process.stdout is not None
         read_until(process.stdout, "stopped-000")
-        stage = held_trial(project, hold, "stopped-001", 3)
+        stage = held_trial(project, "stopped-001", 3)
         process.send_signal(signum)
         output = process.stdout.read()
     if signum != signal.SIGKILL:
@@ -459,7 +459,7 @@ def test_two_studies_at_once_and_the_same_one_twice(project: Workspace, tmp_path
     space = ("train.lr=0.5,1.5", "train.epochs=3", *METRIC)
     first = (*SWEEP, *space, "--name", "first")
     with project.start(*first, HOLD=str(hold), **RECORD_ONLY) as process:
-        held_trial(project, hold, "first-000", 2)
+        held_trial(project, "first-000", 2)
         said = project.run(*first, status=2, environment=RECORD_ONLY)
         assert "another process works on this study" in said
         project.run(*SWEEP, *space, "--name", "second", environment=RECORD_ONLY)
@@ -544,7 +544,7 @@ def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
         cluster(tmp_path / "ray", 2, HOLD=str(hold)) as (there, _),
         project.start(*given, **there) as process,
     ):
-        stage = held_trial(project, hold, "many-004", 3)
+        stage = held_trial(project, "many-004", 3)
         (raylet,) = [one for one in psutil.Process(stage).parents() if one.name() == "raylet"]
         raylet.kill()
         wait_until(lambda: not psutil.pid_exists(stage))
@@ -568,7 +568,7 @@ def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
     assert "resumed" in (folder / "events.jsonl").read_text()
     study = study_record(project.path, "many")
     assert study is not None
-    (parent,) = [one for one in runs(project, "sweep")]
+    (parent,) = runs(project, "sweep")
     swept = [
         one
         for one in runs(project, "train")

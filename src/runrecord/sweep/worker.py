@@ -78,6 +78,11 @@ def run_trial(task: Task, code: bytes, board: Board | None) -> Outcome:
 def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
     home = is_home(task)
     base = Path(task.folder) if home else own_folder() / task.proof
+    if not home and not task.has_remote:
+        raise UserError(
+            f"this machine does not see {task.root}, and the project has no default DVC remote to "
+            "bring results home by; add one with 'dvc remote add --default'"
+        )
     place = workplace(base)
     source = Path(task.root) if home else received(base, code)
     clone = place / "repository"
