@@ -538,11 +538,7 @@ def git_of(root: Path, job: Job) -> bytes:
 
     own = {*job.outs, "dvc.lock", "report.html", ".runrecord/.gitignore"}
     changed = git("status", "--porcelain", "-z", "--untracked-files=all").split(b"\0")
-    # Of an out that a stage here was writing when it was killed, `.NAME.12345678` stays.
-    half = re.compile(rb"\?\? (metrics|models)/\.[^/]+\.[0-9a-f]{8}")
-    left = b"\n".join(
-        line for line in changed if line[3:].decode() not in own and not half.fullmatch(line)
-    )
+    left = b"\n".join(line for line in changed if line[3:].decode() not in own)
     return git("rev-parse", "HEAD") + git("ls-files", "--stage") + left
 
 
@@ -551,8 +547,8 @@ _RUBBISH = re.compile(r"\..+\.[a-z0-9_]{8}|.+\.(new|old)|new-database|gone|.+\.l
 
 def rubbish_in(root: Path) -> list[str]:
     """What is left of writes that did not end."""
-    state = (root / ".runrecord", root / "records", root / ".git")
-    found = [path for folder in state for path in folder.rglob("*")]
+    state = (".runrecord", "records", "metrics", "models", ".git")
+    found = [path for folder in state for path in (root / folder).rglob("*")]
     found += root.iterdir()
     born = {folder / "run.json" for folder in (root / ".runrecord" / "runs").iterdir()}
     mine = ("sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
