@@ -492,8 +492,9 @@ def cluster(
     port = free_port()
     address = f"127.0.0.1:{port}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    environment = kept | IDENTITY | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **more}
+    environment = kept | IDENTITY | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **token, **more}
     common = ("--block", "--object-store-memory=80000000", "--disable-usage-stats")
     head = ("ray", "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
     node = ("ray", "start", f"--address={address}", "--num-cpus=1")
@@ -517,7 +518,7 @@ def cluster(
                 )
             )
             wait_until(lambda own=own: b"--block" in (own / "log").read_bytes())  # type: ignore[misc]
-        yield {"RAY_ADDRESS": address}, started[1:]
+        yield {"RAY_ADDRESS": address, **token}, started[1:]
     finally:
         for process in reversed(started):
             for child in [*psutil.Process(process.pid).children(recursive=True)]:

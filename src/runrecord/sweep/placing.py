@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from runrecord.dvc_cache import cache_of
@@ -53,6 +54,8 @@ def ray_at_work(jobs: int) -> Iterator[Callable[[Resources], int]]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
+    if not address:  # a token of this process alone: Ray would write one into the home folder
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token_hex(32))
     own = {} if address else {"num_cpus": jobs, "object_store_memory": _OBJECTS}
     try:
         ray.init(

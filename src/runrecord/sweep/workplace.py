@@ -103,7 +103,7 @@ def environment_of(task: Task) -> dict[str, str]:
     mine = {
         name: text
         for name, text in os.environ.items()
-        if not name.startswith(("DVC_", "GIT_")) and not changes_numbers(name)
+        if not name.startswith(("DVC_", "GIT_", "RAY_")) and not changes_numbers(name)
     }
     programs = f"{Path(sys.executable).parent}{os.pathsep}{mine.get('PATH', '')}"
     return {**mine, **task.environment, "PATH": programs}
