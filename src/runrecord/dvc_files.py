@@ -35,8 +35,8 @@ def value_of(text: str) -> Any:
     from dvc.utils.serialize import parse_yaml
 
     try:
-        return parse_yaml(text, "")
-    except DvcException:
+        return parse_yaml(f"value: {text}", "")["value"]
+    except (DvcException, KeyError):
         raise ValueError(f"{text!r} is no YAML") from None
 
 

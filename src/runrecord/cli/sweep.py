@@ -26,6 +26,7 @@ from runrecord.sweep.placing import Resources
 from runrecord.sweep.space import check_there, split
 from runrecord.sweep.study import (
     Definition,
+    Search,
     Trial,
     best_first,
     check_name,
@@ -80,7 +81,7 @@ def sweep(given: Namespace) -> int:
 
     resources = Resources(given.jobs, given.cpus, given.gpus)
     try:
-        with recorded(root, study, tags) as run:
+        with recorded(root, study, tags) as (run, study):
             trials = run_study(root, run, study, tuple(makers), count, resources, told)
             found = replace(study, trials=trials)
             for title, picture in plots(found):
@@ -162,7 +163,7 @@ def _definition(root: Path, project: Project, given: Namespace) -> Definition:
     )
     params = definition.params
     check_there(root, params)
-    search = given.search or ("grid" if all(param.values for param in params) else "tpe")
+    search: Search = given.search or ("grid" if all(param.values for param in params) else "tpe")
     definition = replace(definition, search=search)
     if search == "grid":
         grid_size(definition)

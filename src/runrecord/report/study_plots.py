@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def plots(study: Study) -> Iterator[tuple[str, bytes]]:
         for param in study.definition.space:
             yield from _drawn(
                 f"{name} against {param}",
-                lambda param=param: drawn.plot_slice(found, params=[param], target_name=name),
+                partial(drawn.plot_slice, found, params=[param], target_name=name),
             )
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         yield from _drawn(

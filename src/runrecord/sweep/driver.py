@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -24,7 +24,6 @@ from runrecord.sweep.placing import Placing, Resources, ray_at_work
 from runrecord.sweep.study import (
     Searcher,
     Trial,
-    best_first,
     experiment_of,
     to_run,
 )
@@ -58,7 +57,6 @@ def run_study(
     Raises:
         UserError: Ray cannot be had.
     """
-    study = replace(study, id=run.id)
     folder = state_folder(root) / "studies" / study.name
     trials = dict(study.trials)
     with _folder(folder) as proof, ray_at_work(resources.jobs or 1) as room_for:
@@ -71,7 +69,7 @@ def run_study(
             while True:
                 while len(place.pending) < jobs and (wanted := next(waiting, None)):
                     trial = searcher.ask(*wanted)
-                    note(run, trial)
+                    note(run, trial, study.definition.metric)
                     place.start(trial)
                 if not place.pending:
                     return trials
@@ -82,7 +80,7 @@ def run_study(
                     trial = _bring_home(root, study, outcome)
                     trials[trial.number] = trial
                     searcher.tell(trial)
-                    _log(run, study, trials, trial)
+                    note(run, trial, study.definition.metric)
                     told(trial)
         except (KeyboardInterrupt, Terminated):
             place.stop()
@@ -108,40 +106,37 @@ def _bring_home(root: Path, study: Study, outcome: Outcome) -> Trial:
     try:
         if outcome.code is not None:
             with tempfile.TemporaryDirectory() as folder:
-                source = outcome.code
-                if isinstance(source, bytes):
-                    source = Path(folder) / "bundle"
+                source = Path(folder) / "bundle"
+                if isinstance(outcome.code, bytes):
                     source.write_bytes(outcome.code)
+                else:
+                    source = outcome.code
                 ref = experiment_ref(study.commit, experiment)
                 with held(state_folder(root) / "studies.lock"):
                     git(root, "fetch", "--quiet", "--no-tags", str(source), f"+{ref}:{ref}")
         for run_id, files in (outcome.records or {}).items():
             place_files(run_dir(root, run_id), files)
-        if isinstance(outcome.code, bytes) or outcome.records:
-            _show(root, experiment, [*(outcome.records or {})])
+        _show(root, trial, experiment if isinstance(outcome.code, bytes) else "")
     except (UserError, OSError) as error:
         return replace(trial, state="FAIL", error=f"it did not come home: {reason(error)}")
     return trial
 
 
-def _show(root: Path, experiment: str, ids: list[str]) -> None:
-    """Let MLflow show the runs of a trial that ran on another machine."""
+def _show(root: Path, trial: Trial, experiment: str) -> None:
+    """Let MLflow show the runs of a trial that it lacks, whole or in part.
+
+    Args:
+        root: of the main repository.
+        trial: it.
+        experiment: that which has the records, where they are not in the run store.
+    """
     if not find_spec("mlflow") or os.environ.get("RUNRECORD_SINKS") == "off":
         return
-    there = [(label, files) for label, files in records_at(root, experiment).items() if files]
-    there += [(run_id, files_in(run_dir(root, run_id))) for run_id in ids]
+    found = {name: files_in(run_dir(root, name)) for name in trial.runs}
+    if experiment:
+        found |= {name: files for name, files in records_at(root, experiment).items() if files}
     with sync_lock(root):
         store = Store(root)
-        for one in read_runs(there, lambda _label, _error: None):
+        for run in read_runs(found.items(), lambda _label, _error: None):
             with suppress(Exception):  # `runrecord sync` says what it is
-                store.play(one)
-
-
-def _log(run: Run, study: Study, trials: Mapping[int, Trial], trial: Trial) -> None:
-    """Put a trial's outcome on record, and what is the best by now."""
-    note(run, trial)
-    if trial.value is not None:
-        metric = study.definition.metric
-        best = best_first(trials.values(), study.definition.better)[0].value
-        assert best is not None
-        run.log({metric: trial.value, f"Best {metric}": best}, step=trial.number)
+                store.play(run)

@@ -49,13 +49,13 @@ def ray_at_work(jobs: int) -> Iterator[Callable[[Resources], int]]:
     Raises:
         UserError: it cannot be had.
     """
+    address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no GPU asked for hides none
-    import ray
-
-    address = os.environ.get("RAY_ADDRESS")
     if not address:  # a token of this process alone: Ray would write one into the home folder
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token_hex(32))
+    import ray
+
     own = {} if address else {"num_cpus": jobs, "object_store_memory": _OBJECTS}
     try:
         ray.init(

@@ -72,7 +72,7 @@ def split(given: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in given:
         name, equals, text = one.partition("=")
-        if not equals or not all(name.split(".")):
+        if not equals or not all(name.rpartition(":")[2].split(".")):
             raise UserError(f"'{printable(one)}': it should be PARAM=VALUES, as vae.lr=0.001,0.01.")
         if name in found:
             raise UserError(f"{printable(name)} is given twice; name all of its values at once.")

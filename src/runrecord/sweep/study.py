@@ -15,6 +15,8 @@ from runrecord.sweep.space import Param, Value, parse
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
 Search = Literal["grid", "random", "tpe"]
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
@@ -166,14 +168,14 @@ class Searcher:
         trial.report(value, epoch)
         return bool(trial.should_prune())
 
-    def _sampler(self, number: int) -> "optuna.samplers.BaseSampler":
+    def _sampler(self, number: int) -> "BaseSampler":
         import optuna
 
         if self._definition.search == "tpe":
             return optuna.samplers.TPESampler(seed=number, constant_liar=True)
         return optuna.samplers.RandomSampler(seed=number)
 
-    def _told(self, trial: Trial) -> "optuna.trial.FrozenTrial":
+    def _told(self, trial: Trial) -> "FrozenTrial":
         import optuna
 
         return optuna.trial.create_trial(

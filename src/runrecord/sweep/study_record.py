@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from runrecord.checkpoints import Checkpoints
 from runrecord.dvc_cache import records_at, restore_out
@@ -34,6 +34,7 @@ STAGE = "sweep"
 """What the record of a study has as its stage."""
 STUDY, RUN, OF_TRIAL, PRUNED = "study", "study.run", "study.trial", "study.pruned"
 """Tags of a trial's runs: the study's name, its run, the trial as JSON; why it was pruned."""
+_BEGUN = TypeAdapter(tuple[int, str])
 _TRIAL = "trial."
 """Before the number of a trial: a tag of the study's run, JSON."""
 
@@ -50,6 +51,9 @@ class Study:
     patch: bytes
     """The code of its trials: what they differ by from the commit."""
     trials: Mapping[int, Trial]
+    time: int = 0
+    """When its run began, and where; 0 if it has none yet."""
+    host: str = ""
 
 
 def find_study(root: Path, name: str) -> Study | None:
@@ -74,8 +78,8 @@ def trial_runs(root: Path, experiment: str) -> list[Record]:
 
 
 @contextmanager
-def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[Run]:
-    """The study's run, which goes on if there is one; KILLED if it is stopped.
+def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tuple[Run, Study]]:
+    """The study's run, which goes on if there is one, and the study with it; KILLED if stopped.
 
     Raises:
         UserError: another process works on it.
@@ -91,10 +95,12 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[Run]
         if past is None:
             tracker.log(begun, {PATCH: study.patch} if study.patch else {})
             remember_patch(root, study.patch)
+            for trial in study.trials.values():  # of a study whose own record is gone
+                note(run, trial, study.definition.metric)
         else:
             tracker.log(Resumed(now(), len(study.trials)))
         try:
-            yield run
+            yield run, replace(study, id=run.id, time=begun.time, host=begun.host)
         except (KeyboardInterrupt, Terminated):
             _end(tracker, "KILLED", KILLED_PATIENCE)
             raise
@@ -104,10 +110,12 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[Run]
         _end(tracker, "FINISHED", PATIENCE)
 
 
-def note(run: Run, trial: Trial) -> None:
-    """Put on record what is known of a trial."""
+def note(run: Run, trial: Trial, metric: str) -> None:
+    """Put on record what is known of a trial; its value is one of the study's by its number."""
     told = TRIAL.dump_json(trial, exclude_defaults=True).decode()
     run.tag(**{f"{_TRIAL}{trial.number:03}": told})
+    if trial.value is not None:
+        run.log({metric: trial.value}, step=trial.number)
 
 
 def tags_of_trial(study: Study, trial: Trial) -> dict[str, str]:
@@ -116,6 +124,7 @@ def tags_of_trial(study: Study, trial: Trial) -> dict[str, str]:
         "number": trial.number,
         "params": dict(trial.params),
         "definition": study.definition.as_params(),
+        "begun": [study.time, study.host],
     }
     return {STUDY: study.name, RUN: study.id, OF_TRIAL: json.dumps(told)}
 
@@ -157,8 +166,8 @@ def _start(run_id: str, study: Study, tags: Mapping[str, str]) -> RunStarted:
     return RunStarted(
         id=run_id,
         stage=STAGE,
-        time=now(),
-        host=host(),
+        time=study.time or now(),
+        host=study.host or host(),
         params=study.definition.as_params(),
         tags={**tags, STUDY: study.name, "git.commit": study.commit},
         patch=File(PATCH, sha256(study.patch)) if study.patch else None,
@@ -182,9 +191,11 @@ def _told_by_itself(name: str, record: Record) -> Study:
             f"{record.start.id}: its record cannot be used ({str(error).splitlines()[0]}); remove "
             "it, and the study is made again from its trials' records."
         ) from None
-    commit = record.start.tags.get("git.commit", "")
+    start = record.start
+    commit = start.tags.get("git.commit", "")
     told = {trial.number: trial for trial in trials}
-    return Study(name, record.start.id, definition, commit, record.patch(), told)
+    patch = record.patch()
+    return Study(name, start.id, definition, commit, patch, told, start.time, start.host)
 
 
 def _told_by_trials(root: Path, name: str) -> Study | None:
@@ -199,12 +210,20 @@ def _told_by_trials(root: Path, name: str) -> Study | None:
         try:
             told = json.loads(record.start.tags[OF_TRIAL])
             definition = definition_from(told["definition"])
+            time, host = _BEGUN.validate_python(told["begun"])
             trial = TRIAL.validate_python({"number": told["number"], "params": told["params"]})
         except (ValueError, KeyError, TypeError):
             continue  # it says less of a study than one does
         tags = record.start.tags
         study = study or Study(
-            name, tags.get(RUN, ""), definition, tags.get("git.commit", ""), record.patch(), trials
+            name,
+            tags.get(RUN, ""),
+            definition,
+            tags.get("git.commit", ""),
+            record.patch(),
+            trials,
+            time,
+            host,
         )
         before = trials.get(trial.number, trial)
         trials[trial.number] = _with_outcome(root, before, record, definition)

@@ -112,8 +112,9 @@ def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
             _follow(process, task, root, why, board)
         trial = _with_runs(task, root, checkout, bool(board))
         if process.returncode:
-            state, error = ("PRUNED", "") if why.exists() else ("FAIL", trial.error or dvc.said())
-            ended = replace(trial, state=state, error=error)
+            ended = replace(trial, state="FAIL", error=trial.error or dvc.said())
+            if why.exists():
+                ended = replace(trial, state="PRUNED")
             outcome = Outcome(ended, records=None if home else _files(root, task))
             shutil.rmtree(clone, ignore_errors=True)  # DVC may have been stopped in the middle
             return outcome
