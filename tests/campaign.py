@@ -592,7 +592,9 @@ def _intact(stand: Stand, job: Job, before: State) -> Iterator[str]:
         if folder.name in before.records and job.main is not JOBS["gc"].main:
             now = {name: sha256(path) for name, path in files_in(folder).items()}
             then = before.records[folder.name]
-            ended = "events.jsonl" not in then or Record(files_in(folder)).end is not None
+            record = Record(files_in(folder))
+            half = record.cut_off  # of the line that `reap` was writing
+            ended = "events.jsonl" not in then or record.end is not None or half
             if now != then and not (ended and now.keys() >= then.keys()):
                 yield f"the record of {folder.name} is another"
     shown = shown_in(root)
@@ -708,6 +710,10 @@ def _train_again(
     kept = [path for path in _checkpoints(root) if _may_go_on(root, path)]
     again, text = stand.do(job.main, **job.environment)
     said += text
+    if "Unable to read RWLock-file" in text:  # DVC's own, half written: docs/reliability.md
+        (root / ".dvc" / "tmp" / "rwlock").unlink()
+        again, text = stand.do(job.main, **job.environment)
+        said += text
     if again:
         return "fault", [*faults, f"the second time, it ends with {again}"], said
     goes_on = "going on with" in text

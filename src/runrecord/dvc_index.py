@@ -42,7 +42,15 @@ def opened(root: Path) -> "Iterator[Repo]":
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        try:
+            opening = Repo(str(root))
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise sqlite3.OperationalError(
+                error.strerror
+            ) from None  # as its notes' database has it
+        with opening as repo:
             yield repo
     except sqlite3.Error as error:
         raise RunFailed(

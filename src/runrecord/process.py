@@ -159,10 +159,15 @@ def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: 
         return int(str(stop.code))
 
 
-def raise_on_signals() -> None:
-    """SIGTERM, and SIGHUP unless `nohup` has it ignored, end the run as Ctrl-C does."""
+def raise_on_signals(*, instead: bool = False) -> None:
+    """SIGTERM, and SIGHUP unless `nohup` has it ignored, end the run as Ctrl-C does.
+
+    Args:
+        instead: of what a library made them do, too.
+    """
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(signum) == signal.SIG_DFL:
+        now = signal.getsignal(signum)
+        if now == signal.SIG_DFL or (instead and now != signal.SIG_IGN):
             signal.signal(signum, _on_signal)
 
 

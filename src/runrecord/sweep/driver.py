@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,7 +61,7 @@ def run_study(
     folder = state_folder(root) / "studies" / study.name
     trials = dict(study.trials)
     with _folder(folder) as proof, ray_at_work(resources.jobs or 1) as room_for:
-        raise_on_signals()  # Ray has put its own in their place
+        raise_on_signals(instead=True)  # Ray has handlers of its own
         place = Placing(root, study, targets, folder, proof, resources)
         searcher = Searcher(study.definition, trials.values())
         waiting = to_run(study.definition, study.trials, count)
@@ -82,9 +83,11 @@ def run_study(
                     searcher.tell(trial)
                     note(run, trial, study.definition.metric)
                     told(trial)
-        except (KeyboardInterrupt, Terminated):
+        except (KeyboardInterrupt, SystemExit) as stop:
             place.stop()
-            raise
+            if isinstance(stop, KeyboardInterrupt | Terminated):
+                raise
+            raise Terminated(signal.SIGTERM) from None  # Ray makes a SystemExit of its own of ours
 
 
 @contextmanager
