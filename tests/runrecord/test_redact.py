@@ -390,7 +390,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def origin(repository: Path) -> Origin:
-    return collect_origin(repository, "train", repository, Project(code=("src",)), {})
+    return collect_origin(repository, "train", repository, Project(code=("src", ".dvc")), {})
 
 
 def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(repository: Path) -> None:
@@ -409,6 +409,23 @@ def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(reposi
     assert "cannot be rebuilt" not in found.trouble
 
 
+DVC_SETTINGS = [
+    *("password = geheim", "passphrase = geheim", "secret_access_key = geheim"),
+    *("session_token = geheim", "sse_customer_key = geheim", "sas_token = geheim"),
+    *("account_key = geheim", "client_secret = geheim", "gdrive_client_secret = geheim"),
+    *("oss_key_secret = geheim", "token = geheim", "url = ssh://me:geheim@host/storage"),
+    "connection_string = AccountName=me;AccountKey=geheim;EndpointSuffix=host",
+]
+"""What people set by `dvc remote modify` and mean to set with `--local`."""
+
+
+def test_other_settings_of_dvc_are_recorded() -> None:
+    plain = "[core]\n remote = a\n['remote \"a\"']\n url = ssh://me@host/x\n user = me1\n"
+    plain += " keyfile = /home/me/.ssh/id_rsa1\n ask_password = true\n timeout = 30\n"
+    assert not bytes_hold_secret(plain.encode(), ".dvc/config")
+    assert not bytes_hold_secret(b"    password = geheim\n", "src/code.py"), "a program's name"
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -417,6 +434,8 @@ def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(reposi
         ("src/한.py", f"# {GITHUB}\n".encode()),
         ("src/keys.bin", b"\0\1\2" + GITHUB.encode() + b"\0"),
         ("src/wide.txt", GITHUB.encode("utf-16")),
+        *((".dvc/config", setting.encode()) for setting in DVC_SETTINGS),
+        ("src/settings.ini", b"[db]\npassword = geheim\n"),
     ],
 )
 def test_a_change_that_holds_a_secret_is_left_out_and_its_file_named(
