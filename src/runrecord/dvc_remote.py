@@ -1,5 +1,6 @@
 """DVC's default remote: what it gives, and in a sentence why it gives nothing."""
 
+import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ def fetch(repo: "Repo", oids: Collection[str]) -> None:
     Raises:
         UserError: it cannot be used; said once, and it is not tried again.
     """
+    from dvc.logger import set_loggers_level
     from dvc_data.hashfile.hash_info import HashInfo
 
     if not oids or repo.root_dir in given_up:
@@ -31,7 +33,8 @@ def fetch(repo: "Repo", oids: Collection[str]) -> None:
         with _refusals_said(repo):
             odb = _remote(repo)
             if odb is not None:
-                done = repo.cloud.pull([HashInfo("md5", oid) for oid in oids], odb=odb)
+                with set_loggers_level(logging.ERROR):  # what is nowhere is for others to say
+                    done = repo.cloud.pull([HashInfo("md5", oid) for oid in oids], odb=odb)
                 if len(done.transferred) < len(oids):
                     _look(odb)  # DVC takes a bucket that is not there for an empty one
     except UserError:
@@ -54,9 +57,10 @@ def _remote(repo: "Repo") -> "HashFileDB | None":
     from dvc.config import NoRemoteError
 
     try:
-        return repo.cloud.get_remote_odb(command="fetch")
+        found: HashFileDB = repo.cloud.get_remote_odb(command="fetch")
     except NoRemoteError:
         return None
+    return found
 
 
 def _look(odb: "HashFileDB") -> str:
@@ -66,8 +70,8 @@ def _look(odb: "HashFileDB") -> str:
     try:
         odb.fs.info(odb.path)
     except FileNotFoundError as error:
-        if isinstance(error.__cause__, OSError):
-            raise
+        if isinstance(error.__cause__, OSError):  # of HTTP: nobody answered
+            raise error.__cause__ from None
         if isinstance(odb.fs, ObjectFileSystem):
             odb.fs.info(odb.path.partition("/")[0])  # the bucket
         return "answers, nothing is pushed yet"

@@ -16,6 +16,7 @@ import generative.serving
 from runrecord.events import Dataset, Event, Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.provenance.source_patch import describe_code
 from runrecord.record.schema import as_json
 from runrecord.secrets import (
     bytes_hold_secret,
@@ -390,7 +391,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def origin(repository: Path) -> Origin:
-    return collect_origin(repository, "train", repository, Project(code=("src", ".dvc")), {})
+    return collect_origin(repository, "train", repository, Project(code=("src",)), {})
 
 
 def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(repository: Path) -> None:
@@ -419,6 +420,17 @@ DVC_SETTINGS = [
 """What people set by `dvc remote modify` and mean to set with `--local`."""
 
 
+@pytest.mark.parametrize("setting", DVC_SETTINGS)
+def test_dvcs_settings_are_no_part_of_a_change_that_sets_a_password(
+    repository: Path, setting: str
+) -> None:
+    (repository / ".dvc/config").write_text(f"['remote \"a\"']\n    {setting}\n")
+    tags, patch, trouble = describe_code(repository, ["."])
+    assert patch == b""
+    assert tags["git.patch"] == "left out: .dvc/config holds a password or a token"
+    assert "geheim" not in trouble
+
+
 def test_other_settings_of_dvc_are_recorded() -> None:
     plain = "[core]\n remote = a\n['remote \"a\"']\n url = ssh://me@host/x\n user = me1\n"
     plain += " keyfile = /home/me/.ssh/id_rsa1\n ask_password = true\n timeout = 30\n"
@@ -434,7 +446,6 @@ def test_other_settings_of_dvc_are_recorded() -> None:
         ("src/한.py", f"# {GITHUB}\n".encode()),
         ("src/keys.bin", b"\0\1\2" + GITHUB.encode() + b"\0"),
         ("src/wide.txt", GITHUB.encode("utf-16")),
-        *((".dvc/config", setting.encode()) for setting in DVC_SETTINGS),
         ("src/settings.ini", b"[db]\npassword = geheim\n"),
     ],
 )
