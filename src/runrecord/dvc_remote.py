@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -85,10 +86,14 @@ def _address(repo: "Repo") -> str:
 
 @contextmanager
 def _refusals_said(repo: "Repo") -> Iterator[None]:
-    """Say what a remote of any kind does not do, as a UserError."""
+    """Say what a remote of any kind does not do, as a UserError; not what this machine does not."""
     try:
         yield
+    except sqlite3.Error:  # of DVC's notes
+        raise
     except Exception as error:  # each kind has its own
+        if str(getattr(error, "filename", None)).startswith(repo.cache.local.path):
+            raise
         raise UserError(f"{_address(repo)} {_refusal(repo, error)}.") from None
 
 

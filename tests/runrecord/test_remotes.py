@@ -386,3 +386,16 @@ def test_what_the_cache_has_is_used_where_the_remote_is_not(
     assert "MLflow: 3 created" in said
     assert HIDDEN not in said
     assert "DVC's remote:" not in run("verify", "HEAD:evaluation", status=2), "said once"
+
+
+def test_a_cache_that_cannot_be_written_is_not_laid_to_the_remote(
+    bare: Workspace, run: Here, built_toy: Workspace
+) -> None:
+    storage = bare.path.parent / "storage"
+    shutil.copytree(built_toy.path / ".dvc/cache", storage)
+    (bare.path / ".dvc/cache/files").mkdir(parents=True)
+    (bare.path / ".dvc/cache/files/md5").touch()
+    configure(bare, Remote(str(storage)))
+    said = run("sync", "--all", status=1)
+    assert f"{bare.path}/.dvc/cache/files/md5" in said
+    assert "does not answer" not in said
