@@ -2,8 +2,8 @@
 
 import errno
 import shutil
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -24,29 +24,39 @@ from runrecord.dvc_locks import (
     stages_at,
     stages_in,
 )
+from runrecord.dvc_remote import fetch, state
 from runrecord.errors import UserError
 from runrecord.files import files_inside, sha256, sha256_of, sha256_of_files, write_atomic
 from runrecord.paths import RECORDS
 from runrecord.provenance.git import git
 from runrecord.record.schema import Files
-from runrecord.secrets import redact
-from runrecord.text import reason
+from runrecord.text import shown
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 
-def known_records(root: Path) -> Iterator[tuple[str, Files | None]]:
+def _warn(label: str, error: Exception) -> None:
+    print(f"warning: {label}: {shown(str(error))}", file=sys.stderr)
+
+
+def known_records(
+    root: Path, on_failure: Callable[[str, Exception], None] = _warn
+) -> Iterator[tuple[str, Files | None]]:
     """A label and the files of each record that DVC knows; no files where none can be had.
 
     Records that are not in DVC's cache are fetched from its remote.
+
+    Args:
+        root: of the main repository.
+        on_failure: told of a remote that cannot be used.
     """
     with opened(root) as repo:
         outs: dict[str, Out] = {}
         for out in _known(repo, root):
             if out.path.startswith(RECORDS):
                 outs.setdefault(out.oid, out)
-        had = _fetched(repo, outs)
+        had = _fetched(repo, outs, on_failure)
         for oid, out in outs.items():
             yield f"{out.path} of {out.where}", had[oid]
 
@@ -157,12 +167,18 @@ def _paths(stage: LockedStage) -> set[str]:
     return {out.path for out in stage.outs}
 
 
-def _fetched(repo: "Repo", oids: Collection[str]) -> dict[str, Files | None]:
+def _fetched(
+    repo: "Repo", oids: Collection[str], on_failure: Callable[[str, Exception], None] = _warn
+) -> dict[str, Files | None]:
     """The files of the outs with those hashes, fetched if need be; None for what is nowhere."""
-    _fetch(repo, oids)  # folders' listings and single files, then what the listings name
-    listed = {oid: _files(repo, oid) for oid in oids}
-    _fetch(repo, {oid for files in listed.values() for oid in _missing(files)})
-    return {oid: None if _missing(files) else files for oid, files in listed.items()}
+    try:
+        # Folders' listings and single files, then what the listings name.
+        fetch(repo, [oid for oid in oids if not _cached(repo, oid).exists()])
+        fetch(repo, {lacked for oid in oids for lacked in _missing(_files(repo, oid))})
+    except UserError as error:
+        on_failure("DVC's remote", error)
+    had = {oid: _files(repo, oid) for oid in oids}
+    return {oid: None if _missing(files) else files for oid, files in had.items()}
 
 
 def _files(repo: "Repo", oid: str) -> Files | None:
@@ -187,17 +203,6 @@ def _cached(repo: "Repo", oid: str) -> Path:
 def _missing(files: Files | None) -> set[str]:
     """The hashes of those files that the cache lacks."""
     return {path.parent.name + path.name for path in (files or {}).values() if not path.exists()}
-
-
-def _fetch(repo: "Repo", oids: Iterable[str]) -> None:
-    """Bring into the cache what it lacks of these and the remote has."""
-    from dvc.config import NoRemoteError
-    from dvc_data.hashfile.hash_info import HashInfo
-
-    lacking = [oid for oid in oids if not _cached(repo, oid).exists()]
-    with suppress(NoRemoteError):
-        if lacking:
-            repo.cloud.pull([HashInfo("md5", oid) for oid in lacking])
 
 
 def cache_of(root: Path) -> tuple[str, bool]:
@@ -226,23 +231,7 @@ def remote_state(root: Path) -> tuple[str, str] | None:
     """The address of DVC's default remote and what can be said of it; None if there is none.
 
     Raises:
-        UserError: it does not answer.
+        UserError: it cannot be used.
     """
-    from dvc.config import NoRemoteError
-
     with opened(root) as repo:
-        try:
-            remote = repo.cloud.get_remote_odb()
-        except NoRemoteError:
-            return None
-        address = redact(remote.fs.unstrip_protocol(remote.path))
-        try:
-            remote.fs.info(remote.path)
-        except Exception as error:
-            if isinstance(error, FileNotFoundError) and not isinstance(error.__cause__, OSError):
-                return address, "answers, nothing is pushed yet"
-            raise UserError(
-                f"{address} does not answer ({reason(error)}); start it, or correct it with "
-                "'dvc remote modify'"
-            ) from None
-        return address, "answers"
+        return state(repo)

@@ -86,4 +86,5 @@ PLACES = (
     *("*.aws/*", "*.ssh/*", "*.kube/*", "*.gnupg/*", "*.docker/config.json"),
     *("*.dvc/config.local", "*.config/gcloud/*"),
 )
+SETTINGS = ("*/.dvc/config", "*.ini", "*.cfg", "*.conf", "*.properties")  # `name = value` a line
 NO_KINDS = ("*.example", "*.sample", "*.template", "*.dist", "*.pub", "*.py", "*.pyi", "*.md")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, unquote_plus
 
 from runrecord.events import Event, Logged, ModelEvaluated, RunEnded, RunStarted
-from runrecord.secret_forms import FORMS, KINDS, NO_KINDS, PLACES, SHORTEST
+from runrecord.secret_forms import FORMS, KINDS, NO_KINDS, PLACES, SETTINGS, SHORTEST
 
 HELD, OF_A_KIND = "holds a password or a token", "is of a kind that keeps passwords"
 """Why a file is left out."""
@@ -35,6 +35,7 @@ _PLAIN = {
 _SAID = r"(password|passwd|passphrase)s?_|_(secrets?|credentials?)_|(api|access|secret|private)key_"
 _SAID += r"|(?<!_pad)(?<!_eos)(?<!_bos)(?<!_unk)(?<!_sep)(?<!_cls)(?<!_mask)_[a-z]*token_"
 _SAID += r"|_(api|access|account|auth|deploy|encryption|master|private|secret|service|signing)_key_"
+_SAID += r"|_sse_customer_key_"
 _SAID_OF_TEXT = re.compile(_SAID)
 _SAID_OF_VARIABLE = re.compile(
     rf"{_SAID}|(?<!_public)(?<!_git_config)_key_|[a-z]_(pass|pwd|auth|pat|cookie)_$|_sshpass_"
@@ -110,12 +111,21 @@ def is_secret_kind(name: str) -> bool:
 
 def why_secret(name: str, content: bytes) -> str:
     """Why a file is not to leave this machine, or nothing."""
-    return OF_A_KIND if is_secret_kind(name) else HELD if bytes_hold_secret(content) else ""
+    return OF_A_KIND if is_secret_kind(name) else HELD if bytes_hold_secret(content, name) else ""
 
 
-def bytes_hold_secret(content: bytes) -> bool:
-    """Is there a secret in a file's content, be it text of one byte a character or of two?"""
-    return holds_secret(content.replace(b"\0", b"").decode(errors="replace"))
+def bytes_hold_secret(content: bytes, name: str = "") -> bool:
+    """Is there a secret in a file or its patch, be it text of one byte a character or of two?"""
+    text = content.replace(b"\0", b"").decode(errors="replace")
+    if holds_secret(text):
+        return True
+    if not any(fnmatchcase(f"/{name.lower()}", kind) for kind in SETTINGS):
+        return False
+    settings = (line.lstrip("+- \t").partition("=") for line in text.splitlines())
+    return any(
+        equals and _says_secret(key.strip()) and _is_meant(value.strip(" \t\"'"))
+        for key, equals, value in settings
+    )
 
 
 def secrets_in_patch(patch: bytes, root: Path, changed: Iterable[Path]) -> list[str]:
@@ -125,9 +135,10 @@ def secrets_in_patch(patch: bytes, root: Path, changed: Iterable[Path]) -> list[
     """
     found = []
     for part in re.split(rb"(?m)^(?=diff --git )", patch)[1:]:
-        if bytes_hold_secret(part):
-            names = part.partition(b"\n")[0].removeprefix(b"diff --git ").decode(errors="replace")
-            found.append(names[2 : 2 + (len(names) - 5) // 2])  # `a/NAME b/NAME`
+        names = part.partition(b"\n")[0].removeprefix(b"diff --git ").decode(errors="replace")
+        name = names[2 : 2 + (len(names) - 5) // 2]  # `a/NAME b/NAME`
+        if bytes_hold_secret(part, name):
+            found.append(name)
     if b"\nGIT binary patch\n" in patch:
         files = [path for path in changed if path.is_file() and not path.is_symlink()]
         binary = [path for path in files if b"\0" in path.read_bytes()]

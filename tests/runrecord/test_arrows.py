@@ -17,7 +17,7 @@ MODULES = {
 }
 HEAVY = ("torch", "sklearn", "matplotlib")
 DVC = ("dvc", "dvc_data", "dvc_objects", "dvc_http", "scmrepo")
-MAY_DVC = ("runrecord.dvc_index", "runrecord.dvc_cache", "runrecord.dvc_files")
+MAY_DVC = ("runrecord.dvc_index", "runrecord.dvc_files", "runrecord.dvc_remote")
 JOINTS = ("generative.pipeline", "generative.project", "generative.serving")
 
 

@@ -16,6 +16,7 @@ import generative.serving
 from runrecord.events import Dataset, Event, Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.provenance.source_patch import describe_code
 from runrecord.record.schema import as_json
 from runrecord.secrets import (
     bytes_hold_secret,
@@ -409,6 +410,34 @@ def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(reposi
     assert "cannot be rebuilt" not in found.trouble
 
 
+DVC_SETTINGS = [
+    *("password = geheim", "passphrase = geheim", "secret_access_key = geheim"),
+    *("session_token = geheim", "sse_customer_key = geheim", "sas_token = geheim"),
+    *("account_key = geheim", "client_secret = geheim", "gdrive_client_secret = geheim"),
+    *("oss_key_secret = geheim", "token = geheim", "url = ssh://me:geheim@host/storage"),
+    "connection_string = AccountName=me;AccountKey=geheim;EndpointSuffix=host",
+]
+"""What people set by `dvc remote modify` and mean to set with `--local`."""
+
+
+@pytest.mark.parametrize("setting", DVC_SETTINGS)
+def test_dvcs_settings_are_no_part_of_a_change_that_sets_a_password(
+    repository: Path, setting: str
+) -> None:
+    (repository / ".dvc/config").write_text(f"['remote \"a\"']\n    {setting}\n")
+    tags, patch, trouble = describe_code(repository, ["."])
+    assert patch == b""
+    assert tags["git.patch"] == "left out: .dvc/config holds a password or a token"
+    assert "geheim" not in trouble
+
+
+def test_other_settings_of_dvc_are_recorded() -> None:
+    plain = "[core]\n remote = a\n['remote \"a\"']\n url = ssh://me@host/x\n user = me1\n"
+    plain += " keyfile = /home/me/.ssh/id_rsa1\n ask_password = true\n timeout = 30\n"
+    assert not bytes_hold_secret(plain.encode(), ".dvc/config")
+    assert not bytes_hold_secret(b"    password = geheim\n", "src/code.py"), "a program's name"
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -417,6 +446,7 @@ def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(reposi
         ("src/한.py", f"# {GITHUB}\n".encode()),
         ("src/keys.bin", b"\0\1\2" + GITHUB.encode() + b"\0"),
         ("src/wide.txt", GITHUB.encode("utf-16")),
+        ("src/settings.ini", b"[db]\npassword = geheim\n"),
     ],
 )
 def test_a_change_that_holds_a_secret_is_left_out_and_its_file_named(

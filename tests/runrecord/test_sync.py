@@ -439,7 +439,7 @@ def test_records_come_from_the_remote_where_the_cache_has_none(
     entered(late, empty_store, monkeypatch)
     output = here("sync", "--all")
     assert summary(output)["not found"] == 2
-    assert "in neither DVC's cache nor its remote" in output
+    assert "from neither DVC's cache nor its remote" in output
 
 
 @pytest.mark.slow

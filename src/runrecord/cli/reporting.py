@@ -40,8 +40,8 @@ class Report:
                 yield label, files
         if count := self._counts["not found"]:
             self._console.print(
-                f"{count} records that Git names are in neither DVC's cache nor its remote: made "
-                "elsewhere and not pushed, or pruned since."
+                f"{count} records that Git names come from neither DVC's cache nor its remote: "
+                "made elsewhere and not pushed, pruned since, or the remote failed."
             )
 
     def each(self, title: str, runs: list[Run], play: Callable[[Run], str | None]) -> None:

@@ -32,7 +32,7 @@ def sync(
         runs, closed = close_dead_runs(root, all_runs(root, report.failed), report.failed)
         report.closed(closed)
         if everything:
-            runs += read_runs(report.found(known_records(root)), report.failed)
+            runs += read_runs(report.found(known_records(root, report.failed)), report.failed)
         if name:
             runs = _of_that_name(root, name, runs)
         ended = [run for run in newest_of_each(runs, report.failed) if run.ended]

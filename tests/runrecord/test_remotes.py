@@ -1,0 +1,401 @@
+"""DVC remotes on a real sshd and a real S3 server (moto's): a clone and the remote are enough."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from _pytest.mark import ParameterSet
+from helpers import (
+    EXPERIMENT,
+    IDENTICAL,
+    RECORD_ONLY,
+    Workspace,
+    answers,
+    assert_shown,
+    end_run,
+    new_run,
+    spool,
+    wait_until,
+)
+
+from runrecord import dvc_remote
+from runrecord.cli import main
+from runrecord.cli.viewers import free_port
+from runrecord.run_store import run_dir
+
+Here = Callable[..., str]
+
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+HIDDEN = "hunter22-of-nobody"
+"""A password that is given and must be shown nowhere."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A DVC remote on a server, as a person says it."""
+
+    url: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """For `dvc remote modify`."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """For `dvc remote modify --local`: of one person alone."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def added(self, workspace: Workspace) -> None:
+        workspace.run("dvc", "remote", "add", "--default", "storage", self.url)
+        for name, value in self.settings.items():
+            workspace.run("dvc", "remote", "modify", "storage", name, value)
+        workspace.run("git", "commit", "--all", "--quiet", "--message=remote")
+
+    def unlocked(self, workspace: Workspace) -> None:
+        for name, value in self.own.items():
+            workspace.run("dvc", "remote", "modify", "--local", "storage", name, value)
+
+
+@contextmanager
+def sshd(folder: Path) -> Iterator[Remote]:
+    """A server that lets this user in by one key, and nobody by a password."""
+    for name in ("host", "person", "stranger"):
+        arguments = ["-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(["ssh-keygen", *arguments], check=True)
+    shutil.copy(folder / "person.pub", folder / "authorized_keys")
+    port = free_port(2200)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as the system's own service makes it
+    (folder / "sshd_config").write_text(
+        f"""ListenAddress 127.0.0.1:{port}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/authorized_keys
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+Subsystem sftp internal-sftp
+"""
+    )
+    command = [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")]
+    with _server(command, folder / "sshd.log"):
+        wait_until(lambda: _listens(port))
+        yield Remote(
+            f"ssh://127.0.0.1:{port}{folder}/storage",
+            {"timeout": "30"},
+            {"keyfile": str(folder / "person")},
+        )
+
+
+@contextmanager
+def s3(folder: Path) -> Iterator[Remote]:
+    """A server with a bucket, which lets one user in."""
+    from botocore.session import get_session
+
+    port = free_port(2300)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    with _server(command, folder / "moto.log"):
+        wait_until(lambda: answers(f"{address}/moto-api/"))
+
+        def service(name: str) -> Any:
+            return get_session().create_client(
+                name,
+                endpoint_url=address,
+                region_name="us-east-1",
+                aws_access_key_id="anybody",
+                aws_secret_access_key="anything",
+            )
+
+        service("s3").create_bucket(Bucket="bucket")
+        users, everything_there = (
+            service("iam"),
+            {"Effect": "Allow", "Action": "*", "Resource": "*"},
+        )
+        users.create_user(UserName="person")
+        users.put_user_policy(
+            UserName="person",
+            PolicyName="all",
+            PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [everything_there]}),
+        )
+        key = users.create_access_key(UserName="person")["AccessKey"]
+        users_only = urllib.request.Request(
+            f"{address}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}
+        )
+        urllib.request.urlopen(users_only).close()
+        yield Remote(
+            "s3://bucket/storage",
+            {"endpointurl": address},
+            environment={
+                "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+                "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+            },
+        )
+
+
+@contextmanager
+def _server(command: list[str], log: Path) -> Iterator[None]:
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+NEEDED = {"ssh": ("dvc_ssh",), "s3": ("dvc_s3", "moto")}
+
+
+def on(kind: str, *values: object) -> ParameterSet:
+    """A case with a remote of that kind, where it is installed."""
+    lacking = [module for module in NEEDED[kind] if find_spec(module) is None]
+    lacking += ["sshd"] if kind == "ssh" and SSHD is None else []
+    skip = pytest.mark.skipif(bool(lacking), reason=f"not installed: {', '.join(lacking)}")
+    name = "-".join([kind, *(value for value in values if isinstance(value, str))])
+    return pytest.param(f"on_{kind}", *values, marks=skip, id=name)
+
+
+@pytest.fixture(scope="module")
+def on_ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with sshd(tmp_path_factory.mktemp("ssh")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def on_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with s3(tmp_path_factory.mktemp("s3")) as found:
+        yield found
+
+
+@pytest.fixture
+def remote(request: pytest.FixtureRequest) -> Remote:
+    found: Remote = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remote", [on("ssh"), on("s3")], indirect=True)
+def test_a_second_clone_has_every_run_from_the_remote(
+    remote: Remote, toy: Workspace, tmp_path: Path
+) -> None:
+    """The commands of docs/scale.md: runs of a commit and of an experiment."""
+    origin = str(tmp_path / "origin.git")
+    toy.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
+    toy.run("git", "remote", "add", "origin", origin)
+    remote.added(toy)
+    remote.unlocked(toy)
+    experiment = ("dvc", "exp", "run", "--temp", "--name", "slower", "-S", "train.lr=0.1")
+    toy.run(*experiment, environment=RECORD_ONLY)
+    toy.run("git", "push", "--quiet", "origin", "main")
+    toy.run("dvc", "push", environment=remote.environment)
+    toy.run("dvc", "exp", "push", "origin", "slower", environment=remote.environment)
+    folders = [toy.path / "records" / name for name in ("train", "evaluation")]
+    folders += spool(toy)
+    assert len(folders) == 4
+
+    theirs = Workspace(tmp_path / "theirs" / EXPERIMENT)
+    toy.run("git", "clone", "--quiet", origin, str(theirs.path))
+    remote.unlocked(theirs)
+    home = str(tmp_path / "home")
+    environment = {**remote.environment, "HOME": home, "DVC_SITE_CACHE_DIR": home}
+    Path(home).mkdir()
+    theirs.run("dvc", "exp", "pull", "origin", "slower", environment=environment)
+    theirs.run("dvc", "pull", environment=environment)
+    assert theirs.read("model.bin") == toy.read("model.bin")
+    shutil.rmtree(theirs.path / ".dvc" / "cache")
+    assert "4 created" in theirs.run("runrecord", "sync", "--all", environment=environment)
+    for folder in folders:
+        assert_shown(theirs, folder)
+    verify = partial(theirs.run, "runrecord", "verify", environment=environment)
+    assert IDENTICAL in verify("records/train")
+    shutil.rmtree(theirs.path / ".dvc" / "cache")
+    assert IDENTICAL in verify("slower:evaluation", "--yes")
+
+
+COMMANDS = {
+    ("sync", "--all"): 1,
+    ("verify", "HEAD"): 2,
+    ("which", "model.bin"): 1,
+    ("gc", "--keep", "1"): 0,
+    ("doctor",): 1,
+}
+"""What asks a remote, and how it ends where that one fails."""
+
+
+@pytest.fixture
+def bare(
+    built_toy: Workspace, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    """A clone without DVC's cache, and two runs that `gc` may take; this process works there."""
+    workspace = built_toy.copy(tmp_path / EXPERIMENT)
+    for name in (".dvc/cache", "records"):
+        shutil.rmtree(workspace.path / name)
+    for run in ("one", "two"):
+        new_run(run_dir(workspace.path, run), id=run)
+        end_run(run_dir(workspace.path, run))
+    shutil.copyfile(empty_store, workspace.path / "mlflow.db")
+    monkeypatch.chdir(workspace.path)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "DVC_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # it would be asked for a key
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    return workspace
+
+
+def configure(workspace: Workspace, remote: Remote) -> None:
+    """As `dvc remote add` and `modify` do."""
+    settings = {"url": remote.url, **remote.settings}
+    for file, lines in {
+        "config": ["[core]", "remote = storage", "['remote \"storage\"']", *_lines(settings)],
+        "config.local": ["['remote \"storage\"']", *_lines(remote.own)],
+    }.items():
+        (workspace.path / ".dvc" / file).write_text("\n".join(lines))
+
+
+def _lines(settings: Mapping[str, str]) -> list[str]:
+    return [f"{name} = {value}" for name, value in settings.items()]
+
+
+def assert_said(sentence: str, run: Here, *commands: tuple[str, ...]) -> None:
+    """Each says it once, and nothing besides that a program would say to its maker."""
+    for command in commands:
+        dvc_remote.given_up.clear()
+        said = run(*command, status=COMMANDS[command])
+        assert said.count(sentence) == 1, said
+        for never in ("Traceback", "Exception", HIDDEN):
+            assert never not in said, said
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """`runrecord` in this process: what it prints."""
+
+    def run(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["runrecord", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == status, said
+        return said.out + said.err
+
+    return run
+
+
+def anybody_elses_key(remote: Remote) -> Remote:
+    if remote.url.startswith("ssh"):
+        key = Path(remote.own["keyfile"]).with_name("stranger")
+        return replace(remote, own={"keyfile": str(key)})
+    key_id = remote.environment["AWS_ACCESS_KEY_ID"]
+    return replace(
+        remote, own={"access_key_id": key_id, "secret_access_key": HIDDEN}, environment={}
+    )
+
+
+def at_a_closed_port(remote: Remote) -> Remote:
+    if remote.url.startswith("ssh"):
+        return replace(remote, url="ssh://127.0.0.1:9/storage")
+    return replace(remote, settings={"endpointurl": "http://127.0.0.1:9"})
+
+
+REFUSALS = {
+    "another key": (anybody_elses_key, "does not let you in ("),
+    "no key": (lambda remote: replace(remote, own={}, environment={}), "does not let you in ("),
+    "nobody there": (at_a_closed_port, "does not answer ("),
+    "no such bucket": (lambda remote: replace(remote, url="s3://none/storage"), "is not there ("),
+}
+
+
+@pytest.mark.parametrize(
+    ("remote", "refusal"),
+    [
+        *(on("ssh", refusal) for refusal in REFUSALS if "bucket" not in refusal),
+        *(on("s3", refusal) for refusal in REFUSALS),
+    ],
+    indirect=["remote"],
+)
+def test_what_a_remote_refuses_is_one_sentence(
+    bare: Workspace, run: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote, refusal: str
+) -> None:
+    change, said = REFUSALS[refusal]
+    remote = change(remote)
+    configure(bare, remote)
+    for name, value in remote.environment.items():
+        monkeypatch.setenv(name, value)
+    assert_said(f": {remote.url} {said}", run, ("sync", "--all"), ("doctor",))
+
+
+@pytest.mark.parametrize("remote", [on("ssh"), on("s3")], indirect=True)
+def test_a_remote_that_answers(
+    bare: Workspace, run: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote
+) -> None:
+    configure(bare, remote)
+    for name, value in remote.environment.items():
+        monkeypatch.setenv(name, value)
+    assert f"✓ DVC remote: {remote.url}: answers" in run("doctor", status=1)
+
+
+@pytest.mark.parametrize("kind", ["ssh", "s3", "gs"])
+def test_a_package_that_is_missing_is_one_sentence_of_each_command(
+    bare: Workspace, run: Here, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setitem(sys.modules, f"dvc_{kind}", None)
+    configure(bare, Remote(f"{kind}://me:{HIDDEN}@host/storage"))
+    said = f": {kind}://***@host/storage needs a package that is not installed; run "
+    assert_said(f"{said}'pip install dvc-{kind}'.", run, *COMMANDS)
+
+
+@pytest.mark.skipif(find_spec("dvc_ssh") is None, reason="dvc-ssh is not installed")
+def test_a_server_that_is_silent_is_waited_for_as_long_as_dvc_is_told(
+    bare: Workspace, run: Here
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"ssh://127.0.0.1:{silent.getsockname()[1]}/storage"
+        configure(bare, Remote(url, {"timeout": "1"}))
+        assert f"{url} does not answer (it took too long); " in run("verify", "HEAD", status=2)
+
+
+def test_what_the_cache_has_is_used_where_the_remote_is_not(
+    bare: Workspace, run: Here, built_toy: Workspace
+) -> None:
+    cache = shutil.copytree(built_toy.path / ".dvc/cache", bare.path / ".dvc/cache")
+    (out,) = yaml.safe_load(bare.read("dvc.lock"))["stages"]["evaluate"]["outs"]
+    (cache / "files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()
+    configure(bare, Remote(f"http://me:{HIDDEN}@127.0.0.1:9/storage"))
+    said = run("sync", "--all", status=1)
+    assert "DVC's remote: http://***@127.0.0.1:9/storage does not answer (" in said
+    assert "1 records that Git names come from neither DVC's cache nor its remote" in said
+    assert "MLflow: 3 created" in said
+    assert HIDDEN not in said
+    assert "DVC's remote:" not in run("verify", "HEAD:evaluation", status=2), "said once"
+
+
+def test_a_cache_that_cannot_be_written_is_not_laid_to_the_remote(
+    bare: Workspace, run: Here, built_toy: Workspace
+) -> None:
+    storage = bare.path.parent / "storage"
+    shutil.copytree(built_toy.path / ".dvc/cache", storage)
+    (bare.path / ".dvc/cache/files").mkdir(parents=True)
+    (bare.path / ".dvc/cache/files/md5").touch()
+    configure(bare, Remote(str(storage)))
+    said = run("sync", "--all", status=1)
+    assert f"{bare.path}/.dvc/cache/files/md5" in said
+    assert "does not answer" not in said
