@@ -521,17 +521,17 @@ def cluster(
         for number, command in enumerate([head] + [node] * nodes):
             own = folder / ("head" if number == 0 else f"node-{number}")
             own.mkdir(parents=True)
-            log = (own / "log").open("wb")
-            started.append(
-                subprocess.Popen(
-                    [*command, *common],
-                    cwd=own,
-                    env={**environment, "RUNRECORD_SWEEP_DIR": str(own)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+            with (own / "log").open("wb") as log:
+                started.append(
+                    subprocess.Popen(
+                        [*command, *common],
+                        cwd=own,
+                        env={**environment, "RUNRECORD_SWEEP_DIR": str(own)},
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                    )
                 )
-            )
             wait_until(lambda own=own: b"--block" in (own / "log").read_bytes())  # type: ignore[misc]
         yield {"RAY_ADDRESS": address, **token}, started[1:]
     finally:
