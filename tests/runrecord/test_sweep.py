@@ -623,8 +623,11 @@ def test_a_machine_that_does_not_see_the_repository_sends_all_home(
     assert all(one.data.tags.get("mlflow.parentRunId") for one in shown.values() if one)
     values = {"lr": 1.5, "epochs": 3}
     model, value = by_hand(project, tmp_path / "by hand" / EXPERIMENT, values)
-    assert (locked(project, "far-002")["model.bin"], found[2].value) == (model, value)
+    assert (locked(project, experiments(project)["far-002"])["model.bin"], found[2].value) == (
+        model,
+        value,
+    )
     project.run("dvc", "exp", "apply", "far-002")
     project.run("dvc", "pull")
-    assert IDENTICAL in project.run("runrecord", "verify", "far-002:train")
+    assert IDENTICAL in project.run("runrecord", "verify", "far-002:train", "--yes")
     assert client(project)
