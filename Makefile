@@ -51,7 +51,7 @@ smoke: setup
 	pytest -q -n 2 --dist loadfile -m 'not slow and not workspace'
 
 test-all: test
-	pytest -m slow
+	pytest -n 2 --dist loadfile -m slow
 
 campaign: setup
 	python tests/campaign.py
