@@ -205,14 +205,16 @@ def _missing(files: Files | None) -> set[str]:
     return {path.parent.name + path.name for path in (files or {}).values() if not path.exists()}
 
 
-def cache_of(root: Path) -> tuple[str, bool]:
-    """The folder of DVC's cache; is there a default remote?
+def cache_of(root: Path) -> tuple[str, dict[str, str], bool]:
+    """The folder of DVC's cache; the address of each remote; is there a default one?
 
     Raises:
         UserError: DVC refuses to open the repository.
     """
     with opened(root) as repo:
-        return str(Path(repo.cache.local.path).parents[1]), bool(repo.config["core"].get("remote"))
+        remotes = {name: one["url"] for name, one in repo.config["remote"].items()}
+        default = bool(repo.config["core"].get("remote"))
+        return str(Path(repo.cache.local.path).parents[1]), remotes, default
 
 
 def missing_outs(root: Path) -> tuple[Path, list[str], int]:

@@ -52,13 +52,16 @@ def write_values(path: Path, values: Mapping[tuple[str, ...], Any]) -> None:
             at[name] = value
 
 
-def share_cache(checkout: Path, cache: str, settings_of: Path | None) -> None:
+def share_cache(
+    checkout: Path, cache: str, remotes: Mapping[str, str], settings_of: Path | None
+) -> None:
     """Let a clone use a cache that others use, too, and link what it takes from there.
 
     Args:
         checkout: the clone's DVC repository.
         cache: the cache's folder.
-        settings_of: the repository whose local settings, of remotes for instance, it has besides.
+        remotes: the address of each remote: one that is relative would lead elsewhere from here.
+        settings_of: the repository whose local settings it has besides.
     """
     from dvc.config import Config
 
@@ -66,5 +69,7 @@ def share_cache(checkout: Path, cache: str, settings_of: Path | None) -> None:
     if settings_of and (own := settings_of / ".dvc" / "config.local").exists():
         shutil.copyfile(own, local)
     with Config(str(checkout / ".dvc"), validate=False).edit("local") as config:
+        for name, address in remotes.items():
+            config.setdefault("remote", {}).setdefault(name, {})["url"] = address
         section = config.setdefault("cache", {})
         section["dir"], section["type"] = cache, "reflink,hardlink,copy"

@@ -104,8 +104,8 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         "--prune", action="store_true", help="end trials that are worse than others, by epoch"
     )
     parser.add_argument("--jobs", type=_count, help="trials at once; default 1, on a cluster all")
-    parser.add_argument("--cpus", type=float, default=1, help="of Ray's, a trial; default 1")
-    parser.add_argument("--gpus", type=float, default=0, help="a trial; 0.25 is a quarter of one")
+    parser.add_argument("--cpus", type=_share, default=1, help="of Ray's, a trial; default 1")
+    parser.add_argument("--gpus", type=_share, default=0, help="a trial; 0.25 is a quarter of one")
     parser.add_argument("--name", metavar="STUDY", help="default made of the stage and the rest")
 
 
@@ -170,6 +170,13 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) not in range(1, 65536):
         raise argparse.ArgumentTypeError(f"it is '{text}'; a port is a number from 1 to 65535")
     return int(text)
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < 1_000_000:
+        raise ValueError
+    return share
 
 
 def _count(text: str) -> int:

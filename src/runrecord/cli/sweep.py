@@ -18,6 +18,7 @@ from runrecord.files import sha256
 from runrecord.paths import repo_root
 from runrecord.process import Terminated
 from runrecord.project import Project, load_project
+from runrecord.provenance.git import git
 from runrecord.provenance.source_patch import LESS, describe_code
 from runrecord.report.study_plots import plots
 from runrecord.run_store import was_run_here
@@ -35,6 +36,7 @@ from runrecord.sweep.study import (
     grid_size,
 )
 from runrecord.sweep.study_record import Study, find_study, recorded
+from runrecord.sweep.worker import experiment_ref
 from runrecord.text import printable
 
 _TRIALS = 20
@@ -56,11 +58,12 @@ def sweep(given: Namespace) -> int:
     project = load_project(root)
     study, tags = _study(root, project, given)
     definition = study.definition
-    count = given.trials or (_TRIALS if definition.search != "grid" else grid_size(definition))
+    whole = grid_size(definition) if definition.search == "grid" else _TRIALS
+    count = given.trials or max(whole, len(study.trials))
     makers = [one.name for one in stages_of(root).values() if definition.file in one.outs]
     if not makers:
         raise UserError(f"{definition.file}: no stage of dvc.yaml writes it; name a metrics file.")
-    label = f"{definition.file}:{definition.metric}"
+    label = printable(f"{definition.file}:{definition.metric}")
     if any(fnmatchcase(label, pattern) for pattern in project.test_metrics):
         print(
             f"warning: {label} is a test metric: what a search chooses by it looks better than it "
@@ -87,7 +90,7 @@ def sweep(given: Namespace) -> int:
             for title, picture in plots(found):
                 run.image(title, picture, step=len(trials))
             written = io.StringIO()
-            Console(width=_WIDTH, file=written).print(_table(found))
+            Console(width=_WIDTH, file=written, markup=False, highlight=False).print(_table(found))
             run.text("Trials", written.getvalue(), step=len(trials))
     except (KeyboardInterrupt, Terminated):
         say(f"{study.name}: stopped; the same command goes on with it.")
@@ -117,6 +120,7 @@ def _study(root: Path, project: Project, given: Namespace) -> tuple[Study, dict[
     name = check_name(given.name) if given.name else default_name(definition, stage, code)
     study = find_study(root, name)
     if study is None:
+        _check_names_free(root, name, tags["git.commit"])
         kept = {key: text for key, text in tags.items() if text and key != "git.commit"}
         return Study(name, "", definition, tags["git.commit"], patch, {}), kept
     if study.definition != definition:
@@ -130,6 +134,20 @@ def _study(root: Path, project: Project, given: Namespace) -> tuple[Study, dict[
             "today's, give another --name."
         )
     return _trusted(root, study), {}
+
+
+def _check_names_free(root: Path, name: str, commit: str) -> None:
+    """No experiment has the name of a trial.
+
+    Raises:
+        UserError: one has: it would be lost.
+    """
+    ref = experiment_ref(commit, name)
+    if there := git(root, "for-each-ref", "--format=%(refname)", f"{ref}-*").decode().split():
+        raise UserError(
+            f"{printable(there[0].rpartition('/')[2])} is an experiment already, and of no study "
+            "that there is; give another --name, or remove it with 'dvc exp remove'."
+        )
 
 
 def _trusted(root: Path, study: Study) -> Study:

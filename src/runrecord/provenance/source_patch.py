@@ -68,7 +68,7 @@ def describe_code(
 def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
     """Make in `clone` the code of a run of the repository that `of` is in.
 
-    Of what is there already, only what Git ignores stays.
+    A change of what is there already goes.
 
     Raises:
         GitFailed: Git refuses; it is a change of other files, for instance.
@@ -78,7 +78,6 @@ def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
     with suppress(GitFailed):  # some are broken; what asks for them will say so
         own.git("update-ref", "--stdin", given=refs)
     own.git_as_committed("checkout", "--quiet", "--force", "--detach", commit)
-    own.git("clean", "--quiet", "-ff", "-d")
     if patch:
         own.git("apply", "--whitespace=nowarn", "-", given=patch)
 

@@ -5,13 +5,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runrecord.sweep.study import Searcher
 from runrecord.sweep.study_record import Study
-
-if TYPE_CHECKING:
-    pass
 
 
 def plots(study: Study) -> Iterator[tuple[str, bytes]]:

@@ -14,9 +14,7 @@ from secrets import token_hex
 from runrecord.catalog import read_runs
 from runrecord.dvc_cache import records_at
 from runrecord.errors import UserError
-from runrecord.locks import held
 from runrecord.process import Terminated, raise_on_signals
-from runrecord.provenance.git import git
 from runrecord.record.reader import files_in
 from runrecord.record.writer import place_files
 from runrecord.run import Run
@@ -29,7 +27,7 @@ from runrecord.sweep.study import (
     to_run,
 )
 from runrecord.sweep.study_record import Study, note
-from runrecord.sweep.worker import Outcome, experiment_ref
+from runrecord.sweep.worker import Outcome, fetch
 from runrecord.sweep.workplace import PROOF
 from runrecord.sync import Store, sync_lock
 from runrecord.text import reason
@@ -60,12 +58,12 @@ def run_study(
     """
     folder = state_folder(root) / "studies" / study.name
     trials = dict(study.trials)
-    with _folder(folder) as proof, ray_at_work(resources.jobs or 1) as room_for:
+    with _folder(folder) as proof, ray_at_work(resources) as room:
         raise_on_signals(instead=True)  # Ray has handlers of its own
         place = Placing(root, study, targets, folder, proof, resources)
         searcher = Searcher(study.definition, trials.values())
         waiting = to_run(study.definition, study.trials, count)
-        jobs = resources.jobs or room_for(resources)
+        jobs = resources.jobs or room
         try:
             while True:
                 while len(place.pending) < jobs and (wanted := next(waiting, None)):
@@ -107,21 +105,18 @@ def _bring_home(root: Path, study: Study, outcome: Outcome) -> Trial:
     trial = outcome.trial
     experiment = experiment_of(study.name, trial.number)
     try:
-        if outcome.code is not None:
+        if outcome.code:
             with tempfile.TemporaryDirectory() as folder:
-                source = Path(folder) / "bundle"
-                if isinstance(outcome.code, bytes):
-                    source.write_bytes(outcome.code)
-                else:
-                    source = outcome.code
-                ref = experiment_ref(study.commit, experiment)
-                with held(state_folder(root) / "studies.lock"):
-                    git(root, "fetch", "--quiet", "--no-tags", str(source), f"+{ref}:{ref}")
+                bundle = Path(folder) / "bundle"
+                bundle.write_bytes(outcome.code)
+                fetch(root, bundle, study.commit, experiment)
         for run_id, files in (outcome.records or {}).items():
             place_files(run_dir(root, run_id), files)
-        _show(root, trial, experiment if isinstance(outcome.code, bytes) else "")
     except (UserError, OSError) as error:
-        return replace(trial, state="FAIL", error=f"it did not come home: {reason(error)}")
+        why = f"it did not come home: {reason(error)}"
+        return replace(trial, state="FAIL", value=None, error=why)
+    with suppress(Exception):  # `runrecord sync` says what it is
+        _show(root, trial, experiment if outcome.code else "")
     return trial
 
 
@@ -141,5 +136,4 @@ def _show(root: Path, trial: Trial, experiment: str) -> None:
     with sync_lock(root):
         store = Store(root)
         for run in read_runs(found.items(), lambda _label, _error: None):
-            with suppress(Exception):  # `runrecord sync` says what it is
-                store.play(run)
+            store.play(run)

@@ -1,9 +1,10 @@
 """Ray places trials: on this machine's CPUs and GPUs, or on a cluster's."""
 
 import logging
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,11 +44,11 @@ class Resources:
 
 
 @contextmanager
-def ray_at_work(jobs: int) -> Iterator[Callable[[Resources], int]]:
-    """Ray: the cluster of `RAY_ADDRESS`, else one of this process; how many trials it has room for.
+def ray_at_work(resources: Resources) -> Iterator[int]:
+    """Ray: the cluster of `RAY_ADDRESS`, else one of this process; how many trials run at once.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be had, or has no machine that is large enough.
     """
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -56,7 +57,9 @@ def ray_at_work(jobs: int) -> Iterator[Callable[[Resources], int]]:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token_hex(32))
     import ray
 
-    own = {} if address else {"num_cpus": jobs, "object_store_memory": _OBJECTS}
+    jobs = resources.jobs or 1
+    cpus = max(1, math.ceil(jobs * resources.cpus))
+    own = {} if address else {"num_cpus": cpus, "object_store_memory": _OBJECTS}
     try:
         ray.init(
             address=address or "local",
@@ -68,19 +71,22 @@ def ray_at_work(jobs: int) -> Iterator[Callable[[Resources], int]]:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"the cluster of RAY_ADDRESS, {address}," if address else "Ray"
         raise UserError(f"{where} cannot be had ({reason(error)}).") from None
-
-    def room(resources: Resources) -> int:
-        if not address:
-            return 1
-        there = ray.cluster_resources()
-        counts = [there.get("CPU", 0) / resources.cpus] if resources.cpus else []
-        counts += [there.get("GPU", 0) / resources.gpus] if resources.gpus else []
-        return max(1, int(min(counts, default=1)))
-
     try:
-        yield room
+        rooms = [_room(node["Resources"], resources) for node in ray.nodes() if node["Alive"]]
+        if not any(rooms):
+            raise UserError(
+                f"no machine of Ray's has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for "
+                "a trial; ask for less with --cpus and --gpus."
+            )
+        yield resources.jobs or (sum(rooms) if address else 1)
     finally:
         ray.shutdown()
+
+
+def _room(node: Mapping[str, float], resources: Resources) -> int:
+    """How many trials a machine has room for at once."""
+    wanted = (("CPU", resources.cpus), ("GPU", resources.gpus))
+    return int(min((node.get(kind, 0) / count for kind, count in wanted if count), default=1))
 
 
 class Placing:
@@ -200,7 +206,7 @@ def _run(task: Task, code: bytes, board: "ActorHandle[Any] | None") -> Outcome:
 def _task(root: Path, study: Study, targets: tuple[str, ...], folder: Path, proof: str) -> Task:
     """What all trials of a study have in common."""
     top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
-    cache, has_remote = cache_of(root)
+    cache, remotes, has_remote = cache_of(root)
     definition = study.definition
     return Task(
         root=str(root),
@@ -208,6 +214,7 @@ def _task(root: Path, study: Study, targets: tuple[str, ...], folder: Path, proo
         proof=proof,
         below=root.resolve().relative_to(top.resolve()).as_posix(),
         cache=cache,
+        remotes=remotes,
         has_remote=has_remote,
         commit=study.commit,
         patch=study.patch,

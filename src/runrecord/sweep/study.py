@@ -16,7 +16,6 @@ from runrecord.sweep.space import Param, Value, parse
 if TYPE_CHECKING:
     import optuna
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
 
 Search = Literal["grid", "random", "tpe"]
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
@@ -137,7 +136,7 @@ class Searcher:
         self._asked: dict[int, optuna.Trial] = {}
         for trial in trials:
             if trial.state in DONE:
-                self._study.add_trial(self._told(trial))
+                self._replay(trial)
 
     @property
     def optuna(self) -> "optuna.Study":
@@ -164,7 +163,9 @@ class Searcher:
 
         Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020.
         """
-        trial = self._asked[number]
+        trial = self._asked.get(number)
+        if trial is None or epoch < 0:  # it has ended since; that is no epoch
+            return False
         trial.report(value, epoch)
         return bool(trial.should_prune())
 
@@ -175,16 +176,13 @@ class Searcher:
             return optuna.samplers.TPESampler(seed=number, constant_liar=True)
         return optuna.samplers.RandomSampler(seed=number)
 
-    def _told(self, trial: Trial) -> "FrozenTrial":
-        import optuna
-
-        return optuna.trial.create_trial(
-            state=optuna.trial.TrialState[trial.state],
-            value=trial.value,
-            params=dict(trial.params),
-            distributions=self._space,
-            intermediate_values=dict(trial.curve),
-        )
+    def _replay(self, trial: Trial) -> None:
+        """Tell Optuna of a trial that is done, and of its epochs, by which others are given up."""
+        if self.ask(trial.number, trial.params).params != trial.params:
+            raise ValueError(f"trial {trial.number} has params that the study does not search")
+        for epoch, value in sorted(trial.curve.items()):
+            self.is_hopeless(trial.number, epoch, value)
+        self.tell(trial)
 
 
 def to_run(

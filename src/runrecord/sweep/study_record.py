@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from runrecord.checkpoints import Checkpoints
 from runrecord.dvc_cache import records_at, restore_out
@@ -24,10 +25,10 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import PATCH, RecordRefused
 from runrecord.record.writer import RecordWriter
 from runrecord.run import Run, now
-from runrecord.run_store import STORES, claim_run, host, remember_patch
+from runrecord.run_store import STORES, claim_run, host, remember_patch, state_folder
 from runrecord.run_view import RunView, view
 from runrecord.start import KILLED_PATIENCE, PATIENCE, sinks_of
-from runrecord.sweep.study import TRIAL, Definition, Trial, definition_from, is_name
+from runrecord.sweep.study import TRIAL, Definition, Searcher, Trial, definition_from, is_name
 from runrecord.tracker import Tracker
 
 STAGE = "sweep"
@@ -74,7 +75,11 @@ def study_record(root: Path, name: str) -> Record | None:
 
 def trial_runs(root: Path, experiment: str) -> list[Record]:
     """The records in the run store of the runs of a trial, the oldest first."""
-    return [one for one in _records(root, experiment) if OF_TRIAL in one.start.tags]
+    return [
+        one
+        for one in _records(root, experiment)
+        if OF_TRIAL in one.start.tags and one.start.tags.get("dvc.experiment") == experiment
+    ]
 
 
 @contextmanager
@@ -84,10 +89,15 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
     Raises:
         UserError: another process works on it.
     """
-    with claim_run(root, f"{study.name}-{STAGE}", study.id or None) as folder:
-        if study.id and folder.name != study.id:
-            raise UserError(f"{study.name}: another process works on this study; wait for it.")
+    with (
+        _alone(root, study),
+        claim_run(root, f"{study.name}-{STAGE}", study.id or None) as folder,
+    ):
         past = Record(files_in(folder)) if (folder / "run.json").is_file() else None
+        if past and (past.start.stage != STAGE or past.start.tags.get(STUDY) != study.name):
+            raise UserError(
+                f"{study.name}: its trials say that {folder.name} is its run: it is not."
+            )
         writer = RecordWriter(folder, past.size if past else 0)
         tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
         begun = past.start if past else _start(folder.name, study, tags)
@@ -108,6 +118,28 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
             _end(tracker, "FAILED", PATIENCE, f"{type(error).__name__}: {error}")
             raise
         _end(tracker, "FINISHED", PATIENCE)
+
+
+@contextmanager
+def _alone(root: Path, study: Study) -> Iterator[None]:
+    """Be the only process that works on a study.
+
+    Raises:
+        UserError: another one does, or has since it was looked for.
+    """
+    lock = FileLock(state_folder(root) / f"study-{study.name}.lock", fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{study.name}: another process works on this study; wait for it."
+        ) from None
+    try:
+        if not study.id and study_record(root, study.name):
+            raise UserError(f"{study.name}: another process worked on it just now; try it again.")
+        yield
+    finally:
+        lock.release()
 
 
 def note(run: Run, trial: Trial, metric: str) -> None:
@@ -186,7 +218,8 @@ def _told_by_itself(name: str, record: Record) -> Study:
         definition = definition_from(record.start.params)
         tags = view(record).tags
         trials = [TRIAL.validate_json(text) for tag, text in tags.items() if tag.startswith(_TRIAL)]
-    except (ValidationError, RecordRefused) as error:
+        Searcher(definition, trials)
+    except (ValueError, RecordRefused) as error:
         raise UserError(
             f"{record.start.id}: its record cannot be used ({str(error).splitlines()[0]}); remove "
             "it, and the study is made again from its trials' records."
@@ -212,6 +245,8 @@ def _told_by_trials(root: Path, name: str) -> Study | None:
             definition = definition_from(told["definition"])
             time, host = _BEGUN.validate_python(told["begun"])
             trial = TRIAL.validate_python({"number": told["number"], "params": told["params"]})
+            if Searcher(definition, []).ask(trial.number, trial.params).params != trial.params:
+                continue  # it is none of that space
         except (ValueError, KeyError, TypeError):
             continue  # it says less of a study than one does
         tags = record.start.tags
@@ -251,7 +286,7 @@ def _with_outcome(root: Path, trial: Trial, record: Record, definition: Definiti
     trial = replace(
         trial,
         runs=(*trial.runs, record.start.id),
-        curve=curve_of(seen, definition.metric) if definition.prune else {},
+        curve={**trial.curve, **(curve_of(seen, definition.metric) if definition.prune else {})},
     )
     if PRUNED in seen.tags:
         return replace(trial, state="PRUNED")

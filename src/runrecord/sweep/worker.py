@@ -17,12 +17,13 @@ from runrecord.catalog import sealed_records
 from runrecord.dvc_files import share_cache
 from runrecord.errors import UserError
 from runrecord.events import Logged
+from runrecord.locks import held
 from runrecord.process import end_program
 from runrecord.provenance.git import git
 from runrecord.provenance.source_patch import check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, RecordRefused, read_line
-from runrecord.run_store import lock_of, run_dir
+from runrecord.run_store import lock_of, run_dir, state_folder
 from runrecord.run_view import view
 from runrecord.start import WHY
 from runrecord.sweep.space import set_params
@@ -52,13 +53,13 @@ class Board(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial, and what of it did not come home by itself."""
+    """What became of a trial, and of another machine what is to come home."""
 
     trial: Trial
-    code: bytes | Path | None = None
-    """Where its experiment can be fetched from: a clone, or a bundle of Git's."""
+    code: bytes | None = None
+    """Its experiment, as a bundle of Git's."""
     records: Mapping[str, Mapping[str, bytes]] | None = None
-    """Of another machine, those that are in no out: of runs that did not finish."""
+    """Those that are in no out: of runs that did not finish."""
 
 
 def run_trial(task: Task, code: bytes, board: Board | None) -> Outcome:
@@ -83,15 +84,21 @@ def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
             f"this machine does not see {task.root}, and the project has no default DVC remote to "
             "bring results home by; add one with 'dvc remote add --default'"
         )
+    for name, address in task.remotes.items() if not home else ():
+        if address.startswith("/") and not Path(address).is_dir():
+            raise UserError(f"the DVC remote {name} is {address}, which this machine does not see")
     place = workplace(base)
     source = Path(task.root) if home else received(base, code)
     clone = place / "repository"
     checkout = clone / task.below
     root = Path(task.root) if home else checkout
     _wait_for_earlier(root, task.experiment)
+    if clone.exists():
+        git(clone, "clean", "--quiet", "-ffdx")  # what a trial leaves is none of the next one's
     check_out(source, task.commit, task.patch, clone)
+    new = _untracked(checkout)
     cache = task.cache if home else str(base / "cache")
-    share_cache(checkout, cache, Path(task.root) if home else None)
+    share_cache(checkout, cache, task.remotes, Path(task.root) if home else None)
     set_params(checkout, task.trial.params)
     why = place / "why"
     why.unlink(missing_ok=True)
@@ -107,7 +114,7 @@ def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
     log.parent.mkdir(exist_ok=True)
     dvc = Dvc(checkout, environment, log)
     try:
-        pull = ["--pull"] if task.has_remote else []
+        pull = [] if home else ["--pull"]
         with dvc.started("repro", *pull, *task.targets) as process:
             _follow(process, task, root, why, board)
         trial = _with_runs(task, root, checkout, bool(board))
@@ -119,12 +126,15 @@ def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
             shutil.rmtree(clone, ignore_errors=True)  # DVC may have been stopped in the middle
             return outcome
         value = value_in(checkout / task.file, task.metric)
-        if math.isnan(value):
-            raise UserError(f"{task.file}: {task.metric} is NaN")
+        if not math.isfinite(value):
+            raise UserError(f"{task.file}: {task.metric} is {value}")
         done = replace(trial, state="COMPLETE", value=value, error="")
-        dvc.run("exp", "save", "--force", "--name", task.experiment, *_new(checkout), *task.targets)
+        new += _untracked(checkout, task.file)
+        more = [option for name in new for option in ("--include-untracked", name)]
+        dvc.run("exp", "save", "--force", "--name", task.experiment, *more, *task.targets)
         if home:
-            return Outcome(done, clone)
+            fetch(root, clone, task.commit, task.experiment)
+            return Outcome(done)
         dvc.run("push", "--with-deps", *task.targets)
         return Outcome(done, _bundle(clone, task))
     except BaseException:
@@ -200,20 +210,27 @@ def _with_runs(task: Task, root: Path, checkout: Path, followed: bool) -> Trial:
     curve: dict[int, float] = {}
     for record in records if followed else ():
         curve |= curve_of(view(record), task.metric)
-    failed = [one.end.message for one in records if one.end and one.end.status == "FAILED"]
+    end = records[-1].end if records else None
     return replace(
         task.trial,
         runs=tuple(record.start.id for record in records),
         curve=curve,
-        error=failed[-1] if failed else "",
+        error=end.message if end and end.status == "FAILED" else "",
     )
 
 
-def _new(checkout: Path) -> list[str]:
-    """Options that let DVC save the new files of the study's change, too."""
-    listed = git(checkout, "ls-files", "-z", "--others", "--exclude-standard")
-    names = os.fsdecode(listed).split("\0")[:-1]
-    return [option for name in names for option in ("--include-untracked", name)]
+def _untracked(checkout: Path, *names: str) -> list[str]:
+    """New files, of those or of all, that Git does not ignore."""
+    paths = [f":(literal){name}" for name in names]
+    listed = git(checkout, "ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
+    return os.fsdecode(listed).split("\0")[:-1]
+
+
+def fetch(root: Path, source: Path, commit: str, experiment: str) -> None:
+    """Bring an experiment home, one at a time: Git's refs are not for several at once."""
+    ref = experiment_ref(commit, experiment)
+    with held(state_folder(root) / "studies.lock"):
+        git(root, "fetch", "--quiet", "--no-tags", str(source), f"+{ref}:{ref}")
 
 
 def experiment_ref(commit: str, experiment: str) -> str:

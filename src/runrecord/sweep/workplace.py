@@ -41,7 +41,10 @@ class Task:
     """Where the DVC repository is in its Git repository."""
     cache: str
     """DVC's, of the main repository."""
+    remotes: Mapping[str, str]
+    """The address of each of DVC's remotes."""
     has_remote: bool
+    """Is one of them the default?"""
     commit: str
     patch: bytes
     experiment: str
@@ -64,7 +67,15 @@ def is_home(task: Task) -> bool:
 def own_folder() -> Path:
     """Where a machine works that does not see the main repository's disk."""
     given = os.environ.get(PLACE)
-    return Path(given) if given else Path(tempfile.gettempdir()) / f"runrecord-{os.getuid()}"
+    folder = Path(given or Path(tempfile.gettempdir()) / f"runrecord-{os.getuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder}: is somebody else's; name another folder in {PLACE}")
+    for study in folder.glob("*/"):
+        workers = [*study.glob("workers/*/")]
+        if workers and not any(map(is_running, workers)):
+            shutil.rmtree(study, ignore_errors=True)  # of a study that is over
+    return folder
 
 
 @cache
