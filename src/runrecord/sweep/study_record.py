@@ -89,15 +89,11 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
     Raises:
         UserError: another process works on it.
     """
-    with (
-        _alone(root, study),
-        claim_run(root, f"{study.name}-{STAGE}", study.id or None) as folder,
-    ):
+    title = f"{study.name}-{STAGE}"
+    with _alone(root, study), claim_run(root, title, study.id or None) as folder:
         past = Record(files_in(folder)) if (folder / "run.json").is_file() else None
         if past and (past.start.stage != STAGE or past.start.tags.get(STUDY) != study.name):
-            raise UserError(
-                f"{study.name}: its trials say that {folder.name} is its run: it is not."
-            )
+            raise UserError(f"{study.name}: {folder.name} is not its run, as its trials say.")
         writer = RecordWriter(folder, past.size if past else 0)
         tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
         begun = past.start if past else _start(folder.name, study, tags)
