@@ -33,6 +33,7 @@ from helpers import (
 from runrecord.errors import UserError
 from runrecord.extras import require
 from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import RecordRefused
 from runrecord.run_view import view
 from runrecord.sweep.space import Param, Value, check_there, parse, set_params, split
 from runrecord.sweep.study import Definition, Searcher, Trial, best_first, grid_size, to_run
@@ -396,14 +397,24 @@ def test_a_study_that_is_deleted_is_made_again_from_its_trials(project: Workspac
     assert study in parents
 
 
+@contextmanager
+def started(project: Workspace, *command: str, **more: str) -> "Iterator[subprocess.Popen[str]]":
+    """A command that ends with the test, whatever that comes to."""
+    with project.start(*command, **more) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def held_trial(project: Workspace, name: str, epoch: int) -> int:
     """Wait until a trial holds after an epoch; the process of its stage."""
 
     def holds() -> bool:
         for folder in spool(project):
             if folder.name.startswith(name):
-                series = view(Record(files_in(folder))).series.get("Length", {})
-                return epoch in series
+                with suppress(RecordRefused):  # it is being written
+                    return epoch in view(Record(files_in(folder))).series.get("Length", {})
         return False
 
     wait_until(holds)
@@ -421,7 +432,7 @@ def test_stopped_it_goes_on_where_it_was(
     hold.mkdir()
     (hold / "1.5-3").touch()
     given = (*SWEEP, "train.lr=0.5,1.5", "train.epochs=5", *METRIC, "--name", "stopped")
-    with project.start(*given, HOLD=str(hold), **RECORD_ONLY) as process:
+    with started(project, *given, HOLD=str(hold), **RECORD_ONLY) as process:
         assert process.stdout is not None
         read_until(process.stdout, "stopped-000")
         stage = held_trial(project, "stopped-001", 3)
@@ -473,7 +484,7 @@ def test_two_studies_at_once_and_the_same_one_twice(project: Workspace, tmp_path
     (hold / "0.5-2").touch()
     space = ("train.lr=0.5,1.5", "train.epochs=3", *METRIC)
     first = (*SWEEP, *space, "--name", "first")
-    with project.start(*first, HOLD=str(hold), **RECORD_ONLY) as process:
+    with started(project, *first, HOLD=str(hold), **RECORD_ONLY) as process:
         held_trial(project, "first-000", 2)
         said = project.run(*first, status=2, environment=RECORD_ONLY)
         assert "another process works on this study" in said
@@ -558,7 +569,7 @@ def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
     )
     with (
         cluster(tmp_path / "ray", 2, HOLD=str(hold)) as (there, _),
-        project.start(*given, **there) as process,
+        started(project, *given, **there) as process,
     ):
         stage = held_trial(project, "many-004", 3)
         (raylet,) = [one for one in psutil.Process(stage).parents() if one.name() == "raylet"]
