@@ -32,6 +32,7 @@ from generative.data.idx import sha256_of
 from runrecord.checkpoints import Checkpoints
 from runrecord.cli.viewers import free_port
 from runrecord.events import RunEnded, RunStarted
+from runrecord.provenance.environment import changes_numbers
 from runrecord.provenance.git import git
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
@@ -74,6 +75,7 @@ class Workspace:
             key: value
             for key, value in os.environ.items()
             if not key.startswith(("DVC_", "MLFLOW_", "GIT_"))
+            and not changes_numbers(key)  # as a test in this process may have set it
         }
         search = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         return kept | IDENTITY | {"PATH": search, "MNIST_MIRROR": str(SAMPLE)}
