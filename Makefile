@@ -51,7 +51,8 @@ smoke: setup
 	pytest -q -n 2 --dist loadfile -m 'not slow and not workspace'
 
 test-all: test
-	pytest -n 2 --dist loadfile -m slow
+	pytest -n 2 --dist loadfile -m 'slow and not trains'
+	pytest -m 'slow and trains'
 
 campaign: setup
 	python tests/campaign.py

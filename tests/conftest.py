@@ -31,10 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             getattr(item, "fixturenames", ())
         ):
             item.add_marker("workspace")
+        if "built" in getattr(item, "fixturenames", ()):
+            item.add_marker("trains")
     # The files with long tests first: then both workers end at about the same time. Of these, one
     # that needs the built workspace, which takes longest, and those that do not wait for it.
     long = {item.path for item in items if item.get_closest_marker("workspace")}
-    wait = {item.path for item in items if "built" in getattr(item, "fixturenames", ())}
+    wait = {item.path for item in items if item.get_closest_marker("trains")}
     first = next((item.path for item in items if item.path in wait), None)
     items.sort(key=lambda item: (item.path != first, item.path not in long, item.path in wait))
 
