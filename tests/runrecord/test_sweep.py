@@ -370,6 +370,26 @@ def test_a_study_from_its_start_to_its_end(project: Workspace, tmp_path: Path) -
 
 
 @needs_ray
+def test_whose_experiments_they_are_is_found_or_asked_for(
+    bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the repository's own settings too; clones have none of these."""
+    from runrecord.sweep.placing import _person
+
+    for name in (*IDENTITY, "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    project = bare.copy(tmp_path / "project")
+    project.run("git", "config", "user.useConfigOnly", "true")
+    with pytest.raises(UserError, match="git config --global user.name"):
+        _person(project.path)
+    project.run("git", "config", "user.name", "Ada L.")
+    project.run("git", "config", "user.email", "ada@example.org")
+    assert _person(project.path) == ("Ada L.", "ada@example.org")
+
+
+@needs_ray
 @pytest.mark.slow
 def test_a_study_that_is_deleted_is_made_again_from_its_trials(project: Workspace) -> None:
     given = ("train.lr=0.5,1.5", "train.epochs=2", *METRIC, "--name", "lost")

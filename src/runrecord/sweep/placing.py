@@ -15,7 +15,7 @@ from runrecord.dvc_cache import cache_of
 from runrecord.errors import UserError
 from runrecord.process import GRACE
 from runrecord.provenance.environment import STUDY_TAGS, changes_numbers
-from runrecord.provenance.git import Apart, git
+from runrecord.provenance.git import Apart, GitFailed, git
 from runrecord.sweep.study import Trial, experiment_of
 from runrecord.sweep.study_record import Study, tags_of_trial
 from runrecord.sweep.worker import Board, Outcome, run_trial
@@ -216,6 +216,7 @@ def _task(root: Path, study: Study, targets: tuple[str, ...], folder: Path, proo
         cache=cache,
         remotes=remotes,
         has_remote=has_remote,
+        person=_person(root),
         commit=study.commit,
         patch=study.patch,
         experiment="",
@@ -229,6 +230,23 @@ def _task(root: Path, study: Study, targets: tuple[str, ...], folder: Path, proo
             if changes_numbers(name) or name.startswith(_FORWARDED)
         },
     )
+
+
+def _person(root: Path) -> tuple[str, str]:
+    """Who makes commits in a repository.
+
+    Raises:
+        UserError: Git does not know.
+    """
+    try:
+        told = git(root, "var", "GIT_COMMITTER_IDENT").decode(errors="replace")
+    except GitFailed:
+        raise UserError(
+            "Git does not know who you are, and each trial is a commit; say it with "
+            "'git config --global user.name NAME' and 'git config --global user.email ADDRESS'."
+        ) from None
+    name, _, rest = told.partition(" <")
+    return name, rest.partition(">")[0]
 
 
 def _bundle(root: Path, commit: str) -> bytes:

@@ -96,6 +96,8 @@ def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
     if clone.exists():
         git(clone, "clean", "--quiet", "-ffdx")  # what a trial leaves is none of the next one's
     check_out(source, task.commit, task.patch, clone)
+    for key, text in zip(("user.name", "user.email"), task.person, strict=True):
+        git(clone, "config", key, text)
     new = _untracked(checkout)
     cache = task.cache if home else str(base / "cache")
     share_cache(checkout, cache, task.remotes, Path(task.root) if home else None)

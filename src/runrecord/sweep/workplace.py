@@ -45,6 +45,8 @@ class Task:
     """The address of each of DVC's remotes."""
     has_remote: bool
     """Is one of them the default?"""
+    person: tuple[str, str]
+    """Whose experiments they are: name and e-mail, as Git has them in the main repository."""
     commit: str
     patch: bytes
     experiment: str
