@@ -382,11 +382,11 @@ def test_whose_experiments_they_are_is_found_or_asked_for(
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     project = bare.copy(tmp_path / "project")
     project.run("git", "config", "user.useConfigOnly", "true")
-    with pytest.raises(UserError, match="git config --global user.name"):
+    with pytest.raises(UserError, match="Git does not know who you are"):
         _person(project.path)
-    project.run("git", "config", "user.name", "Ada L.")
+    project.run("git", "config", "user.name", "Ada Lovelace")
     project.run("git", "config", "user.email", "ada@example.org")
-    assert _person(project.path) == ("Ada L.", "ada@example.org")
+    assert _person(project.path) == ("Ada Lovelace", "ada@example.org")
 
 
 @needs_ray
