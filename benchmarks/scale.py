@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from bench import ROOT
-from helpers import RECORD_ONLY, TOY, Workspace, new_project
+from helpers import RECORD_ONLY, TOY, Workspace, new_project, with_results
 from rich.console import Console
 from rich.table import Table
 
@@ -30,12 +30,8 @@ def main() -> None:
     rates = [0.51 + 0.01 * number for number in range(given.trials)]  # 0.5 is in the run cache
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        base = new_project(Path(folder) / "base", PROJECT)
-        variables = {**RECORD_ONLY, "WAIT": "0"}
-        base.run("dvc", "repro", environment=variables)
-        base.run("git", "add", "--all")
-        base.run("git", "commit", "--quiet", "--message=results")
-        variables["WAIT"] = str(given.wait)
+        base = with_results(new_project(Path(folder) / "base", PROJECT), WAIT="0")
+        variables = {**RECORD_ONLY, "WAIT": str(given.wait)}
         seconds["bare stage"] = _seconds(
             base.copy(Path(folder) / "bare"),
             [("python", "train.py")] * given.trials,

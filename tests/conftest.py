@@ -1,7 +1,8 @@
 """The workspaces that tests share."""
 
 import sqlite3
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -11,16 +12,17 @@ from filelock import FileLock
 from helpers import (
     CHROMIUM,
     EXPERIMENT,
-    RECORD_ONLY,
     STAGES,
     TOY,
     Workspace,
     new_project,
     new_repository,
     new_workspace,
+    with_results,
 )
 from playwright.sync_api import Page, expect, sync_playwright
 
+from runrecord.cli import main
 from runrecord.sinks.mlflow_store import connect
 
 
@@ -69,11 +71,7 @@ def workspace(built: Workspace, tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def built_toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The toy project after `dvc repro`, committed: records, and nothing in a tracker."""
-    workspace = new_project(tmp_path_factory.mktemp("toy") / "repository", TOY)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
-    return workspace
+    return with_results(new_project(tmp_path_factory.mktemp("toy") / "repository", TOY))
 
 
 @pytest.fixture
@@ -91,6 +89,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("DVC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture
+def program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """`runrecord` in this process: what it prints."""
+
+    def run(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["runrecord", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == status, said
+        return said.out + said.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

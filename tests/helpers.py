@@ -360,6 +360,14 @@ def new_project(path: Path, files: Mapping[str, str]) -> Workspace:
     return workspace
 
 
+def with_results(workspace: Workspace, **environment: str) -> Workspace:
+    """The workspace after `dvc repro`, committed: records, and nothing in a tracker."""
+    workspace.run("dvc", "repro", environment=RECORD_ONLY | environment)
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=results")
+    return workspace
+
+
 IDENTICAL = "Verdict: bit-identical: "
 
 

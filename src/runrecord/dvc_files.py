@@ -25,6 +25,23 @@ def read_values(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
 
 
+def value_in(path: Path, metric: str) -> float:
+    """The value of a metric in a file: by its name there, else by a dotted one.
+
+    Raises:
+        UserError: it has no number of that name.
+    """
+    found = read_values(path)
+    value: Any = found.get(metric) if isinstance(found, dict) else None
+    if value is None:
+        value = found
+        for key in metric.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path.name}: has no number '{metric}'.")
+    return float(value)
+
+
 def value_of(text: str) -> Any:
     """A value as params.yaml has it.
 

@@ -47,9 +47,7 @@ def opened(root: Path) -> "Iterator[Repo]":
         except OSError as error:
             if error.filename is not None:
                 raise
-            raise sqlite3.OperationalError(
-                error.strerror
-            ) from None  # as its notes' database has it
+            raise sqlite3.OperationalError(error.strerror) from None  # of its notes, too
         with opening as repo:
             yield repo
     except sqlite3.Error as error:

@@ -1,14 +1,13 @@
 """`runrecord gc` takes what DVC can give back, and nothing else."""
 
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers import RECORD_ONLY, Workspace, end_run, new_run, play, spool
 
-from runrecord.cli import main
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import host, lock_of
 from runrecord.sinks.tensorboard import TensorBoardSink, shown_at
@@ -30,19 +29,9 @@ def four(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 @pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+def here(program: Here) -> Here:
     """`runrecord gc` in this process: what it prints."""
-
-    def run(*arguments: str, status: int = 0) -> str:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["runrecord", "gc", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        assert end.value.code == status, said
-        return said.out + said.err
-
-    return run
+    return partial(program, "gc")
 
 
 def oldest_first(workspace: Workspace) -> list[Path]:

@@ -32,7 +32,6 @@ from helpers import (
 )
 
 from runrecord import dvc_remote
-from runrecord.cli import main
 from runrecord.cli.viewers import free_port
 from runrecord.run_store import run_dir
 
@@ -275,30 +274,14 @@ def _lines(settings: Mapping[str, str]) -> list[str]:
     return [f"{name} = {value}" for name, value in settings.items()]
 
 
-def assert_said(sentence: str, run: Here, *commands: tuple[str, ...]) -> None:
+def assert_said(sentence: str, program: Here, *commands: tuple[str, ...]) -> None:
     """Each says it once, and nothing besides that a program would say to its maker."""
     for command in commands:
         dvc_remote.given_up.clear()
-        said = run(*command, status=COMMANDS[command])
+        said = program(*command, status=COMMANDS[command])
         assert said.count(sentence) == 1, said
         for never in ("Traceback", "Exception", HIDDEN):
             assert never not in said, said
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
-    """`runrecord` in this process: what it prints."""
-
-    def run(*arguments: str, status: int = 0) -> str:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["runrecord", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        assert end.value.code == status, said
-        return said.out + said.err
-
-    return run
 
 
 def anybody_elses_key(remote: Remote) -> Remote:
@@ -334,69 +317,69 @@ REFUSALS = {
     indirect=["remote"],
 )
 def test_what_a_remote_refuses_is_one_sentence(
-    bare: Workspace, run: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote, refusal: str
+    bare: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote, refusal: str
 ) -> None:
     change, said = REFUSALS[refusal]
     remote = change(remote)
     configure(bare, remote)
     for name, value in remote.environment.items():
         monkeypatch.setenv(name, value)
-    assert_said(f": {remote.url} {said}", run, ("sync", "--all"), ("doctor",))
+    assert_said(f": {remote.url} {said}", program, ("sync", "--all"), ("doctor",))
 
 
 @pytest.mark.parametrize("remote", [on("ssh"), on("s3")], indirect=True)
 def test_a_remote_that_answers(
-    bare: Workspace, run: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote
+    bare: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote
 ) -> None:
     configure(bare, remote)
     for name, value in remote.environment.items():
         monkeypatch.setenv(name, value)
-    assert f"✓ DVC remote: {remote.url}: answers" in run("doctor", status=1)
+    assert f"✓ DVC remote: {remote.url}: answers" in program("doctor", status=1)
 
 
 @pytest.mark.parametrize("kind", ["ssh", "s3", "gs"])
 def test_a_package_that_is_missing_is_one_sentence_of_each_command(
-    bare: Workspace, run: Here, monkeypatch: pytest.MonkeyPatch, kind: str
+    bare: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setitem(sys.modules, f"dvc_{kind}", None)
     configure(bare, Remote(f"{kind}://me:{HIDDEN}@host/storage"))
     said = f": {kind}://***@host/storage needs a package that is not installed; run "
-    assert_said(f"{said}'pip install dvc-{kind}'.", run, *COMMANDS)
+    assert_said(f"{said}'pip install dvc-{kind}'.", program, *COMMANDS)
 
 
 @pytest.mark.skipif(find_spec("dvc_ssh") is None, reason="dvc-ssh is not installed")
 def test_a_server_that_is_silent_is_waited_for_as_long_as_dvc_is_told(
-    bare: Workspace, run: Here
+    bare: Workspace, program: Here
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"ssh://127.0.0.1:{silent.getsockname()[1]}/storage"
         configure(bare, Remote(url, {"timeout": "1"}))
-        assert f"{url} does not answer (it took too long); " in run("verify", "HEAD", status=2)
+        assert f"{url} does not answer (it took too long); " in program("verify", "HEAD", status=2)
 
 
 def test_what_the_cache_has_is_used_where_the_remote_is_not(
-    bare: Workspace, run: Here, built_toy: Workspace
+    bare: Workspace, program: Here, built_toy: Workspace
 ) -> None:
     cache = shutil.copytree(built_toy.path / ".dvc/cache", bare.path / ".dvc/cache")
     (out,) = yaml.safe_load(bare.read("dvc.lock"))["stages"]["evaluate"]["outs"]
     (cache / "files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()
     configure(bare, Remote(f"http://me:{HIDDEN}@127.0.0.1:9/storage"))
-    said = run("sync", "--all", status=1)
+    said = program("sync", "--all", status=1)
     assert "DVC's remote: http://***@127.0.0.1:9/storage does not answer (" in said
     assert "1 records that Git names come from neither DVC's cache nor its remote" in said
     assert "MLflow: 3 created" in said
     assert HIDDEN not in said
-    assert "DVC's remote:" not in run("verify", "HEAD:evaluation", status=2), "said once"
+    assert "DVC's remote:" not in program("verify", "HEAD:evaluation", status=2), "said once"
 
 
 def test_a_cache_that_cannot_be_written_is_not_laid_to_the_remote(
-    bare: Workspace, run: Here, built_toy: Workspace
+    bare: Workspace, program: Here, built_toy: Workspace
 ) -> None:
     storage = bare.path.parent / "storage"
     shutil.copytree(built_toy.path / ".dvc/cache", storage)
     (bare.path / ".dvc/cache/files").mkdir(parents=True)
     (bare.path / ".dvc/cache/files/md5").touch()
     configure(bare, Remote(str(storage)))
-    said = run("sync", "--all", status=1)
+    said = program("sync", "--all", status=1)
     assert f"{bare.path}/.dvc/cache/files/md5" in said
     assert "does not answer" not in said

@@ -28,6 +28,7 @@ from helpers import (
     runs,
     spool,
     wait_until,
+    with_results,
 )
 
 from runrecord.errors import UserError
@@ -69,11 +70,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def begun(bare: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The project after `dvc repro`, committed."""
-    workspace = bare.copy(tmp_path_factory.mktemp("swept") / EXPERIMENT)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
-    return workspace
+    return with_results(bare.copy(tmp_path_factory.mktemp("swept") / EXPERIMENT))
 
 
 @pytest.fixture

@@ -60,9 +60,7 @@ def sweep(given: Namespace) -> int:
     definition = study.definition
     whole = grid_size(definition) if definition.search == "grid" else _TRIALS
     count = given.trials or max(whole, len(study.trials))
-    makers = [one.name for one in stages_of(root).values() if definition.file in one.outs]
-    if not makers:
-        raise UserError(f"{definition.file}: no stage of dvc.yaml writes it; name a metrics file.")
+    targets = _makers(root, definition.file)
     label = printable(f"{definition.file}:{definition.metric}")
     if any(fnmatchcase(label, pattern) for pattern in project.test_metrics):
         print(
@@ -85,7 +83,7 @@ def sweep(given: Namespace) -> int:
     resources = Resources(given.jobs, given.cpus, given.gpus)
     try:
         with recorded(root, study, tags) as (run, study):
-            trials = run_study(root, run, study, tuple(makers), count, resources, told)
+            trials = run_study(root, run, study, targets, count, resources, told)
             found = replace(study, trials=trials)
             for title, picture in plots(found):
                 run.image(title, picture, step=len(trials))
@@ -108,9 +106,7 @@ def _study(root: Path, project: Project, given: Namespace) -> tuple[Study, dict[
             raise UserError(f"--name {given.name}: no record tells of such a study; {_NOT_KNOWN}.")
         return _trusted(root, study), {}
     definition = _definition(root, project, given)
-    stage = next(
-        (name for name, one in stages_of(root).items() if definition.file in one.outs), "study"
-    )
+    stage = _makers(root, definition.file)[0]
     tags, patch, trouble = describe_code(
         root, project.code, find_stage(root, stage, root).generated
     )
@@ -134,6 +130,18 @@ def _study(root: Path, project: Project, given: Namespace) -> tuple[Study, dict[
             "today's, give another --name."
         )
     return _trusted(root, study), {}
+
+
+def _makers(root: Path, file: str) -> tuple[str, ...]:
+    """The stages that write a metrics file.
+
+    Raises:
+        UserError: none does.
+    """
+    makers = tuple(name for name, one in stages_of(root).items() if file in one.outs)
+    if not makers:
+        raise UserError(f"{file}: no stage of dvc.yaml writes it; name a metrics file.")
+    return makers
 
 
 def _check_names_free(root: Path, name: str, commit: str) -> None:

@@ -73,6 +73,15 @@ def git(
     return done.stdout
 
 
+def top_of(folder: Path) -> Path:
+    """The root of the Git repository that a folder is in.
+
+    Raises:
+        GitFailed: it is in none, or Git refuses.
+    """
+    return Path(os.fsdecode(git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+
+
 class Apart:
     """A new repository with the objects of another one, and nothing else of it or of a person's.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runrecord.provenance.git import Apart, GitFailed, OutsideGit, commit_of, git
+from runrecord.provenance.git import Apart, GitFailed, OutsideGit, commit_of, git, top_of
 from runrecord.secrets import HELD, OF_A_KIND, is_secret_kind, redact, secrets_in_patch
 from runrecord.text import printable
 
@@ -110,7 +110,7 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
         GitFailed: Git refuses a file.
         _LeftOut: it must not be kept, or would not give the files back.
     """
-    top = Path(os.fsdecode(git(checkout, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+    top = top_of(checkout)
     if not checkout.resolve().is_relative_to(top.resolve()):
         raise _LeftOut(f"Git's core.worktree is {top}, which {checkout} is not in")
     with _scratch(checkout) as folder:

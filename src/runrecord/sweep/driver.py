@@ -58,12 +58,11 @@ def run_study(
     """
     folder = state_folder(root) / "studies" / study.name
     trials = dict(study.trials)
-    with _folder(folder) as proof, ray_at_work(resources) as room:
+    with _folder(folder) as proof, ray_at_work(resources) as jobs:
         raise_on_signals(instead=True)  # Ray has handlers of its own
         place = Placing(root, study, targets, folder, proof, resources)
         searcher = Searcher(study.definition, trials.values())
         waiting = to_run(study.definition, study.trials, count)
-        jobs = resources.jobs or room
         try:
             while True:
                 while len(place.pending) < jobs and (wanted := next(waiting, None)):

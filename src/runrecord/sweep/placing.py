@@ -15,10 +15,10 @@ from runrecord.dvc_cache import cache_of
 from runrecord.errors import UserError
 from runrecord.process import GRACE
 from runrecord.provenance.environment import STUDY_TAGS, changes_numbers
-from runrecord.provenance.git import Apart, GitFailed, git
+from runrecord.provenance.git import Apart, GitFailed, git, top_of
 from runrecord.sweep.study import Trial, experiment_of
 from runrecord.sweep.study_record import Study, tags_of_trial
-from runrecord.sweep.worker import Board, Outcome, run_trial
+from runrecord.sweep.worker import Outcome, run_trial
 from runrecord.sweep.workplace import Task
 from runrecord.text import reason
 
@@ -185,27 +185,20 @@ class _Board:
         self._given_up.add(number)
 
 
-class _Asked:
-    """The board, as a worker sees it."""
-
-    def __init__(self, board: "ActorHandle[Any]") -> None:
-        self._board = board
-
-    def post(self, number: int, curve: Mapping[int, float]) -> bool:
-        import ray
-
-        return bool(ray.get(self._board.post.remote(number, curve)))
-
-
 def _run(task: Task, code: bytes, board: "ActorHandle[Any] | None") -> Outcome:
     """What Ray runs."""
-    asked: Board | None = _Asked(board) if board is not None else None
-    return run_trial(task, code, asked)
+    import ray
+
+    def post(number: int, curve: Mapping[int, float]) -> bool:
+        assert board is not None
+        return bool(ray.get(board.post.remote(number, curve)))
+
+    return run_trial(task, code, post if board is not None else None)
 
 
 def _task(root: Path, study: Study, targets: tuple[str, ...], folder: Path, proof: str) -> Task:
     """What all trials of a study have in common."""
-    top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+    top = top_of(root)
     cache, remotes, has_remote = cache_of(root)
     definition = study.definition
     return Task(

@@ -8,33 +8,32 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from runrecord.checkpoints import Checkpoints
 from runrecord.dvc_cache import records_at, restore_out
-from runrecord.dvc_files import read_values
+from runrecord.dvc_files import value_in
 from runrecord.errors import UserError
-from runrecord.events import Contents, File, Resumed, RunEnded, RunStarted, Status
+from runrecord.events import File, Resumed, RunEnded, RunStarted, Status
 from runrecord.files import sha256
 from runrecord.process import Terminated, end_waiting_on_signals
 from runrecord.provenance.git import git
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import PATCH, RecordRefused
+from runrecord.record.schema import PATCH, START, Files, RecordRefused, read_start
 from runrecord.record.writer import RecordWriter
 from runrecord.run import Run, now
 from runrecord.run_store import STORES, claim_run, host, remember_patch, state_folder
 from runrecord.run_view import RunView, view
-from runrecord.start import KILLED_PATIENCE, PATIENCE, sinks_of
+from runrecord.start import KILLED_PATIENCE, PATIENCE, PRUNED, sinks_of
 from runrecord.sweep.study import TRIAL, Definition, Searcher, Trial, definition_from, is_name
 from runrecord.tracker import Tracker
 
 STAGE = "sweep"
 """What the record of a study has as its stage."""
-STUDY, RUN, OF_TRIAL, PRUNED = "study", "study.run", "study.trial", "study.pruned"
-"""Tags of a trial's runs: the study's name, its run, the trial as JSON; why it was pruned."""
+STUDY, RUN, OF_TRIAL = "study", "study.run", "study.trial"
+"""Tags of a trial's runs: the study's name, its run, the trial as JSON."""
 _BEGUN = TypeAdapter(tuple[int, str])
 _TRIAL = "trial."
 """Before the number of a trial: a tag of the study's run, JSON."""
@@ -73,13 +72,15 @@ def study_record(root: Path, name: str) -> Record | None:
     return None
 
 
-def trial_runs(root: Path, experiment: str) -> list[Record]:
-    """The records in the run store of the runs of a trial, the oldest first."""
-    return [
-        one
-        for one in _records(root, experiment)
-        if OF_TRIAL in one.start.tags and one.start.tags.get("dvc.experiment") == experiment
-    ]
+def trial_folders(root: Path, experiment: str) -> list[Path]:
+    """The folders in the run store of the runs of a trial, the oldest first: none is read whole."""
+    found = []
+    for folder in _folders(root, experiment):
+        with suppress(ValueError, OSError):  # it is being made, or is none of ours
+            start = read_start((folder / START).read_bytes())
+            if OF_TRIAL in start.tags and start.tags.get("dvc.experiment") == experiment:
+                found.append((start.time, folder))
+    return [folder for _, folder in sorted(found)]
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
     """
     title = f"{study.name}-{STAGE}"
     with _alone(root, study), claim_run(root, title, study.id or None) as folder:
-        past = Record(files_in(folder)) if (folder / "run.json").is_file() else None
+        past = Record(files_in(folder)) if (folder / START).is_file() else None
         if past and (past.start.stage != STAGE or past.start.tags.get(STUDY) != study.name):
             raise UserError(f"{study.name}: {folder.name} is not its run, as its trials say.")
         writer = RecordWriter(folder, past.size if past else 0)
@@ -157,23 +158,6 @@ def tags_of_trial(study: Study, trial: Trial) -> dict[str, str]:
     return {STUDY: study.name, RUN: study.id, OF_TRIAL: json.dumps(told)}
 
 
-def value_in(path: Path, metric: str) -> float:
-    """The value of a metric in a file: by its name there, else by a dotted one.
-
-    Raises:
-        UserError: it has no number of that name.
-    """
-    found = read_values(path)
-    value: Any = found.get(metric) if isinstance(found, dict) else None
-    if value is None:
-        value = found
-        for key in metric.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{path.name}: has no number '{metric}'.")
-    return float(value)
-
-
 def curve_of(run: RunView, metric: str) -> dict[int, float]:
     """A metric of a run by epoch, where it is a number."""
     points = sorted(run.series.get(metric, {}).items())
@@ -183,11 +167,16 @@ def curve_of(run: RunView, metric: str) -> dict[int, float]:
 def _records(root: Path, title: str) -> list[Record]:
     """Those in the run store whose names begin so, the oldest first."""
     found = []
-    for place in STORES:
-        for start in root.glob(f"{place}/{title}-*/run.json"):
-            with suppress(RecordRefused):
-                found.append(Record(files_in(start.parent)))
+    for folder in _folders(root, title):
+        with suppress(RecordRefused):
+            found.append(Record(files_in(folder)))
     return sorted(found, key=lambda record: record.start.time)
+
+
+def _folders(root: Path, title: str) -> Iterator[Path]:
+    for place in STORES:
+        for start in root.glob(f"{place}/{title}-*/{START}"):
+            yield start.parent
 
 
 def _start(run_id: str, study: Study, tags: Mapping[str, str]) -> RunStarted:
@@ -269,11 +258,11 @@ def _of_experiments(root: Path, name: str) -> Iterator[Record]:
                 yield from _readable(records_at(root, one).values())
 
 
-def _readable(found: Iterable[Contents | None]) -> Iterator[Record]:
+def _readable(found: Iterable[Files | None]) -> Iterator[Record]:
     for files in found:
         with suppress(RecordRefused):
             if files is not None:
-                yield Record(files)  # type: ignore[arg-type]
+                yield Record(files)
 
 
 def _with_outcome(root: Path, trial: Trial, record: Record, definition: Definition) -> Trial:

@@ -4,17 +4,16 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from filelock import Timeout
 
 from runrecord.catalog import sealed_records
-from runrecord.dvc_files import share_cache
+from runrecord.dvc_files import share_cache, value_in
 from runrecord.errors import UserError
 from runrecord.events import Logged
 from runrecord.locks import held
@@ -23,12 +22,12 @@ from runrecord.provenance.git import git
 from runrecord.provenance.source_patch import check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, RecordRefused, read_line
-from runrecord.run_store import lock_of, run_dir, state_folder
+from runrecord.run_store import lock_of, state_folder
 from runrecord.run_view import view
 from runrecord.start import WHY
 from runrecord.sweep.space import set_params
 from runrecord.sweep.study import Trial
-from runrecord.sweep.study_record import curve_of, trial_runs, value_in
+from runrecord.sweep.study_record import curve_of, trial_folders
 from runrecord.sweep.workplace import (
     Dvc,
     Task,
@@ -44,11 +43,8 @@ _PART = 0.5  # seconds between two looks at what a trial has reached
 _PATIENCE = 60.0  # seconds that a run which was told to stop may take to end
 
 
-class Board(Protocol):
-    """Where a worker says what its trial has reached, and hears whether it is to stop."""
-
-    def post(self, number: int, curve: Mapping[int, float]) -> bool:
-        """Say how far a trial is; has it been given up?"""
+Post = Callable[[int, Mapping[int, float]], bool]
+"""Says what a trial has reached, by its number and epochs; has it been given up?"""
 
 
 @dataclass(frozen=True)
@@ -62,21 +58,21 @@ class Outcome:
     """Those that are in no out: of runs that did not finish."""
 
 
-def run_trial(task: Task, code: bytes, board: Board | None) -> Outcome:
+def run_trial(task: Task, code: bytes, post: Post | None) -> Outcome:
     """Run a trial to its end, whatever that is.
 
     Args:
         task: it.
         code: a bundle of Git's, for a machine that does not see the main repository.
-        board: of the study.
+        post: how the study hears of it, where it may give trials up.
     """
     try:
-        return _run(task, code, board)
+        return _run(task, code, post)
     except (UserError, OSError, RecordRefused) as error:
         return Outcome(replace(task.trial, state="FAIL", error=reason(error)))
 
 
-def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
+def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
     home = is_home(task)
     base = Path(task.folder) if home else own_folder() / task.proof
     if not home and not task.has_remote:
@@ -118,8 +114,8 @@ def _run(task: Task, code: bytes, board: Board | None) -> Outcome:
     try:
         pull = [] if home else ["--pull"]
         with dvc.started("repro", *pull, *task.targets) as process:
-            _follow(process, task, root, why, board)
-        trial = _with_runs(task, root, checkout, bool(board))
+            _follow(process, task, root, why, post)
+        trial = _with_runs(task, root, checkout, bool(post))
         if process.returncode:
             ended = replace(trial, state="FAIL", error=trial.error or dvc.said())
             if why.exists():
@@ -150,18 +146,16 @@ def _wait_for_earlier(root: Path, experiment: str) -> None:
     Raises:
         UserError: it does not.
     """
-    for record in trial_runs(root, experiment):
+    for folder in trial_folders(root, experiment):
         with suppress(OSError):  # a disk without locks
             try:
-                lock_of(run_dir(root, record.start.id)).acquire(timeout=_PATIENCE).lock.release()
+                lock_of(folder).acquire(timeout=_PATIENCE).lock.release()
             except Timeout:
-                raise UserError(
-                    f"{record.start.id} still runs, without its worker; end it"
-                ) from None
+                raise UserError(f"{folder.name} still runs, without its worker; end it") from None
 
 
 def _follow(
-    process: "subprocess.Popen[bytes]", task: Task, root: Path, why: Path, board: Board | None
+    process: "subprocess.Popen[bytes]", task: Task, root: Path, why: Path, post: Post | None
 ) -> None:
     """Wait for the stages' end; end them where the study gives the trial up."""
     curve: dict[int, float] = {}
@@ -169,11 +163,11 @@ def _follow(
     while process.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(_PART)
-        if board is None:
+        if post is None:
             continue
         new = dict(_news(root, task, read))
         curve |= new
-        if board.post(task.trial.number, new):
+        if post(task.trial.number, new):
             why.write_text(
                 f"{task.metric} was {curve[max(curve)]:.6g} at epoch {max(curve)}, worse than what "
                 "most trials of the study had there"
@@ -190,14 +184,13 @@ def _news(root: Path, task: Task, read: dict[str, int]) -> Iterator[tuple[int, f
         task: the trial's.
         read: the bytes of each record's events that were read; brought up to date.
     """
-    for record in trial_runs(root, task.experiment):
-        path = run_dir(root, record.start.id) / EVENTS
-        with suppress(FileNotFoundError), path.open("rb") as lines:
-            lines.seek(read.get(record.start.id, 0))
+    for folder in trial_folders(root, task.experiment):
+        with suppress(FileNotFoundError), (folder / EVENTS).open("rb") as lines:
+            lines.seek(read.setdefault(folder.name, 0))
             for line in lines:
                 if not line.endswith(b"\n"):
                     break
-                read[record.start.id] = read.get(record.start.id, 0) + len(line)
+                read[folder.name] += len(line)
                 event = read_line(line)
                 if isinstance(event, Logged) and task.metric in event.metrics:
                     yield event.step, event.metrics[task.metric]
@@ -205,9 +198,9 @@ def _news(root: Path, task: Task, read: dict[str, int]) -> Iterator[tuple[int, f
 
 def _with_runs(task: Task, root: Path, checkout: Path, followed: bool) -> Trial:
     """The trial, with what its runs' records tell; the metric by epoch where it is followed."""
-    records = trial_runs(root, task.experiment)
-    if not records:  # DVC had the results of earlier runs
-        records = [Record(files_in(folder)) for folder in sealed_records(checkout)]
+    folders = trial_folders(root, task.experiment)
+    records = [Record(files_in(folder)) for folder in folders or sealed_records(checkout)]
+    if not folders:  # DVC had the results of earlier runs
         records = [one for one in records if one.start.stage in task.targets]
     curve: dict[int, float] = {}
     for record in records if followed else ():
@@ -247,10 +240,9 @@ def _bundle(clone: Path, task: Task) -> bytes:
 
 def _files(root: Path, task: Task) -> dict[str, dict[str, bytes]]:
     """The files of the records of a trial's runs, by the runs' ids."""
-    found = {}
-    for record in trial_runs(root, task.experiment):
-        folder = run_dir(root, record.start.id)
-        found[record.start.id] = {
+    return {
+        folder.name: {
             name: path.read_bytes() for name, path in files_in(folder).items() if name != LOCK
         }
-    return found
+        for folder in trial_folders(root, task.experiment)
+    }

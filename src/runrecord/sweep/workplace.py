@@ -20,7 +20,7 @@ from runrecord.provenance.environment import changes_numbers
 from runrecord.provenance.git import git
 from runrecord.run_store import is_running, working_on
 from runrecord.sweep.study import Trial
-from runrecord.text import reason
+from runrecord.text import clause
 
 PLACE = "RUNRECORD_SWEEP_DIR"
 """The variable that says where a machine which does not see the main repository works."""
@@ -164,4 +164,4 @@ class Dvc:
         """What it said last."""
         lines = self._log.read_text(errors="replace").splitlines()
         errors = [line for line in lines if line.casefold().startswith("error: ")]
-        return reason(ValueError((errors or [line for line in lines if line.strip()] or [""])[-1]))
+        return clause((errors or [line for line in lines if line.strip()] or [""])[-1])

@@ -17,7 +17,7 @@ from runrecord.events import COMMIT, RunStarted
 from runrecord.files import sha256_of
 from runrecord.package_index import uv_environment
 from runrecord.process import end_program
-from runrecord.provenance.git import GitFailed, commit_of, git
+from runrecord.provenance.git import GitFailed, commit_of, top_of
 from runrecord.provenance.source_patch import LEFT_OUT, check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import is_running, run_dirs, state_folder, working_on
@@ -143,7 +143,7 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> Path
             raise CannotRebuild(
                 f"its commit {commit} is not in this clone; fetch it, if it is anywhere"
             )
-        top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+        top = top_of(root)
         check_out(root, commit, patch, clone)
     except GitFailed as error:
         raise CannotRebuild(str(error)) from None
