@@ -43,6 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path != first, item.path not in long, item.path in wait))
 
 
+@pytest.fixture(autouse=True)
+def denormal() -> Iterator[None]:
+    """What a training sets for its whole process: without small numbers hypothesis draws none."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workspace:
     """A workspace after `dvc repro`, with its runs. Read it; copy it to change it.
