@@ -1,5 +1,6 @@
 """The workspaces that tests share."""
 
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from filelock import FileLock
 from helpers import (
     CHROMIUM,
     EXPERIMENT,
+    NO_SETTINGS,
     STAGES,
     TOY,
     Workspace,
@@ -24,6 +26,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from runrecord.cli import main
 from runrecord.sinks.mlflow_store import connect
+
+os.environ |= NO_SETTINGS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

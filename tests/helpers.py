@@ -61,6 +61,8 @@ IDENTITY = {
     for role in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "Test"), ("EMAIL", "test@example.org"))
 }
+NO_SETTINGS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+"""Those of whoever runs the tests are not tried: they may sign commits, or end lines their way."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Workspace:
             and not changes_numbers(key)  # as a test in this process may have set it
         }
         search = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-        return kept | IDENTITY | {"PATH": search, "MNIST_MIRROR": str(SAMPLE)}
+        return kept | IDENTITY | NO_SETTINGS | {"PATH": search, "MNIST_MIRROR": str(SAMPLE)}
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
         """Start a command here, its output in a pipe."""
