@@ -51,8 +51,7 @@ smoke: setup
 	pytest -q -n 2 --dist loadfile -m 'not slow and not workspace'
 
 test-all: test
-	pytest -n 2 --dist loadfile -m 'slow and not trains'
-	pytest -m 'slow and trains'
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 campaign: setup
 	python tests/campaign.py

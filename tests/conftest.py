@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -33,18 +33,21 @@ os.environ |= NO_SETTINGS
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a project or a store of its own, and so takes long: not in `make smoke`."""
     for item in items:
-        if {"built", "built_toy", "empty_store", "workspace"} & set(
-            getattr(item, "fixturenames", ())
-        ):
+        if {"built", "built_toy", "empty_store", "workspace"} & {*fixtures(item)}:
             item.add_marker("workspace")
-        if "built" in getattr(item, "fixturenames", ()):
-            item.add_marker("trains")
     # The files with long tests first: then both workers end at about the same time. Of these, one
     # that needs the built workspace, which takes longest, and those that do not wait for it.
-    long = {item.path for item in items if item.get_closest_marker("workspace")}
-    wait = {item.path for item in items if item.get_closest_marker("trains")}
+    long = {
+        one.path for one in items if {"workspace", "slow"} & {m.name for m in one.iter_markers()}
+    }
+    wait = {item.path for item in items if "built" in fixtures(item)}
     first = next((item.path for item in items if item.path in wait), None)
     items.sort(key=lambda item: (item.path != first, item.path not in long, item.path in wait))
+
+
+def fixtures(item: pytest.Item) -> Sequence[str]:
+    """Those that a test has, through others too."""
+    return getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(autouse=True)

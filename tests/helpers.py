@@ -237,10 +237,11 @@ def code_blocks(text: str, language: str = "sh") -> list[str]:
 
 
 def set_to_sample(workspace: Workspace) -> None:
-    """Let it train briefly, on the sample of MNIST, on the CPU."""
+    """Let it train briefly, on the sample of MNIST, on one CPU: two tests run at once."""
     workspace.set_params(
         data__sha256=sha256_of(SAMPLE),
         compute__device="cpu",
+        compute__threads=1,
         ae__epochs=2,
         ae__batch_size=100,
         vae__epochs=2,

@@ -76,7 +76,6 @@ def test_what_can_choose_an_epoch_are_the_losses_that_a_model_reports(
 def start_choosing(workspace: Workspace) -> None:
     """Let the divergence, which grows as the model learns, choose the second epoch."""
     workspace.set_params(
-        compute__threads=1,
         split__validation=56,
         vae__epochs=30,
         vae__batch_size=2,

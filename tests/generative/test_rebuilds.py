@@ -50,9 +50,9 @@ def test_what_is_not_within_tolerance_is_different(workspace: Workspace) -> None
 
 @pytest.mark.slow
 def test_another_thread_count_and_its_variables_are_the_runs_own(workspace: Workspace) -> None:
-    workspace.set_params(compute__threads=1)
-    workspace.run("python", "stages/train_ae.py", ATEN_CPU_CAPABILITY="default")
     workspace.set_params(compute__threads=2)
+    workspace.run("python", "stages/train_ae.py", ATEN_CPU_CAPABILITY="default")
+    workspace.set_params(compute__threads=1)
     assert IDENTICAL in verify(workspace, runs(workspace)[0].info.run_id)
 
 
