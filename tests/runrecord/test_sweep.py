@@ -1,6 +1,7 @@
 """`runrecord sweep`: on Ray, Optuna, DVC and MLflow as they are."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,7 +24,6 @@ from helpers import (
     RECORD_ONLY,
     TOY,
     Workspace,
-    client,
     new_project,
     read_until,
     runs,
@@ -36,9 +37,11 @@ from runrecord.extras import require
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.run_view import view
+from runrecord.sweep.placing import task_of
 from runrecord.sweep.space import Param, Value, check_there, parse, set_params, split
 from runrecord.sweep.study import Definition, Searcher, Trial, best_first, grid_size, to_run
-from runrecord.sweep.study_record import find_study, study_record
+from runrecord.sweep.study_record import Study, find_study, recorded, study_record
+from runrecord.sweep.worker import experiment_ref, run_trial
 
 needs_ray = pytest.mark.skipif(
     not (find_spec("ray") and find_spec("optuna")),
@@ -252,6 +255,52 @@ def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(search: str
     assert Searcher(space, done).ask(14, known).params == known
 
 
+@needs_ray
+def test_a_study_that_goes_on_gives_up_what_is_worse_than_its_earlier_trials() -> None:
+    pruned = replace(definition("random", a="0.1..10"), prune=True)
+    curve = dict.fromkeys(range(1, 9), 1.0)
+    done = [
+        Trial(number, Searcher(pruned, []).ask(number).params, "COMPLETE", 1.0, curve)
+        for number in range(4)
+    ]
+    searcher = Searcher(pruned, done)
+    for number, value, given_up in ((4, 0.5, False), (5, 2.0, True)):
+        searcher.ask(number)
+        seen = [searcher.is_hopeless(number, epoch, value) for epoch in range(1, 9)]
+        assert any(seen) == given_up
+
+
+@needs_ray
+def test_who_comes_second_to_a_new_study_is_told(bare: Workspace) -> None:
+    """Both have looked for it and found none; then one has worked on it, from start to end."""
+    commit = bare.run("git", "rev-parse", "HEAD").strip()
+    study = Study("race", "", definition("grid", a="1,2"), commit, b"", {})
+    with recorded(bare.path, study, {}) as (run, found):
+        assert found.id == run.id
+        with pytest.raises(UserError, match="another process works on this study"):
+            recorded(bare.path, study, {}).__enter__()
+    with pytest.raises(UserError, match="another process worked on it just now"):
+        recorded(bare.path, study, {}).__enter__()
+    kept = find_study(bare.path, "race")
+    assert kept is not None
+    with recorded(bare.path, kept, {}) as (run, _):
+        assert run.id == kept.id, "it is the same run that goes on"
+
+
+def test_a_table_shows_what_is_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    """They mean colours to the library that draws it."""
+    from runrecord.cli.sweep import _conclude
+
+    trials = {
+        0: Trial(0, {"a": "[x]"}, "COMPLETE", 1.0),
+        1: Trial(1, {"a": "[/]"}, "FAIL", error="IndexError: [red]gone[/red]"),
+    }
+    _conclude(Study("shown", "", definition("grid", a="[x],[/]"), "", b"", trials))
+    printed = capsys.readouterr().out
+    for text in ("[x]", "[/]", "[red]gone[/red]"):
+        assert text in printed
+
+
 def test_without_the_extra_the_command_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -287,6 +336,74 @@ def test_what_is_refused_is_one_sentence(
     monkeypatch.chdir(bare.path)
     with pytest.raises(UserError, match=re.escape(REFUSED[given])):
         sweep(_parser().parse_args(["sweep", *given]))
+
+
+@needs_ray
+def test_an_experiment_of_that_name_is_not_written_over(
+    bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runrecord.cli import _parser
+    from runrecord.cli.sweep import sweep
+
+    project = bare.copy(tmp_path / EXPERIMENT)
+    commit = project.run("git", "rev-parse", "HEAD").strip()
+    project.run("git", "update-ref", experiment_ref(commit, "mine-001"), commit)
+    monkeypatch.chdir(project.path)
+    given = ["sweep", "train.lr=1,2", *METRIC, "--name", "mine"]
+    with pytest.raises(UserError, match="mine-001 is an experiment already"):
+        sweep(_parser().parse_args(given))
+    assert not spool(project)
+
+
+@needs_ray
+def test_a_worker_on_a_project_that_logs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its value is read; what one trial leaves is none of the next one's; none is infinite."""
+    for name, text in IDENTITY.items():
+        monkeypatch.setenv(name, text)
+    project = new_project(
+        tmp_path / "project",
+        {
+            ".gitignore": "/left\n",
+            "params.yaml": "value: 1\n",
+            "dvc.yaml": "stages: {make: {params: [value], metrics: [metrics.yaml: {cache: false}],"
+            " cmd: 'test ! -e left && touch left && sed s/value/loss/ params.yaml >metrics.yaml'}}",
+        },
+    )
+    study = Study(
+        "plain",
+        "",
+        Definition({"value": "2,3,.inf"}, "metrics.yaml", "loss", "lower", "grid"),
+        project.run("git", "rev-parse", "HEAD").strip(),
+        b"",
+        {},
+    )
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "proof").write_text("proof")
+    base = task_of(project.path, study, ("make",), folder, "proof")
+    found = []
+    for number, value in enumerate((2.0, 3.0, math.inf)):
+        trial = Trial(number, {"value": value})
+        task = replace(base, trial=trial, experiment=f"plain-{number:03}")
+        found.append(run_trial(task, b"", None).trial)
+    assert [(one.state, one.value) for one in found[:2]] == [("COMPLETE", 2.0), ("COMPLETE", 3.0)]
+    assert (found[2].state, found[2].error) == ("FAIL", "metrics.yaml: loss is inf")
+    assert {*experiments(project)} == {"plain-000", "plain-001"}
+    assert project.run("git", "show", f"{experiments(project)['plain-001']}:params.yaml") == (
+        "value: 3.0\n"
+    )
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_trial_larger_than_any_machine_is_refused(bare: Workspace, tmp_path: Path) -> None:
+    project = bare.copy(tmp_path / EXPERIMENT)
+    given = (*SWEEP, "train.lr=1,2", *METRIC, "--name", "large")
+    said = project.run(*given, "--gpus", "64", status=2, environment=RECORD_ONLY)
+    assert "no machine of Ray's has 1 CPUs and 64 GPUs for a trial; ask for less" in said
+    assert "Traceback" not in said
 
 
 @needs_ray
@@ -327,6 +444,8 @@ def test_a_study_from_its_start_to_its_end(project: Workspace, tmp_path: Path) -
     record = study_record(project.path, "walk")
     assert record is not None
     parent = shown[record.start.id]
+    assert parent.data.metrics["Length"] == best.value
+    assert parent.data.params["space.train.lr"] == "0.5,0,2.5"
     children = {
         name: run
         for name, run in shown.items()
@@ -389,8 +508,10 @@ def test_whose_experiments_they_are_is_found_or_asked_for(
 @needs_ray
 @pytest.mark.slow
 def test_a_study_that_is_deleted_is_made_again_from_its_trials(project: Workspace) -> None:
+    """It is begun while MLflow cannot be reached, which costs no trial."""
     given = ("train.lr=0.5,1.5", "train.epochs=2", *METRIC, "--name", "lost")
-    project.run(*SWEEP, *given, environment=RECORD_ONLY)
+    output = project.run(*SWEEP, *given, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert tried(output, "lost") == ["lost-000", "lost-001"]
     before = told(project, "lost")
     record = study_record(project.path, "lost")
     assert record is not None
@@ -636,8 +757,7 @@ def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
 def test_a_machine_that_does_not_see_the_repository_sends_all_home(
     project: Workspace, tmp_path: Path
 ) -> None:
-    remote = tmp_path / "remote"
-    project.run("dvc", "remote", "add", "--quiet", "--default", "storage", str(remote))
+    project.run("dvc", "remote", "add", "--quiet", "--default", "storage", "../remote")
     project.run("git", "commit", "--quiet", "--all", "--message=a remote")
     project.run("dvc", "push", "--quiet")
     given = (*SWEEP, "train.lr=0.5,0,1.5", "train.epochs=3", *METRIC, "--name", "far")
@@ -658,4 +778,14 @@ def test_a_machine_that_does_not_see_the_repository_sends_all_home(
     project.run("dvc", "exp", "apply", "far-002")
     project.run("dvc", "pull")
     assert IDENTICAL in project.run("runrecord", "verify", "far-002:train", "--yes")
-    assert client(project)
+    # Pushed as any other experiment, and had by another clone.
+    origin = str(tmp_path / "origin.git")
+    project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
+    project.run("git", "remote", "add", "origin", origin)
+    project.run("git", "push", "--quiet", "origin", "main")
+    project.run("dvc", "exp", "push", "origin", "far-002")
+    theirs = Workspace(tmp_path / "theirs")
+    project.run("git", "clone", "--quiet", origin, str(theirs.path))
+    theirs.run("dvc", "exp", "pull", "origin", "far-002")
+    assert IDENTICAL in theirs.run("runrecord", "verify", "far-002:train", "--yes")
+    assert "far-002" in theirs.run("dvc", "exp", "list", "--all-commits")

@@ -20,7 +20,7 @@ from runrecord.process import Terminated
 from runrecord.project import Project, load_project
 from runrecord.provenance.git import git
 from runrecord.provenance.source_patch import LESS, describe_code
-from runrecord.report.study_plots import plots
+from runrecord.report.study_plots import log_plots
 from runrecord.run_store import was_run_here
 from runrecord.sweep.driver import run_study
 from runrecord.sweep.placing import Resources
@@ -85,8 +85,7 @@ def sweep(given: Namespace) -> int:
         with recorded(root, study, tags) as (run, study):
             trials = run_study(root, run, study, targets, count, resources, told)
             found = replace(study, trials=trials)
-            for title, picture in plots(found):
-                run.image(title, picture, step=len(trials))
+            log_plots(run, found)
             written = io.StringIO()
             Console(width=_WIDTH, file=written, markup=False, highlight=False).print(_table(found))
             run.text("Trials", written.getvalue(), step=len(trials))

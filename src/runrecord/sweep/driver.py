@@ -26,7 +26,7 @@ from runrecord.sweep.study import (
     experiment_of,
     to_run,
 )
-from runrecord.sweep.study_record import Study, note
+from runrecord.sweep.study_record import Study, note, note_best
 from runrecord.sweep.worker import Outcome, fetch
 from runrecord.sweep.workplace import PROOF
 from runrecord.sync import Store, sync_lock
@@ -67,7 +67,7 @@ def run_study(
             while True:
                 while len(place.pending) < jobs and (wanted := next(waiting, None)):
                     trial = searcher.ask(*wanted)
-                    note(run, trial, study.definition.metric)
+                    note(run, trial)
                     place.start(trial)
                 if not place.pending:
                     return trials
@@ -78,7 +78,8 @@ def run_study(
                     trial = _bring_home(root, study, outcome)
                     trials[trial.number] = trial
                     searcher.tell(trial)
-                    note(run, trial, study.definition.metric)
+                    note(run, trial)
+                    note_best(run, study.definition, trials.values())
                     told(trial)
         except (KeyboardInterrupt, SystemExit) as stop:
             place.stop()

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,10 +75,13 @@ def ray_at_work(resources: Resources) -> Iterator[int]:
     try:
         rooms = [_room(node["Resources"], resources) for node in ray.nodes() if node["Alive"]]
         if not any(rooms):
-            raise UserError(
+            lacking = (
                 f"no machine of Ray's has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for "
-                "a trial; ask for less with --cpus and --gpus."
+                "a trial"
             )
+            if not (address and resources.jobs):
+                raise UserError(f"{lacking}; ask for less with --cpus and --gpus.")
+            print(f"warning: {lacking}; it waits until the cluster grows.", file=sys.stderr)
         yield resources.jobs or (sum(rooms) if address else 1)
     finally:
         ray.shutdown()
@@ -106,7 +110,7 @@ class Placing:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._study = study
-        self._base = _task(root, study, targets, folder, proof)
+        self._base = task_of(root, study, targets, folder, proof)
         alone = "RAY_ADDRESS" not in os.environ
         self._code = ray.put(b"" if alone else _bundle(root, study.commit))
         self._board: ActorHandle[Any] | None = None
@@ -196,7 +200,7 @@ def _run(task: Task, code: bytes, board: "ActorHandle[Any] | None") -> Outcome:
     return run_trial(task, code, post if board is not None else None)
 
 
-def _task(root: Path, study: Study, targets: tuple[str, ...], folder: Path, proof: str) -> Task:
+def task_of(root: Path, study: Study, targets: tuple[str, ...], folder: Path, proof: str) -> Task:
     """What all trials of a study have in common."""
     top = top_of(root)
     cache, remotes, has_remote = cache_of(root)

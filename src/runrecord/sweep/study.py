@@ -21,6 +21,7 @@ Search = Literal["grid", "random", "tpe"]
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 DONE: tuple[State, ...] = ("COMPLETE", "PRUNED")
 
+_SPACE = "space."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,29}")
 
 
@@ -43,8 +44,10 @@ class Definition:
         return parse(self.space)
 
     def as_params(self) -> dict[str, object]:
-        """As the params of a run."""
-        return asdict(self)
+        """As the params of a run: what is searched beneath `space`."""
+        told = asdict(self)
+        space = told.pop("space")
+        return told | {f"{_SPACE}{name}": text for name, text in space.items()}
 
 
 _DEFINITION = TypeAdapter(Definition)
@@ -57,7 +60,9 @@ def definition_from(params: Mapping[str, object]) -> Definition:
         ValueError: they are those of no study.
         UserError: its space is none.
     """
-    found = _DEFINITION.validate_python(params)
+    space = {name.removeprefix(_SPACE): params[name] for name in params if name.startswith(_SPACE)}
+    told = {name: value for name, value in params.items() if not name.startswith(_SPACE)}
+    found = _DEFINITION.validate_python(told | {"space": space})
     parse(found.space)
     return found
 

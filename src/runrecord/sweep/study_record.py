@@ -27,7 +27,15 @@ from runrecord.run import Run, now
 from runrecord.run_store import STORES, claim_run, host, remember_patch, state_folder
 from runrecord.run_view import RunView, view
 from runrecord.start import KILLED_PATIENCE, PATIENCE, PRUNED, sinks_of
-from runrecord.sweep.study import TRIAL, Definition, Searcher, Trial, definition_from, is_name
+from runrecord.sweep.study import (
+    TRIAL,
+    Definition,
+    Searcher,
+    Trial,
+    best_first,
+    definition_from,
+    is_name,
+)
 from runrecord.tracker import Tracker
 
 STAGE = "sweep"
@@ -103,7 +111,8 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
             tracker.log(begun, {PATCH: study.patch} if study.patch else {})
             remember_patch(root, study.patch)
             for trial in study.trials.values():  # of a study whose own record is gone
-                note(run, trial, study.definition.metric)
+                note(run, trial)
+            note_best(run, study.definition, study.trials.values())
         else:
             tracker.log(Resumed(now(), len(study.trials)))
         try:
@@ -139,12 +148,17 @@ def _alone(root: Path, study: Study) -> Iterator[None]:
         lock.release()
 
 
-def note(run: Run, trial: Trial, metric: str) -> None:
-    """Put on record what is known of a trial; its value is one of the study's by its number."""
+def note(run: Run, trial: Trial) -> None:
+    """Put on record what is known of a trial."""
     told = TRIAL.dump_json(trial, exclude_defaults=True).decode()
     run.tag(**{f"{_TRIAL}{trial.number:03}": told})
-    if trial.value is not None:
-        run.log({metric: trial.value}, step=trial.number)
+
+
+def note_best(run: Run, definition: Definition, trials: Iterable[Trial]) -> None:
+    """Put on record the best value so far: the study's own, by how many trials have one."""
+    ranked = best_first(trials, definition.better)
+    if values := [trial.value for trial in ranked if trial.value is not None]:
+        run.log({definition.metric: values[0]}, step=len(values))
 
 
 def tags_of_trial(study: Study, trial: Trial) -> dict[str, str]:
