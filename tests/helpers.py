@@ -438,9 +438,9 @@ def runs(workspace: Workspace, stage: str = "") -> list[Run]:
     return [run for run in found if run.data.tags["mlflow.source.name"].startswith(stage)]
 
 
-def points_in(workspace: Workspace) -> int:
-    """How many metric points the embedded store has by now; it may not be there yet."""
-    address = f"file:{workspace.path / 'mlflow.db'}?mode=ro"
+def points_in(file: Path) -> int:
+    """How many metric points MLflow's database has by now; it may not be there yet."""
+    address = f"file:{file}?mode=ro"
     try:
         with closing(sqlite3.connect(address, uri=True)) as database:
             return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])

@@ -76,11 +76,11 @@ def test_a_database_that_another_process_holds_for_long(workspace: Workspace) ->
     workspace.set_params(vae__batch_size=1, vae__epochs=20)
     workspace.run(*TRAIN)
     undisturbed = [workspace.read(name) for name in OUTS]
-    before = points_in(workspace)
+    before = points_in(workspace.path / "mlflow.db")
     with workspace.start(*TRAIN) as process:
         assert process.stdout is not None
         read_until(process.stdout, "epoch 1/")
-        wait_until(lambda: points_in(workspace) > before)
+        wait_until(lambda: points_in(workspace.path / "mlflow.db") > before)
         with closing(sqlite3.connect(workspace.path / "mlflow.db", timeout=60)) as database:
             database.execute("BEGIN EXCLUSIVE")
             read_until(process.stdout, "warning: MLflow is left behind: ")

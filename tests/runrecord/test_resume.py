@@ -73,7 +73,7 @@ def test_a_stopped_training_goes_on_in_the_same_run_which_mlflow_shows_as_it_is(
 ) -> None:
     """KILLED once it is known to be gone, RUNNING when it goes on, KILLED again, FINISHED."""
     with toy.start(*TOY_TRAIN, PAUSE_AFTER="3") as process:
-        wait_until(lambda: points_in(toy) == 3)
+        wait_until(lambda: points_in(toy.path / "mlflow.db") == 3)
         process.kill()
     (folder,) = spool(toy)
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
@@ -88,7 +88,7 @@ def test_a_stopped_training_goes_on_in_the_same_run_which_mlflow_shows_as_it_is(
     with toy.start(*TOY_TRAIN, PAUSE_AFTER="6") as process:
         assert process.stdout is not None
         read_until(process.stdout, f"going on with {folder.name} after epoch 2")
-        wait_until(lambda: points_in(toy) == 6)
+        wait_until(lambda: points_in(toy.path / "mlflow.db") == 6)
         (run,) = runs(toy)
         sent_at = time.monotonic()
         process.terminate()

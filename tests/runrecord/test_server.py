@@ -13,8 +13,10 @@ from helpers import (
     TOY_TRAIN,
     Workspace,
     mlflow_server,
+    points_in,
     postgresql,
     read_until,
+    wait_until,
 )
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -125,14 +127,17 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
     workspace.run(*train)
     undisturbed = [workspace.read(name) for name in OUTS]
     port = free_port(5450)
-    database = f"sqlite:///{tmp_path / 'server.db'}"
+    file = tmp_path / "server.db"
+    database = f"sqlite:///{file}"
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
 
     for back in ("before the end", "after the end"):
         with mlflow_server(tmp_path, port, database):
+            before = points_in(file)
             process = workspace.start(*train, **environment)
             assert process.stdout is not None
             read_until(process.stdout, "epoch 5/")
+            wait_until(lambda before=before: points_in(file) > before)  # type: ignore[misc]
         with process:
             read_until(process.stdout, "warning: MLflow is left behind")
             if back == "before the end":

@@ -449,7 +449,7 @@ def test_sync_killed_in_the_middle_ends_right_when_started_again(small: Workspac
     for points in (1, 6, 14, 20):
         forget_mlflow(small)
         with small.start("runrecord", "sync") as process:
-            wait_until(lambda wanted=points: points_in(small) >= wanted)  # type: ignore[misc]
+            wait_until(lambda wanted=points: points_in(small.path / "mlflow.db") >= wanted)  # type: ignore[misc]
             process.kill()
         counts = summary(small.run("runrecord", "sync"))
         assert counts["completed"] >= 1 or counts["already there"] >= 1, counts

@@ -475,7 +475,7 @@ def test_a_new_database_never_meets_what_a_deleted_one_left(
     database = toy.path / "mlflow.db"
     shutil.copyfile(empty_store, database)
     with toy.start(*TOY_TRAIN, PAUSE_AFTER="3") as process:
-        wait_until(lambda: points_in(toy) == 3)
+        wait_until(lambda: points_in(toy.path / "mlflow.db") == 3)
         process.kill()
     left = [Path(f"{database}{end}") for end in ("-wal", "-shm")]
     assert [path.stat().st_size > 0 for path in left] == [True, True]
