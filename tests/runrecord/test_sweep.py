@@ -359,18 +359,26 @@ def test_an_experiment_of_that_name_is_not_written_over(
 def test_a_worker_on_a_project_that_logs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its value is read; what one trial leaves is none of the next one's; none is infinite."""
+    """Its value is read; what one trial leaves is none of the next one's; none is infinite.
+
+    Nothing is fetched again, where only an uncommitted dvc.lock knows of it and DVC has no copy of
+    such a stage's run.
+    """
     for name, text in IDENTITY.items():
         monkeypatch.setenv(name, text)
     project = new_project(
         tmp_path / "project",
         {
-            ".gitignore": "/left\n",
+            ".gitignore": "/left\n/data.txt\n",
             "params.yaml": "value: 1\n",
-            "dvc.yaml": "stages: {make: {params: [value], metrics: [metrics.yaml: {cache: false}],"
-            " cmd: 'test ! -e left && touch left && sed s/value/loss/ params.yaml >metrics.yaml'}}",
+            "dvc.yaml": "stages: {fetch: {cmd: cp ../source data.txt, outs: [data.txt: {persist:"
+            " true}]}, make: {params: [value], deps: [data.txt], metrics: [metrics.yaml: {cache:"
+            " false}], cmd: 'test ! -e left && touch left && sed s/value/loss/ params.yaml"
+            " >metrics.yaml'}}",
         },
     )
+    (tmp_path / "source").touch()
+    project.run("dvc", "repro", "--quiet", "fetch")
     study = Study(
         "plain",
         "",

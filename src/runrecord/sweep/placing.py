@@ -216,6 +216,7 @@ def task_of(root: Path, study: Study, targets: tuple[str, ...], folder: Path, pr
         person=_person(root),
         commit=study.commit,
         patch=study.patch,
+        locks=_locks(root),
         experiment="",
         trial=Trial(0, {}),
         targets=targets,
@@ -227,6 +228,13 @@ def task_of(root: Path, study: Study, targets: tuple[str, ...], folder: Path, pr
             if changes_numbers(name) or name.startswith(_FORWARDED)
         },
     )
+
+
+def _locks(root: Path) -> dict[str, bytes]:
+    kinds = ("--modified", "--others", "--exclude-standard")
+    listed = git(root, "ls-files", "-z", *kinds, "--", ":(glob)**/dvc.lock")
+    paths = [root / os.fsdecode(name) for name in listed.split(b"\0") if name]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths if path.is_file()}
 
 
 def _person(root: Path) -> tuple[str, str]:

@@ -95,6 +95,8 @@ def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
     for key, text in zip(("user.name", "user.email"), task.person, strict=True):
         git(clone, "config", key, text)
     new = _untracked(checkout)
+    for name, content in task.locks.items() if home else ():  # DVC's cache has what these name
+        (checkout / name).write_bytes(content)
     cache = task.cache if home else str(base / "cache")
     share_cache(checkout, cache, task.remotes, Path(task.root) if home else None)
     set_params(checkout, task.trial.params)
@@ -112,6 +114,8 @@ def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
     log.parent.mkdir(exist_ok=True)
     dvc = Dvc(checkout, environment, log)
     try:
+        if home:  # DVC runs a stage again that has a persistent out which is not there
+            dvc.run("checkout", "--quiet", "--with-deps", "--allow-missing", *task.targets)
         pull = [] if home else ["--pull"]
         with dvc.started("repro", *pull, *task.targets) as process:
             _follow(process, task, root, why, post)

@@ -49,6 +49,8 @@ class Task:
     """Whose experiments they are: name and e-mail, as Git has them in the main repository."""
     commit: str
     patch: bytes
+    locks: Mapping[str, bytes]
+    """DVC's lock files as they are in the main repository, where they are not the commit's."""
     experiment: str
     trial: Trial
     targets: tuple[str, ...]
