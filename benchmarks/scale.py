@@ -7,14 +7,17 @@ jobs at once; each way in a copy of its own, the project the tests' toy.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench import ROOT
-from helpers import RECORD_ONLY, TOY, Workspace, new_project, with_results
 from rich.console import Console
 from rich.table import Table
+
+sys.path.append(str(ROOT / "tests"))
+from helpers import RECORD_ONLY, TOY, Workspace, new_project, with_results
 
 WAIT = "import json, os, sys, time\ntime.sleep(float(os.environ['WAIT']))\n"
 PROJECT = {**TOY, "train.py": TOY["train.py"].replace("import json, os, sys\n", WAIT)}

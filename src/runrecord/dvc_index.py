@@ -28,6 +28,8 @@ class Stage:
     deps: tuple[str, ...] = ()
     outs: tuple[str, ...] = ()
     """Metrics and plots among them."""
+    persistent: bool = False
+    """Has it an out that DVC leaves where it is? Then DVC's run cache never has its outs."""
 
 
 @contextmanager
@@ -134,6 +136,7 @@ def _stage(found: Any, root: Path) -> Stage:
         Path(found.wdir).relative_to(root).as_posix(),
         _local_paths([dep for dep in found.deps if dep not in params], root),
         _local_paths(found.outs, root),
+        any(out.persist for out in found.outs),
     )
 
 

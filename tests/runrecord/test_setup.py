@@ -158,3 +158,21 @@ def test_set_up_takes_uv_by_its_hash_and_all_else_by_uv(tmp_path: Path) -> None:
     for line in installs:
         assert "--require-hashes" in line or "--no-deps" in line
         assert "package_index.py .venv/bin/uv pip" in line or "--requirement .venv/uv.lock" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["bench", "big", "growth", "peers", "scale"])
+def test_a_benchmark_begins_as_the_makefile_starts_it(program: str) -> None:
+    """With nothing on Python's path that the tests alone put there."""
+    command = f"python benchmarks/{program}.py"
+    assert command in (ROOT / "Makefile").read_text()
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    shown = subprocess.run(
+        [sys.executable, f"benchmarks/{program}.py", "--help"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.stdout.startswith(f"usage: {program}.py"), shown.stderr

@@ -14,6 +14,7 @@ from filelock import Timeout
 
 from runrecord.catalog import sealed_records
 from runrecord.dvc_files import share_cache, value_in
+from runrecord.dvc_index import stages_of
 from runrecord.errors import UserError
 from runrecord.events import Logged
 from runrecord.locks import held
@@ -114,8 +115,9 @@ def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
     log.parent.mkdir(exist_ok=True)
     dvc = Dvc(checkout, environment, log)
     try:
-        if home:  # DVC runs a stage again that has a persistent out which is not there
-            dvc.run("checkout", "--quiet", "--with-deps", "--allow-missing", *task.targets)
+        kept = [name for name, one in stages_of(checkout).items() if one.persistent]
+        if home and kept:  # those it would run again, as they are not there
+            dvc.run("checkout", "--quiet", "--allow-missing", *kept)
         pull = [] if home else ["--pull"]
         with dvc.started("repro", *pull, *task.targets) as process:
             _follow(process, task, root, why, post)
