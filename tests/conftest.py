@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -38,16 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("workspace")
     # The files with long tests first: then both workers end at about the same time. Of these, one
     # that needs the built workspace, which takes longest, and those that do not wait for it.
-    long = {item.path for item in items if item.get_closest_marker("workspace")}
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    long = {
+        one.path for one in items if {"workspace", "slow"} & {m.name for m in one.iter_markers()}
+    }
     wait = {item.path for item in items if "built" in fixtures(item)}
     first = next((item.path for item in items if item.path in wait), None)
-
-    def order(item: pytest.Item) -> tuple[object, ...]:
-        path = item.path
-        return path != first, path not in {*long, *slow}, path in wait, -slow[path]
-
-    items.sort(key=order)
+    items.sort(key=lambda item: (item.path != first, item.path not in long, item.path in wait))
 
 
 def fixtures(item: pytest.Item) -> Sequence[str]:
