@@ -471,6 +471,7 @@ def test_a_study_from_its_start_to_its_end(project: Workspace, tmp_path: Path) -
     # The report has all of it.
     project.run("runrecord", "report", "walk")
     page = (project.path / "report.html").read_text()
+    assert f"<h1>{record.start.id}</h1>" in page
     assert "walk-002" in page
     assert "History" in page
     # Again: only what failed is tried, with the code of then.

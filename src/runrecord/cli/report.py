@@ -49,7 +49,7 @@ def report(names: Sequence[str], output: Path) -> None:
     page = render(shown, [*evaluations, *shown], project, replicas)
     remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
-    say(f"{output}: {len(runs)} runs side by side")
+    say(f"{output}: {f'{len(shown)} runs side by side' if len(shown) > 1 else shown[0].start.id}")
 
 
 def _newest(index: RunIndex, model: str) -> Iterator[RunView]:

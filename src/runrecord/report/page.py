@@ -99,7 +99,9 @@ def render(
     template = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
     ).from_string(page)
-    return template.render(sections=sections, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    title = "Runs side by side" if len(runs) > 1 else runs[0].start.id
+    today = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return template.render(sections=sections, title=title, made=today)
 
 
 def _section(
