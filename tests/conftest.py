@@ -37,9 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("workspace")
     # The files with long tests first: then both workers end at about the same time. Of these, one
     # that needs the built workspace, which takes longest, and those that do not wait for it.
-    long = {
-        one.path for one in items if {"workspace", "slow"} & {m.name for m in one.iter_markers()}
-    }
+    long = {one.path for one in items if any(map(one.get_closest_marker, ("workspace", "slow")))}
     wait = {item.path for item in items if "built" in fixtures(item)}
     first = next((item.path for item in items if item.path in wait), None)
     items.sort(key=lambda item: (item.path != first, item.path not in long, item.path in wait))

@@ -115,8 +115,9 @@ def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
     log.parent.mkdir(exist_ok=True)
     dvc = Dvc(checkout, environment, log)
     try:
-        kept = [name for name, one in stages_of(checkout).items() if one.persistent]
-        if home and kept:  # those it would run again, as they are not there
+        stages = stages_of(checkout) if home else {}
+        if kept := [name for name, one in stages.items() if one.persistent]:
+            # DVC would run them again, as their outs are not there.
             dvc.run("checkout", "--quiet", "--allow-missing", *kept)
         pull = [] if home else ["--pull"]
         with dvc.started("repro", *pull, *task.targets) as process:
