@@ -62,7 +62,8 @@ class Checkpoint:
 
     def events(self) -> Iterator[Event]:
         """What the earlier run logged in its epochs up to this one."""
-        return islice(self.record.events(), self.saved.begun, self.saved.length)
+        found = islice(self.record.events(files=False), self.saved.begun, self.saved.length)
+        return filter(None, map(self.record.usable, found))
 
 
 class Checkpoints:
@@ -184,7 +185,7 @@ class Checkpoints:
                 continue
             first, last = (saved.begun, saved.length) if anew else (0, None)
             try:
-                logged = _logged(islice(record.events(), first, last))
+                logged = _logged(islice(record.events(files=False), first, last))
             except (RecordRefused, OSError) as error:
                 refused.add(saved.run_id)
                 print(f"warning: {saved.run_id} is not gone on with: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runrecord.events import Event, RunStarted, Status, files_of
+from runrecord.events import RunStarted, Status, files_of
 from runrecord.files import sha256
 from runrecord.paths import RECORDS
 from runrecord.record.reader import Record, files_in
@@ -248,26 +248,18 @@ class RunIndex:
         )
 
 
-class _Lines(Record):
-    """A record whose lines are read; files that they name are for whoever shows it to check."""
-
-    def _check_files(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            super()._check_files(event)
-
-
 def _read(folder: Path) -> tuple[Record, RunView | None, set[str]]:
     """A record, what it tells, and the SHA-256 of what its run wrote; nothing of damaged lines.
 
     Raises:
         RecordRefused: it cannot be used at all.
     """
-    record = _Lines(files_in(folder))
+    record = Record(files_in(folder))
     if abs(record.last_sign_of_life) > _LARGEST:
         raise RecordRefused(f"the last line of {EVENTS} is damaged.")
     outs = set(record.end.outs.values()) if record.end else set()
     try:
-        events = list(record.events())
+        events = list(record.events(files=False))
     except RecordRefused:
         return record, None, outs
     files = {file.sha256 for event in events for file in files_of(event)}

@@ -15,7 +15,7 @@ Of an evaluation's curves, the step is the point's x.
 
 @dataclass
 class RunView:
-    """A run, read and checked as a whole."""
+    """A run as its record tells of it, less files that are damaged."""
 
     record: Record
     series: dict[str, Series] = field(default_factory=dict)

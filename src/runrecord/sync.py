@@ -166,6 +166,8 @@ class Store:
     def lacks_files(self, run: Run) -> bool:
         """Does it show that run, but not all of its pictures, models and other files?
 
+        Those that are damaged count.
+
         Raises:
             RecordRefused: the record is damaged.
             UserError: the store no longer answers.
@@ -174,7 +176,8 @@ class Store:
         if found is None or found.deleted:
             return False
         with _refusals_said(self._root):
-            return lacks_files(self._client, found.run_id, run.record())
+            record = run.record()
+            return lacks_files(self._client, found.run_id, record) or bool(record.damaged)
 
     def bring_back(self, run: Run) -> None:
         """Let a run that was deleted there be one that is not.
@@ -211,6 +214,7 @@ class Store:
         try:
             for event in events:
                 self._sink.handle(event, record.contents)
+            self._sink.owed = record.damage()
             self._sink.close()
         except RecordRefused:
             raise

@@ -192,9 +192,11 @@ class _SinkThread:
         """Show the first `count` events of the run."""
         if count:
             record = Record(files_in(self._record))
-            for event in islice(record.events(), count):
-                if isinstance(event, RunStarted) or time.monotonic() < self._skip_from:
-                    sink.handle(event, record.contents)
+            for event in islice(record.events(files=False), count):
+                due = isinstance(event, RunStarted) or time.monotonic() < self._skip_from
+                if due and (usable := record.usable(event)):
+                    sink.handle(usable, record.contents)
+            sink.owed = record.damage()
 
     def _warn_of(self, error: Exception) -> None:
         self.warn(self._sink_class.why(error, self._root))

@@ -337,6 +337,21 @@ def large_embedding(record: Path) -> None:
     sparse("embeddings/it", 2**33)(record)
 
 
+def sparse_text(record: Path) -> None:
+    (path,) = (record / "texts").iterdir()
+    path.chmod(0o644)
+    sparse(f"texts/{path.name}", 2**33)(record)
+
+
+def other_patch(record: Path) -> None:
+    patch_that_is_gone(record)
+    (record / "change.patch").write_text("another\n")
+
+
+def patch_that_is_gone(record: Path) -> None:
+    start(patch={"name": "change.patch", "sha256": "0" * 64})(record)
+
+
 def linked_folder(record: Path) -> None:
     (record / "images").rename(record.parent / "outside/images")
     (record / "images").symlink_to(record.parent / "outside/images")
@@ -369,11 +384,12 @@ def short(value: object) -> str:
 
 DIGEST = {"sha256": "0" * 64}
 DEEP = b"[" * 10**6
-NONE_OF_ITS = "which is none of its files"
-NO_EMBEDDING = "holds no embedding, or damaged"
+NONE_OF_ITS = "the record has no such file"
+NO_PICTURE = "it is not a PNG file, damaged, or too large"
+NO_EMBEDDING = "it holds no embedding, or damaged"
 HEADER = b'{"codes":{"dtype":"F32","shape":[1,9],"data_offsets":[0,99999]}}'
 VAST = b'{"codes":{"dtype":"F32","shape":[0,1152921504606846976],"data_offsets":[0,0]}}'
-REFUSED: dict[str, tuple[Change, str]] = {
+DAMAGED: dict[str, tuple[Change, str]] = {
     **{
         f"a picture at {short(name)}": (
             line("logged", images={"x": {"name": name, **DIGEST}}),
@@ -402,11 +418,36 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a pipe": (image(lambda path, _: os.mkfifo(path)), NONE_OF_ITS),
     "a folder for a picture": (image(lambda path, _: path.mkdir()), NONE_OF_ITS),
     "a link to a folder outside": (linked_folder, NONE_OF_ITS),
+    "an embedding of 8 GiB": (large_embedding, "has 8589934592 bytes, more than"),
+    "another picture": (image(lambda path, _: path.write_bytes(png(9, 9))), "SHA-256 is another"),
+    "a model that is elsewhere": (
+        line("model", file={"name": "../outside/victim.txt", **DIGEST}),
+        NONE_OF_ITS,
+    ),
+    "a text of 8 GiB": (sparse_text, "has 8589934592 bytes, more than"),
+    "a picture of a terapixel": (named("images", "x", png(2**20, 2**20)), NO_PICTURE),
+    "a picture of 100 megapixels": (named("images", "x", png(10**4, 10**4)), NO_PICTURE),
+    "a picture that is a page": (named("images", "x", b"<script>"), NO_PICTURE),
+    "a picture cut off": (named("images", "x", png(2, 2)[:-9]), NO_PICTURE),
+    **{
+        f"an embedding, {what}": (embedding(content), NO_EMBEDDING)
+        for what, content in {
+            "no bytes": b"",
+            "a header longer than itself": struct.pack("<Q", 2**63) + HEADER,
+            "values beyond its end": struct.pack("<Q", len(HEADER)) + HEADER,
+            "of a vast shape": struct.pack("<Q", len(VAST)) + VAST,
+            "a pickle": b"\x80\x04cos\nsystem\n(S'touch victim.txt'\ntR.",
+            "a zip": b"PK\x03\x04" + b"\xff" * 60,
+        }.items()
+    },
+}
+"""What costs a file, and why it is not used."""
+REFUSED: dict[str, tuple[Change, str]] = {
+    "a change that is another": (other_patch, "'change.patch': its SHA-256 is another."),
+    "a change that is gone": (patch_that_is_gone, "'change.patch': the record has no such file."),
     "a beginning outside": (linked_start, NONE_OF_ITS),
     "a beginning of 8 GiB": (sparse("run.json", 2**33), "has 8589934592 bytes, more than"),
     "a line of 8 GiB": (sparse("events.jsonl", 2**33), "a line has more than"),
-    "an embedding of 8 GiB": (large_embedding, "has 8589934592 bytes, more than"),
-    "another picture": (image(lambda path, _: path.write_bytes(png(9, 9))), "SHA-256 is another"),
     **{
         f"the id {short(name)}": (start(id=name), "is no id of a run")
         for name in (
@@ -464,27 +505,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         text("events.jsonl", b'{"event": "exec", "time": 1, "command": "touch victim.txt"}\n'),
         "events.jsonl, line 1: ",
     ),
-    "a picture of a terapixel": (
-        named("images", "x", png(2**20, 2**20)),
-        "is no PNG, damaged, or too large",
-    ),
-    "a picture of 100 megapixels": (
-        named("images", "x", png(10**4, 10**4)),
-        "is no PNG, damaged, or too large",
-    ),
-    "a picture that is a page": (named("images", "x", b"<script>"), "is no PNG"),
-    "a picture cut off": (named("images", "x", png(2, 2)[:-9]), "is no PNG"),
-    **{
-        f"an embedding, {what}": (embedding(content), NO_EMBEDDING)
-        for what, content in {
-            "no bytes": b"",
-            "a header longer than itself": struct.pack("<Q", 2**63) + HEADER,
-            "values beyond its end": struct.pack("<Q", len(HEADER)) + HEADER,
-            "of a vast shape": struct.pack("<Q", len(VAST)) + VAST,
-            "a pickle": b"\x80\x04cos\nsystem\n(S'touch victim.txt'\ntR.",
-            "a zip": b"PK\x03\x04" + b"\xff" * 60,
-        }.items()
-    },
     **{
         f"a model's file {short(name)}": (line("model", filename=name), "is no file's name")
         for name in ("..", ".", "a/b", "../x", "한" * 100)
@@ -528,7 +548,7 @@ def hostile(place: Path, change: Change) -> Path:
     return place / "record"
 
 
-@pytest.mark.parametrize("name", [*REFUSED, *READ])
+@pytest.mark.parametrize("name", [*REFUSED, *DAMAGED, *READ])
 def test_a_record_from_elsewhere_is_shown_or_refused_and_nothing_else_is_done(
     place: Path,
     name: str,
@@ -537,7 +557,7 @@ def test_a_record_from_elsewhere_is_shown_or_refused_and_nothing_else_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runrecord.record.reader, "MOST", 2**24)  # of the limits; 256 MiB take long
-    change, said = REFUSED[name] if name in REFUSED else (READ[name], "")
+    change, said = (REFUSED | DAMAGED).get(name) or (READ[name], "")
     record, other = str(hostile(place, change)), str(base / "record")
     before = state(place)
     commands: list[Callable[[], Any]] = [
@@ -549,8 +569,9 @@ def test_a_record_from_elsewhere_is_shown_or_refused_and_nothing_else_is_done(
     ]
     for command in commands:
         output = said_by(capsys, command)
-        assert said in output, output
-        assert ("its record cannot be used" in output) is bool(said)
+        if name in REFUSED or command is commands[0]:
+            assert said in output, output
+        assert ("its record cannot be used" in output) is (name in REFUSED)
     assert state(place) == before
 
 
@@ -701,10 +722,10 @@ def test_records_that_are_read_are_played_and_others_are_named(
     shutil.copy(empty_store, root / "mlflow.db")
     (root / ".runrecord/runs").mkdir(parents=True)
     folders = {}
-    for number, name in enumerate((*READ, *REFUSED)):
+    for number, name in enumerate((*READ, *REFUSED, *DAMAGED)):
         shutil.copytree(base / "record", alone / "record", dirs_exist_ok=True)
         start(id=f"run-{number}")(alone / "record")
-        (REFUSED[name][0] if name in REFUSED else READ[name])(alone / "record")
+        ((REFUSED | DAMAGED).get(name) or (READ[name],))[0](alone / "record")
         folders[name] = root / f".runrecord/runs/run-{number}"
         (alone / "record").rename(folders[name])
     before = state(alone)
@@ -713,7 +734,8 @@ def test_records_that_are_read_are_played_and_others_are_named(
     output = said_by(capsys, lambda: sync(False, True))
     ended = len(READ) - 2  # of two nobody knows whether they go on
     assert f"MLflow: {ended} created, 0 completed, 0 already there, " in output
-    silent = [name for name in REFUSED if f"{folders[name]}: " not in output]
+    named_ones = [*REFUSED, *DAMAGED]
+    silent = [name for name in named_ones if f"{folders[name]}: " not in output]
     assert silent == ["an event of no kind", "an out without a digest"], "their end is not read"
     assert [name for name in READ if f"{folders[name]}: " in output] == []
     assert state(alone) == before

@@ -106,7 +106,9 @@ def _equal(run: Run, copy: Record, files: Files) -> bool:
         return False
     for _ in copy.events():
         pass
-    return all(sha256(files[name]) == sha256(own[name]) for name in (START, EVENTS))
+    return not copy.damaged and all(
+        sha256(files[name]) == sha256(own[name]) for name in (START, EVENTS)
+    )
 
 
 def _remove(root: Path, found: Collection[_Needless]) -> int:

@@ -54,6 +54,7 @@ def _sections(record: Record) -> dict[str, Mapping[str, object]]:
         "Metrics, last": {
             name: f"{value:.6g}" for name, value in sorted(seen.last_values().items())
         },
+        "Damaged files, left out": record.damaged,
         "Wrote (SHA-256)": end.outs if end else {},
         "Read (SHA-256)": {
             **start.deps,

@@ -9,7 +9,7 @@ from runrecord.lookup import find_record
 from runrecord.outcomes import outcomes_in_file
 from runrecord.paths import repo_root
 from runrecord.sinks.tensorboard import TensorBoardSink
-from runrecord.sync import Store, close_dead_runs, sync_lock
+from runrecord.sync import NotShown, Store, close_dead_runs, sync_lock
 
 
 def sync(
@@ -71,9 +71,12 @@ def _write_event_files(run: Run, root: Path) -> None:
 
     Raises:
         RecordRefused: its record is damaged.
+        NotShown: a file of its record is; all else is written.
         OSError: they cannot be written.
     """
     sink, record = TensorBoardSink(root), run.record()
     for event in run.events(record):
         sink.handle(event, record.contents)
     sink.close()
+    if damage := record.damage():
+        raise NotShown(f"TensorBoard shows it, but not what is damaged in its record ({damage})")

@@ -62,5 +62,5 @@ def _writers(records: Iterable[tuple[str, Files]], digest: str) -> list[Record]:
 
 def _wrote(record: Record, digest: str) -> bool:
     return (record.end is not None and digest in record.end.outs.values()) or any(
-        file.sha256 == digest for event in record.events() for file in files_of(event)
+        file.sha256 == digest for event in record.events(files=False) for file in files_of(event)
     )

@@ -1,9 +1,9 @@
-"""Reading a record. It believes nothing that a record says."""
+"""Reads records as untrusted input."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from runrecord.events import (
     Contents,
     Event,
+    File,
     Logged,
     ModelEvaluated,
     ModelSaved,
@@ -46,6 +47,8 @@ class Record:
             RecordRefused: this is no record, is damaged, or comes from a newer version.
         """
         self._files = files
+        self.damaged: dict[str, str] = {}
+        """Why a file that an event names is not used, as a clause, by its name; `events` adds."""
         self.start = self._read_start()
         """How the run began."""
         self.size = 0
@@ -68,14 +71,19 @@ class Record:
 
     @property
     def contents(self) -> Contents:
-        """Where the files lie that events name; `events` has checked those that it named."""
+        """Where the files lie that events name; `events` has checked those that it left in."""
         return self._files
 
-    def events(self) -> Iterator[Event]:
+    def events(self, files: bool = True) -> Iterator[Event]:
         """What happened, in order, from the start on.
 
+        Args:
+            files: check the files that events name: an event comes without its bad ones, which
+                are noted in `damaged`, and not at all if it is nothing but one. Otherwise no file
+                is looked at, and events are as they were written.
+
         Raises:
-            RecordRefused: a line or a file it names is damaged, missing or not to be trusted.
+            RecordRefused: a line is damaged or not to be trusted.
         """
         yield self.start
         for number, line in enumerate(self._lines(), start=1):
@@ -85,7 +93,32 @@ class Record:
                 events = self._events_of(line)
             except ValueError as error:
                 raise RecordRefused(f"{EVENTS}, line {number}: {printable(str(error))}.") from None
-            yield from events
+            for event in events:
+                usable = self.usable(event) if files else event
+                if usable is not None:
+                    yield usable
+
+    def usable(self, event: Event) -> Event | None:
+        """An event without its bad files, which are noted in `damaged`; None if it has no other."""
+        match event:
+            case Logged() if files_of(event):
+                return replace(
+                    event,
+                    images=self._good(event.images, _is_picture),
+                    texts=self._good(event.texts, _fits),
+                    artifacts=self._good(event.artifacts),
+                )
+            case ModelSaved():
+                return event if self._good({"": event.file}) else None
+            case ModelEvaluated(embedding=File() as file):
+                return replace(event, embedding=self._good({"": file}, _is_embedding).get(""))
+            case RunEnded(output=File() as file):
+                return replace(event, output=self._good({"": file}, _fits).get(""))
+        return event
+
+    def damage(self) -> str:
+        """The files in `damaged` and why, as a clause; empty if there are none."""
+        return "; ".join(f"{_called(name)}: {why}" for name, why in self.damaged.items())
 
     def read(self, name: str) -> bytes:
         """The content of a file that an event named.
@@ -93,11 +126,12 @@ class Record:
         Raises:
             RecordRefused: it is missing, cannot be read, or is more than fits into memory.
         """
-        self._check_size(name)
         try:
-            return self._path(name).read_bytes()
-        except OSError as error:
-            raise _unreadable(name, error) from None
+            path = self._path(name)
+            _fits(path)
+            return path.read_bytes()
+        except (ValueError, OSError) as error:
+            raise RecordRefused(f"'{_called(name)}': {_why(error)}.") from None
 
     def _lines(self) -> Iterator[bytes]:
         if EVENTS not in self._files:
@@ -109,7 +143,7 @@ class Record:
                         raise RecordRefused(f"{EVENTS}: a line has more than {MOST} bytes.")
                     yield line
         except OSError as error:
-            raise _unreadable(EVENTS, error) from None
+            raise RecordRefused(f"'{EVENTS}': {_why(error)}.") from None
 
     def patch(self) -> bytes:
         """What the code differed by from its commit; nothing if it did not."""
@@ -134,64 +168,83 @@ class Record:
                 start = read_start(content)
         except ValueError as error:
             raise RecordRefused(f"{START}: {printable(str(error))}.") from None
-        self._check_files(start)
+        if start.patch and (why := self._why_bad(start.patch, _fits)):
+            raise RecordRefused(f"'{_called(start.patch.name)}': {why}.")
         return replace(start, tags={key: printable(value) for key, value in start.tags.items()})
 
     def _events_of(self, line: bytes) -> list[Event]:
         if self.format == 1:
-            events = upgraded(line, self._models, self._sha256)
-        else:
-            events = [read_line(line)]
-        for event in events:
-            self._check_files(event)
-        return events
+            return upgraded(line, self._models, self._sha256)
+        return [read_line(line)]
 
-    def _check_files(self, event: Event) -> None:
-        large = {*event.artifacts.values()} if isinstance(event, Logged) else set()
-        for file in files_of(event):
-            if file not in large and not isinstance(event, ModelSaved):
-                self._check_size(file.name)
-            if self._sha256(file.name) != file.sha256:
-                raise RecordRefused(f"'{_called(file.name)}' is damaged: its SHA-256 is another.")
-        if isinstance(event, Logged):
-            for file in event.images.values():
-                if not is_png(self._path(file.name)):
-                    raise RecordRefused(f"'{_called(file.name)}' is no PNG, damaged, or too large.")
-        if isinstance(event, ModelEvaluated) and event.embedding:
-            try:
-                unpack(self.read(event.embedding.name))
-            except ValueError as error:
-                name = _called(event.embedding.name)
-                raise RecordRefused(f"'{name}' holds {error}.") from None
+    def _good(
+        self, files: Mapping[str, File], check: Callable[[Path], None] | None = None
+    ) -> dict[str, File]:
+        """Those of an event's files that are as they were written, and fit into memory.
 
-    def _check_size(self, name: str) -> None:
-        """Refuse what does not fit into memory, where it has to."""
+        Without a `check`, which they pass, they may be of any size.
+        """
+        why = {title: self._why_bad(file, check) for title, file in files.items()}
+        self.damaged |= {files[title].name: bad for title, bad in why.items() if bad}
+        return {title: file for title, file in files.items() if not why[title]}
+
+    def _why_bad(self, file: File, check: Callable[[Path], None] | None) -> str:
+        """Why a file is not to be used, as a clause; empty if it is."""
         try:
-            size = self._path(name).stat().st_size
-        except OSError as error:
-            raise _unreadable(name, error) from None
-        if size > MOST:
-            raise RecordRefused(f"'{_called(name)}' has {size} bytes, more than {MOST}.")
+            path = self._path(file.name)
+            if check:
+                _fits(path)
+            if sha256(path) != file.sha256:
+                return "its SHA-256 is another"
+            if check:
+                check(path)
+        except (ValueError, OSError) as error:
+            return _why(error)
+        return ""
 
     def _sha256(self, name: str) -> str:
+        """Of a file that format 1 names by nothing else."""
         try:
             return sha256(self._path(name))
-        except OSError as error:
-            raise _unreadable(name, error) from None
+        except (ValueError, OSError):
+            return "0" * 64
 
     def _path(self, name: str) -> Path:
-        """Where a file lies. Names are looked up, not joined to a path: none leads outside."""
+        """Where a file lies. Names are looked up, not joined to a path: none leads outside.
+
+        Raises:
+            ValueError: the record has none of that name.
+        """
         if name not in self._files:
-            raise RecordRefused(f"it names '{_called(name)}', which is none of its files.")
+            raise ValueError("the record has no such file")
         return self._files[name]
+
+
+def _fits(path: Path) -> None:
+    """Refuse what does not fit into memory, where it has to."""
+    if (size := path.stat().st_size) > MOST:
+        raise ValueError(f"it has {size} bytes, more than {MOST}")
+
+
+def _is_picture(path: Path) -> None:
+    if not is_png(path):
+        raise ValueError("it is not a PNG file, damaged, or too large")
+
+
+def _is_embedding(path: Path) -> None:
+    try:
+        unpack(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"it holds {error}") from None
+
+
+def _why(error: ValueError | OSError) -> str:
+    """What is wrong with a file, as a clause."""
+    return f"it cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def _called(name: str) -> str:
     return printable(name, 250)
-
-
-def _unreadable(name: str, error: OSError) -> RecordRefused:
-    return RecordRefused(f"'{_called(name)}' cannot be read: {error.strerror}.")
 
 
 def files_in(folder: Path) -> Files:
