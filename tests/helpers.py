@@ -340,10 +340,14 @@ with runrecord.start_run("train") as run:
     run.model("model.bin")
 """,
     "evaluate.py": """
+import numpy as np
 import runrecord
 
+with open("model.bin", "rb") as file:
+    place = np.frombuffer(file.read(), np.float64)
+size, curve = float(np.linalg.norm(place)), list(enumerate(place.tolist(), 1))
 with runrecord.start_run("evaluate") as run:
-    run.evaluation("model", "model.bin", {"Size": 3.0}, {"Curve": [(1, 2.0), (2, 4.0)]})
+    run.evaluation("model", "model.bin", {"Size": size}, {"Curve": curve})
 """,
 }
 """A project on the engine alone: a stage of the shell's, a training that can be stopped and goes
