@@ -11,7 +11,6 @@ import dvc  # noqa: F401 - its log handlers keep the stdout of the first import:
 import pytest
 from filelock import FileLock
 from helpers import (
-    CHROMIUM,
     EXPERIMENT,
     NO_SETTINGS,
     STAGES,
@@ -22,6 +21,7 @@ from helpers import (
     new_workspace,
     with_results,
 )
+from needs import CHROMIUM, FIXTURES, NEEDS
 from playwright.sync_api import Page, expect, sync_playwright
 
 from runrecord.cli import main
@@ -30,17 +30,37 @@ from runrecord.sinks.mlflow_store import connect
 os.environ |= NO_SETTINGS
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a project or a store of its own, and so takes long: not in `make smoke`."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bare", action="store_true", help="as if nothing that tests/needs.py names were here"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs something that is not here; mark what `make smoke` leaves out.
+
+    That is what needs a project or a store of its own, and so takes long.
+    """
     for item in items:
         if {"built", "built_toy", "empty_store", "workspace"} & {*fixtures(item)}:
             item.add_marker("workspace")
+        skip_where_something_is_missing(item, bare=config.getoption("--bare"))
     # The files with long tests first: then both workers end at about the same time. Of these, one
     # that needs the built workspace, which takes longest, and those that do not wait for it.
     long = {one.path for one in items if any(map(one.get_closest_marker, ("workspace", "slow")))}
     wait = {item.path for item in items if "built" in fixtures(item)}
     first = next((item.path for item in items if item.path in wait), None)
     items.sort(key=lambda item: (item.path != first, item.path not in long, item.path in wait))
+
+
+def skip_where_something_is_missing(item: pytest.Item, bare: bool) -> None:
+    """Before any fixture is made for it; the reason names what would install that."""
+    for fixture in FIXTURES.keys() & {*fixtures(item)}:
+        item.add_marker(pytest.mark.needs(*FIXTURES[fixture]))
+    names = dict.fromkeys(name for mark in item.iter_markers("needs") for name in mark.args)
+    missing = [NEEDS[name].missing for name in names if bare or not NEEDS[name].here]
+    if missing:
+        item.add_marker(pytest.mark.skip(reason="; ".join(missing)))
 
 
 def fixtures(item: pytest.Item) -> Sequence[str]:

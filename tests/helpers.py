@@ -26,6 +26,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from needs import POSTGRES, require
 
 import runrecord
 from generative.data.idx import sha256_of
@@ -408,8 +409,6 @@ def assert_nothing_left(workspace: Workspace) -> None:
     assert not (workspace.path / ".runrecord" / "verify").exists()
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 EXPERIMENT = "mnist-generative"
 STAGES = ["download-mnist", "train-ae", "train-vae", "train-gan", "evaluate"]
 TRAIN = ("python", "stages/train_vae.py")
@@ -560,9 +559,6 @@ def read_until(stream: IO[str], wanted: str) -> None:
     raise AssertionError(f"the output ended without {wanted!r}")
 
 
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
 @contextmanager
 def terminal(workspace: Workspace, command: str) -> Iterator["subprocess.Popen[str]"]:
     """A command in a terminal of its own, whose processes all end with it."""
@@ -618,6 +614,7 @@ def mlflow_server(
 @contextmanager
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server on an empty database of its own; yields its address."""
+    require("postgresql")
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
         yield from _postgresql(Path(folder))
 
@@ -727,6 +724,10 @@ def modules_imported(source: str) -> dict[str, bool]:
 
 
 CPU = torch.device("cpu")
+no_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(),
+    reason="this machine has a CUDA device; hide it with CUDA_VISIBLE_DEVICES=",
+)
 _COMMON: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 10,

@@ -5,7 +5,9 @@ from collections import Counter
 
 from helpers import ROOT, code_blocks
 
-ENGLISH, KOREAN = ((ROOT / name).read_text() for name in ("README.md", "README.ko.md"))
+ENGLISH, KOREAN = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")
+)
 
 
 def commands(text: str) -> list[str]:

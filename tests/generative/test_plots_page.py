@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from helpers import Workspace, needs_chromium
+from helpers import Workspace
 from playwright.sync_api import Page, expect
 
 from generative.pipeline.plots_page import plots_page
 
 
-@needs_chromium
 def test_its_charts_are_drawn_and_nothing_is_fetched(
     built: Workspace, tmp_path: Path, page: Page
 ) -> None:

@@ -24,7 +24,7 @@ from helpers import (
 )
 from mlflow import MlflowClient
 
-BLOCKS = code_blocks((ROOT / "README.md").read_text())
+BLOCKS = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 NOT_RUN = {
     "make test": "it would run this test",
     "source .venv/bin/activate": "the environment is ready",
@@ -99,7 +99,7 @@ def test_every_command_runs(stranger: Workspace, tracker: str) -> None:
             said = stranger.run("sh", "-c", ready(small.replace("RUN", "records/ae")))
             assert "Traceback" not in said, command
             if command.startswith("runrecord report HEAD:ae"):
-                page = (stranger.path / "report.html").read_text()
+                page = (stranger.path / "report.html").read_text(encoding="utf-8")
                 assert "clean" in page
                 assert "noisy" in page
             if command == "dvc metrics diff":

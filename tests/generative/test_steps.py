@@ -81,7 +81,7 @@ def test_where_a_graph_cannot_be_captured_a_line_says_why_and_steps_are_single(
     )
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.needs("cuda")
 @pytest.mark.parametrize("model", REGISTRY)
 def test_a_graph_gives_the_bits_of_single_steps(model: str) -> None:
     cuda = torch.device("cuda")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CPU, SAMPLE, compute, config
+from helpers import CPU, SAMPLE, compute, config, no_cuda
 from torch.nn import functional as F
 
 from generative.data.dataset import ImageSet, Split, load_images
@@ -150,9 +150,8 @@ def test_a_loss_that_explodes_names_the_epoch_and_the_step(data: ImageSet) -> No
         train(VAE, data, lr=1e20)
 
 
+@no_cuda
 def test_cuda_asked_for_and_absent_is_refused() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
     with pytest.raises(
         UserError, match=r"compute.device is cuda, but PyTorch finds no usable CUDA"
     ):

@@ -19,12 +19,11 @@ from helpers import (
     spool,
     wait_until,
 )
-from stops import SUPPORTED, WHY_NOT
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.skipif(not SUPPORTED, reason=WHY_NOT)
+@pytest.mark.needs("ptrace")
 def test_sixty_stops_at_writes() -> None:
     """The first sixty of `make campaign`."""
     command = [sys.executable, str(ROOT / "tests" / "campaign.py"), "--stops", "60"]

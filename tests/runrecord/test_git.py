@@ -94,7 +94,7 @@ def test_another_owners_repository_is_said_with_gits_remedy(
     assert "git.dirty" not in found.tags, "it is not known to be clean"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.needs("root")
 def test_a_repository_that_really_is_another_owners_is_said_until_it_is_called_safe(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -150,11 +149,7 @@ else:
 """
 
 
-@pytest.mark.skipif(
-    shutil.which("unshare") is None
-    or subprocess.run([*CONTAINER, "true"], check=False).returncode != 0,
-    reason="this process may make no namespaces, as containers have them",
-)
+@pytest.mark.needs("namespaces")
 def test_a_run_of_a_killed_container_is_closed_by_the_next(root: Path) -> None:
     def container(name: str) -> "subprocess.Popen[bytes]":
         inside = ["sh", "-c", f'hostname {name} && exec "$@"', "sh"]

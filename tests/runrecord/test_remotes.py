@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from helpers import (
     spool,
     wait_until,
 )
+from needs import FIXTURES, SSHD, require
 
 from runrecord import dvc_remote
 from runrecord.cli.viewers import free_port
@@ -37,7 +37,6 @@ from runrecord.run_store import run_dir
 
 Here = Callable[..., str]
 
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 HIDDEN = "hunter22-of-nobody"
 """A password that is given and must be shown nowhere."""
 
@@ -67,6 +66,7 @@ class Remote:
 @contextmanager
 def sshd(folder: Path) -> Iterator[Remote]:
     """A server that lets this user in by one key, and nobody by a password."""
+    require("sshd", "ssh")
     for name in ("host", "person", "stranger"):
         arguments = ["-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(["ssh-keygen", *arguments], check=True)
@@ -99,6 +99,7 @@ Subsystem sftp internal-sftp
 @contextmanager
 def s3(folder: Path) -> Iterator[Remote]:
     """A server with a bucket, which lets one user in."""
+    require("s3", "s3-server")
     from botocore.session import get_session
 
     port = free_port(2300)
@@ -158,16 +159,11 @@ def _listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-NEEDED = {"ssh": ("dvc_ssh",), "s3": ("dvc_s3", "moto")}
-
-
 def on(kind: str, *values: object) -> ParameterSet:
     """A case with a remote of that kind, where it is installed."""
-    lacking = [module for module in NEEDED[kind] if find_spec(module) is None]
-    lacking += ["sshd"] if kind == "ssh" and SSHD is None else []
-    skip = pytest.mark.skipif(bool(lacking), reason=f"not installed: {', '.join(lacking)}")
     name = "-".join([kind, *(value for value in values if isinstance(value, str))])
-    return pytest.param(f"on_{kind}", *values, marks=skip, id=name)
+    fixture = f"on_{kind}"
+    return pytest.param(fixture, *values, marks=pytest.mark.needs(*FIXTURES[fixture]), id=name)
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +343,7 @@ def test_a_package_that_is_missing_is_one_sentence_of_each_command(
     assert_said(f"{said}'pip install dvc-{kind}'.", program, *COMMANDS)
 
 
-@pytest.mark.skipif(find_spec("dvc_ssh") is None, reason="dvc-ssh is not installed")
+@pytest.mark.needs("ssh")
 def test_a_server_that_is_silent_is_waited_for_as_long_as_dvc_is_told(
     bare: Workspace, program: Here
 ) -> None:

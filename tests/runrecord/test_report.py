@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Workspace, end_run, needs_chromium, new_run
+from helpers import Workspace, end_run, new_run
 from playwright.sync_api import Page
 
 from runrecord.cli.report import report
@@ -301,7 +301,6 @@ def test_an_evaluation_that_is_damaged_is_nobody_elses_trouble(root: Path) -> No
     assert judged((root / "report.html").read_text(), "Eval/Accuracy")[0] == "0.5"
 
 
-@needs_chromium
 def test_a_browser_opens_it_from_the_file_alone_and_runs_nothing(root: Path, page: Page) -> None:
     optimizer = "<script>document.title = 'broken'</script><b>bold</b>"
     tags = {"dvc.experiment": "<img src=x onerror=alert(1)>"}

@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy
 from helpers import (
     EXPERIMENT,
-    POSTGRES,
     TOY_TRAIN,
     Workspace,
     mlflow_server,
@@ -21,6 +20,7 @@ from helpers import (
 )
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from needs import MLFLOW_2
 from test_viewers import viewing
 
 from runrecord.cli.viewers import free_port
@@ -63,7 +63,7 @@ def assert_whole(address: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not POSTGRES, reason="PostgreSQL (Debian's postgresql) is not installed")
+@pytest.mark.needs("postgresql")
 def test_a_server_on_postgresql_with_users(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +213,7 @@ def test_a_user_without_rights_on_the_experiment(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not POSTGRES, reason="PostgreSQL (Debian's postgresql) is not installed")
+@pytest.mark.needs("postgresql")
 def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> None:
     with postgresql() as database:
         environment = {"MLFLOW_TRACKING_URI": database}
@@ -239,14 +239,11 @@ def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> 
     assert len(output.splitlines()) == 1, "it is gone"
 
 
-OLD = os.environ.get("MLFLOW_2", "")
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not OLD, reason="MLFLOW_2 names no `mlflow` of a version 2, as 2.22")
+@pytest.mark.needs("mlflow-2")
 def test_a_real_server_of_mlflow_2(toy: Workspace, tmp_path: Path) -> None:
     with mlflow_server(
-        tmp_path, free_port(5550), f"sqlite:///{tmp_path / 'server.db'}", program=OLD
+        tmp_path, free_port(5550), f"sqlite:///{tmp_path / 'server.db'}", program=MLFLOW_2
     ) as address:
         environment = {"MLFLOW_TRACKING_URI": address}
         output = "".join(

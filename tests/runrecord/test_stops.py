@@ -7,14 +7,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from stops import SUPPORTED, WHY_NOT, Call, Program, is_write, refusal, run_stopped, tear
+from stops import Call, Program, is_write, refusal, run_stopped, tear
 
 from runrecord.events import File, Logged, RunEnded, RunStarted
 from runrecord.files import sha256
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 
-pytestmark = pytest.mark.skipif(not SUPPORTED, reason=WHY_NOT)
+pytestmark = pytest.mark.needs("ptrace")
 
 TEXT = File("texts/a.txt", sha256(b"a text"))
 END = RunEnded(3, "FINISHED")

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -43,10 +42,7 @@ from runrecord.sweep.study import Definition, Searcher, Trial, best_first, grid_
 from runrecord.sweep.study_record import Study, find_study, recorded, study_record
 from runrecord.sweep.worker import experiment_ref, run_trial
 
-needs_ray = pytest.mark.skipif(
-    not (find_spec("ray") and find_spec("optuna")),
-    reason="Ray and Optuna are not installed: make setup EXTRAS=sweep",
-)
+needs_ray = pytest.mark.needs("sweep")
 
 # A trial waits after its epoch while there is a file HOLD/LR-EPOCH, and fails where LR is 0.
 HELD = TOY["train.py"].replace(
@@ -758,11 +754,7 @@ def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.skipif(
-    subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode
-    != 0,
-    reason="this user may not make a mount namespace",
-)
+@pytest.mark.needs("root-mounts")
 def test_a_machine_that_does_not_see_the_repository_sends_all_home(
     project: Workspace, tmp_path: Path
 ) -> None:

@@ -18,7 +18,6 @@ from helpers import (
     answers,
     client,
     end_run,
-    needs_chromium,
     new_run,
     play,
     runs,
@@ -127,7 +126,6 @@ def shoot(page: Page, name: str) -> None:
 
 
 @pytest.mark.slow
-@needs_chromium
 def test_mlflow_shows_runs_their_comparison_and_their_images(
     viewed: Workspace, mlflow_at: str, page: Page
 ) -> None:
@@ -180,7 +178,6 @@ def test_mlflow_shows_runs_their_comparison_and_their_images(
 
 
 @pytest.mark.slow
-@needs_chromium
 def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -> None:
     visit(page, f"{tensorboard_at}/#scalars")
     for text in ("Test/Total Loss", "Test/KL-Divergence"):
@@ -210,7 +207,6 @@ def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -
     shoot(page, "tensorboard-projector")
 
 
-@needs_chromium
 def test_markup_in_somebody_elses_record_is_shown_as_text(
     viewed: Workspace, mlflow_at: str, tensorboard_at: str, page: Page
 ) -> None:
@@ -256,7 +252,6 @@ def test_a_tracking_servers_own_pages_are_named(
     assert "secret" not in output
 
 
-@needs_chromium
 def test_each_question_has_a_view_of_the_training_runs(
     viewed: Workspace, mlflow_at: str, page: Page
 ) -> None:
