@@ -1,12 +1,10 @@
 """What DVC has kept of the stages' outs, records among them: in its cache and remote."""
 
-import errno
-import shutil
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,18 +15,15 @@ from runrecord.dvc_locks import (
     MD5,
     LockedStage,
     Out,
-    blobs_of,
-    lock_files,
+    from_root,
     outs_of,
     stage_in,
-    stages_at,
-    stages_in,
+    state_at,
+    states,
 )
 from runrecord.dvc_remote import fetch, state
 from runrecord.errors import UserError
-from runrecord.files import files_inside, sha256, sha256_of, sha256_of_files, write_atomic
 from runrecord.paths import RECORDS
-from runrecord.provenance.git import git
 from runrecord.record.schema import Files
 from runrecord.text import shown
 
@@ -41,7 +36,9 @@ def _warn(label: str, error: Exception) -> None:
 
 
 def known_records(
-    root: Path, on_failure: Callable[[str, Exception], None] = _warn
+    root: Path,
+    on_failure: Callable[[str, Exception], None] = _warn,
+    run_cache: bool = True,
 ) -> Iterator[tuple[str, Files | None]]:
     """A label and the files of each record that DVC knows; no files where none can be had.
 
@@ -50,10 +47,11 @@ def known_records(
     Args:
         root: of the main repository.
         on_failure: told of a remote that cannot be used.
+        run_cache: those that DVC's run cache alone knows, too; `dvc gc` may remove them.
     """
     with opened(root) as repo:
         outs: dict[str, Out] = {}
-        for out in _known(repo, root):
+        for out in _known(repo, root, run_cache):
             if out.path.startswith(RECORDS):
                 outs.setdefault(out.oid, out)
         had = _fetched(repo, outs, on_failure)
@@ -68,7 +66,8 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
         UserError: several experiments have that name.
         GitFailed: Git refuses.
     """
-    outs = chain.from_iterable(map(outs_of, stages_at(root, revision)))
+    there = state_at(root, revision)
+    outs = there.outs if there else ()
     oids = {out.path: out.oid for out in outs if out.path.startswith(RECORDS)}
     if not oids:
         return {}
@@ -82,70 +81,56 @@ def records_of_equal_runs(root: Path, revision: str, path: str) -> list[Files]:
 
     They had the command, params and dependencies that the stage has there: DVC's run cache says so.
     """
-    wanted = [stage for stage in stages_at(root, revision) if path in _paths(stage)]
+    there = state_at(root, revision)
+    wanted = {
+        from_root(stage, out.path): (_inputs(stage), out.path)
+        for stage in (there.stages if there else ())
+        for out in stage.outs
+    }
+    if path not in wanted:
+        return []
+    inputs, name = wanted[path]
     with opened(root) as repo:
         oids = [
-            out.oid
+            out.md5
             for stage in _run_cache(repo)
-            if any(_inputs(stage) == _inputs(one) for one in wanted)
-            for out in outs_of(stage)
-            if out.path == path
+            if _inputs(stage) == inputs
+            for out in stage.outs
+            if out.path == name and out.md5
         ]
         return [
             files for files in map(partial(_files, repo), oids) if files and not _missing(files)
         ]
 
 
-def restore_out(root: Path, path: str, digest: str, target: Path) -> bool:
-    """Put at `target` the out that has that SHA-256 and was at `path`, if it can be had.
-
-    Looked for in the workspace, in Git, and in all that DVC's cache and remote have.
-    """
-    here = root / path
-    if here.exists() and sha256_of(here) == digest:
-        _copy(files_inside(here) if here.is_dir() else {"": here}, target)
-        return True
-    for blob in blobs_of(root, path):
-        content = git(root, "cat-file", "blob", blob)
-        if sha256(content) == digest:
-            write_atomic(target, content)
-            return True
-    with opened(root) as repo:
-        oids = {out.oid for out in _known(repo, root) if out.path == path}
-        for oid in sorted(oids, key=lambda oid: not _cached(repo, oid).exists()):
-            files = _fetched(repo, [oid])[oid]
-            if files is not None and _digest(files) == digest:
-                _copy(files, target)
-                return True
-    return False
-
-
-def _digest(files: Files) -> str:
-    return sha256_of(files[""]) if "" in files else sha256_of_files(files)
-
-
-def _copy(files: Files, target: Path) -> None:
-    for name, file in files.items():
-        place = target / name if name else target
-        if not place.resolve().is_relative_to(target.resolve()):
-            raise OSError(errno.EINVAL, "leads outside the folder", name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
-
-
-def _known(repo: "Repo", root: Path) -> Iterator[Out]:
-    """Every out that some dvc.lock or DVC's run cache names, the most recent first."""
-    for where, text in lock_files(root):
-        for stage in stages_in(text, where):
-            yield from outs_of(stage, where)
-    for stage in _run_cache(repo):
-        yield from outs_of(stage, "DVC's run cache")
+def _known(repo: "Repo", root: Path, run_cache: bool) -> Iterator[Out]:
+    """Every out that some dvc.lock, .dvc file or DVC's run cache names, the most recent first."""
+    for known in states(root):
+        yield from known.outs
+    for stage in _run_cache(repo) if run_cache else ():
+        for out in outs_of(stage):  # it does not name the folder that its paths begin in
+            path = re.sub(r"^(\.\./)+", "", out.path)
+            yield replace(out, path=path, where="DVC's run cache")
 
 
 def _run_cache(repo: "Repo") -> Iterator[LockedStage]:
     """The stages that ran here, as dvc.lock would have them."""
-    for path in sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*")):
+    for path in _run_cache_files(repo):
         yield from stage_in(path.read_bytes(), str(path))
+
+
+def _run_cache_files(repo: "Repo") -> list[Path]:
+    return sorted((Path(repo.cache.local.path).parents[1] / "runs").glob("*/*/*"))
+
+
+def run_cache_entries(root: Path) -> Iterator[tuple[LockedStage, bytes]]:
+    """Each stage that ran here, and what DVC wrote of it, the newest first."""
+    with opened(root) as repo:
+        files = sorted(_run_cache_files(repo), key=lambda path: -path.stat().st_mtime)
+    for path in files:
+        text = path.read_bytes()
+        for stage in stage_in(text, str(path)):
+            yield stage, text
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,12 @@ def write_values(path: Path, values: Mapping[tuple[str, ...], Any]) -> None:
 
 
 def share_cache(
-    checkout: Path, cache: str, remotes: Mapping[str, str], settings_of: Path | None
+    checkout: Path,
+    cache: str,
+    remotes: Mapping[str, str],
+    settings_of: Path | None,
+    links: str = "reflink,hardlink,copy",
+    notes: Path | None = None,
 ) -> None:
     """Let a clone use a cache that others use, too, and link what it takes from there.
 
@@ -79,6 +84,8 @@ def share_cache(
         cache: the cache's folder.
         remotes: the address of each remote: one that is relative would lead elsewhere from here.
         settings_of: the repository whose local settings it has besides.
+        links: how it takes what is in the cache, as DVC's `cache.type` names it.
+        notes: the folder of what DVC notes of files, if it is the clone's own.
     """
     from dvc.config import Config
 
@@ -89,4 +96,6 @@ def share_cache(
         for name, address in remotes.items():
             config.setdefault("remote", {}).setdefault(name, {})["url"] = address
         section = config.setdefault("cache", {})
-        section["dir"], section["type"] = cache, "reflink,hardlink,copy"
+        section["dir"], section["type"] = cache, links
+        if notes:
+            config.setdefault("core", {})["site_cache_dir"] = str(notes)

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,17 @@ def stages_of(root: Path) -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
 
+def tracked_by_dvc(root: Path) -> tuple[str, ...]:
+    """What .dvc files name, by paths from the root: added, or imported.
+
+    Raises:
+        UserError: DVC cannot read its files.
+    """
+    with opened(root) as repo:
+        added = [stage for stage in repo.index.stages if not getattr(stage, "name", None)]
+        return _local_paths([out for stage in added for out in stage.outs], root.resolve())
+
+
 @dataclass(frozen=True)
 class StageAtWork:
     """A stage that runs, and what DVC knows of it now."""
@@ -98,16 +109,57 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
     with opened(root) as repo:
         place = root.resolve()
         generated = _local_paths(repo.index.outs, place)
-        named = [found for found in _named(repo) if found.name == name.rpartition(":")[2]]
-        named.sort(key=lambda found: Path(found.wdir).resolve() != cwd.resolve())
-        if not named:
+        found = _of_name(_named(repo), name, place, cwd.resolve())
+        if found is None:
             return StageAtWork(Stage(name), {}, generated)
         params = {
             key: value
-            for file in named[0].params
+            for file in found.params
             for key, value in _leaves(_prefix(file), file.read_params()).items()
         }
-        return StageAtWork(_stage(named[0], place), params, generated)
+        return StageAtWork(_stage(found, place), params, generated)
+
+
+def _of_name(stages: list[Any], name: str, root: Path, cwd: Path) -> Any | None:
+    """The stage that DVC_STAGE names: by its own name, its folder, and its file's path.
+
+    That path is from wherever `dvc repro` was started, which may be any folder of the repository.
+
+    Raises:
+        UserError: several may be meant.
+    """
+    path, _, own = name.rpartition(":")
+    named = [one for one in stages if one.name == own]
+    here = [one for one in named if Path(one.wdir).resolve() == cwd] or named
+    if len(here) < 2:
+        return here[0] if here else None
+    file = Path(path or "dvc.yaml")
+    started = _where_dvc_started()
+    for base in (started, root) if started else (root,):
+        if exact := [one for one in here if Path(one.path).resolve() == (base / file).resolve()]:
+            return exact[0]
+    tail = "/".join(part for part in file.parts if part != "..")
+    if len(ending := [one for one in here if f"{one.path}".endswith(f"/{tail}")]) == 1:
+        return ending[0]
+    files = ", ".join(
+        sorted(f"{Path(one.path).relative_to(root).as_posix()}:{own}" for one in here)
+    )
+    raise UserError(
+        f"DVC_STAGE is '{name}', which several stages may be that run in {cwd} ({files}); start "
+        "'dvc repro' from the repository's root"
+    )
+
+
+def _where_dvc_started() -> Path | None:
+    """The folder in which the `dvc` was started that this process runs under, if it does."""
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        for process in psutil.Process().parents():
+            words = process.cmdline()[:3]
+            if any(Path(word).name in ("dvc", "dvc.exe") for word in words):
+                return Path(process.cwd())
+    return None
 
 
 def committed_params(root: Path) -> dict[str, object]:

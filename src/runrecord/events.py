@@ -81,6 +81,8 @@ class RunStarted(_Checked):
     """What the code differed by from its commit, as `git apply` takes it."""
     command: tuple[str, ...] = ()
     """The program that runs, and its arguments."""
+    number: int = 1
+    """Which run of its stage's command this is: 2 is the second in the same process."""
 
     def __post_init__(self) -> None:
         _need(_ID.fullmatch(self.id), f"'{self.id[:_LONGEST]}' is no id of a run")

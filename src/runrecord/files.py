@@ -102,15 +102,3 @@ def sha256_of_files(files: Mapping[str, Path]) -> str:
     """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
     lines = [f"{sha256(files[name])}  {name}\n" for name in sorted(files)]
     return sha256("".join(lines).encode())
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, or of all files in a folder."""
-    return sha256_of_files(files_inside(path)) if path.is_dir() else sha256(path)
-
-
-def files_inside(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their names in it, less compiled code, as .dvcignore has it."""
-    found = (file for file in folder.rglob("*") if file.is_file())
-    inside = [file for file in found if "__pycache__" not in file.parts]
-    return {file.relative_to(folder).as_posix(): file for file in inside}

@@ -25,7 +25,8 @@ HELD, OF_A_KIND = "holds a password or a token", "is of a kind that keeps passwo
 OWN_TAGS = ("git.commit", "git.dirty", "dvc.stage", "lock.sha256", "python", "platform")
 """What the engine finds out and nobody can make secret: a run has them, whatever is in them."""
 
-_STRUCK = "***"
+STRUCK = "***"
+"""What stands in the place of a secret."""
 _PLAIN = {
     *("true", "false", "yes", "no", "on", "off", "none", "null", "auto", "default"),
     *("enabled", "disabled"),
@@ -91,9 +92,9 @@ def redact_words(
     for word in words:
         name, equals, value = word.partition("=")
         if option and not word.startswith("-") and _is_meant(word):
-            word = _STRUCK
+            word = STRUCK
         elif equals and name.startswith("-") and _says_secret(name) and _is_meant(value):
-            word = f"{name}={_STRUCK}"
+            word = f"{name}={STRUCK}"
         option = word if word.startswith("-") and not equals and _says_secret(word) else ""
         yield redact(word, environment)
 
@@ -152,7 +153,7 @@ def _fit(value: Any, environment: Mapping[str, str], name: str = "") -> Any:
     match value:
         case str():
             if _says_secret(name) and _is_meant(value):
-                return _STRUCK
+                return STRUCK
             return redact(value, environment)
         case list() | tuple():
             return [_fit(one, environment, name) for one in value]
@@ -182,7 +183,7 @@ def _percent_struck(word: str, forms: Sequence[re.Pattern[str]]) -> str:
 
 
 def _strike(found: re.Match[str]) -> str:
-    return next(filter(None, found.groupdict().values()), "") + _STRUCK
+    return next(filter(None, found.groupdict().values()), "") + STRUCK
 
 
 @lru_cache(maxsize=1024)

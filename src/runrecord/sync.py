@@ -20,7 +20,8 @@ from runrecord.sinks.mlflow_failures import explain, store_failure
 from runrecord.sinks.mlflow_shown import Shown, lacks_files
 from runrecord.sinks.mlflow_store import connect, database_of, is_embedded, key_of, tracking_uri
 from runrecord.sinks.mlflow_views import save_views
-from runrecord.verify.audit import Discrepancy, audit
+from runrecord.verify.audit import audit
+from runrecord.verify.compare import Difference
 
 CUT_OFF = "its last line is cut off; the rest is used"
 
@@ -229,7 +230,7 @@ class Store:
             )
         return "completed" if run.told.id in self.shown else "created"
 
-    def differences(self, record: Record) -> list[Discrepancy] | None:
+    def differences(self, record: Record) -> list[Difference] | None:
         """What MLflow shows otherwise than the record has it; None if it does not show that run.
 
         What it does not show yet, and `runrecord sync` would add, does not count.
@@ -244,7 +245,7 @@ class Store:
         with _refusals_said(self._root):
             found = audit(self._client, shown.run_id, record)
         whole = shown.events >= record.length
-        return [one for one in found if whole or one.shown is not None]
+        return [one for one in found if whole or one.state != "missing"]
 
     def tag(self, record_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, if it is shown.

@@ -17,7 +17,12 @@ MODULES = {
 }
 HEAVY = ("torch", "sklearn", "matplotlib")
 DVC = ("dvc", "dvc_data", "dvc_objects", "dvc_http", "scmrepo")
-MAY_DVC = ("runrecord.dvc_index", "runrecord.dvc_files", "runrecord.dvc_remote")
+MAY_DVC = (
+    "runrecord.dvc_checkout",
+    "runrecord.dvc_index",
+    "runrecord.dvc_files",
+    "runrecord.dvc_remote",
+)
 JOINTS = ("generative.pipeline", "generative.project", "generative.serving")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run
 
 from runrecord.cli.compare import show_comparison
 from runrecord.errors import UserError
+from runrecord.files import sha256
 from runrecord.lookup import find_record
 from runrecord.record.reader import Record
-from runrecord.verify.compare import Comparison, compare
+from runrecord.verify.compare import Comparison
+from runrecord.verify.compare import compare as compare_runs
 
 CODE, DATA = {"src/model.py": "a" * 64}, {"data/set": "b" * 64}
 TAGS = {"git.commit": "c" * 40, "dvc.experiment": "one", "python": "3.11.7", "torch": "2.11"}
@@ -46,26 +48,31 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             run.log({"Train/Loss": losses[-1]}, step=epoch, within={"Train/Loss": losses})
             run.image("samples", np.full((2, 2), pixel if epoch > 1 else 0, np.uint8), step=epoch)
         run.text("report", text)
-        (tmp_path / f"{name}.bin").write_bytes(weights)
-        run.model(tmp_path / f"{name}.bin", name="model")
+        (tmp_path / "model.bin").write_bytes(weights)
+        run.model(tmp_path / "model.bin")
         return end_run(tmp_path / name, outs=outs or {"metrics.json": "d" * 64})
 
     return make
 
 
-def differing(found: Comparison) -> set[str]:
-    """The kinds of things in which two runs differ."""
-    return {
-        key
-        for key, value in found.as_json().items()
-        if value and key not in ("tolerance", "verdict")
-    }
+def compare(
+    first: Record, second: Record, tolerance: float, code: Sequence[str] = ()
+) -> Comparison:
+    return compare_runs(first, second, tolerance, code, packages=("torch",))
+
+
+def differing(found: Comparison) -> dict[tuple[str, str], tuple[object, object]]:
+    """What differs: the values by kind and title, the first of each; not names of the runs."""
+    pairs: dict[tuple[str, str], tuple[object, object]] = {}
+    for one in found.all:
+        pairs.setdefault((one.place.kind, one.place.title), (one.first, one.second))
+    return pairs
 
 
 def test_equal_runs_are_bit_identical_whenever_they_ran(make: Make) -> None:
     found = compare(make("a"), make("b", time=5), 0.01)
     assert found.verdict == "bit-identical"
-    assert differing(found) == set()
+    assert differing(found) == {}
 
 
 def test_what_differs_is_named_and_nothing_else(
@@ -82,26 +89,25 @@ def test_what_differs_is_named_and_nothing_else(
         host="elsewhere",
     )
     found = compare(first, second, 0.01)
-    assert found.params == {"lr": (0.1, 0.1000001)}
-    assert found.code == {"src/model.py": ("a" * 64, "e" * 64)}
-    assert found.data == {}
-    assert found.environment == {"python": ("3.11.7", "3.12.1"), "host": ("host", "elsewhere")}
-    assert found.commits == ("c" * 40, "f" * 40)
-    assert found.model is not None
-    assert found.model[0] != found.model[1]
-    assert found.outs == {}
-    assert found.pictures == {}
-    (metric,) = found.metrics.values()
-    assert (metric.epoch, metric.step) == (1, 2)
-    assert metric.first == (3.0, 3.0001)
-    assert metric.last == (1.0, 1.0001)
-    assert metric.largest == pytest.approx(1e-4, rel=1e-3)
+    assert differing(found) == {
+        ("commit", "commit"): ("c" * 40, "f" * 40),
+        ("code", "src/model.py"): ("a" * 64, "e" * 64),
+        ("param", "lr"): ("0.1", "0.1000001"),
+        ("environment", "python"): ("3.11.7", "3.12.1"),
+        ("tag", "host"): ("host", "elsewhere"),
+        ("value within a step", "Train/Loss"): (3.0, 3.0001),
+        ("metric", "Train/Loss"): (1.0, 1.0001),
+        ("model", "model"): (sha256(b"weights"), sha256(b"others")),
+    }
+    (step, mean) = found.of("value within a step")[0], found.of("metric")[0]
+    assert (step.place.step, step.index, mean.place.step) == (1, 1, 2)
+    assert found.largest == pytest.approx(1e-4, rel=1e-3)
     assert found.verdict == "equal within tolerance"
     assert compare(first, second, 1e-9).verdict == "different"
 
     show_comparison("a", "b", 0.01, as_json=False)
     shown = capsys.readouterr().out
-    for text in ("lr", "0.1000001", "epoch 1, step 2", "Verdict: equal within tolerance"):
+    for text in ("lr", "0.1000001", "Loss at step 1, value 2", "Verdict: equal within tolerance"):
         assert text in shown
     assert "Commits: " in shown
     assert not any(line.split()[:2] == ["│", "z"] for line in shown.splitlines())
@@ -110,66 +116,130 @@ def test_what_differs_is_named_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("change", "where", "verdict"),
+    ("change", "where"),
     [
-        ({"pixel": 9}, {"pictures": {"samples": 2}}, "bit-identical"),
-        (
-            {"outs": {"metrics.json": "e" * 64, "only.here": "f" * 64}},
-            {"outs": {"metrics.json": ("d" * 64, "e" * 64)}},
-            "equal within tolerance",
-        ),
-        ({"params": {"lr": "0.1", "z": 8}}, {"params": {"lr": (0.1, "0.1")}}, "bit-identical"),
-        ({"params": {"lr": 0.1}}, {"params": {"z": (8, None)}}, "bit-identical"),
-        ({"deps": CODE}, {"data": {"data/set": ("b" * 64, None)}}, "bit-identical"),
-        (
-            {"deps": DATA | CODE | {"conf/a.yaml": "0" * 64}},
-            {"code": {"conf/a.yaml": (None, "0" * 64)}},
-            "bit-identical",
-        ),
+        ({"pixel": 9}, ("picture", "samples", 2)),
+        ({"text": "other"}, ("text", "report", 0)),
+        ({"weights": b"others"}, ("model", "model", 0)),
+        ({"outs": {"metrics.json": "e" * 64}}, ("out", "metrics.json", None)),
+        ({"outs": {"metrics.json": "d" * 64, "only.here": "f" * 64}}, ("out", "only.here", None)),
     ],
-    ids=["picture", "out", "kind of param", "param", "data", "code that is no .py"],
+    ids=["picture", "text", "model", "out", "extra out"],
 )
-def test_each_kind_of_difference_is_told_apart(
-    make: Make, change: dict[str, Any], where: dict[str, Any], verdict: str
+@pytest.mark.parametrize("tags", [{}, {"python": "3.12.1"}], ids=["same machine", "another"])
+def test_files_that_differ_where_no_number_does_are_different_anywhere(
+    make: Make, change: dict[str, Any], where: tuple[str, str, int | None], tags: dict[str, str]
 ) -> None:
-    found = compare(make("a"), make("b", **change), 0.01, code=("conf",))
-    assert differing(found) == where.keys()
-    for kind, expected in where.items():
-        assert getattr(found, kind) == expected
-    assert found.verdict == verdict
-
-
-def test_other_text_is_a_difference_of_bytes(make: Make) -> None:
-    found = compare(make("a"), make("b", text="other"), 0.01)
-    assert found.outs.keys() == {"report"}
-    assert found.verdict == "equal within tolerance"
+    found = compare(make("a"), make("b", tags=TAGS | tags, **change), 0.01)
+    assert [one.place for one in found.results] == [where]
+    assert found.verdict == "different"
 
 
 @pytest.mark.parametrize(
-    ("epochs", "place", "largest", "verdict"),
+    ("change", "where"),
     [
-        ([[4.0, 3.0, 2.0]], (2, None), math.inf, "different"),
-        ([*EPOCHS, [1.0]], (3, None), math.inf, "different"),
-        ([[4.0, 3.0, 2.0], [1.5, 1.25, math.nan]], (2, 3), math.inf, "different"),
-        ([[4.0, 3.0, 2.0], [1.5, 1.25, math.inf]], (2, 3), math.inf, "different"),
-        ([[4.0, 3.0, 2.0], [1.5, 1.25, -1.0]], (2, 3), 2.0, "different"),
-        ([[4.0, 3.0, 2.0], [1.5, 1.0]], (2, 2), 0.0, "equal within tolerance"),
-        ([[4.0, 3.0, 2.0], [1.25, 1.0]], (2, 1), 0.0, "equal within tolerance"),
-        ([[9.0, 3.0, 2.0], [1.5, 1.25, 1.0]], (1, 1), 0.0, "equal within tolerance"),
+        ({"params": {"lr": "0.1", "z": 8}}, ("param", "lr")),
+        ({"params": {"lr": 0.1}}, ("param", "z")),
+        ({"deps": CODE}, ("data", "data/set")),
+        ({"deps": DATA | CODE | {"conf/a.yaml": "0" * 64}}, ("code", "conf/a.yaml")),
+    ],
+    ids=["kind of param", "param", "data", "code that is no .py"],
+)
+def test_what_went_in_is_told_apart_and_leaves_results_bit_identical(
+    make: Make, change: dict[str, Any], where: tuple[str, str]
+) -> None:
+    found = compare(make("a"), make("b", **change), 0.01, code=("conf",))
+    assert differing(found).keys() == {where}
+    assert found.verdict == "bit-identical"
+
+
+def test_a_param_of_one_and_of_one_point_zero_is_one_value_as_dvc_has_it(make: Make) -> None:
+    first, second = make("a", params={"z": 8}), make("b", params={"z": 8.0})
+    assert differing(compare(first, second, 0.01)) == {}
+
+
+HALF = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0001]]
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({"tags": TAGS | {"python": "3.12.1"}}, "equal within tolerance"),
+        ({"tags": TAGS | {"torch": "2.12"}}, "equal within tolerance"),
+        ({"tags": TAGS | {"machine.cpu": "another"}}, "equal within tolerance"),
+        ({"tags": TAGS | {"env.OPENBLAS_NUM_THREADS": "1"}}, "equal within tolerance"),
+        ({}, "different"),
+        ({"host": "elsewhere"}, "different"),
+        ({"tags": TAGS | {"job": "17", "gpu": "mine"}}, "different"),
+        ({"tags": TAGS | {"env.HOME": "/home"}}, "different"),
+        ({"tags": TAGS | {"mlflow": "4"}}, "different"),
+        ({"tags": TAGS | {"python": "3.12.1"}, "pixel": 9}, "equal within tolerance"),
+        ({"tags": TAGS | {"python": "3.12.1"}, "text": "other"}, "equal within tolerance"),
+        ({"tags": TAGS | {"python": "3.12.1"}, "outs": {"other": "e" * 64}}, "different"),
+    ],
+    ids=[
+        *("python", "package", "processor", "variable", "nothing", "host", "a person's tag"),
+        *("variable of no number", "package that shows", "picture of that step"),
+        *("text where there are no numbers", "another out"),
+    ],
+)
+def test_only_the_environment_explains_numbers_that_differ_a_little(
+    make: Make, change: dict[str, Any], verdict: str
+) -> None:
+    found = compare(make("a"), make("b", epochs=HALF, **change), 0.01)
+    assert 0 < found.largest < 0.01
+    assert found.verdict == verdict
+
+
+def test_a_picture_before_the_first_number_that_differs_is_not_explained(make: Make) -> None:
+    later = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0], [1.0, 1.0, 1.0]]
+    slightly = [*later[:2], [1.0, 1.0, 1.0001]]
+    first = make("a", epochs=later)
+    second = make("b", epochs=slightly, pixel=9, tags=TAGS | {"python": "3.12.1"})
+    found = compare(first, second, 0.01)
+    assert ("picture", "samples", 2) in [one.place for one in found.unexplained()]
+    assert found.verdict == "different"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "place", "state", "largest"),
+    [
+        ([[4.0, 3.0, 2.0]], ("metric", 2, 0), "missing", math.inf),
+        ([*EPOCHS, [1.0]], ("metric", 3, 0), "extra", math.inf),
+        ([[4.0, 3.0, 2.0], [1.5, 1.25, math.nan]], ("metric", 2, 0), "differs", math.inf),
+        ([[4.0, 3.0, 2.0], [1.5, 1.25, math.inf]], ("metric", 2, 0), "differs", math.inf),
+        ([[4.0, 3.0, 2.0], [1.5, 1.25, -1.0]], ("metric", 2, 0), "differs", 2.0),
+        ([[4.0, 3.0, 2.0], [1.5, 1.0]], ("value within a step", 2, 1), "differs", math.inf),
+        ([[9.0, 3.0, 2.0], [1.5, 1.25, 1.0]], ("value within a step", 1, 0), "differs", 5 / 9),
+        (
+            [[4.0, 3.0, 2.0], [1.5, 1.25, math.nextafter(1.0, 2)]],
+            ("metric", 2, 0),
+            "differs",
+            pytest.approx(2.2e-16, rel=0.1),
+        ),
     ],
     ids=[
         *("epoch missing", "epoch more", "NaN", "infinity", "sign"),
-        *("steps missing", "first step missing", "one step"),
+        *("step missing", "one step", "the last bit"),
     ],
 )
 def test_where_a_metric_differs_first_and_by_how_much(
-    make: Make, epochs: list[list[float]], place: tuple[int, int], largest: float, verdict: str
+    make: Make,
+    epochs: list[list[float]],
+    place: tuple[str, int, int],
+    state: str,
+    largest: float,
 ) -> None:
     found = compare(make("a"), make("b", epochs=epochs), 0.01)
-    metric = found.metrics["Train/Loss"]
-    assert (metric.epoch, metric.step) == place
-    assert metric.largest == largest
-    assert found.verdict == verdict
+    first = found.results[0]
+    assert (first.place.kind, first.place.step, first.index, first.state) == (*place, state)
+    assert found.largest == largest
+    assert found.verdict == "different"
+
+
+def test_zero_and_its_negative_are_two_numbers(make: Make) -> None:
+    found = compare(make("a", epochs=[[0.0]]), make("b", epochs=[[-0.0]]), 0.01)
+    assert (found.verdict, found.largest) == ("different", 0.0)
 
 
 def test_nan_and_infinity_are_themselves(make: Make) -> None:
@@ -177,7 +247,8 @@ def test_nan_and_infinity_are_themselves(make: Make) -> None:
     assert compare(make("a", epochs=odd), make("b", epochs=odd), 0.01).verdict == "bit-identical"
     other = [[math.nan, math.inf, math.inf], [math.nan]]
     found = compare(make("c", epochs=odd), make("d", epochs=other), 0.01)
-    assert (found.metrics["Train/Loss"].epoch, found.metrics["Train/Loss"].step) == (1, 3)
+    steps = found.of("value within a step")
+    assert [(one.place.step, one.index) for one in steps] == [(1, 2)]
     assert found.verdict == "different"
 
 
@@ -190,12 +261,11 @@ def test_an_evaluations_metrics_are_compared_by_model(tmp_path: Path) -> None:
         run.evaluation("vae", tmp_path / "model.bin", {"ELBO": value}, series=curve)
         run.evaluation("ae", tmp_path / "model.bin", {"ELBO": 3.0})
         found.append(end_run(tmp_path / name))
-    metrics = compare(found[0], found[1], 0.01).metrics
-    assert {name: metric.epoch for name, metric in metrics.items()} == {
-        "vae/ELBO": 0,
-        "vae/KL by unit": 2,
+    results = compare(found[0], found[1], 0.01).results
+    assert {(one.place.title, one.place.step): (one.first, one.second) for one in results} == {
+        ("vae/ELBO", 0): (1.0, 1.5),
+        ("vae/KL by unit", 2): (1.0, 1.5),
     }
-    assert metrics["vae/ELBO"].first == (1.0, 1.5)
 
 
 def test_what_a_record_says_cannot_steer_the_terminal(
@@ -214,9 +284,9 @@ def test_what_a_record_says_cannot_steer_the_terminal(
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\ufffd[31mhost" in shown
-    assert [line for line in shown.splitlines() if line.startswith("Verdict")] == [
-        "Verdict: bit-identical: every metric at every step, and what it wrote."
-    ]
+    verdicts = [line for line in shown.splitlines() if line.startswith("Verdict")]
+    assert len(verdicts) == 1
+    assert verdicts[0].startswith("Verdict: different: 2 results differ, first the out ")
 
 
 @pytest.mark.parametrize("commit", ["--output={victim}", "HEAD", "-p", "c" * 39, ""])
@@ -267,13 +337,17 @@ def test_a_rerun_of_the_command_line_is_bit_identical(toy: Workspace) -> None:
     toy.set_params(train__lr=0.50001)
     toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
     found = json.loads(toy.run("runrecord", "compare", "HEAD:train", "records/train", "--json"))
-    assert found["params"] == {"train.lr": [0.5, 0.50001]}
-    assert list(found["code"]) == ["train.py"]
-    assert found["data"] == {}
-    assert found["model"][0] != found["model"][1]
-    metric = found["metrics"]["Length"]
-    assert (metric["epoch"], metric["step"]) == (1, 1), "it is in every step"
-    assert 0 < metric["largest"] < 1e-4
+    listed = {(one["kind"], one["title"]): one for one in reversed(found["differences"])}
+    assert (listed["param", "train.lr"]["first"], listed["param", "train.lr"]["second"]) == (
+        "0.5",
+        "0.50001",
+    )
+    assert {title for kind, title in listed if kind in ("code", "data")} == {"train.py"}
+    assert listed["model", "model"]["state"] == "differs"
+    first = listed["value within a step", "Length"]
+    assert (first["step"], first["index"]) == (1, 0), "it is in every step"
+    assert 0 < found["largest"] < 1e-4
+    assert found["verdict"] == "different", "on one machine nothing explains it"
     tight = ("compare", "HEAD:train", "records/train", "--tolerance", "1e-9", "--json")
     assert json.loads(toy.run("runrecord", *tight))["verdict"] == "different"
 
@@ -284,15 +358,14 @@ def test_an_experiment_is_found_by_its_name(workspace: Workspace) -> None:
         *("dvc", "exp", "run", "--temp", "--name", "smaller", "-S", "vae.latent_dim=4"),
         "evaluate",
     )
-    found = compare_in(workspace, "smaller:vae", "HEAD:vae")
-    assert found["params"] == {"latent_dim": [4, 8]}
-    found = compare_in(workspace, "smaller:evaluation", "HEAD:evaluation")
-    assert {"models/vae.safetensors", "metrics/vae_history.csv"} == set(found["data"])
-    assert {name.partition("/")[0] for name in found["metrics"]} == {"vae"}
+    assert listed_in(workspace, "smaller:vae", "HEAD:vae", "param") == {"latent_dim"}
+    data = listed_in(workspace, "smaller:evaluation", "HEAD:evaluation", "data")
+    assert data == {"models/vae.safetensors", "metrics/vae_history.csv"}
+    metrics = listed_in(workspace, "smaller:evaluation", "HEAD:evaluation", "evaluation")
+    assert {name.partition("/")[0] for name in metrics} == {"vae"}
 
 
-def compare_in(workspace: Workspace, first: str, second: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        workspace.run("runrecord", "compare", first, second, "--json")
-    )
-    return found
+def listed_in(workspace: Workspace, first: str, second: str, kind: str) -> set[str]:
+    """The titles of one kind in which two runs differ."""
+    found = json.loads(workspace.run("runrecord", "compare", first, second, "--json"))
+    return {one["title"] for one in found["differences"] if one["kind"] == kind}

@@ -68,8 +68,8 @@ def test_a_clean_run_is_bit_identical_until_mlflow_shows_another_point(
         update = "UPDATE metrics SET value = value * 1.000001 WHERE key = 'Length' AND step = 2"
         assert database.execute(update).rowcount == 1
     output = verify(toy, run.info.run_id, status=1)
-    assert "different: MLflow shows Length = " in output
-    assert " at step 2, the run's record has " in output
+    assert "different: MLflow shows Length at step 2 = " in output
+    assert ", the run's record has " in output
     assert verdict(toy, run) == "different"
 
 
@@ -96,7 +96,7 @@ def test_a_record_that_was_changed_is_different_from_there_on(toy: Workspace) ->
     second["steps"]["Length"][0] *= 1.000001
     path.write_text("".join(f"{json.dumps(one)}\n" for one in events))
     output = verify(toy, run, status=1)
-    assert "first Length at epoch 2, step 1" in output
+    assert "first Length at step 2, value 1" in output
     assert "possible cause: nothing that the record tells of" in output
 
 
@@ -178,8 +178,12 @@ def test_a_damaged_record_and_a_store_that_is_gone_are_said(toy: Workspace) -> N
     pictures = list((spool(toy)[0] / "images").glob("*.png"))
     assert len(pictures) == 8
     pictures[0].write_bytes(b"no picture")
+    output = verify(toy, name)
+    assert f"images/{pictures[0].name}: " in output, "it is said"
+    assert IDENTICAL in output, "what it should have held is on record"
+    (spool(toy)[0] / "events.jsonl").write_text("{}\n")
     output = verify(toy, name, status=2)
-    assert "Verdict: cannot be rebuilt: its record cannot be used: " in output
+    assert "Verdict: cannot be rebuilt: " in output
 
 
 @pytest.mark.slow

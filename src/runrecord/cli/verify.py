@@ -3,12 +3,13 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.table import Table
 
-from runrecord.cli.compare import show_differences
+from runrecord.cli.compare import difference_table, show_differences
 from runrecord.cli.console import page
 from runrecord.errors import UserError
 from runrecord.events import RunStarted
@@ -16,14 +17,15 @@ from runrecord.lookup import find_records
 from runrecord.paths import repo_root
 from runrecord.process import raise_on_signals
 from runrecord.project import load_project
+from runrecord.provenance.environment import ENVIRONMENT
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.run_store import host, was_run_here
 from runrecord.run_view import view
 from runrecord.sync import Store, has_store
 from runrecord.text import printable, shown
-from runrecord.verify.audit import Discrepancy
-from runrecord.verify.compare import Comparison, compare
+from runrecord.verify.audit import is_of_origin
+from runrecord.verify.compare import Comparison, Difference, compare
 from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
 from runrecord.verify.verdict import STATUS, Verdict, judge
 
@@ -64,7 +66,8 @@ def _verify(
     print(f"rebuilding {start.id}", file=sys.stderr)
     again: RunStarted | None = None
     comparison: Comparison | None = None
-    discrepancies: list[Discrepancy] | None = None
+    commit = start.tags.get("git.commit", "")
+    discrepancies: list[Difference] | None = None
     try:
         discrepancies = _discrepancies(store, record)
         if record.end is None or record.end.status != "FINISHED":
@@ -74,9 +77,20 @@ def _verify(
             )
         with scratch(root) as folder:
             rebuilt = rebuild(root, record, folder, own_packages)
-            again = rebuilt.start
-            comparison = compare(record, rebuilt, tolerance, load_project(root).code)
-        found = judge(start, comparison, discrepancies or [])
+            commit = rebuilt.commit
+            if rebuilt.record:
+                again = rebuilt.record.start
+                project = load_project(root)
+                comparison = compare(
+                    record, rebuilt.record, tolerance, project.code, project.packages
+                )
+                found = judge(comparison, discrepancies or [])
+            else:
+                found = Verdict(
+                    "different",
+                    f"it was run {start.number} of its program in one stage, which leaves "
+                    f"{rebuilt.count} here",
+                )
     except CannotRebuild as error:
         found = Verdict("cannot be rebuilt", str(error))
     except RecordRefused as error:
@@ -85,11 +99,12 @@ def _verify(
     if comparison:
         show_differences(console, (start.id, "rebuilt"), comparison)
     if discrepancies:
-        console.print(_shown(discrepancies))
+        console.print(difference_table("MLflow", ("record", "MLflow"), discrepancies))
     rows = {
         "run": start.id,
-        "made from": _made_from(record),
+        "made from": _made_from(record, commit),
         "rebuilt on": _environment(again) if again else "-",
+        "its record": _damage(record),
         "MLflow": _mlflow(discrepancies),
         "took": f"{time.monotonic() - began:.0f} s",
     }
@@ -98,7 +113,7 @@ def _verify(
         table.add_row(*map(printable, row))
     console.print(table)
     console.print(f"Verdict: {found.outcome}: {printable(found.why).removesuffix('.')}.")
-    if any(one.of_origin for one in discrepancies or ()):
+    if any(map(is_of_origin, discrepancies or ())):
         print("MLflow shows another run under this name: it is not tagged.", file=sys.stderr)
     else:
         _tag(store, start.id, found, _environment(again) if again else "")
@@ -114,7 +129,7 @@ def _store(root: Path) -> Store | None:
         return None
 
 
-def _discrepancies(store: Store | None, record: Record) -> list[Discrepancy] | None:
+def _discrepancies(store: Store | None, record: Record) -> list[Difference] | None:
     """What MLflow shows otherwise than the record has it; None where it cannot be seen."""
     try:
         return store.differences(record) if store else None
@@ -174,31 +189,35 @@ def _ask(record: Record) -> None:
         raise UserError("nothing was run.")
 
 
-def _made_from(record: Record) -> str:
+def _made_from(record: Record, commit: str) -> str:
     start = record.start
-    commit = start.tags.get("git.commit", "no commit")[:10]
-    parts = [commit + (" and its uncommitted change" if start.patch else "")]
+    own = start.tags.get("git.commit", "")
+    parts = [(commit or "no commit")[:10] + (" and its uncommitted change" if start.patch else "")]
+    if commit != own:
+        parts.append(
+            f"in place of {own[:10]}, which is not in this clone; what it read is the same"
+        )
+    if start.number > 1:
+        parts.append(f"run {start.number} of its program in one stage")
     if record.end and record.end.changed:
         parts.append(f"edited while it ran, which is left out: {', '.join(record.end.changed)}")
     return "; ".join(parts)
 
 
 def _environment(start: RunStarted) -> str:
-    tags = start.tags
-    names = ("device.name", "python", "torch")
-    return ", ".join([start.host, *(f"{name} {tags[name]}" for name in names if name in tags)])
+    named = [(name.rpartition(".")[2], start.tags.get(name, "")) for name in ENVIRONMENT]
+    return ", ".join([start.host, *(f"{name} {text}" for name, text in named if text)])
 
 
-def _mlflow(discrepancies: list[Discrepancy] | None) -> str:
+def _damage(record: Record) -> str:
+    """Which files of a record are not what it says: what was compared is what it says of them."""
+    with suppress(RecordRefused):  # the verdict says so
+        for _ in record.events():
+            pass
+    return "; ".join(f"{name}: {why}" for name, why in record.damaged.items()) or "whole"
+
+
+def _mlflow(discrepancies: list[Difference] | None) -> str:
     if discrepancies is None:
         return "does not show this run here"
     return "shows other values" if discrepancies else "shows what the record says"
-
-
-def _shown(discrepancies: list[Discrepancy]) -> Table:
-    table = Table("", "step", "MLflow", "record", title="MLflow", title_justify="left")
-    for found in discrepancies:
-        values = (found.step, found.shown, found.recorded)
-        shown = ("-" if value is None else str(value) for value in values)
-        table.add_row(*map(printable, (found.name, *shown)))
-    return table

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc_cache import known_records
+from runrecord.dvc_checkout import hash_paths
 from runrecord.errors import RunFailed
 from runrecord.events import files_of
-from runrecord.files import sha256_of
 from runrecord.paths import repo_root
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import Files, RecordRefused
@@ -27,7 +27,7 @@ def which(file: Path) -> None:
     root = repo_root()
     if not file.exists():
         raise FileNotFoundError(2, "No such file or directory", str(file))
-    digest = sha256_of(file)
+    (digest,) = hash_paths(root, [str(file.resolve())]).values()
     with closing(RunIndex(root)) as index:
         for label, error in index.refused:
             say_failure(label, error)

@@ -3,12 +3,14 @@
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runrecord.dvc_index import committed_params
+from runrecord.errors import UserError
 from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.provenance.pipeline import Inputs, read_inputs
@@ -24,8 +26,17 @@ STUDY_TAGS = {
 }
 """What a sweep tells of the trial that a run belongs to: the tag of each variable."""
 
+ENVIRONMENT = ("python", "platform", "machine.cpu", "machine.gpu")
+"""The tags that tell of the machine; the variables and packages that change numbers come beside."""
+SHOW = frozenset({"dvc", "mlflow", "tensorboard", "tensorboardX"})
+"""Packages that keep and show results, and compute none."""
+_OWN = ("env.", "git.", "dvc.", "machine.", "study.")
+"""How the names of the engine's own tags begin."""
+
 _LONGEST_TITLE = 40
 _LONGEST_VALUE = 16  # characters of a param in it
+
+_INSTRUCTIONS = re.compile(r"avx2|avx512(f|_bf16|_vnni)|amx_\w+|fma")  # kernels are chosen by them
 
 # Variables of the libraries that compute: a run shows them all.
 _OF_LIBRARIES = re.compile(
@@ -95,12 +106,18 @@ def collect_origin(
     Raises:
         UserError: DVC cannot read its files.
     """
+    if taken := [name for name in told if name.startswith(_OWN)]:
+        raise UserError(
+            f"start_run(tags=...): {printable(taken[0])} is a name of the engine's own; names that "
+            f"begin with {', '.join(_OWN)} are, choose another"
+        )
     inputs = read_inputs(checkout, stage, cwd)
     code, patch, trouble = describe_code(checkout, project.code, inputs.generated)
     if not inputs.stage.commands and not trouble:
         trouble = f"no dvc.yaml has the stage '{stage}'."
     lock = checkout / LOCK_FILE
     tags = {
+        **{name: str(value) for name, value in told.items()},
         **code,
         "dvc.stage": environment.get("DVC_STAGE"),
         "dvc.experiment": environment.get("DVC_EXP_NAME"),
@@ -110,7 +127,8 @@ def collect_origin(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "lock.sha256": sha256(lock) if lock.exists() else "",
-        **{name: str(value) for name, value in told.items()},
+        "machine.cpu": _processor(),
+        "machine.gpu": _gpus(),
         **{
             f"env.{name}": value
             for name, value in environment.items()
@@ -148,6 +166,57 @@ def changes_numbers(variable: str) -> bool:
     names with each release, and a run that was stopped under one of those goes on under another.
     """
     return _NUMERIC.fullmatch(variable) is not None
+
+
+def is_environment(tag: str, packages: Container[str] = ()) -> bool:
+    """Does that tag tell of what the numbers of a run can depend on besides its inputs?
+
+    It is a closed list: no tag of a person's is in it.
+    """
+    if tag.startswith("env."):
+        return changes_numbers(tag.removeprefix("env."))
+    return tag in ENVIRONMENT or (tag in packages and tag not in SHOW)
+
+
+def variables_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """The variables that change numbers, as a run had them.
+
+    A value that could be a path is left out: a record must not say where something is written.
+    """
+    named = {tag.removeprefix("env."): text for tag, text in tags.items() if tag.startswith("env.")}
+    return {
+        name: text
+        for name, text in named.items()
+        if changes_numbers(name) and not re.search(r"[/\\\0]", text)
+    }
+
+
+def without_numeric(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that change no numbers."""
+    return {name: text for name, text in environment.items() if not changes_numbers(name)}
+
+
+def _processor() -> str:
+    """The processor as it names itself, with what libraries choose their code by."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    lines = (line.partition(":") for line in told.partition("\n\n")[0].splitlines())
+    first = {key.strip(): value.strip() for key, _, value in lines}
+    kind = " ".join(f"{key} {first[key]}" for key in ("cpu family", "model") if key in first)
+    sets = [flag for flag in first.get("flags", "").split() if _INSTRUCTIONS.fullmatch(flag)]
+    name = first.get("model name") or platform.machine()
+    return "; ".join(filter(None, [name, kind, " ".join(sorted(sets))]))
+
+
+def _gpus() -> str:
+    """The models of NVIDIA's GPUs, as Linux lists them."""
+    found = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with suppress(OSError):
+            found += re.findall(r"(?m)^Model:\s*(.+)$", file.read_text(errors="replace"))
+    return ", ".join(found)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from runrecord.errors import UserError
-from runrecord.provenance.environment import Origin, changes_numbers, versions
+from runrecord.provenance.environment import SHOW, Origin, changes_numbers, versions
 from runrecord.secrets import redact
 from runrecord.text import printable
 
 Identity = Mapping[str, Mapping[str, Any]]
 """JSON values, by their kind and name."""
 
-_SHOW = frozenset({"dvc", "mlflow", "tensorboard", "tensorboardX"})
-"""Packages that keep and show results, and compute none."""
 _VALUES = ("params", "shown")  # kinds whose texts are told from numbers
 _LONGEST = 60  # characters of a value that is told
 
@@ -51,12 +49,12 @@ def identity_of(
             "the program": " ".join(program),  # of a stage that may run several
             "the device": device,
         },
-        "params": _plain(inputs.params),
-        "shown": {} if shown is inputs.params else _plain(shown),
+        "params": plain(inputs.params),
+        "shown": {} if shown is inputs.params else plain(shown),
         "deps": dict(inputs.deps),
         "packages": {
             "Python": ".".join(platform.python_version_tuple()[:2]),  # 3.12 sums more exactly
-            **versions(name for name in packages if name not in _SHOW),
+            **versions(name for name in packages if name not in SHOW),
         },
         "variables": {
             name: text for name, text in environment.items() if text and changes_numbers(name)
@@ -134,10 +132,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as it counts: 1.0 is 1, as DVC has it, and a tuple is a list."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,13 +1,13 @@
 """What a stage reads and writes, by content: before its work, and after."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runrecord.dvc_checkout import hash_paths
 from runrecord.dvc_index import Stage, StageAtWork, find_stage
 from runrecord.errors import UserError
-from runrecord.files import sha256_of
 from runrecord.paths import RECORDS
 from runrecord.text import printable
 
@@ -27,7 +27,7 @@ def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
         UserError: DVC cannot read its files.
     """
     found = find_stage(checkout, stage, cwd)
-    return Inputs(**vars(found), deps=_hashes(checkout, found.stage.deps))
+    return Inputs(**vars(found), deps=hash_paths(checkout, found.stage.deps))
 
 
 def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
 
 def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
     """SHA-256 of all that `stage` wrote, its record excepted, by its path."""
-    return _hashes(checkout, [name for name in stage.outs if not name.startswith(RECORDS)])
+    return hash_paths(checkout, [name for name in stage.outs if not name.startswith(RECORDS)])
 
 
 def record_of(stage: Stage) -> str | None:
@@ -66,7 +66,3 @@ def _texts(params: Mapping[str, object]) -> dict[str, str]:
     return {
         key: json.dumps(value, ensure_ascii=False, default=str) for key, value in params.items()
     }
-
-
-def _hashes(checkout: Path, names: Iterable[str]) -> dict[str, str]:
-    return {name: sha256_of(checkout / name) for name in names if (checkout / name).exists()}

@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from runrecord.checkpoints import Checkpoints
-from runrecord.dvc_cache import records_at, restore_out
+from runrecord.dvc_cache import records_at
 from runrecord.dvc_files import value_in
+from runrecord.dvc_restore import restore
 from runrecord.errors import UserError
 from runrecord.events import File, Resumed, RunEnded, RunStarted, Status
 from runrecord.files import sha256
@@ -60,8 +61,8 @@ class Study:
     """The code of its trials: what they differ by from the commit."""
     trials: Mapping[int, Trial]
     time: int = 0
-    """When its run began, and where; 0 if it has none yet."""
     host: str = ""
+    """When its run began, and where; 0 if it has none yet."""
 
 
 def find_study(root: Path, name: str) -> Study | None:
@@ -223,10 +224,8 @@ def _told_by_itself(name: str, record: Record) -> Study:
             f"{record.start.id}: its record cannot be used ({str(error).splitlines()[0]}); remove "
             "it, and the study is made again from its trials' records."
         ) from None
-    start = record.start
+    start, patch, told = record.start, record.patch(), {trial.number: trial for trial in trials}
     commit = start.tags.get("git.commit", "")
-    told = {trial.number: trial for trial in trials}
-    patch = record.patch()
     return Study(name, start.id, definition, commit, patch, told, start.time, start.host)
 
 
@@ -259,8 +258,8 @@ def _told_by_trials(root: Path, name: str) -> Study | None:
             time,
             host,
         )
-        before = trials.get(trial.number, trial)
-        trials[trial.number] = _with_outcome(root, before, record, definition)
+        known = trials.get(trial.number, trial)
+        trials[known.number] = _with_outcome(root, known, record, definition)
     return study
 
 
@@ -273,10 +272,9 @@ def _of_experiments(root: Path, name: str) -> Iterator[Record]:
 
 
 def _readable(found: Iterable[Files | None]) -> Iterator[Record]:
-    for files in found:
+    for files in filter(None, found):
         with suppress(RecordRefused):
-            if files is not None:
-                yield Record(files)
+            yield Record(files)
 
 
 def _with_outcome(root: Path, trial: Trial, record: Record, definition: Definition) -> Trial:
@@ -293,8 +291,10 @@ def _with_outcome(root: Path, trial: Trial, record: Record, definition: Definiti
         return replace(trial, state="FAIL", error=end.message)
     digest = end.outs.get(definition.file) if end else None
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / Path(definition.file).name
-        if digest and restore_out(root, definition.file, digest, file):
+        target, commit = Path(folder) / "metric", record.start.tags.get("git.commit", "")
+        wanted = {definition.file: digest} if digest else {}
+        restore(root, target, wanted, Path(folder) / "clone", commit)
+        if (file := target / definition.file).exists():
             value = value_in(file, definition.metric)
             return replace(trial, state="COMPLETE", value=value, error="")
     return trial

@@ -1,90 +1,101 @@
 """Does MLflow show what the record of a run says?"""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from runrecord.events import RunStarted
+from runrecord.events import ModelSaved
 from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.record.schema import PATCH
-from runrecord.run_view import view
 from runrecord.sinks.mlflow_shown import CHANGE, artifacts_of
 from runrecord.sinks.names import LONGEST_TAG, SYSTEM, name_for, text_for
 from runrecord.text import printable
+from runrecord.verify.compare import PARAM, TAG, Difference, differences
+from runrecord.verify.facts import EVALUATION, METRIC, MODEL, Facts, Place, Value, results_in
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-
-@dataclass(frozen=True)
-class Discrepancy:
-    """Something that MLflow shows otherwise than the record has it; None where one lacks it."""
-
-    name: str
-    """Of the metric, param or tag."""
-    step: int | None
-    """MLflow's step, which is the epoch; None for params and tags."""
-    shown: float | str | None
-    recorded: float | str | None
-    of_origin: bool = False
-    """It is where the run came from: MLflow shows another run than the record's."""
+_CHANGE, _LATEST = "SHA-256 of", "latest value of"
+_ORIGIN = (TAG, _CHANGE)
 
 
-def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Discrepancy]:
-    """Compare a run's origin, its params, metric points and model's SHA-256 with its record.
+def is_of_origin(found: Difference) -> bool:
+    """Is it where the run came from? Then MLflow shows another run than the record's."""
+    return found.place.kind in _ORIGIN
 
-    Metrics of other groups than the record's belong to others: to evaluations, or to people.
+
+def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Difference]:
+    """Compare what a record says, first, with what MLflow shows of its run, second.
+
+    That is the run's origin, its params, its metrics' points and its model's SHA-256. Metrics of
+    other groups than the record's belong to others: to evaluations, or to people.
 
     Raises:
         RecordRefused: the record is damaged.
         MlflowException: the store does not answer.
     """
-    seen = view(record)
     run = client.get_run(run_id)
-    params = {name_for(key): text_for(value) for key, value in record.start.params.items()}
-    found = [*_origin(client, run, record.start, record.patch())]
-    found += [
-        Discrepancy(name, None, run.data.params.get(name), params.get(name))
-        for name in sorted(params.keys() | run.data.params)
-        if run.data.params.get(name) != params.get(name)
-    ]
-    shown = run.data.tags.get("model.sha256")
-    if seen.model and shown != seen.model:
-        found.append(Discrepancy("model.sha256", None, shown, seen.model))
-    recorded = {
-        name_for(name): {step: _storable(value) for step, (value, _) in series.items()}
-        for name, series in seen.series.items()
-    }
-    groups = {name.partition("/")[0] for name in recorded}
-    ours = {name for name in run.data.metrics if name.partition("/")[0] in groups}
-    names = {name for name in ours if not name.startswith(SYSTEM)}
-    for name in sorted(names | recorded.keys()):
-        points = client.get_metric_history(run_id, name)
-        shown_points = [(point.step, point.value) for point in points]
-        latest = run.data.metrics.get(name)
-        found += _compare(name, shown_points, latest, recorded.get(name, {}))
+    events = list(record.events(files=False))
+    points = _points(results_in(events))
+    groups = {name.partition("/")[0] for name in points}
+    names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
+    names = {name for name in names if not name.startswith(SYSTEM)} | points.keys()
+    recorded: dict[Place, list[Value]] = {}
+    shown: dict[Place, list[Value]] = {}
+    for name in names:
+        history = client.get_metric_history(run_id, name)
+        there = {point.step for point in history}
+        own, its = points.get(name, {}), {step: list[float]() for step in there}
+        for point in history:
+            its[point.step].append(point.value)
+        for facts, by_step in ((recorded, own), (shown, its)):
+            for step, values in by_step.items():
+                facts[Place(METRIC, name, step)] = _distinct(values)
+        if there and max(there) in own and name in run.data.metrics:
+            recorded[Place(_LATEST, name, None)] = [_storable(own[max(there)][-1])]
+            shown[Place(_LATEST, name, None)] = [_storable(run.data.metrics[name])]
+    for key, value in record.start.params.items():
+        recorded[Place(PARAM, name_for(key), None)] = [text_for(value)]
+    for key, text in run.data.params.items():
+        shown[Place(PARAM, key, None)] = [text]
+    models = [event.file.sha256 for event in events if isinstance(event, ModelSaved)]
+    if models:
+        recorded[Place(MODEL, "model.sha256", None)] = [models[-1]]
+        if digest := run.data.tags.get("model.sha256"):
+            shown[Place(MODEL, "model.sha256", None)] = [digest]
+    for key, text in record.start.tags.items():
+        if (other := run.data.tags.get(name_for(key))) is not None:
+            recorded[Place(TAG, key, None)] = [text[:LONGEST_TAG]]
+            shown[Place(TAG, key, None)] = [printable(other)[:LONGEST_TAG]]
+    change = record.patch().decode(errors="replace")
+    clean = run.data.tags.get("git.dirty") == "false"
+    other_change = "" if clean else _patch(client, run)
+    if other_change is not None:
+        recorded[Place(_CHANGE, PATCH, None)] = [sha256(change.encode())]
+        shown[Place(_CHANGE, PATCH, None)] = [sha256(other_change.encode())]
+    found = list(differences(recorded, shown))
+    return sorted(found, key=lambda one: one.place.kind not in _ORIGIN)
+
+
+def _points(results: Facts) -> dict[str, dict[int, list[float]]]:
+    """The values of each metric by step, by the name that MLflow has for it."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for (kind, title, step), values in results.items():
+        if kind in (METRIC, EVALUATION) and step is not None:
+            numbers = [value for value in values if isinstance(value, float)]
+            found.setdefault(name_for(title), {})[step] = numbers
     return found
 
 
-def _origin(
-    client: "MlflowClient", run: "Run", start: RunStarted, patch: bytes
-) -> Iterator[Discrepancy]:
-    """What MLflow shows otherwise of a run's commit, machine and uncommitted change."""
-    for name, value in start.tags.items():
-        shown = run.data.tags.get(name_for(name), value)
-        if printable(shown)[:LONGEST_TAG] != value[:LONGEST_TAG]:
-            yield Discrepancy(name, None, printable(shown), value, of_origin=True)
-    recorded = patch.decode(errors="replace")
-    clean = run.data.tags.get("git.dirty") == "false"
-    shown_patch = "" if clean else _patch(client, run)
-    if shown_patch is not None and shown_patch != recorded:
-        shown, value = (sha256(text.encode()) for text in (shown_patch, recorded))
-        yield Discrepancy(f"the SHA-256 of {PATCH}", None, shown, value, of_origin=True)
+def _distinct(values: Iterable[float]) -> list[Value]:
+    """Those values once each, in an order: MLflow keeps equal points once, and in none."""
+    found = {value.hex(): value for value in map(_storable, values)}
+    return [found[key] for key in sorted(found)]
 
 
 def _patch(client: "MlflowClient", run: "Run") -> str | None:
@@ -100,24 +111,3 @@ def _storable(value: float) -> float:
     """A metric's value as any database of MLflow's can hold it: finite; SQLite has no -0.0."""
     finite = max(-sys.float_info.max, min(sys.float_info.max, value)) if value == value else value
     return finite + 0.0
-
-
-def _compare(
-    name: str,
-    shown: Iterable[tuple[int, float]],
-    latest: float | None,
-    recorded: Mapping[int, float],
-) -> list[Discrepancy]:
-    """A metric's points, which MLflow could have more than one of at a step, and its last value."""
-    shown = sorted((step, _storable(value)) for step, value in shown)
-    latest = latest if latest is None else _storable(latest)
-    found = [
-        Discrepancy(name, step, value, recorded.get(step))
-        for step, value in shown
-        if str(value) != str(recorded.get(step))
-    ]
-    missing = recorded.keys() - {step for step, _ in shown}
-    found += [Discrepancy(name, step, None, recorded[step]) for step in sorted(missing)]
-    if recorded and str(latest) != str(recorded[max(recorded)]) and not found:
-        found.append(Discrepancy(name, max(recorded), latest, recorded[max(recorded)]))
-    return found

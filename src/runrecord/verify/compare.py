@@ -1,114 +1,215 @@
-"""Why two runs differ: what went into them, then what came out, then the verdict."""
+"""Why two runs differ: one list of all that differs, over all that either of them has."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
-from runrecord.events import File, RunStarted
+from runrecord.events import RunEnded, RunStarted
+from runrecord.provenance.environment import is_environment
 from runrecord.record.reader import Record
 from runrecord.record.schema import strict_json
-from runrecord.run_view import RunView, Series, view
+from runrecord.secrets import STRUCK
+from runrecord.verify.facts import (
+    FILES,
+    NUMBERS,
+    RESULTS,
+    STATUS,
+    Facts,
+    Place,
+    Value,
+    results_in,
+    values_of,
+)
 
 Equality = Literal["bit-identical", "equal within tolerance", "different"]
-Pair = tuple[Any, Any]
-"""A value in the first run and in the second; None where it has none."""
 
-_NOT_ENVIRONMENT = ("git.", "dvc.")
+CODE, PARAM, DATA = "code", "param", "data"
+INPUTS = (CODE, PARAM, DATA)
+"""Kinds of what went into a run and decides what comes out."""
+COMMIT, ENVIRONMENT, TAG = "commit", "environment", "tag"
+_NOT_COMPARED = "git.", "dvc.", "study"
 
 
-@dataclass(frozen=True)
-class MetricDifference:
-    """Where and by how much a metric of two runs differs."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A value that two runs do not share: in both and different, or in one of them alone."""
 
-    epoch: int
-    """The first epoch in which it does; 0 for an evaluation's metric."""
-    step: int | None
-    """The first step of that epoch, from 1; None where there are no steps."""
-    first: Pair
-    """The values there."""
-    last: Pair
-    """The last epoch's means."""
-    largest: float
-    """The largest relative difference of an epoch's mean: |a - b| / max(|a|, |b|)."""
+    place: Place
+    index: int
+    first: Value | None
+    second: Value | None
+
+    @property
+    def state(self) -> Literal["differs", "missing", "extra"]:
+        """`missing`: only the first run has it; `extra`: only the second."""
+        if self.second is None:
+            return "missing"
+        return "extra" if self.first is None else "differs"
+
+    @property
+    def relative(self) -> float:
+        """|a - b| / max(|a|, |b|) of two numbers; infinite for all else."""
+        a, b = self.first, self.second
+        if not (isinstance(a, float) and isinstance(b, float)):
+            return math.inf
+        largest = max(abs(a), abs(b))
+        difference = abs(a - b) / largest if largest else 0.0
+        return difference if math.isfinite(difference) else math.inf
+
+
+def differences(first: Facts, second: Facts) -> Iterator[Difference]:
+    """All that differs, over the union of what both have: by step, what has none last."""
+    for place in sorted(first.keys() | second.keys(), key=_order):
+        pairs = zip_longest(first.get(place, ()), second.get(place, ()))
+        for index, (a, b) in enumerate(pairs):
+            if a is None or b is None or not same(a, b):
+                yield Difference(place, index, a, b)
+
+
+def same(first: Value, second: Value) -> bool:
+    """Are they the same to the last bit? NaN is itself; 0.0 is not -0.0."""
+    if isinstance(first, float) and isinstance(second, float):
+        return first.hex() == second.hex()
+    return first == second
+
+
+def _order(place: Place) -> tuple[Any, ...]:
+    kinds = (*INPUTS, *RESULTS)
+    kind = kinds.index(place.kind) if place.kind in kinds else len(kinds)
+    return place.step is None, place.step, kind, place.title
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that differs between two runs, and nothing else."""
+    """All that differs between two runs, and how equal that makes their results."""
 
-    commits: Pair | None
-    code: dict[str, Pair]
-    """SHA-256 of each code file that differs, by its path."""
-    params: dict[str, Pair]
-    data: dict[str, Pair]
-    environment: dict[str, Pair]
-    metrics: dict[str, MetricDifference]
-    model: Pair | None
-    """SHA-256 of the models, if they differ."""
-    outs: dict[str, Pair]
-    """SHA-256 of what the stages wrote, by path, where both records have it and it differs."""
-    pictures: dict[str, int]
-    """The first epoch whose picture differs, by the picture's title; 0 for an evaluation's."""
+    all: tuple[Difference, ...]
+    """What went in and what came out."""
+    compared: int
+    """How many results both have."""
+    numbers: int
+    """How many of these are numbers."""
+    not_compared: tuple[str, ...]
+    """What differs, or may, and does not count: a clause each."""
     tolerance: float
-    verdict: Equality
+    """The largest relative difference of two numbers that can still count as equal."""
+    number_steps: frozenset[int | None]
+    """The steps at which a run has numbers."""
+
+    def of(self, *kinds: str) -> list[Difference]:
+        """What differs of those kinds."""
+        return [one for one in self.all if one.place.kind in kinds]
+
+    @property
+    def results(self) -> list[Difference]:
+        """What differs of what came out."""
+        return self.of(*RESULTS)
+
+    @property
+    def largest(self) -> float:
+        """The largest relative difference of two numbers."""
+        return max((one.relative for one in self.of(*NUMBERS)), default=0.0)
+
+    @property
+    def verdict(self) -> Equality:
+        """How equal the results are.
+
+        *Equal within tolerance* needs numbers that were compared and agree within the tolerance,
+        an environment that differs, and files that differ only where numbers do: at a step whose
+        numbers differ or, where there are no numbers at that step, in a run whose numbers do.
+        """
+        results = self.results
+        if not results:
+            return "bit-identical"
+        both = all(one.state == "differs" for one in results)
+        if not (both and self.numbers and self.of(ENVIRONMENT) and self.largest <= self.tolerance):
+            return "different"
+        return "different" if self.unexplained() else "equal within tolerance"
+
+    def unexplained(self) -> list[Difference]:
+        """The files and texts that differ where no number does."""
+        steps = {one.place.step for one in self.of(*NUMBERS)}
+        return [
+            one
+            for one in self.results
+            if one.place.kind not in (*NUMBERS, *FILES)
+            or (one.place.kind in FILES and not (steps and self._goes_with(one.place.step, steps)))
+        ]
+
+    def _goes_with(self, step: int | None, steps: set[int | None]) -> bool:
+        return step in steps or step not in self.number_steps
 
     def as_json(self) -> dict[str, Any]:
         """As values that JSON has."""
-        return asdict(self)
+        listed = [
+            {**one.place._asdict(), "index": one.index, "state": one.state}
+            | {"first": one.first, "second": one.second}
+            for one in self.all
+        ]
+        return {
+            "verdict": self.verdict,
+            "largest": self.largest,
+            "tolerance": self.tolerance,
+            "compared": self.compared,
+            "numbers": self.numbers,
+            "not_compared": list(self.not_compared),
+            "differences": strict_json(listed),
+        }
 
 
 def compare(
-    first: Record, second: Record, tolerance: float, code: Sequence[str] = ()
+    first: Record,
+    second: Record,
+    tolerance: float,
+    code: Sequence[str] = (),
+    packages: Iterable[str] = (),
 ) -> Comparison:
     """Compare two runs by their records.
 
     Args:
         first: one run.
         second: the other.
-        tolerance: the largest relative difference of metrics that still counts as equal.
+        tolerance: the largest relative difference of numbers that can still count as equal.
         code: files and folders that hold code, besides `.py` files; all else that was read is data.
+        packages: whose versions are part of the environment.
 
     Raises:
         RecordRefused: a record is damaged.
     """
-    runs = view(first), view(second)
-    a, b = first.start, second.start
-    model = runs[0].model, runs[1].model
-    metrics = _metric_differences(runs[0].series, runs[1].series)
-    outs = _outs(runs[0]), _outs(runs[1])
-    common = outs[0].keys() & outs[1].keys()
-    files = _differences(*({path: own[path] for path in common} for own in outs))
+    results = [results_in(record.events(files=False)) for record in (first, second)]
+    shared = [
+        (place.kind, min(len(values), len(results[1].get(place, ()))))
+        for place, values in results[0].items()
+    ]
+    went_in = [_went_in(record.start, code, frozenset(packages)) for record in (first, second)]
     return Comparison(
-        commits=_pair(a.tags.get("git.commit"), b.tags.get("git.commit")),
-        code=_differences(_code(a, code), _code(b, code)),
-        params=_differences(a.params, b.params),
-        data=_differences(_data(a, code), _data(b, code)),
-        environment=_differences(_environment(a), _environment(b)),
-        metrics=metrics,
-        model=_pair(*model),
-        outs=files,
-        pictures=_first_steps(runs[0].images, runs[1].images),
+        all=(*differences(*went_in), *differences(*results)),
+        compared=sum(count for kind, count in shared if kind != STATUS),
+        numbers=sum(count for kind, count in shared if kind in NUMBERS),
+        not_compared=tuple(_not_compared(first, second)),
         tolerance=tolerance,
-        verdict=_verdict(metrics, bool(model[0] != model[1] or files), tolerance),
+        number_steps=frozenset(
+            place.step for found in results for place in found if place.kind in NUMBERS
+        ),
     )
 
 
-def largest_of(metrics: Mapping[str, MetricDifference]) -> float:
-    """The largest relative difference of any metric."""
-    return max((metric.largest for metric in metrics.values()), default=0.0)
-
-
-def _verdict(
-    metrics: Mapping[str, MetricDifference], files_differ: bool, tolerance: float
-) -> Equality:
-    if not metrics and not files_differ:
-        return "bit-identical"
-    return "equal within tolerance" if largest_of(metrics) <= tolerance else "different"
-
-
-def _code(start: RunStarted, code: Sequence[str]) -> dict[str, str]:
-    return {path: digest for path, digest in start.deps.items() if _is_code(path, code)}
+def _went_in(start: RunStarted, code: Sequence[str], packages: frozenset[str]) -> Facts:
+    """What went into a run: code, params and data; the environment; what else tags say."""
+    tags = {name: text for name, text in start.tags.items() if not name.startswith(_NOT_COMPARED)}
+    environment = {name: text for name, text in tags.items() if is_environment(name, packages)}
+    others = {name: text for name, text in tags.items() if name not in environment}
+    commit = start.tags.get("git.commit")
+    return {
+        **values_of(COMMIT, {"commit": commit} if commit else {}),
+        **values_of(CODE, {p: d for p, d in start.deps.items() if _is_code(p, code)}),
+        **values_of(PARAM, start.params),
+        **values_of(DATA, _data(start, code)),
+        **values_of(ENVIRONMENT, environment),
+        **values_of(TAG, {**others, "host": start.host}),
+    }
 
 
 def _is_code(path: str, code: Sequence[str]) -> bool:
@@ -122,105 +223,22 @@ def _data(start: RunStarted, code: Sequence[str]) -> dict[str, str]:
     return read | own
 
 
-def _environment(start: RunStarted) -> dict[str, str]:
-    tags = {
-        name: value for name, value in start.tags.items() if not name.startswith(_NOT_ENVIRONMENT)
-    }
-    return tags | {"host": start.host}
+def _not_compared(first: Record, second: Record) -> Iterator[str]:
+    """What a person might think was compared."""
+    hidden = [
+        name for name, text in _both(first.start.params, second.start.params) if STRUCK in text
+    ]
+    if hidden:
+        yield f"secret params ({', '.join(sorted(hidden))})"
+    printed = [_output(record.end) for record in (first, second)]
+    if printed[0] != printed[1]:
+        yield "what the program printed, which differs"
 
 
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:
-    return {
-        key: (first.get(key), second.get(key))
-        for key in sorted(first.keys() | second.keys())
-        if not _same(first.get(key), second.get(key))
-    }
+def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in first.keys() & second.keys():
+        yield name, str(first[name]) + str(second[name])
 
 
-def _same(first: Any, second: Any) -> bool:
-    """Are they equal? NaN is itself here, also inside."""
-    return bool(first == second or strict_json(first, free=True) == strict_json(second, free=True))
-
-
-def _pair(first: Any, second: Any) -> Pair | None:
-    return None if first == second else (first, second)
-
-
-def _outs(run: RunView) -> dict[str, str]:
-    """SHA-256 of all that the run wrote and kept, by path or title."""
-    kept = {title: file.sha256 for title, file in run.files.items()}
-    kept |= {model.filename: model.file.sha256 for model in run.models}
-    return {**kept, **(run.record.end.outs if run.record.end else {})}
-
-
-def _first_steps(
-    first: Mapping[tuple[str, int], File], second: Mapping[tuple[str, int], File]
-) -> dict[str, int]:
-    """The first step of each title whose pictures differ."""
-    found: dict[str, int] = {}
-    for title, step in sorted(first.keys() | second.keys(), key=lambda key: key[1]):
-        if _digest(first.get((title, step))) != _digest(second.get((title, step))):
-            found.setdefault(title, step)
-    return found
-
-
-def _digest(file: File | None) -> str | None:
-    return file.sha256 if file else None
-
-
-def _metric_differences(
-    first: Mapping[str, Series], second: Mapping[str, Series]
-) -> dict[str, MetricDifference]:
-    names = sorted(first.keys() | second.keys())
-    found = {name: _difference(first.get(name, {}), second.get(name, {})) for name in names}
-    return {name: difference for name, difference in found.items() if difference is not None}
-
-
-def _difference(first: Series, second: Series) -> MetricDifference | None:
-    epochs = sorted(first.keys() | second.keys())
-    different = [epoch for epoch in epochs if _differ(first.get(epoch), second.get(epoch))]
-    if not different:
-        return None
-    epoch = different[0]
-    step, values = _first_step(first.get(epoch), second.get(epoch))
-    means = [(_mean(first, epoch), _mean(second, epoch)) for epoch in epochs]
-    return MetricDifference(epoch, step, values, means[-1], max(_relative(a, b) for a, b in means))
-
-
-def _first_step(
-    first: tuple[float, list[float]] | None, second: tuple[float, list[float]] | None
-) -> tuple[int | None, Pair]:
-    """The first step at which an epoch differs, and the values there."""
-    if first and second:
-        for number, (a, b) in enumerate(zip(first[1], second[1], strict=False), start=1):
-            if not _equal(a, b):
-                return number, (a, b)
-    return None, (first[0] if first else None, second[0] if second else None)
-
-
-def _differ(
-    first: tuple[float, list[float]] | None, second: tuple[float, list[float]] | None
-) -> bool:
-    if first is None or second is None:
-        return True
-    values = [first[0], *first[1]], [second[0], *second[1]]
-    return len(values[0]) != len(values[1]) or not all(map(_equal, *values))
-
-
-def _equal(first: float, second: float) -> bool:
-    """Are they the same number? NaN is itself here."""
-    return first == second or (first != first and second != second)
-
-
-def _mean(series: Series, epoch: int) -> float | None:
-    return series[epoch][0] if epoch in series else None
-
-
-def _relative(first: float | None, second: float | None) -> float:
-    if first is None or second is None:
-        return math.inf
-    if _equal(first, second):
-        return 0.0
-    largest = max(abs(first), abs(second))
-    difference = abs(first - second) / largest
-    return difference if math.isfinite(difference) else math.inf
+def _output(end: RunEnded | None) -> str | None:
+    return end.output.sha256 if end and end.output else None

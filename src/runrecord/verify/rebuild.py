@@ -6,17 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
 
-from runrecord.dvc_cache import restore_out
-from runrecord.dvc_index import Stage, stages_of
+from runrecord.dvc_checkout import bring, hash_paths, is_related
+from runrecord.dvc_index import Stage, stages_of, tracked_by_dvc
+from runrecord.dvc_locks import states
+from runrecord.dvc_restore import restore
 from runrecord.errors import UserError
 from runrecord.events import COMMIT, RunStarted
-from runrecord.files import sha256_of
 from runrecord.package_index import uv_environment
 from runrecord.process import end_program
+from runrecord.provenance.environment import variables_of, without_numeric
 from runrecord.provenance.git import GitFailed, commit_of, top_of
 from runrecord.provenance.source_patch import LEFT_OUT, check_out
 from runrecord.record.reader import Record, files_in
@@ -24,22 +27,8 @@ from runrecord.run_store import is_running, run_dirs, state_folder, working_on
 from runrecord.secrets import redact
 from runrecord.text import printable, shown
 
-# Variables of the original that the rebuilt run gets too, unless the person sets them otherwise.
-# Others can name files and devices of the other machine.
-_PORTABLE = (
-    "ATEN_CPU_CAPABILITY",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_CBWR",
-    "MKL_NUM_THREADS",
-    "NVIDIA_TF32_OVERRIDE",
-    "OMP_NUM_THREADS",
-    "ONEDNN_MAX_CPU_ISA",
-    "PYTHONHASHSEED",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-)
 _NOT_INHERITED = ("DVC_", "GENERATIVE_", "GIT_", "MLFLOW_", "RUNRECORD_")
-
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # a rebuilt run is on record wherever verify runs
 
 # The shells that DVC may run commands by, and what it tells them so that they read no settings.
 _SHELLS = {
@@ -56,11 +45,24 @@ class CannotRebuild(Exception):
     """Something is missing; the message is a clause for a person that says what."""
 
 
-def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> Record:
-    """Run a stage as it was run, in `folder`; the record of the new run, which lies there too.
+@dataclass(frozen=True)
+class Rebuilt:
+    """What came of rebuilding a run."""
+
+    record: Record | None
+    """Of the run that is its counterpart; None where the stage left too few runs."""
+    count: int
+    """How many runs the same program of the stage left."""
+    commit: str
+    """What the code was checked out from."""
+
+
+def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> Rebuilt:
+    """Run a stage as it was run, in `folder`; the record of the new run lies there too.
 
     Nothing of it reaches the tracking store, and neither DVC's run cache nor a checkpoint is used.
-    Of a stage of several commands, that of the same program is taken.
+    Of several runs that the stage leaves, the counterpart is the one of the same program and of
+    the same number among that program's runs.
 
     Args:
         root: the main repository.
@@ -72,27 +74,78 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
         CannotRebuild: the commit, the change or the data cannot be had, or the stage fails.
     """
     start = original.start
-    checkout = _check_out(root, start, original.patch(), folder / "repository")
+    checkout, commit = _check_out(root, original, folder / "repository")
     search = Path(sys.executable).parent
     if own_packages:
         search = _install(checkout, folder / "environment")
-    environment = _environment(start, checkout, search)
-    try:
-        stages = stages_of(checkout)
-    except UserError as error:
-        raise CannotRebuild(str(error).rstrip(".")) from None
+    stages = _stages(checkout)
     if start.stage not in stages:
         raise CannotRebuild(f"its dvc.yaml has no stage '{start.stage}'")
-    _restore_deps(root, checkout, start.stage, start.deps, stages, environment)
-    _run_stage(stages[start.stage], checkout, environment, start.tags.get("dvc.shell"))
+    work = _Work(root, original, checkout, commit, stages, _environment(start, checkout, search))
+    work.restore(start.stage)
+    _run_stage(stages[start.stage], checkout, work.environment, start.tags.get("dvc.shell"))
     found = [Record(files_in(path)) for path in run_dirs(checkout)]
     again = [record for record in found if record.start.stage == start.stage]
-    again.sort(key=lambda record: (record.start.command != start.command, record.start.time))
     if not again:
         raise CannotRebuild(
             f"{start.stage} of that commit leaves no record where one is looked for"
         )
-    return again[0]
+    same = [record for record in again if record.start.command == start.command] or again
+    own = [record for record in same if record.start.number == start.number]
+    return Rebuilt(own[0] if own else None, len(same), commit)
+
+
+def _stages(checkout: Path) -> Mapping[str, Stage]:
+    try:
+        return stages_of(checkout)
+    except UserError as error:
+        raise CannotRebuild(str(error).rstrip(".")) from None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A run that is rebuilt."""
+
+    root: Path
+    original: Record
+    checkout: Path
+    commit: str
+    stages: Mapping[str, Stage]
+    environment: Mapping[str, str]
+
+    def restore(self, name: str) -> None:
+        """Bring what a stage reads: from where it is kept, else made again by its own stage."""
+        digests, read, checkout = self.original.start.deps, self.stages[name].deps, self.checkout
+        makers = {path: other for other, stage in self.stages.items() for path in stage.outs}
+        tracked = tracked_by_dvc(checkout)
+        its = hash_paths(checkout, read)
+        lacking = {
+            path: digests[path]
+            for path in read
+            if path in digests
+            and its.get(path) != digests[path]
+            # What Git alone has is the commit's, whatever the record says.
+            and (path not in its or any(is_related(path, out) for out in (*makers, *tracked)))
+        }
+        patch, stages = self.original.patch(), self.stages.values()
+        scratch = checkout.parent / "inputs"
+        why = restore(self.root, checkout, lacking, scratch, self.commit, patch, [*stages])
+        its = hash_paths(checkout, read)
+        for path in read:
+            if path in its and its[path] == digests.get(path, its[path]):
+                continue
+            if path not in its and any(is_related(out, path) for out in tracked):
+                why = bring(checkout, [path]) or why  # the run's record does not name it
+            for maker in dict.fromkeys(makers[out] for out in makers if is_related(out, path)):
+                print(shown(f"{path} is kept nowhere: running {maker}"), file=sys.stderr)
+                self.restore(maker)
+                _run_stage(self.stages[maker], checkout, self.environment)
+            if path in digests and not (checkout / path).exists():
+                because = f" ({why})" if why else ""
+                raise CannotRebuild(
+                    f"{path}, which it read, is neither here nor in DVC's cache or "
+                    f"remote{because}; run 'dvc push' where the run was made"
+                )
 
 
 def _run_stage(
@@ -129,8 +182,13 @@ def scratch(root: Path) -> Iterator[Path]:
             folders.rmdir()
 
 
-def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> Path:
-    """The code of the run, in a clone; the folder in it that `root` is in its own repository."""
+def _check_out(root: Path, original: Record, clone: Path) -> tuple[Path, str]:
+    """The code of a run, in a clone: the folder in it that `root` is in its own repository.
+
+    Also the commit that it is from: the run's own or, where that is not here, one whose files are
+    those that the run read.
+    """
+    start, patch = original.start, original.patch()
     commit = start.tags.get("git.commit", "")
     if refused := start.tags.get("git.error"):
         raise CannotRebuild(f"its code was not recorded: {refused}")
@@ -139,15 +197,36 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> Path
     if (left_out := start.tags.get("git.patch", "")).startswith(LEFT_OUT):
         raise CannotRebuild(f"its uncommitted change was {left_out}")
     try:
+        checkout = clone / root.resolve().relative_to(top_of(root).resolve())
         if commit_of(root, commit) is None:
-            raise CannotRebuild(
-                f"its commit {commit} is not in this clone; fetch it, if it is anywhere"
-            )
-        top = top_of(root)
+            return checkout, _check_out_equal(root, start, patch, clone, checkout)
         check_out(root, commit, patch, clone)
     except GitFailed as error:
         raise CannotRebuild(str(error)) from None
-    return clone / root.resolve().relative_to(top.resolve())
+    return checkout, commit
+
+
+def _check_out_equal(
+    root: Path, start: RunStarted, patch: bytes, clone: Path, checkout: Path
+) -> str:
+    """Check out a commit in place of the run's: the newest whose files are those that it read."""
+    for state in states(root, *start.deps):
+        if state.commit is None or not any(state.ids):
+            continue
+        with suppress(UserError):  # the change is of other files, or DVC cannot read it
+            check_out(root, state.commit, patch, clone)
+            stages = stages_of(checkout)
+            outs = [out for stage in stages.values() for out in stage.outs]
+            outs += tracked_by_dvc(checkout)
+            code = [path for path in start.deps if not any(is_related(path, out) for out in outs)]
+            there = hash_paths(checkout, code)
+            equal = there == {path: start.deps[path] for path in code}
+            if start.stage in stages and code and equal:
+                return state.commit
+    raise CannotRebuild(
+        f"its commit {start.tags['git.commit']} is not in this clone, nor one whose files are all "
+        "those that it read; fetch it, if it is anywhere"
+    )
 
 
 def _install(checkout: Path, environment: Path) -> Path:
@@ -167,11 +246,15 @@ def _install(checkout: Path, environment: Path) -> Path:
 
 
 def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, str]:
-    mine = {key: text for key, text in os.environ.items() if not key.startswith(_NOT_INHERITED)}
-    its = {name: start.tags[f"env.{name}"] for name in _PORTABLE if f"env.{name}" in start.tags}
+    """Variables as the run had them, where they change numbers; all others as they are here."""
+    mine = {
+        key: text
+        for key, text in without_numeric(os.environ).items()
+        if not key.startswith(_NOT_INHERITED) and key not in _RANKS
+    }
     return {
-        **its,
         **mine,
+        **variables_of(start.tags),
         "PATH": _search(search),
         "DVC_ROOT": str(checkout),
         "RUNRECORD_SINKS": "off",
@@ -182,31 +265,6 @@ def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, s
 
 def _search(first: Path) -> str:
     return f"{first}{os.pathsep}{os.environ.get('PATH', '')}"
-
-
-def _restore_deps(
-    root: Path,
-    checkout: Path,
-    stage: str,
-    digests: Mapping[str, str],
-    stages: Mapping[str, Stage],
-    environment: Mapping[str, str],
-) -> None:
-    """Bring what `stage` reads and other stages made: from where it is kept, else made again."""
-    makers = {path: name for name, other in stages.items() for path in other.outs}
-    for path in stages[stage].deps:
-        if path not in makers or _is_there(checkout / path, digests.get(path)):
-            continue
-        if path in digests and restore_out(root, path, digests[path], checkout / path):
-            continue
-        maker = makers[path]
-        print(shown(f"{path} is kept nowhere: running {maker}"), file=sys.stderr)
-        _restore_deps(root, checkout, maker, digests, stages, environment)
-        _run_stage(stages[maker], checkout, environment)
-
-
-def _is_there(path: Path, digest: str | None) -> bool:
-    return path.exists() and digest in (None, sha256_of(path))
 
 
 def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:

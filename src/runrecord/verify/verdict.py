@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from runrecord.events import RunStarted
-from runrecord.verify.audit import Discrepancy
-from runrecord.verify.compare import Comparison, largest_of
+from runrecord.verify.compare import ENVIRONMENT, INPUTS, Comparison, Difference
+from runrecord.verify.facts import FILES, METRIC, NUMBERS, OUT, WITHIN
 
 Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
 
@@ -18,6 +17,8 @@ STATUS: dict[Outcome, int] = {
 }
 """The exit status by which a script tells them apart."""
 
+_NAMED = 4  # causes, at most
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -27,45 +28,83 @@ class Verdict:
     why: str
 
 
-def judge(start: RunStarted, rebuilt: Comparison, discrepancies: Sequence[Discrepancy]) -> Verdict:
-    """The verdict on a run, from its comparison with the rebuilt one and from what MLflow shows.
+def judge(rebuilt: Comparison, shown: Sequence[Difference] = ()) -> Verdict:
+    """The verdict on a run.
 
-    Metrics that agree within the tolerance only count as equal where something in the environment
-    differs that can explain the rest, or where the run did not ask to be deterministic.
+    Args:
+        rebuilt: the run compared with the rebuilt one.
+        shown: what MLflow shows otherwise than the run's record has it.
     """
-    if discrepancies:
-        return Verdict("different", _told(discrepancies[0]))
-    if rebuilt.verdict == "bit-identical" and not rebuilt.pictures:
+    if shown:
+        first = shown[0]
+        own, other = value_text(first, False), value_text(first, True)
+        why = f"MLflow shows {where(first)} = {other}, the run's record has {own}"
+        return Verdict("different", why)
+    if inputs := rebuilt.of(*INPUTS):
+        names = _listed([f"the {one.place.kind} {one.place.title}" for one in inputs])
+        out = f"; {how_unequal(rebuilt)}" if rebuilt.results else ""
+        return Verdict("different", f"the rebuilt run was not given the same {names}{out}")
+    if not rebuilt.compared and not rebuilt.results:
+        return Verdict("cannot be rebuilt", "there is nothing to compare: no metric, file or out")
+    if rebuilt.verdict == "bit-identical":
         return Verdict("bit-identical", "every metric at every step, and every file it wrote")
-    largest = largest_of(rebuilt.metrics)
-    by = f"metrics differ by at most {largest:.2g} of themselves (tolerance {rebuilt.tolerance:g})"
-    where = _where(rebuilt)
-    environment = sorted(rebuilt.environment.keys() - {"host"})
-    undetermined = start.params.get("deterministic") is False
-    if rebuilt.verdict != "different" and (environment or undetermined) and not _inputs(rebuilt):
-        causes = ", ".join(environment) or "the run was not deterministic"
-        return Verdict("equal within tolerance", f"{by}{where}; other here: {causes}")
-    causes = ", ".join([*_inputs(rebuilt), *environment]) or "nothing that the record tells of"
-    return Verdict("different", f"{by}{where}; possible cause: {causes}")
+    causes = _listed(sorted({one.place.title for one in rebuilt.of(ENVIRONMENT)}))
+    if rebuilt.verdict == "equal within tolerance":
+        return Verdict("equal within tolerance", f"{how_unequal(rebuilt)}; other here: {causes}")
+    cause = causes or "nothing that the record tells of"
+    return Verdict("different", f"{how_unequal(rebuilt)}; possible cause: {cause}")
 
 
-def _inputs(rebuilt: Comparison) -> list[str]:
-    """What went in and should have been the same."""
-    return [*rebuilt.code, *rebuilt.params, *rebuilt.data]
-
-
-def _where(rebuilt: Comparison) -> str:
-    """Where the runs part first."""
-    if rebuilt.metrics:
-        name, metric = min(
-            rebuilt.metrics.items(), key=lambda item: (item[1].epoch, item[1].step or 0)
+def how_unequal(found: Comparison) -> str:
+    """How many results differ, by how much, and where first: a clause."""
+    results = found.results
+    parts = [f"{len(results)} results differ, first {_what(results[0])}"]
+    if found.of(*NUMBERS):
+        parts.append(
+            f"the largest relative difference is {found.largest:.2g} (tolerance "
+            f"{found.tolerance:g})"
         )
-        step = f", step {metric.step}" if metric.step is not None else ""
-        return f", first {name} at {f'epoch {metric.epoch}{step}' if metric.epoch else 'its end'}"
-    files = sorted(rebuilt.outs) or sorted(rebuilt.pictures)
-    return f", but the bytes of {', '.join(files)} do" if files else ""
+    rest = [one for one in results if one.place.kind not in NUMBERS]
+    if found.numbers and not found.of(*NUMBERS):
+        parts.append(f"all {found.numbers} numbers are equal")
+    elif rest and results[0] not in rest:
+        parts.append(f"of files and texts first {_what(rest[0])}")
+    return "; ".join(parts)
 
 
-def _told(found: Discrepancy) -> str:
-    step = f" at step {found.step}" if found.step is not None else ""
-    return f"MLflow shows {found.name} = {found.shown}{step}, the run's record has {found.recorded}"
+def where(found: Difference) -> str:
+    """What differs, as a person would call it."""
+    kind, title, step = found.place
+    name = title if kind in (METRIC, WITHIN) else f"the {kind} {title}"
+    parts = [name if step is None else f"{name} at step {step}"]
+    if kind == WITHIN:
+        parts.append(f"value {found.index + 1}")
+    elif found.index:
+        parts.append(f"logged {found.index + 1} times")
+    return ", ".join(parts)
+
+
+def value_text(found: Difference, second: bool) -> str:
+    """One of the values: a hash by its beginning, all else whole; `-` where there is none."""
+    value = found.second if second else found.first
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return repr(value)
+    is_hash = len(value) in (40, 64) and set(value) <= set("0123456789abcdef")
+    return value[:12] if is_hash else value
+
+
+def _what(found: Difference) -> str:
+    if found.state == "missing":
+        return f"{where(found)} is missing"
+    if found.state == "extra":
+        return f"{where(found)} is extra"
+    if found.place.kind in (*FILES, OUT):
+        return f"the bytes of {where(found)}"
+    return f"{where(found)}: {value_text(found, False)}, {value_text(found, True)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

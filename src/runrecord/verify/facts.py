@@ -1,0 +1,102 @@
+"""A run as a mapping: all that came out of it, each thing in a place of its own.
+
+The place of a value is (kind, title, step, index). The mapping holds, for each kind, title and
+step, the list of values in the order in which they were logged: a value's index is its place in
+that list. So a value that is logged twice has two places.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved, RunEnded
+from runrecord.provenance.identity import plain
+from runrecord.record.schema import strict_json
+
+Value = float | str
+"""A number; or a text, which is the SHA-256 of a file, or a value of JSON."""
+
+
+class Place(NamedTuple):
+    """What a list of values is of."""
+
+    kind: str
+    title: str
+    step: int | None
+    """None for what belongs to the whole run, as what its stage wrote."""
+
+
+Facts = Mapping[Place, list[Value]]
+
+METRIC, WITHIN, EVALUATION = "metric", "value within a step", "evaluation"
+NUMBERS = (METRIC, WITHIN, EVALUATION)
+"""Kinds whose values are numbers."""
+PICTURE, TEXT, ARTIFACT, MODEL = "picture", "text", "artifact", "model"
+EMBEDDING, EVALUATED, OUT = "embedding", "evaluated model", "out"
+FILES = (PICTURE, TEXT, ARTIFACT, MODEL, EMBEDDING, EVALUATED, OUT)
+"""Kinds whose values are the SHA-256 of files and folders."""
+FILENAME, CONFIG, STATUS = "file name of the model", "config of the evaluation", "status"
+RESULTS = (*NUMBERS, *FILES, FILENAME, CONFIG, STATUS)
+"""All that comes out of a run. Not tags, nor what the machine did, nor what the program printed."""
+
+
+def results_in(events: Iterable[Event]) -> Facts:
+    """All that came out of a run, from its events."""
+    found: dict[Place, list[Value]] = {}
+
+    def add(kind: str, title: str, step: int | None, *values: Value) -> None:
+        found.setdefault(Place(kind, title, step), []).extend(values)
+
+    for event in events:
+        match event:
+            case Logged():
+                for title, number in event.metrics.items():
+                    add(METRIC, title, event.step, float(number))
+                for title, numbers in event.steps.items():
+                    add(WITHIN, title, event.step, *map(float, numbers))
+                for kind, files in (
+                    (PICTURE, event.images),
+                    (TEXT, event.texts),
+                    (ARTIFACT, event.artifacts),
+                ):
+                    for title, file in files.items():
+                        add(kind, title, event.step, file.sha256)
+            case ModelSaved():
+                add(MODEL, event.name, event.step, event.file.sha256)
+                add(FILENAME, event.name, event.step, event.filename)
+            case ModelEvaluated():
+                add(EVALUATED, event.model, None, event.sha256)
+                for title, number in event.metrics.items():
+                    add(EVALUATION, f"{event.model}/{title}", 0, float(number))
+                for title, points in event.series.items():
+                    for x, y in points:
+                        add(EVALUATION, f"{event.model}/{title}", x, float(y))
+                for title, value in event.config.items():
+                    add(CONFIG, f"{event.model}/{title}", None, as_text(value))
+                if event.embedding:
+                    add(EMBEDDING, event.model, None, event.embedding.sha256)
+            case RunEnded():
+                add(STATUS, "of the run", None, event.status)
+                for title, digest in event.outs.items():
+                    add(OUT, title, None, digest)
+    return found
+
+
+def values_of(kind: str, values: Mapping[str, Any]) -> dict[Place, list[Value]]:
+    """Params, tags or digests by their names, as facts of that kind."""
+    return {Place(kind, name, None): [as_text(value)] for name, value in values.items()}
+
+
+def as_text(value: Any) -> str:
+    """A text as it is, any other value of JSON as its JSON: a number is not the text of it."""
+    if isinstance(value, str):
+        return value if not _looks_like_json(value) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(strict_json(plain(value), free=True), ensure_ascii=False, sort_keys=True)
+
+
+def _looks_like_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

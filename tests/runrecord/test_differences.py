@@ -1,0 +1,287 @@
+"""Two runs are one list of differences: whatever is changed in one is in it, by name."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import RECORD_ONLY, Workspace, new_project, spool, verify
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runrecord.events import (
+    Event,
+    File,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    Observed,
+    Resumed,
+    RunEnded,
+)
+from runrecord.verify.compare import Difference, differences
+from runrecord.verify.facts import results_in
+
+TITLES = st.sampled_from(["loss", "Test/Loss", "samples", "layer.1", "손실"])
+STEPS = st.integers(0, 3)
+NUMBERS = st.floats(width=64) | st.sampled_from([0.0, -0.0, math.inf, math.nan])
+FILES = st.integers(0, 3).map(lambda n: File(f"files/{n}", f"{n:064x}"))
+LOGGED = st.builds(
+    Logged,
+    time=st.just(1),
+    step=STEPS,
+    metrics=st.dictionaries(TITLES, NUMBERS, max_size=2),
+    steps=st.dictionaries(TITLES, st.lists(NUMBERS, min_size=1, max_size=3), max_size=2),
+    images=st.dictionaries(TITLES, FILES, max_size=2),
+    texts=st.dictionaries(TITLES, FILES, max_size=1),
+    artifacts=st.dictionaries(TITLES, FILES, max_size=1),
+).filter(lambda one: one.metrics or one.steps or one.images or one.texts or one.artifacts)
+SAVED = st.builds(
+    ModelSaved,
+    time=st.just(1),
+    name=TITLES,
+    file=FILES,
+    filename=st.sampled_from(["a.bin", "b.bin"]),
+    step=STEPS,
+)
+EVALUATED = st.builds(
+    ModelEvaluated,
+    time=st.just(1),
+    model=TITLES,
+    sha256=FILES.map(lambda file: file.sha256),
+    metrics=st.dictionaries(TITLES, NUMBERS, min_size=1, max_size=2),
+    series=st.dictionaries(
+        TITLES, st.lists(st.tuples(st.integers(1, 3), NUMBERS), min_size=1, max_size=2), max_size=1
+    ),
+    config=st.dictionaries(TITLES, st.none() | NUMBERS | TITLES, max_size=1),
+    embedding=st.none() | FILES,
+)
+ENDED = st.builds(
+    RunEnded,
+    time=st.just(9),
+    status=st.just("FINISHED"),
+    outs=st.dictionaries(TITLES, FILES.map(lambda file: file.sha256), max_size=2),
+)
+STREAMS = st.tuples(st.lists(LOGGED | SAVED | EVALUATED, max_size=6), ENDED).map(
+    lambda parts: [*parts[0], parts[1]]
+)
+
+
+def found(first: list[Any], second: list[Any]) -> list[Difference]:
+    return list(differences(results_in(first), results_in(second)))
+
+
+@given(STREAMS)
+@settings(max_examples=300, deadline=None)
+def test_any_stream_of_events_equals_itself(stream: list[Event]) -> None:
+    again = [dataclasses.replace(event, time=event.time + 1) for event in stream]
+    assert found(stream, again) == []
+
+
+Change = Callable[[Any], Any]
+
+
+def changes(event: Any) -> list[tuple[str, Any]]:
+    """An event with one thing changed, for each thing in it; what that is called first."""
+    made: list[tuple[str, Any]] = []
+
+    def add(title: str, **fields: Any) -> None:
+        made.append((title, dataclasses.replace(event, **fields)))
+
+    def of_mapping(name: str, change: Change, called: Callable[[str], str] = str) -> None:
+        values = getattr(event, name)
+        for title, value in values.items():
+            rest = {key: one for key, one in values.items() if key != title}
+            add(called(title), **{name: {**values, title: change(value)}})
+            add(called(title), **{name: rest})
+            add(called(title), **{name: {**rest, f"{title}, renamed": value}})
+
+    match event:
+        case Logged():
+            of_mapping("metrics", last_bit)
+            of_mapping("steps", lambda values: [*values[:-1], last_bit(values[-1])])
+            of_mapping("steps", lambda values: [*values, 1.0])
+            for kind in ("images", "texts", "artifacts"):
+                of_mapping(kind, other_file)
+            titles = [*event.metrics, *event.steps, *event.images, *event.texts, *event.artifacts]
+            add(titles[0], step=event.step + 1)
+        case ModelSaved():
+            add(event.name, file=other_file(event.file))
+            add(event.name, step=event.step + 1)
+            add(event.name, name=f"{event.name}, renamed")
+            add(event.name, filename="c.bin")
+        case ModelEvaluated():
+            of_mapping("metrics", last_bit, lambda title: f"{event.model}/{title}")
+            of_mapping(
+                "series",
+                lambda points: [*points[:-1], (points[-1][0], last_bit(points[-1][1]))],
+                lambda title: f"{event.model}/{title}",
+            )
+            of_mapping(
+                "config",
+                lambda value: "other" if value != "other" else None,
+                lambda title: f"{event.model}/{title}",
+            )
+            add(event.model, sha256="f" * 64)
+            add(event.model, embedding=other_file(event.embedding))
+            add(event.model, model=f"{event.model}, renamed")
+        case RunEnded():
+            of_mapping("outs", lambda _: "f" * 64)
+            add("extra.txt", outs={**event.outs, "extra.txt": "f" * 64})
+            add("of the run", status="FAILED")
+    return made
+
+
+def last_bit(number: float) -> float:
+    return math.nextafter(number, -math.inf) if math.isfinite(number) else 1.0
+
+
+def other_file(_: File | None) -> File:
+    return File("files/other", "f" * 64)
+
+
+@given(STREAMS)
+@settings(max_examples=200, deadline=None)
+def test_any_one_thing_that_is_changed_is_found_and_named(stream: list[Any]) -> None:
+    for number, event in enumerate(stream):
+        for title, changed in changes(event):
+            other = [*stream[:number], changed, *stream[number + 1 :]]
+            titles = {one.place.title for one in found(stream, other)}
+            assert title in titles, (event, changed)
+
+
+@given(STREAMS)
+@settings(max_examples=200, deadline=None)
+def test_an_event_that_is_dropped_or_doubled_is_found_either_way(stream: list[Any]) -> None:
+    for number in range(len(stream)):
+        dropped = [*stream[:number], *stream[number + 1 :]]
+        doubled = [*stream[: number + 1], *stream[number:]]
+        for first, second, state in (
+            (stream, dropped, "missing"),
+            (dropped, stream, "extra"),
+            (stream, doubled, "extra"),
+            (doubled, stream, "missing"),
+        ):
+            listed = found(first, second)
+            assert state in {one.state for one in listed}, stream[number]
+            own = {place.title for place in results_in([stream[number]])}
+            assert own <= {one.place.title for one in listed}
+
+
+def test_what_the_machine_did_and_where_a_run_was_resumed_are_no_results() -> None:
+    assert (
+        results_in([Observed(1, {"cpu": 1.0}), Resumed(1, 3), Logged(1, 1, tags={"a": "b"})]) == {}
+    )
+
+
+SCRIPT = """
+import os, sys
+import numpy as np
+import runrecord
+
+vary = os.environ.get("VARY", "")
+
+def now(kind, value, other):
+    return other if vary == kind else value
+
+class Figure:
+    def savefig(self, file, *, format):
+        from PIL import Image
+        pixel = now("figure", 1, 2)
+        Image.fromarray(np.full((2, 2), pixel, np.uint8)).save(file, format=format)
+
+with runrecord.start_run() as run:
+    for epoch in run.epochs(3):
+        loss = 1.0 / epoch
+        if not (vary == "event dropped" and epoch == 2):
+            at = 5 if vary == "step" and epoch == 2 else epoch
+            value = now("number", loss, np.nextafter(loss, 2)) if epoch == 2 else loss
+            steps = [loss, now("value within a step", 0.5, 0.25) if epoch == 1 else 0.5]
+            run.log({now("title", "loss", "lost") : value}, step=at, within={
+                now("title", "loss", "lost"): steps})
+        if vary == "event doubled" and epoch == 2:
+            run.log({"loss": loss}, step=epoch)
+        run.image("place", np.full((2, 2), now("picture", 1, 2) if epoch == 1 else 1, np.uint8))
+        run.text("notes", now("text", "a", "b") if epoch == 1 else "a")
+    run.figure("figure", Figure())
+    for folder in ("a", "b"):
+        os.makedirs(folder, exist_ok=True)
+        with open(f"{folder}/model.bin", "w") as file:
+            file.write(now("model", folder, "other") if folder == "a" else folder)
+        run.model(f"{folder}/model.bin", name=folder)
+    with open("notes.csv", "w") as file:
+        file.write(now("artifact", "1", "2"))
+    if vary != "artifact missing":
+        run.artifact("notes.csv")
+    vectors = np.full((2, 2), now("embedding", 1, 2), np.float32)
+    run.evaluation(
+        "a", "b/model.bin" if vary == "evaluated model" else "a/model.bin",
+        {"accuracy": now("evaluation", 0.5, 0.6)},
+        series={"curve": [(1, now("curve", 0.5, 0.6))]},
+        config={"z": now("config", 1, 2)},
+        embedding=runrecord.Embedding(vectors, None, np.zeros((2, 2, 2), np.uint8)),
+    )
+    with open("out.txt", "w") as file:
+        file.write(now("out", "2", "10000"))
+    os.makedirs("folder", exist_ok=True)
+    open("folder/one", "w").close()
+    if vary == "file in an out":
+        open("folder/two", "w").close()
+    if vary != "out missing":
+        open("more.txt", "w").close()
+"""
+PROJECT = {
+    ".gitignore": "/out.txt\n/folder\n/more.txt\n/records\n/a\n/b\n/notes.csv\n",
+    "all.py": SCRIPT,
+    "dvc.yaml": "stages: {all: {cmd: python all.py, deps: [all.py], "
+    "outs: [out.txt, folder, more.txt, records/all]}}\n",
+}
+KINDS = {
+    "number": "loss at step 2",
+    "value within a step": "loss at step 1, value 2",
+    "title": "loss at step 1",
+    "step": "loss at step 2",
+    "event dropped": "loss at step 2",
+    "event doubled": "loss at step 2",
+    "picture": "the picture place at step 1",
+    "figure": "the picture figure at step 3",
+    "text": "the text notes at step 1",
+    "model": "the model a at step 3",
+    "artifact": "the artifact notes.csv",
+    "artifact missing": "the artifact notes.csv",
+    "evaluation": "the evaluation a/accuracy",
+    "curve": "the evaluation a/curve at step 1",
+    "config": "the config of the evaluation a/z",
+    "embedding": "the embedding a",
+    "evaluated model": "the evaluated model a",
+    "out": "the out out.txt",
+    "file in an out": "the out folder",
+    "out missing": "the out more.txt",
+}
+"""What a run can be deterministic but for, and what it is called where it differs."""
+FAST = ("out", "model", "event doubled")
+
+
+@pytest.fixture(scope="module")
+def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A project whose stage logs and writes everything that can be; its run."""
+    workspace = new_project(tmp_path_factory.mktemp("kinds") / "repository", PROJECT)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    return workspace
+
+
+def test_a_rerun_that_logs_and_writes_everything_is_bit_identical(all_kinds: Workspace) -> None:
+    output = verify(all_kinds, spool(all_kinds)[0].name)
+    assert "Verdict: bit-identical: " in output
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(one, marks=() if one in FAST else pytest.mark.slow) for one in KINDS]
+)
+def test_a_rerun_that_differs_in_one_thing_is_different_and_names_it(
+    all_kinds: Workspace, kind: str
+) -> None:
+    output = verify(all_kinds, spool(all_kinds)[0].name, status=1, VARY=kind)
+    assert "Verdict: different: " in output
+    assert KINDS[kind] in output
