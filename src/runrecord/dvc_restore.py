@@ -66,8 +66,9 @@ def restore(
                 found = hash_paths(place, wanted.keys())
             except (UserError, OSError):  # of a state that was never meant to be checked out
                 continue
-            for path in [path for path, digest in wanted.items() if found.get(path) == digest]:
-                _move(place / path, target / path)
+            for path in sorted(path for path in wanted if found.get(path) == wanted[path]):
+                if (place / path).exists():  # else it went with the folder that it is in
+                    _move(place / path, target / path)
                 del wanted[path]
             if not wanted:
                 break
@@ -84,7 +85,7 @@ def _from_workspace(root: Path, target: Path, digests: Mapping[str, str]) -> Non
     there = hash_paths(root, digests.keys())
     equal = [path for path, digest in digests.items() if there.get(path) == digest]
     folders = files_in_folders(root, [path for path in equal if (root / path).is_dir()])
-    for path in equal:
+    for path in sorted(equal):
         _remove(target / path)
         for name, file in folders.get(path, {"": root / path}).items():
             place = target / path / name if name else target / path

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from secrets import token_hex
 
@@ -210,19 +211,18 @@ def _check_out_equal(
     root: Path, start: RunStarted, patch: bytes, clone: Path, checkout: Path
 ) -> str:
     """Check out a commit in place of the run's: the newest whose files are those that it read."""
-    for state in states(root, *start.deps):
-        if state.commit is None or not any(state.ids):
-            continue
+    commits = [state.commit for state in states(root, *start.deps) if any(state.ids)]
+    # The change may have been committed by then.
+    for commit, change in product(filter(None, commits), {patch: 1, b"": 1}):
         with suppress(UserError):  # the change is of other files, or DVC cannot read it
-            check_out(root, state.commit, patch, clone)
+            check_out(root, commit, change, clone)
             stages = stages_of(checkout)
             outs = [out for stage in stages.values() for out in stage.outs]
             outs += tracked_by_dvc(checkout)
             code = [path for path in start.deps if not any(is_related(path, out) for out in outs)]
-            there = hash_paths(checkout, code)
-            equal = there == {path: start.deps[path] for path in code}
+            equal = hash_paths(checkout, code) == {path: start.deps[path] for path in code}
             if start.stage in stages and code and equal:
-                return state.commit
+                return commit
     raise CannotRebuild(
         f"its commit {start.tags['git.commit']} is not in this clone, nor one whose files are all "
         "those that it read; fetch it, if it is anywhere"

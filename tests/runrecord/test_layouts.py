@@ -1,0 +1,225 @@
+"""Whatever way DVC knows of a dependency, a clone and a remote are enough to verify a run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify
+
+EXEC = "runrecord exec -- sh -c"
+IGNORED = "/.runrecord\n/mlflow.db*\n/mlruns\n/tensorboard\n"
+
+
+def reading(*paths: str, name: str, **more: object) -> dict[str, object]:
+    """A stage that reads files and folders and writes what it read."""
+    out = f"{name}.out"
+    command = (
+        f"{EXEC} 'find {' '.join(paths)} -type f ! -name .gitignore | sort | xargs cat > {out}'"
+    )
+    return {"cmd": command, "deps": [*paths], "outs": [out, f"records/{name}"], **more}
+
+
+STAGES: dict[str, dict[str, object]] = {
+    "prep": {
+        "cmd": "mkdir -p prep && cp data.csv prep/train.csv && cp data.csv prep/test.csv",
+        "deps": ["data.csv"],
+        "outs": ["prep"],
+    },
+    "parts": {
+        "foreach": ["one", "two"],
+        "do": {"cmd": "mkdir -p parts && echo ${item} > parts/${item}", "outs": ["parts/${item}"]},
+    },
+    "measured": {"cmd": "echo 1 > measured.txt", "metrics": [{"measured.txt": {"cache": False}}]},
+}
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "added-file": ("data.csv",),
+    "added-folder": ("raw",),
+    "inside-an-added-folder": ("raw/sub/y.csv",),
+    "imported": ("imported",),
+    "imported-address": ("url.csv",),
+    "inside-an-out": ("prep/train.csv",),
+    "folder-of-several-outs": ("parts",),
+    "out-in-git": ("measured.txt",),
+    "out-of-another-pipeline": ("c/made.txt",),
+    "added-elsewhere": ("sub/own.csv",),
+}
+ALL = tuple(path for paths in LAYOUTS.values() for path in paths)
+
+
+def project(folder: Path, stages: dict[str, dict[str, object]]) -> Workspace:
+    """A project with data of every kind and those stages, run, pushed and cloned; the clone."""
+    source = new_project(folder / "source", {"lib/a.csv": "5\n", "lib/b.csv": "6\n"})
+    source.run("git", "rm", "-r", "--quiet", "--cached", "lib")
+    source.run("dvc", "add", "--quiet", "lib")
+    source.run("git", "add", "--all")
+    source.run("git", "commit", "--quiet", "--message=lib")
+    (folder / "url.csv").write_text("77\n")
+    files = {
+        ".gitignore": IGNORED,
+        ".dvcignore": IGNORED,
+        "dvc.yaml": yaml.safe_dump({"stages": STAGES | stages}),
+        "c/dvc.yaml": "stages: {make: {cmd: echo c > made.txt, outs: [made.txt]}}\n",
+        "sub/.keep": "",
+    }
+    workspace = new_project(folder / "project", files)
+    for name, text in {"data.csv": "9\n", "raw/x.csv": "3\n", "raw/sub/y.csv": "4\n"}.items():
+        (workspace.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace.path / name).write_text(text)
+    (workspace.path / "sub/own.csv").write_text("8\n")
+    workspace.run("dvc", "add", "--quiet", "data.csv", "raw", "sub/own.csv")
+    workspace.run("dvc", "import", "--quiet", str(source.path), "lib", "-o", "imported")
+    workspace.run("dvc", "import-url", "--quiet", str(folder / "url.csv"))
+    workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(folder / "far"))
+    for message in ("data", "results"):
+        workspace.run("git", "add", "--all")
+        workspace.run("git", "commit", "--quiet", f"--message={message}")
+        if message == "data":
+            workspace.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    workspace.run("dvc", "push", "--quiet")
+    workspace.run("git", "clone", "--quiet", str(workspace.path), str(folder / "clone"))
+    shutil.rmtree(workspace.path)
+    return Workspace(folder / "clone")
+
+
+def test_every_kind_of_input_is_brought_to_a_clone(tmp_path: Path) -> None:
+    clone = project(tmp_path, {"all": reading(*ALL, name="all")})
+    output = verify(clone, "HEAD:all", "--yes")
+    assert IDENTICAL in output
+    assert "running" not in output, "nothing was made again"
+    assert not (clone.path / "data.csv").exists(), "the workspace is as it was"
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A clone of a project with a stage for each layout."""
+    stages = {name: reading(*paths, name=name) for name, paths in LAYOUTS.items()}
+    return project(tmp_path_factory.mktemp("layouts"), stages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_kind_of_input_alone_is_brought_to_a_clone(layouts: Workspace, layout: str) -> None:
+    output = verify(layouts, f"HEAD:{layout}", "--yes")
+    assert IDENTICAL in output
+    assert "running" not in output
+
+
+def test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    def pipeline(name: str) -> str:
+        stage = {"cmd": f"{EXEC} 'echo {name} > {name}.txt'", "wdir": ".."}
+        outs = [f"{name}.txt", f"records/{name}"]
+        return json.dumps({"stages": {"train": {**stage, "outs": outs}}})
+
+    files = {name: pipeline(name) for name in ("a", "b")}
+    files = {f"{name}/dvc.yaml": text for name, text in files.items()}
+    workspace = new_project(tmp_path / "project", {".gitignore": IGNORED, **files})
+    workspace.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    started = {name: json.loads(workspace.read(f"records/{name}/run.json")) for name in ("a", "b")}
+    assert {name: start["stage"] for name, start in started.items()} == {
+        "a": "a/dvc.yaml:train",
+        "b": "b/dvc.yaml:train",
+    }
+    for name in ("a", "b"):
+        assert IDENTICAL in verify(workspace, f"records/{name}")
+    for path in workspace.path.glob("[ab].txt"):
+        path.unlink()
+    shutil.rmtree(workspace.path / ".runrecord")
+    inside = Workspace(workspace.path / "b")
+    inside.run("dvc", "repro", "--force", environment=RECORD_ONLY)
+    start = json.loads(workspace.read("records/b/run.json"))
+    assert start["stage"] == "b/dvc.yaml:train", "also where DVC names it without its file"
+
+
+def test_a_record_beneath_another_folder_than_its_stages_is_found_in_git(tmp_path: Path) -> None:
+    stage = {"cmd": f"{EXEC} 'echo 1 > one.txt'", "wdir": "sub"}
+    text = yaml.safe_dump({"stages": {"one": {**stage, "outs": ["one.txt", "../records/one"]}}})
+    files = {".gitignore": IGNORED, "dvc.yaml": text, "sub/.keep": ""}
+    workspace = new_project(tmp_path / "project", files)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=results")
+    shutil.rmtree(workspace.path / ".runrecord")
+    shutil.rmtree(workspace.path / "records")
+    assert "one" in workspace.run("runrecord", "show", "HEAD:one")
+    assert IDENTICAL in verify(workspace, "HEAD", "--yes")
+    assert "1 created" in workspace.run("runrecord", "sync", "--all")
+
+
+def test_what_dvcignore_names_is_no_part_of_a_dependency(tmp_path: Path) -> None:
+    command = f"{EXEC} 'echo said > src/train.log; cat src/a.txt > out.txt'"
+    stage = {"cmd": command, "deps": ["src"], "outs": ["out.txt", "records/one"]}
+    files = {
+        ".gitignore": f"{IGNORED}*.log\n",
+        ".dvcignore": f"{IGNORED}*.log\n",
+        "src/a.txt": "a\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": stage}}),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert IDENTICAL in verify(workspace, "records/one")
+
+
+def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path: Path) -> None:
+    files = {
+        ".gitignore": f"{IGNORED}/data.csv\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("data.csv", name="one")}}),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    for number in (1, 2, 3):
+        (workspace.path / "data.csv").write_text(f"{number}\n")
+        workspace.run("dvc", "add", "--quiet", "data.csv")
+        workspace.run("git", "add", "--all")
+        workspace.run("git", "commit", "--quiet", f"--message=data {number}")
+        workspace.run("dvc", "repro", environment=RECORD_ONLY)
+        workspace.run("git", "add", "--all")
+        workspace.run("git", "commit", "--quiet", f"--message=results {number}")
+    (workspace.path / "data.csv").write_text("other\n")
+    assert IDENTICAL in verify(workspace, "HEAD~2:one")
+    assert workspace.read("data.csv") == b"other\n"
+
+
+def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
+    files = {
+        ".gitignore": f"{IGNORED}/data.csv\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("data.csv", name="one")}}),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    (workspace.path / "data.csv").write_text("1\n")
+    workspace.run("dvc", "add", "--quiet", "data.csv")
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=data")
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    shutil.rmtree(workspace.path / ".dvc/cache")
+    (workspace.path / "data.csv").unlink()
+    output = verify(workspace, "records/one", status=2)
+    assert "cannot be rebuilt: data.csv, which it read, is neither here nor in DVC's" in output
+    assert "dvc push" in output
+
+
+def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_path: Path) -> None:
+    """A branch was squashed and deleted: no clone has the run's own commit."""
+    files = {
+        ".gitignore": IGNORED,
+        "read.txt": "1\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("read.txt", name="one")}}),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    workspace.run("git", "checkout", "--quiet", "-b", "branch")
+    (workspace.path / "read.txt").write_text("2\n")
+    workspace.run("git", "commit", "--quiet", "--all", "--message=two")
+    workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=results")
+    workspace.run("dvc", "push", "--quiet")
+    workspace.run("git", "checkout", "--quiet", "main")
+    workspace.run("git", "merge", "--quiet", "--squash", "branch")
+    workspace.run("git", "commit", "--quiet", "--message=squashed")
+    workspace.run("git", "branch", "--quiet", "-D", "branch")
+    workspace.run("git", "clone", "--quiet", f"file://{workspace.path}", str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    output = verify(clone, "HEAD", "--yes")
+    assert IDENTICAL in output
+    assert "in place of " in output
