@@ -1,0 +1,133 @@
+"""Whatever MLflow shows otherwise than a run's record has it is found, and named."""
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import end_run, new_run, play
+
+from runrecord.record.reader import Record
+from runrecord.sinks.mlflow import MlflowSink
+from runrecord.verify.audit import audit, is_of_origin
+from runrecord.verify.verdict import where
+
+TAGS = {"git.commit": "c" * 40, "git.dirty": "false", "python": "3.11.7", "job": "17"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose MLflow store is there; every test has its own run in it."""
+    folder = tmp_path_factory.mktemp("audit") / "repository"
+    (folder / ".dvc").mkdir(parents=True)
+    MlflowSink(folder)
+    return folder
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Record:
+    """A run that MLflow shows, its id the test's."""
+    run_id = re.sub(r"\W", "-", request.node.name)
+    run = new_run(tmp_path / "record", id=run_id, params={"lr": 0.1, "z": 8}, tags=TAGS)
+    for epoch in (1, 2, 3):
+        run.log({"Loss": 1 / epoch}, step=epoch, within={"Loss": [2.0, 1 / epoch]})
+    run.image("place", np.zeros((2, 2), np.uint8), step=3)
+    (tmp_path / "model.bin").write_bytes(run_id.encode())
+    run.model(tmp_path / "model.bin", step=3)
+    record = end_run(tmp_path / "record")
+    play(root, record, MlflowSink)
+    return record
+
+
+def change(root: Path, record: Record, *statements: str) -> Any:
+    """Change what the database has of a run; MLflow's client and the run's id there."""
+    sink = MlflowSink(root)
+    (run,) = sink._links.search("record.id", record.start.id)
+    with closing(sqlite3.connect(root / "mlflow.db", timeout=30)) as database, database:
+        for statement in statements:
+            count = database.execute(statement, {"run": run.info.run_id}).rowcount
+            assert count == 1, statement
+    return sink._client, run.info.run_id
+
+
+def test_what_mlflow_was_given_is_what_the_record_says(root: Path, record: Record) -> None:
+    assert audit(*change(root, record), record) == []
+
+
+CHANGES = {
+    "a param is another": (
+        "UPDATE params SET value = '0.2' WHERE run_uuid = :run AND key = 'lr'",
+        ("the param lr", "differs"),
+    ),
+    "a param is lost": (
+        "DELETE FROM params WHERE run_uuid = :run AND key = 'z'",
+        ("the param z", "missing"),
+    ),
+    "a param is nobody's": (
+        "INSERT INTO params (run_uuid, key, value) VALUES (:run, 'more', '1')",
+        ("the param more", "extra"),
+    ),
+    "a point is another by its last bit": (
+        "UPDATE metrics SET value = 0.5000000000000001 "
+        "WHERE run_uuid = :run AND key = 'Loss' AND step = 2",
+        ("Loss at step 2", "differs"),
+    ),
+    "a point is lost": (
+        "DELETE FROM metrics WHERE run_uuid = :run AND key = 'Loss' AND step = 2",
+        ("Loss at step 2", "missing"),
+    ),
+    "the last point is lost": (
+        "DELETE FROM metrics WHERE run_uuid = :run AND key = 'Loss' AND step = 3",
+        ("Loss at step 3", "missing"),
+    ),
+    "a point is at another step": (
+        "UPDATE metrics SET step = 7 WHERE run_uuid = :run AND key = 'Loss' AND step = 2",
+        ("Loss at step 2", "missing"),
+    ),
+    "a step has two values": (
+        "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
+        "VALUES ('Loss', 9.0, 1, :run, 2, 0)",
+        ("Loss at step 2, logged 2 times", "extra"),
+    ),
+    "the latest value is another": (
+        "UPDATE latest_metrics SET value = 9.0 WHERE run_uuid = :run AND key = 'Loss'",
+        ("the latest value of Loss", "differs"),
+    ),
+    "the model is another": (
+        "UPDATE tags SET value = 'f' WHERE run_uuid = :run AND key = 'model.sha256'",
+        ("the model model.sha256", "differs"),
+    ),
+    "the model is not named": (
+        "DELETE FROM tags WHERE run_uuid = :run AND key = 'model.sha256'",
+        ("the model model.sha256", "missing"),
+    ),
+    "the commit is another": (
+        f"UPDATE tags SET value = '{'d' * 40}' WHERE run_uuid = :run AND key = 'git.commit'",
+        ("the tag git.commit", "differs"),
+    ),
+    "the machine is another": (
+        "UPDATE tags SET value = '3.12.0' WHERE run_uuid = :run AND key = 'python'",
+        ("the tag python", "differs"),
+    ),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_whatever_is_changed_in_mlflow_is_found_and_named(
+    root: Path, record: Record, changed: str
+) -> None:
+    statement, expected = CHANGES[changed]
+    found = audit(*change(root, record, statement), record)
+    assert expected in [(where(one), one.state) for one in found]
+    of_origin = changed in ("the commit is another", "the machine is another")
+    assert any(map(is_of_origin, found)) == of_origin
+
+
+def test_metrics_of_another_group_are_others(root: Path, record: Record) -> None:
+    client, run_id = change(root, record)
+    client.log_metric(run_id, "Eval/SSIM", 0.5)
+    client.log_metric(run_id, "system/cpu", 0.5)
+    assert audit(client, run_id, record) == []
