@@ -5,7 +5,7 @@ VENV := .venv
 UV = $(VENV)/bin/python -I src/runrecord/package_index.py $(VENV)/bin/uv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale lock mlflow tensorboard
+.PHONY: setup repro test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale lock mlflow tensorboard
 
 setup: $(VENV)/installed $(EXTRAS:%=$(VENV)/installed-%)
 
@@ -52,6 +52,9 @@ smoke: setup
 
 test-all: test
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+
+mutations: setup
+	python tests/mutations.py --all
 
 campaign: setup
 	python tests/campaign.py

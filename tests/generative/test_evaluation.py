@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Iterator
 from typing import Any, Literal, final
 
@@ -24,6 +25,7 @@ from generative.evaluation.suite import Evaluated, evaluate
 from generative.models.base import KL, RECONSTRUCTION, LatentVariableModel, Losses, Model, add_noise
 from generative.models.vae import VAEConfig
 from generative.plots.image_grids import png
+from generative.project import PROJECT
 from generative.training.runtime import prepare
 
 
@@ -187,6 +189,35 @@ def test_only_of_black_and_white_images_an_elbo_is_called_a_likelihood(
     assert {name.partition("/")[0] for name in black_and_white.metrics} == {"Likelihood"}
 
 
+@final
+class Measured(Stub):
+    """A model whose reconstruction errors are known, one a call, and whose divergence is 0."""
+
+    def __init__(self, errors: list[float]) -> None:
+        super().__init__(vae(latent_dim=3).config)
+        self._errors = iter(errors)
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(images), 3), torch.zeros(len(images), 3)
+
+    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:  # noqa: ARG002
+        return torch.full((len(latents),), next(self._errors, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("errors", "quantile"),  # of Student's t for 97.5 %, from a printed table
+    [([2.0, 4.0], 12.706), ([1.0, 2.0, 6.0], 4.303), ([1.0, 2.0, 4.0, 9.0], 3.182)],
+)
+def test_the_elbos_interval_is_students(
+    errors: list[float], quantile: float, data: ImageSet
+) -> None:
+    settings = config(batch_size=len(data.test), noise_seeds=len(errors))
+    found = likelihood(Measured(errors), data.test, settings, 0).metrics
+    interval = quantile * statistics.stdev(errors) / math.sqrt(len(errors))
+    assert found["Unnormalised Likelihood/ELBO"] == pytest.approx(-statistics.mean(errors))
+    assert found["Unnormalised Likelihood/ELBO Interval"] == pytest.approx(interval, rel=1e-3)
+
+
 def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: ImageSet) -> None:
     model = vae(latent_dim=6).eval()
     truth = likelihood(model, data.test, config(noise_seeds=500), 0).metrics[
@@ -211,6 +242,9 @@ def test_errors_of_images_that_are_known(data: ImageSet) -> None:
     torch.testing.assert_close(grey["PSNR"], -10 * expected.log10())
     torch.testing.assert_close(grey["BCE"], torch.full((8,), 784 * math.log(2)))
     assert grey["SSIM"].max() < 0.1
+    for name, values in same.items():
+        way = "higher" if values.min() > grey[name].max() else "lower"
+        assert PROJECT.way_of(f"Reconstruction/{name}") == way
 
 
 def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: ImageSet) -> None:

@@ -50,20 +50,29 @@ def test_each_update_moves_its_own_network_alone(data: ImageSet) -> None:
         assert unchanged == [moved != 0, moved != 1]
 
 
-def test_the_losses_are_those_of_the_paper() -> None:
-    model = gan(instance_noise=0.0).eval()
+@pytest.mark.parametrize("level", [0.0, 0.7])
+def test_the_losses_are_those_of_the_paper_under_noise_of_that_level(level: float) -> None:
+    model = gan(instance_noise=level).eval()
     images = torch.rand(5, 1, 28, 28, generator=noise("images"))
+
+    def judged(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        noisy = images + level * torch.randn(images.shape, generator=rng)
+        return torch.sigmoid(model.discriminator(noisy))
+
     with torch.inference_mode():
         found = model.test_losses(images, noise())
-        real = torch.sigmoid(model.discriminator(images))
-        drawn = torch.sigmoid(model.discriminator(model.sample(5, noise())))
+        rng = noise()
+        samples = model.sample(5, rng)
+        real, drawn = judged(images, rng), judged(samples, rng)
         deceiving = dict(model.updates()[1].losses(images, noise()))
+        rng = noise()
+        taken_in = judged(model.sample(5, rng), rng)
     assert found.keys() == {DISCRIMINATOR, OF_DATA, OF_SAMPLES, GENERATOR}
     assert torch.allclose(found[OF_DATA], real)
     assert torch.allclose(found[OF_SAMPLES], drawn)
     assert torch.allclose(found[DISCRIMINATOR], -(real.log() + (1 - drawn).log()), atol=1e-6)
     assert deceiving.keys() == {GENERATOR}
-    assert torch.allclose(deceiving[GENERATOR], -drawn.log(), atol=1e-6)
+    assert torch.allclose(deceiving[GENERATOR], -taken_in.log(), atol=1e-6)
 
 
 def test_every_preview_draws_from_the_same_latents(data: ImageSet) -> None:

@@ -101,6 +101,12 @@ def test_beta_weighs_the_divergence_in_the_total_alone(images: Tensor) -> None:
     torch.testing.assert_close(terms[KL], losses[KL])
 
 
+def test_the_objective_is_the_chapters_reduction() -> None:
+    losses = {TOTAL: torch.tensor([1.0, 2.0, 6.0])}
+    assert ae().objective(losses) == 3, "a mean over the batch"
+    assert vae().objective(losses) == 9, "a sum over the batch"
+
+
 def test_large_logits_give_a_finite_loss() -> None:
     model = vae()
     with torch.no_grad():

@@ -31,16 +31,13 @@ def test_steps_are_bit_for_bit_those_of_pytorch(
 ) -> None:
     prepare(compute())
     images = load_images(SAMPLE, CPU).train.to_float(slice(0, 16))
-    settings = config(model_class, optimizer=name, weight_decay=0.01)
+    settings = config(model_class, optimizer=name, lr=0.003, weight_decay=0.01)
+    if name == "adam":
+        options = options | {"betas": (getattr(settings, "beta1", 0.9), 0.999)}
+    options = options | {"lr": settings.lr, "weight_decay": settings.weight_decay}
 
     def pytorchs(model: Model[Any]) -> list[Optimizer]:
-        made = []
-        for update in model.updates():
-            arguments: dict[str, Any] = {"lr": update.lr, "weight_decay": update.weight_decay}
-            if name == "adam":
-                arguments["betas"] = (update.beta1, 0.999)
-            made.append(theirs(update.parameters, **arguments, **options))
-        return made
+        return [theirs(update.parameters, **options) for update in model.updates()]
 
     def trained(make: Callable[[Model[Any]], list[Optimizer]]) -> tuple[Any, Any]:
         model = initialise(model_class, settings, 0, CPU)

@@ -1,6 +1,8 @@
 """Samples against real images: the distance in a classifier's features, and which classes."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_evaluation import config
 from torch import Generator, Tensor
 
+import generative.evaluation.classifier
 from generative.data.dataset import ImageSet, Split, load_images
 from generative.evaluation.classifier import Classifier, cached_classifier, train_classifier
 from generative.evaluation.frechet import frechet_distance
@@ -159,6 +162,63 @@ def test_a_classifier_from_the_cache_gives_the_same_and_no_other_file_is_believe
 
     found(threads=2)
     assert len([*tmp_path.iterdir()]) == 2
+
+
+def other_images(train: Split) -> Split:
+    return Split(255 - train.images, train.labels)
+
+
+def other_labels(train: Split) -> Split:
+    assert train.labels is not None
+    return Split(train.images, train.labels.flip(0))
+
+
+def other_shape(train: Split) -> Split:
+    return Split(train.images.view(-1, 1, 14, 56), train.labels)
+
+
+@pytest.mark.parametrize("change", [other_images, other_labels, other_shape])
+def test_a_classifier_of_other_images_or_labels_is_another(
+    data: ImageSet, tmp_path: Path, change: Callable[[Split], Split]
+) -> None:
+    train = data.train.subset(torch.arange(60))
+    _, before = cached_classifier(train, 0, {}, tmp_path)
+    changed = change(train)
+    classifier, after = cached_classifier(changed, 0, {}, tmp_path)
+    assert after != before
+    assert len([*tmp_path.iterdir()]) == 2
+    for name, weight in train_classifier(changed, 0).state_dict().items():
+        assert torch.equal(weight, classifier.state_dict()[name])
+
+
+@pytest.mark.parametrize("source", ["evaluation/classifier.py", "rng.py", "data/dataset.py"])
+def test_a_classifier_that_other_code_trained_is_another(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    train, kept = data.train.subset(torch.arange(60)), tmp_path / "kept"
+    kept.mkdir()
+    cached_classifier(train, 0, {}, kept)
+    package = Path(generative.evaluation.classifier.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__"))
+    copied = str(tmp_path / "code/evaluation/classifier.py")
+    monkeypatch.setattr(generative.evaluation.classifier, "__file__", copied)
+    cached_classifier(train, 0, {}, kept)
+    assert len([*kept.iterdir()]) == 1, "the same code elsewhere"
+    with (tmp_path / "code" / source).open("a") as file:
+        file.write("\n")
+    cached_classifier(train, 0, {}, kept)
+    assert len([*kept.iterdir()]) == 2
+
+
+def test_a_models_samples_do_not_depend_on_the_models_before_it(
+    data: ImageSet, classifier: Classifier
+) -> None:
+    first, second = gan(4).eval(), gan(8).eval()
+    real = real_images(data, config(), 0, classifier)
+    alone = sample_metrics(second, real, config())
+    for model in (second, first, first, second):
+        found = sample_metrics(model, real, config())
+    assert found == alone
 
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(256, dtype=torch.uint8)])

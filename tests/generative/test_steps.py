@@ -8,6 +8,7 @@ import torch
 from helpers import CPU, SAMPLE, compute, config
 
 from generative.data.dataset import load_images
+from generative.models.gan import GAN
 from generative.models.registry import REGISTRY
 from generative.training.loop import initialise
 from generative.training.optimizers import make_optimizers
@@ -56,6 +57,27 @@ def test_what_does_other_things_does_not_agree(model: str) -> None:
 
     for other in (other_noise, other_order, no_step):
         assert not taken.agree(taken.eager, other, INDEX)
+
+
+def test_each_epoch_has_noise_of_its_own_the_same_whenever_it_is_taken() -> None:
+    """A generator's input, the latents, is noise alone, whatever the images and their order."""
+    prepare(compute())
+    network = initialise(GAN, config(GAN), 0, CPU)
+    train = load_images(SAMPLE, CPU).train
+    taken = Steps(network, make_optimizers(network), train, compute(), CPU)
+    latents: list[torch.Tensor] = []
+    network.generator.register_forward_pre_hook(lambda _, inputs: latents.append(inputs[0]))
+
+    def noise_of(seed: int, number: int) -> torch.Tensor:
+        latents.clear()
+        taken.epoch(seed, number)
+        return torch.cat(latents)
+
+    first, second, other = noise_of(0, 1), noise_of(0, 2), noise_of(1, 1)
+    assert not (first == second).any()
+    assert not (first == other).any()
+    assert torch.equal(noise_of(0, 1), first)
+    assert torch.equal(noise_of(0, 2), second)
 
 
 @pytest.mark.parametrize("batch_size", [100, 80])

@@ -1,0 +1,372 @@
+"""Faults put into the code one at a time: does a test fail for each?
+
+    python tests/mutations.py           lists them
+    python tests/mutations.py 7 12      tries these
+    python tests/mutations.py --dozen   tries twelve, the same each time
+    python tests/mutations.py --all     tries all
+
+Each is tried in a copy of this checkout, on the tests that it names alone.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault: what to write instead of a text that is in the file once."""
+
+    number: int
+    file: str  # in src
+    old: str
+    new: str
+    tests: str  # one or more of which fail, in tests: a file, or FILE::NAME; separated by spaces
+
+
+MUTATIONS = [
+    Mutation(
+        1,
+        "runrecord/tracker.py",
+        "event = without_secrets(event)",
+        "event = event",
+        "runrecord/test_redact.py",
+    ),
+    Mutation(
+        2, "runrecord/run.py", "redact(text).encode(", "text.encode(", "runrecord/test_redact.py"
+    ),
+    Mutation(
+        3,
+        "runrecord/cli/__init__.py",
+        'default="127.0.0.1"',
+        'default="0.0.0.0"',
+        "runrecord/test_viewers.py::test_a_taken_port_is_passed_over",
+    ),
+    Mutation(
+        4,
+        "runrecord/cli/verify.py",
+        'if answer.strip().lower() != "y":',
+        'if answer.strip().lower() == "n":',
+        "runrecord/test_verify.py::test_a_change_from_elsewhere_is_shown_and_asked_about",
+    ),
+    Mutation(
+        5,
+        "runrecord/cli/sweep.py",
+        "if study.patch and not was_run_here(",
+        "if False and not was_run_here(",
+        "runrecord/test_sweep.py::test_whose_experiments_they_are_is_found_or_asked_for",
+    ),
+    Mutation(
+        6,
+        "runrecord/verify/verdict.py",
+        " and not rebuilt.pictures",
+        "",
+        "runrecord/test_verify.py",
+    ),
+    Mutation(
+        7,
+        "runrecord/verify/audit.py",
+        "sorted(params.keys() | run.data.params)",
+        "()",
+        "runrecord/test_verify.py",
+    ),
+    Mutation(
+        8,
+        "runrecord/verify/audit.py",
+        "found += [Discrepancy(name, step, None, recorded[step]) for step in sorted(missing)]",
+        "",
+        "runrecord/test_verify.py",
+    ),
+    Mutation(
+        9,
+        "runrecord/dvc_cache.py",
+        "if here.exists() and sha256_of(here) == digest:",
+        "if here.exists():",
+        "runrecord/test_verify.py",
+    ),
+    Mutation(
+        10,
+        "runrecord/record/reader.py",
+        "        self._check_files(start)\n",
+        "",
+        "runrecord/test_records.py::test_a_record_that_is_not_to_be_trusted_is_refused",
+    ),
+    Mutation(
+        11,
+        "runrecord/record/writer.py",
+        "os.fsync(file.fileno())",
+        "pass",
+        "runrecord/test_stops.py",
+    ),
+    Mutation(
+        12, "runrecord/files.py", "os.fsync(file.fileno())", "pass", "runrecord/test_stops.py"
+    ),
+    Mutation(
+        13,
+        "runrecord/start.py",
+        "identity_of(origin, shown, device, packages)",
+        'identity_of(origin, shown, "", packages)',
+        "runrecord/test_resume.py",
+    ),
+    Mutation(
+        14,
+        "runrecord/provenance/identity.py",
+        "[Path(sys.argv[0]).name, *sys.argv[1:]] if len(commands) > 1 else []",
+        "[]",
+        "runrecord/test_identity.py",
+    ),
+    Mutation(
+        15,
+        "runrecord/provenance/identity.py",
+        '"Python": ".".join(platform.python_version_tuple()[:2]),',
+        "",
+        "runrecord/test_identity.py",
+    ),
+    Mutation(
+        16,
+        "runrecord/cli/gc.py",
+        "if newer and not wanted",
+        "if not wanted",
+        "runrecord/test_gc.py",
+    ),
+    Mutation(
+        17,
+        "runrecord/cli/exec.py",
+        "else 128 - process.returncode",
+        "else 1",
+        "runrecord/test_pipelines.py",
+    ),
+    Mutation(
+        18, "runrecord/sweep/study.py", '"maximize" if', '"minimize" if', "runrecord/test_sweep.py"
+    ),
+    Mutation(
+        19,
+        "runrecord/sweep/workplace.py",
+        " and not changes_numbers(name)",
+        "",
+        "runrecord/test_sweep.py",
+    ),
+    Mutation(
+        20,
+        "runrecord/events.py",
+        '("mlflow.", "record.", "model.")',
+        '("mlflow.", "record.")',
+        "runrecord/test_records.py",
+    ),
+    Mutation(
+        21,
+        "generative/models/gan.py",
+        "self.config.weight_decay, self.config.beta1",
+        "self.config.weight_decay",
+        "generative/test_optimizers.py::test_steps_are_bit_for_bit_those_of_pytorch",
+    ),
+    Mutation(
+        22,
+        "generative/models/gan.py",
+        "images + self.config.instance_noise * normal_like(images, rng)",
+        "images",
+        "generative/test_gan.py::test_the_losses_are_those_of_the_paper_under_noise_of_that_level",
+    ),
+    Mutation(
+        23,
+        "generative/models/base.py",
+        "                config.weight_decay,\n",
+        "                0.0,\n",
+        "generative/test_optimizers.py::test_steps_are_bit_for_bit_those_of_pytorch",
+    ),
+    Mutation(
+        24,
+        "generative/models/base.py",
+        "return losses[TOTAL].sum()",
+        "return losses[TOTAL].mean()",
+        "generative/test_models.py::test_the_objective_is_the_chapters_reduction",
+    ),
+    Mutation(
+        25,
+        "generative/training/step.py",
+        'reseed(self._noise, seed, "noise", number)',
+        'reseed(self._noise, seed, "noise", 1)',
+        "generative/test_steps.py::test_each_epoch_has_noise_of_its_own_the_same_whenever_it_is_taken",
+    ),
+    Mutation(
+        26,
+        "generative/evaluation/classifier.py",
+        '"images": hashlib.sha256(train.images.cpu().numpy().data).hexdigest(),',
+        "",
+        "generative/test_samples.py::test_a_classifier_of_other_images_or_labels_is_another",
+    ),
+    Mutation(
+        27,
+        "generative/evaluation/samples.py",
+        "real.stream.clone_state()",
+        "real.stream",
+        "generative/test_samples.py::test_a_models_samples_do_not_depend_on_the_models_before_it",
+    ),
+    Mutation(
+        28,
+        "generative/evaluation/likelihood.py",
+        "stats.t.ppf(0.975, config.noise_seeds - 1)",
+        "stats.t.ppf(0.975, config.noise_seeds)",
+        "generative/test_evaluation.py::test_the_elbos_interval_is_students",
+    ),
+    Mutation(
+        29,
+        "generative/project.py",
+        '"SSIM", "Accuracy", "ELBO", "Bound"), "higher"),',
+        '"Accuracy", "ELBO", "Bound"), "higher"), "SSIM": "lower",',
+        "generative/test_seeds.py::test_which_way_a_metric_is_better_is_what_the_docs_say",
+    ),
+    Mutation(
+        30,
+        "generative/serving.py",
+        "manual_seed(int(s))",
+        "manual_seed(0)",
+        "generative/test_serving.py::test_a_sampler_draws_an_image_a_seed_whatever_it_draws_besides",
+    ),
+    Mutation(
+        31,
+        "runrecord/record/writer.py",
+        "while written < len(data):",
+        "if written < len(data):",
+        "runrecord/test_stops.py",
+    ),
+]
+
+CAUGHT, SURVIVED, NOT_TRIED = "caught", "SURVIVED", "NOT TRIED"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutation: `CAUGHT` by the first test that failed, or another word."""
+
+    word: str
+    test: str
+    why: str = ""
+
+
+class Misplaced(ValueError):
+    """A mutation whose text is not in its file exactly once."""
+
+
+def mutated(text: str, mutation: Mutation) -> str:
+    """A file's text with the fault in it.
+
+    Raises:
+        Misplaced: naming the mutation.
+    """
+    count = text.count(mutation.old)
+    if count != 1:
+        raise Misplaced(
+            f"mutation {mutation.number}: src/{mutation.file} has {mutation.old!r} {count} times, "
+            "not once; point it at what the code is now"
+        )
+    return text.replace(mutation.old, mutation.new)
+
+
+def attempt(mutation: Mutation, checkout: Path) -> Outcome:
+    """Run the tests of a mutation on a checkout with it, and leave the checkout as it was.
+
+    Raises:
+        Misplaced: naming the mutation.
+    """
+    path = checkout / "src" / mutation.file
+    text = path.read_text(encoding="utf-8")
+    path.write_text(mutated(text, mutation), encoding="utf-8")
+    try:
+        done = _pytest(checkout, mutation.tests.split())
+    finally:
+        path.write_text(text, encoding="utf-8")
+    if done.returncode == 1:
+        failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+        return Outcome(CAUGHT, failed[1] if failed else mutation.tests)
+    if done.returncode == 0 and re.search(r"^\d+ passed", done.stdout, re.MULTILINE):
+        return Outcome(SURVIVED, mutation.tests)
+    return Outcome(NOT_TRIED, mutation.tests, f"{done.stdout}{done.stderr}")
+
+
+def _pytest(checkout: Path, tests: list[str]) -> "subprocess.CompletedProcess[str]":
+    own = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-ra", *(f"tests/{name}" for name in tests)],
+        cwd=checkout,
+        env=own | {"PYTHONPATH": str(checkout / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@contextmanager
+def copied(root: Path) -> Iterator[Path]:
+    """A copy of a checkout's files, in a Git repository of their own."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        checkout = Path(folder).resolve() / "checkout"
+        for name in filter(None, names.split("\0")):
+            if (root / name).is_file():
+                (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(root / name, checkout / name)
+        subprocess.run(["git", "init", "--quiet"], cwd=checkout, check=True)
+        subprocess.run(["git", "add", "--all"], cwd=checkout, check=True)
+        yield checkout
+
+
+def chosen(given: argparse.Namespace) -> list[Mutation]:
+    """Those that the command line asks for."""
+    if given.all:
+        return MUTATIONS
+    if given.dozen:
+        return sorted(random.Random(0).sample(MUTATIONS, 12), key=lambda one: one.number)
+    return [one for one in MUTATIONS if one.number in given.numbers]
+
+
+def table(mutations: Iterable[Mutation], root: Path) -> int:
+    """Print what became of each; how many were not caught."""
+    missed = 0
+    print("| mutation | of | test | outcome |\n|---|---|---|---|", flush=True)
+    with copied(root) as checkout:
+        for one in mutations:
+            outcome = attempt(one, checkout)
+            missed += outcome.word != CAUGHT
+            print(f"| {one.number} | {one.file} | {outcome.test} | {outcome.word} |", flush=True)
+            print(outcome.why, end="", file=sys.stderr)
+    return missed
+
+
+def main() -> int:
+    """Try mutations; 1 if one is not caught."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("numbers", type=int, nargs="*")
+    parser.add_argument("--dozen", action="store_true", help="twelve of them, the same each time")
+    parser.add_argument("--all", action="store_true")
+    given = parser.parse_args()
+    if unknown := set(given.numbers) - {one.number for one in MUTATIONS}:
+        parser.error(f"no mutation has the number {min(unknown)}")
+    if not (mutations := chosen(given)):
+        for one in MUTATIONS:
+            print(f"{one.number:3}  {one.file}: {one.old.strip()}  ->  {one.new.strip()}")
+        return 0
+    try:
+        missed = table(mutations, ROOT)
+    except Misplaced as error:
+        print(f"error: {error}.", file=sys.stderr)
+        return 2
+    print(f"{len(mutations)} mutations, {len(mutations) - missed} caught")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

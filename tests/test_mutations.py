@@ -1,0 +1,90 @@
+"""The list of mutations fits the code and the tests, and what survives is called so."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+from mutations import (
+    MUTATIONS,
+    NOT_TRIED,
+    Misplaced,
+    Mutation,
+    attempt,
+    mutated,
+    table,
+)
+
+from runrecord.provenance.git import git
+
+CODE = "def double(number):\n    return 2 * number\n"
+TESTS = """
+import code_under_test, pytest
+
+def test_of_two():
+    assert code_under_test.double(2) == 4
+
+@pytest.mark.skip(reason="nothing to skip for")
+def test_of_three():
+    assert code_under_test.double(3) == 6
+"""
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: str(one.number))
+def test_a_mutation_is_in_its_file_once_and_its_tests_are_there(mutation: Mutation) -> None:
+    text = mutated((ROOT / "src" / mutation.file).read_text(encoding="utf-8"), mutation)
+    ast.parse(text)
+    assert mutation.tests
+    for test in mutation.tests.split():
+        file, _, name = test.partition("::")
+        tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert not name or name.partition("[")[0] in functions
+
+
+def test_each_has_a_number_of_its_own() -> None:
+    assert [one.number for one in MUTATIONS] == [*range(1, len(MUTATIONS) + 1)]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A project of one function, tested."""
+    for name, text in (("src/code_under_test.py", CODE), ("tests/test_it.py", TESTS)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("new", "tests"),
+    [("3 * number", "test_it.py::test_of_three"), ("2 * * number", "test_it.py")],
+    ids=["all is skipped", "no Python"],
+)
+def test_where_no_test_could_run_a_mutation_is_not_caught(
+    new: str, tests: str, checkout: Path
+) -> None:
+    outcome = attempt(Mutation(1, "code_under_test.py", "2 * number", new, tests), checkout)
+    assert outcome.word == NOT_TRIED, outcome.why
+    assert (checkout / "src/code_under_test.py").read_text() == CODE
+
+
+@pytest.mark.parametrize("old", ["number", "3 * number"])
+def test_a_text_that_is_not_there_once_is_an_error_that_names_the_mutation(old: str) -> None:
+    with pytest.raises(Misplaced, match=r"^mutation 7: src/a\.py has '.*number' . times, not once"):
+        mutated(CODE, Mutation(7, "a.py", old, "", ""))
+
+
+def test_the_table_says_what_survived_and_the_code_stays_as_it_was(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git(checkout, "init", "--quiet")
+    tried = [
+        Mutation(number, "code_under_test.py", "2 * number", new, "test_it.py")
+        for number, new in ((1, "3 * number"), (2, "number * number"))
+    ]
+    assert table(tried, checkout) == 1
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| 1 | code_under_test.py | test_it.py::test_of_two | caught |",
+        "| 2 | code_under_test.py | test_it.py | SURVIVED |",
+    ]
+    assert (checkout / "src/code_under_test.py").read_text() == CODE
