@@ -232,6 +232,12 @@ def records_among(opened: Sequence[tuple[Any, ...]]) -> list[str]:
     return sorted(path.parent.name for path in starts if path.name == "run.json")
 
 
+def assert_says(text: str, parts: str) -> None:
+    """A text says these parts in their order, from its beginning; `...` stands for other words."""
+    wanted = ".*".join(re.escape(part.strip()) for part in parts.split("..."))
+    assert re.match(wanted, text, re.DOTALL), f"{text!r} does not say {parts!r}"
+
+
 def code_blocks(text: str, language: str = "sh") -> list[str]:
     """What stands in the code blocks of a Markdown text; `language` is a pattern."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

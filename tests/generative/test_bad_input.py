@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import RECORD_ONLY, Workspace, no_cuda, spool
+from helpers import RECORD_ONLY, Workspace, assert_says, no_cuda, spool
 
 from generative.errors import UserError
 from generative.pipeline.evaluate import evaluate_all
@@ -32,21 +32,19 @@ def swap_models(workspace: Workspace) -> None:
         pytest.param(
             "train_ae",
             lambda w: w.set_params(ae__batch_size=257),
-            "params.yaml: ae.batch_size is 257, more than the 256 training images; "
-            "make it 256 or less.",
+            "params.yaml: ae.batch_size is 257 ... 256 or less.",
             id="batch",
         ),
         pytest.param(
             "train_vae",
             lambda w: w.set_params(vae__lr="1,000"),
-            "params.yaml: vae.lr is '1,000'; it should be a number above 0.",
+            "params.yaml: vae.lr is '1,000' ... a number above 0.",
             id="number",
         ),
         pytest.param(
             "train_vae",
             lambda w: w.set_params(vae__keep="Validation/Total Loss"),
-            "params.yaml: vae.keep is 'Validation/Total Loss', but split.validation is 0; set it "
-            "to how many training images to keep apart, as 5000.",
+            "params.yaml: vae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
             id="no validation images",
         ),
         pytest.param(
@@ -59,8 +57,7 @@ def swap_models(workspace: Workspace) -> None:
         pytest.param(
             "train_ae",
             lambda w: w.set_params(compute__device="cuda"),
-            "params.yaml: compute.device is cuda, but PyTorch finds no usable CUDA device here; "
-            "set it to auto or cpu, or check the driver with nvidia-smi.",
+            "params.yaml: compute.device is cuda ... set it to auto or cpu",
             id="no CUDA",
             marks=no_cuda,
         ),
@@ -71,7 +68,9 @@ def test_bad_input_stops_a_stage_before_any_work(
 ) -> None:
     change(workspace)
     before = outputs(workspace)
-    assert workspace.run("python", f"stages/{script}.py", status=2) == f"error: {sentence}\n"
+    said = workspace.run("python", f"stages/{script}.py", status=2)
+    assert_says(said, f"error: {sentence}")
+    assert said.count("\n") == 1
     assert outputs(workspace) == before
     assert spool(workspace) == [], "no run was begun"
 
@@ -87,7 +86,7 @@ def test_bad_input_stops_a_stage_before_any_work(
         ),
         pytest.param(
             lambda w: (w.path / "models/vae.safetensors").unlink(),
-            "models/vae.safetensors: no such file; run 'dvc repro'.",
+            "models/vae.safetensors: ... run 'dvc repro'.",
             id="no model file",
         ),
     ],
@@ -105,7 +104,8 @@ def test_bad_models_stop_the_evaluation_before_any_work(
     monkeypatch.chdir(workspace.path)
     assert exit_status(evaluate_all, mistakes=(UserError,)) == 2
     said = capsys.readouterr()
-    assert said.out + said.err == f"error: {sentence}\n"
+    assert_says(said.out + said.err, f"error: {sentence}")
+    assert (said.out + said.err).count("\n") == 1
     assert outputs(workspace) == before
     assert spool(workspace) == [], "no run was begun"
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from helpers import ROOT, SAMPLE, SAMPLE_FILES, Workspace
+from helpers import ROOT, SAMPLE, SAMPLE_FILES, Workspace, assert_says
 from torchvision import datasets
 
 from generative.data import sources as module
@@ -424,7 +424,7 @@ def test_idx_files_of_ones_own_in_colour_without_labels(
     [
         (
             lambda m: (m / "t10k-images-idx3-ubyte").unlink(),
-            "has neither t10k-images-idx3-ubyte nor t10k-images-idx4-ubyte, raw or .gz.",
+            "t10k-images-idx3-ubyte nor t10k-images-idx4-ubyte, raw or .gz.",
         ),
         (
             lambda m: (m / "t10k-labels-idx1-ubyte").unlink(),
@@ -432,22 +432,19 @@ def test_idx_files_of_ones_own_in_colour_without_labels(
         ),
         (
             lambda m: (m / "t10k-images-idx3-ubyte").write_bytes(b"<html>"),
-            "t10k-images-idx3-ubyte: not an IDX file of images (its first bytes are 3c 68 74 6d, "
-            "should be 00 00 08 03).",
+            "t10k-images-idx3-ubyte: ... 3c 68 74 6d, should be 00 00 08 03",
         ),
         (
             lambda m: (m / "t10k-images-idx3-ubyte").write_bytes(
                 to_idx(np.zeros((128, 9, 9), np.uint8))
             ),
-            "t10k-images-idx3-ubyte: images are 9 x 9 pixels, those of train-images-idx3-ubyte "
-            "28 x 28 pixels; both should be the same.",
+            "t10k-images-idx3-ubyte: ... 9 x 9 pixels ... 28 x 28 pixels ... the same.",
         ),
         (
             lambda m: (m / "train-images-idx3-ubyte").write_bytes(
                 to_idx(np.zeros((256, 9, 7), np.uint8))
             ),
-            "train-images-idx3-ubyte: images are 9 x 7 pixels; the smallest that the models take "
-            "are 8 x 8.",
+            "train-images-idx3-ubyte: ... 9 x 7 pixels ... 8 x 8.",
         ),
         (
             lambda m: (
@@ -455,8 +452,7 @@ def test_idx_files_of_ones_own_in_colour_without_labels(
                 .rename(m / "train-images-idx4-ubyte")
                 .write_bytes(to_idx(np.zeros((256, 9, 9, 2), np.uint8)))
             ),
-            "train-images-idx4-ubyte: images have 2 channels; should be 1 (grey) or 3 (red, green "
-            "and blue).",
+            "train-images-idx4-ubyte: ... 2 channels ... 1 (grey) or 3",
         ),
     ],
     ids=["no file", "labels once", "HTML page", "sizes", "small", "channels"],
@@ -467,7 +463,7 @@ def test_wrong_idx_files_of_ones_own_are_refused(
     spoil(mirror)
     with pytest.raises(RunFailed) as caught:
         download(own(mirror), tmp_path / "data" / "mine")
-    assert str(caught.value) == f"{mirror}: {reason}"
+    assert_says(str(caught.value), f"{mirror}: ... {reason}")
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -476,8 +472,7 @@ def test_wrong_idx_files_of_ones_own_are_refused(
     [
         (
             MNIST.model_copy(update={"name": "cats"}),
-            "data.name is 'cats', none of mnist, fashion-mnist, kmnist, and data.source is null; "
-            "set data.source to the folder or address of your images.",
+            "data.name is 'cats' ... set data.source",
         ),
         (
             MNIST.model_copy(update={"source": "http://me:secret@host/x"}),
@@ -486,28 +481,23 @@ def test_wrong_idx_files_of_ones_own_are_refused(
         ),
         (
             own("/no/where"),
-            "data.source is '/no/where'; it should be a folder that is there, or an address that "
-            "begins with http:// or https://.",
+            "data.source is '/no/where' ... a folder that is there ... http:// or https://.",
         ),
         (
             own(SAMPLE / "train-images-idx3-ubyte"),
-            f"data.source is '{SAMPLE}/train-images-idx3-ubyte'; it should be a folder that is "
-            "there, or an address that begins with http:// or https://.",
+            f"data.source is '{SAMPLE}/train-images-idx3-ubyte' ... a folder that is there",
         ),
         (
             own("data/../data/mine/x"),
-            "data.source is 'data/../data/mine/x', but the stage writes data/mine; keep "
-            "your images elsewhere.",
+            "data.source is 'data/../data/mine/x' ... data/mine; keep your images elsewhere.",
         ),
         (
             own("https://me:secret@example.org/images"),
-            "data.source is 'https://example.org/images' with an account, which Git and dvc.lock "
-            "would keep; serve the images without one, or name a folder.",
+            "data.source is 'https://example.org/images' with an account ... name a folder.",
         ),
         (
             own("~nobody-of-this-name/cats"),
-            "data.source is '~nobody-of-this-name/cats'; it should be a folder that is there, or "
-            "an address that begins with http:// or https://.",
+            "data.source is '~nobody-of-this-name/cats' ... a folder that is there",
         ),
     ],
     ids=[
@@ -523,7 +513,7 @@ def test_wrong_idx_files_of_ones_own_are_refused(
 def test_what_is_wrong_in_params_yaml_is_said_before_any_work(data: Data, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         check_source(data)
-    assert str(caught.value) == f"params.yaml: {sentence}"
+    assert_says(str(caught.value), f"params.yaml: {sentence}")
 
 
 def test_a_source_is_not_missed_where_its_images_are_there_already(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import RECORD_ONLY, Workspace
+from helpers import RECORD_ONLY, Workspace, assert_says
 from PIL import Image
 
 from generative.data.config import Data
@@ -230,12 +230,12 @@ def emptied(folder: Path, *names: str) -> None:
         ),
         pytest.param(
             lambda f: spoilt(f / "003.png", lambda b: b[:-20]),
-            r"{f}/003.png: cannot be read \(.+\); mend or remove it.",
+            "{f}/003.png: cannot be read ( ... ); mend or remove it.",
             id="truncated PNG",
         ),
         pytest.param(
             lambda f: cut_jpeg(f / "003.jpg"),
-            r"{f}/003.jpg: cannot be read \(image file is truncated.*\); mend or remove it.",
+            "{f}/003.jpg: ... truncated ... mend or remove it.",
             id="truncated JPEG",
         ),
         pytest.param(
@@ -245,39 +245,38 @@ def emptied(folder: Path, *names: str) -> None:
         ),
         pytest.param(
             lambda f: (f / "003.png").write_bytes(png_header(10_000, 10_000, 8, 0)),
-            "{f}/003.png: has over 89,478,485 pixels; make it smaller, or remove it.",
+            "{f}/003.png: ... 89,478,485 pixels; make it smaller",
             id="bomb",
         ),
         pytest.param(
             lambda f: (f / "003.png").write_bytes(png_header(60_000, 60_000, 8, 0)),
-            "{f}/003.png: has over 89,478,485 pixels; make it smaller, or remove it.",
+            "{f}/003.png: ... 89,478,485 pixels; make it smaller",
             id="bigger bomb",
         ),
         pytest.param(
             lambda f: (f / "link").symlink_to("nothing"),
-            "{f}/link: no file that can be read; remove it.",
+            "{f}/link: ... remove it.",
             id="broken link",
         ),
         pytest.param(
             lambda f: os.mkfifo(f / "pipe"),
-            "{f}/pipe: no file that can be read; remove it.",
+            "{f}/pipe: ... remove it.",
             id="pipe",
         ),
         pytest.param(
             lambda f: picture(f / "003.png", size=(9, 10)),
-            "{f}/003.png: is 10 pixels wide and 9 high, {f}/0.+.png 8 pixels wide and 9 high; "
-            "bring all images to one size.",
+            "{f}/003.png: ... 10 ... {f}/0 ... .png 8 pixels wide and 9 high ... one size.",
             id="size",
         ),
         pytest.param(
             lambda f: picture(f / "003.png", mode="RGB"),
-            "{f}/003.png: is in colour, {f}/0.+.png grey; save all images as the one or the other.",
+            "{f}/003.png: ... colour, {f}/0 ... .png grey; save all",
             id="grey and colour",
         ),
         *(
             pytest.param(
                 lambda f, mode=mode, ending=ending: transparent(f / f"003{ending}", mode),
-                rf"{{f}}/003\{ending}: has transparency; save it without, on a background.",
+                f"{{f}}/003{ending}: ... transparency; save it without",
                 id=f"transparency {mode} {ending}",
             )
             for mode, ending in (
@@ -288,30 +287,29 @@ def emptied(folder: Path, *names: str) -> None:
         *(
             pytest.param(
                 lambda f, mode=mode: Image.new(mode, (8, 9)).save(f / "003.tiff"),
-                "{f}/003.tiff: has more than 8 bits a channel; save it with 8.",
+                "{f}/003.tiff: ... save it with 8.",
                 id=mode,
             )
             for mode in ("I;16", "I", "F")
         ),
         pytest.param(
             lambda f: (f / "003.png").write_bytes(png_header(8, 9, 16, 2)),
-            "{f}/003.png: has more than 8 bits a channel; save it with 8.",
+            "{f}/003.png: ... save it with 8.",
             id="RGB of 16 bits",
         ),
         pytest.param(
             lambda f: Image.new("CMYK", (8, 9)).save(f / "003.jpg"),
-            "{f}/003.jpg: is of the kind CMYK; save it as grey or RGB.",
+            "{f}/003.jpg: ... CMYK; save it as grey or RGB.",
             id="CMYK",
         ),
         pytest.param(
             lambda f: pictures_of(f, (9, 7)),
-            "{f}/0.+.png: is 7 pixels wide and 9 high; the smallest that the models take are "
-            "8 x 8.",
+            "{f}/0 ... .png: is 7 pixels wide and 9 high ... 8 x 8.",
             id="small",
         ),
         pytest.param(
             lambda f: emptied(f),
-            "{f}: holds no image; put some into it, or into sub-folders of it.",
+            "{f}: holds no image; put some into it",
             id="no image",
         ),
         pytest.param(
@@ -326,57 +324,52 @@ def emptied(folder: Path, *names: str) -> None:
         ),
         pytest.param(
             lambda f: emptied(f, "train/a.png", "train/b.png", "test/c.png"),
-            "{f}/test: holds one image; give 2 or more.",
+            "{f}/test: holds one image ... 2 or more.",
             id="one image to test",
         ),
         pytest.param(
             lambda f: emptied(f, "Train/a.png", "Test/b.png"),
-            "{f}: holds Test and Train; splits are two sub-folders, train and test, and classes "
-            "have other names.",
+            "{f}: holds Test and Train ... train and test",
             id="splits in capitals",
         ),
         pytest.param(
             lambda f: emptied(f, "cat/a.png", "cat/b.png", "dog/"),
-            "{f}/dog: holds no image; put some into it, or remove it.",
+            "{f}/dog: holds no image ... remove it.",
             id="empty class",
         ),
         pytest.param(
             lambda f: emptied(f, "train/a.png", "test/"),
-            "{f}/test: holds no image; put some into it, or into sub-folders of it.",
+            "{f}/test: holds no image; put some into it",
             id="empty split",
         ),
         pytest.param(
             lambda f: emptied(f, "cat/a.png", "cat/more/b.png"),
-            "{f}/cat/more: a folder within a class; put the images directly into {f}/cat.",
+            "{f}/cat/more: ... directly into {f}/cat.",
             id="nested",
         ),
         pytest.param(
             lambda f: emptied(f, "train/cat/a.png", "test/cat/b.png", "val/cat/c.png"),
-            "{f}: holds test and train and val; splits are two sub-folders, train and test, and "
-            "classes have other names.",
+            "{f}: holds test and train and val ... train and test",
             id="a third split",
         ),
         pytest.param(
             lambda f: picture(f / "cat" / "a.png"),
-            r"{f}: holds both files \(000.png\) and sub-folders \(cat\); put every image into a "
-            "sub-folder, its class, or none.",
+            "{f}: ... (000.png) ... (cat); put every image into a sub-folder ... or none.",
             id="mix",
         ),
         pytest.param(
             lambda f: emptied(f, "train/a.png", "test/b.png", "c.png"),
-            r"{f}: holds both files \(c.png\) and sub-folders \(test\); put every image into a "
-            "sub-folder, its class, or none.",
+            "{f}: ... (c.png) ... (test); put every image into a sub-folder ... or none.",
             id="mix beside splits",
         ),
         pytest.param(
             lambda f: emptied(f, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png"),
-            "{f}: the class 'dog' is in only one of train and test; give both the same "
-            "sub-folders.",
+            "{f}: ... 'dog' ... one of train and test; give both the same",
             id="classes of splits",
         ),
         pytest.param(
             lambda f: classes(f, 257),
-            "{f}: holds 257 sub-folders, its classes; 256 are the most.",
+            "{f}: holds 257 ... 256 are the most.",
             id="many classes",
         ),
     ],
@@ -390,7 +383,7 @@ def test_bad_images_are_refused_in_one_sentence(
     data = Data(name="mine", source=str(folder), sha256=None, binarize="none")
     with pytest.raises(RunFailed) as caught:
         download(data, tmp_path / "data" / "mine")
-    assert re.fullmatch(sentence.replace("{f}", re.escape(str(folder))), str(caught.value))
+    assert_says(str(caught.value), sentence.replace("{f}", str(folder)))
     assert list((tmp_path / "data").iterdir()) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.utils.serialize import parse_yaml
-from helpers import ROOT
+from helpers import ROOT, assert_says
 
 from generative.config import Params
 from generative.models.ae import AEConfig
@@ -91,122 +91,114 @@ def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ("line", "instead", "sentence"),
     [
         ("  lr: 0.001", "  lr: '1e-3'", "ae.lr is the text '1e-3', not a number; write 0.001."),
-        ("  lr: 0.001", "  lr: '1e6'", "ae.lr is the text '1e6', not a number; write 1000000."),
-        ("  lr: 0.001", "  lr: yes", "ae.lr is 'yes'; it should be a number above 0."),
-        ("  lr: 0.001", "  lr: ~", "ae.lr is empty; it should be a number above 0."),
+        ("  lr: 0.001", "  lr: '1e6'", "ae.lr ... '1e6' ... write 1000000."),
+        ("  lr: 0.001", "  lr: yes", "ae.lr is 'yes' ... a number above 0."),
+        ("  lr: 0.001", "  lr: ~", "ae.lr is empty ... a number above 0."),
         (
             "  deterministic: true",
             "  deterministic: on",
-            "compute.deterministic is 'on'; it should be true or false.",
+            "compute.deterministic is 'on' ... true or false.",
         ),
-        ("  lr: 0.001", "  lr: 'nan'", "ae.lr is 'nan'; it should be a number above 0."),
-        ("  lr: 0.001", "  lr: 0", "ae.lr is 0; it should be a number above 0."),
-        ("  lr: 0.001", "  lr: -1.5", "ae.lr is -1.5; it should be a number above 0."),
-        ("  lr: 0.001", "  lr: .nan", "ae.lr is nan; it should be a number above 0."),
-        ("  lr: 0.001", "  lr: .inf", "ae.lr is inf; it should be a number above 0."),
-        ("  lr: 0.001", "  lr: fast", "ae.lr is 'fast'; it should be a number above 0."),
-        ("  lr: 0.001", "  lr:", "ae.lr is empty; it should be a number above 0."),
-        ("  lr: 0.001", "  lrr: 0.001", "unknown key 'ae.lrr'; did you mean 'lr'?"),
+        ("  lr: 0.001", "  lr: 'nan'", "ae.lr is 'nan' ... a number above 0."),
+        ("  lr: 0.001", "  lr: 0", "ae.lr is 0; ... a number above 0."),
+        ("  lr: 0.001", "  lr: -1.5", "ae.lr is -1.5 ... a number above 0."),
+        ("  lr: 0.001", "  lr: .nan", "ae.lr is nan ... a number above 0."),
+        ("  lr: 0.001", "  lr: .inf", "ae.lr is inf ... a number above 0."),
+        ("  lr: 0.001", "  lr: fast", "ae.lr is 'fast' ... a number above 0."),
+        ("  lr: 0.001", "  lr:", "ae.lr is empty ... a number above 0."),
+        ("  lr: 0.001", "  lrr: 0.001", "unknown key 'ae.lrr' ... 'lr'?"),
         (
             "  batch_size: 128",
             "  batch_size: 0",
-            "ae.batch_size is 0; it should be a whole number, 1 or more.",
+            "ae.batch_size is 0; ... 1 or more.",
         ),
         (
             "  batch_size: 128",
             "  batch_size: 12.5",
-            "ae.batch_size is 12.5; it should be a whole number, 1 or more.",
+            "ae.batch_size is 12.5 ... a whole number",
         ),
         (
             "  noise_factors: [0.1, 0.3, 0.5]",
             "  noise_factors: [0.1, -1]",
-            "evaluate.noise_factors.1 is -1; it should be a list of 1 to 8 numbers from 0 to 10.",
+            "evaluate.noise_factors.1 is -1 ... 1 to 8 numbers from 0 to 10.",
         ),
         (
             "  noise_factors: [0.1, 0.3, 0.5]",
             "  noise_factors: 0.3",
-            "evaluate.noise_factors is 0.3; it should be a list of 1 to 8 numbers from 0 to 10.",
+            "evaluate.noise_factors is 0.3 ... a list of 1 to 8 numbers",
         ),
         (
             "  latent_dim: 4",
             "  latent_dim: 0",
-            "ae.latent_dim is 0; it should be a whole number, 1 or more.",
+            "ae.latent_dim is 0; ... 1 or more.",
         ),
         (
             "  latent_dim: 200",
             "  latent_dim: true",
-            "vae.latent_dim is True; it should be a whole number, 1 or more.",
+            "vae.latent_dim is True ... a whole number",
         ),
         (
             "  optimizer: adam",
             "  optimizer: sgd",
-            "ae.optimizer is 'sgd'; it should be adam, rmsprop or adadelta.",
+            "ae.optimizer is 'sgd' ... adam, rmsprop or adadelta.",
         ),
         (
             "  optimizer: adam ",
             "# ",
-            "key 'ae.optimizer' is missing; it should be adam, rmsprop or adadelta.",
+            "key 'ae.optimizer' is missing ... adam, rmsprop or adadelta.",
         ),
-        ("seed: 0", "seed: -1", "seed is -1; it should be a whole number from 0 to 2**63 - 1."),
-        ("seed: 0", "sed: 0", "unknown key 'sed'; did you mean 'seed'?"),
-        ("vae:", "ae2:", "unknown key 'ae2'; did you mean 'ae'?"),
+        ("seed: 0", "seed: -1", "seed is -1 ... from 0 to 2**63 - 1."),
+        ("seed: 0", "sed: 0", "unknown key 'sed' ... 'seed'?"),
+        ("vae:", "ae2:", "unknown key 'ae2' ... 'ae'?"),
         (
             "  device: auto",
             "  device: gpu",
-            "compute.device is 'gpu'; it should be auto, cpu, cuda or a GPU by its number, as "
-            "cuda:1.",
+            "compute.device is 'gpu' ... auto, cpu, cuda ... cuda:1.",
         ),
         (
             "  threads: 2",
             "  threads: 0",
-            "compute.threads is 0; it should be a whole number from 1 to 1024.",
+            "compute.threads is 0; ... from 1 to 1024.",
         ),
         (
             "  keep: last",
             "  keep: Test/Total Loss",
-            "ae.keep is 'Test/Total Loss', but test images must not choose the model; it should be "
-            "last, or a Train/ or Validation/ loss.",
+            "ae.keep is 'Test/Total Loss' ... test images ... last, ... Train/ or Validation/",
         ),
         (
             "  keep: last",
             "  keep: Validation/Total Loss",
-            "ae.keep is 'Validation/Total Loss', but split.validation is 0; set it to how many "
-            "training images to keep apart, as 5000.",
+            "ae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
         ),
         (
             "  keep: last",
             "  keep: Train/Loss",
-            "ae.keep is 'Train/Loss'; it should be last, Train/Reconstruction Error or Train/Total "
-            "Loss.",
+            "ae.keep is 'Train/Loss' ... last, Train/Reconstruction Error or Train/Total Loss.",
         ),
         (
             "  keep: last",
             "  keep: 3",
-            "ae.keep is 3; it should be last, or a Train/ or Validation/ loss: its lowest epoch is "
-            "kept.",
+            "ae.keep is 3 ... last, ... Train/ or Validation/",
         ),
         (
             "  patience: 0",
             "  patience: 3",
-            "ae.patience is 3, but ae.keep is last, which looks at no loss; set ae.keep to "
-            "Train/Total Loss or ae.patience to 0.",
+            "ae.patience is 3 ... ae.keep is last ... set ae.keep to Train/Total Loss",
         ),
         (
             "  patience: 0",
             "  patience: -1",
-            "ae.patience is -1; it should be a whole number, 0 or more.",
+            "ae.patience is -1 ... 0 or more.",
         ),
         (
             "  name: mnist",
             "  name: mnits",
-            "data.name is 'mnits', none of mnist, fashion-mnist, kmnist, and data.source is null; "
-            "set data.source to the folder or address of your images.",
+            "data.name is 'mnits' ... mnist, fashion-mnist, kmnist ... set data.source",
         ),
         (
             "  source: null",
             "  source: /data/cats",
-            "data.source is '/data/cats', but data.name 'mnist' stands for MNIST; give your images "
-            "a name of their own, or make it null.",
+            "data.source is '/data/cats' ... 'mnist' ... a name of their own, or ... null.",
         ),
     ],
 )
@@ -215,7 +207,7 @@ def test_a_wrong_value_is_refused(
 ) -> None:
     assert line in PARAMS
     (folder / "params.yaml").write_text(PARAMS.replace(line, instead, 1))
-    assert refusal(capsys) == f"params.yaml: {sentence}"
+    assert_says(refusal(capsys), f"params.yaml: {sentence}")
 
 
 def test_of_validation_losses_only_those_of_the_model_can_choose(
