@@ -15,6 +15,7 @@ from runrecord.errors import UserError
 from runrecord.events import (
     Contents,
     Event,
+    File,
     Logged,
     ModelEvaluated,
     ModelSaved,
@@ -24,12 +25,20 @@ from runrecord.events import (
     files_of,
 )
 from runrecord.files import sha256
-from runrecord.record.embedding import Embedding, pack
-from runrecord.record.picture import is_png, png_of
-from runrecord.record.writer import file_for
+from runrecord.record.embedding import Embedding
+from runrecord.recordable import (
+    checked_png,
+    made,
+    number_of,
+    numbers_of,
+    packed,
+    png_from,
+    points_of,
+)
 from runrecord.secrets import redact
-from runrecord.text import printable
 from runrecord.tracker import Tracker
+
+_ANY_FILE = File("any", "0" * 64)
 
 
 class Figure(Protocol):
@@ -87,9 +96,9 @@ class Run:
                 all values in order.
         """
         step = self._at(step)
-        new = _numbers({name: one for name, one in metrics.items() if self._is_new(name, step)})
+        new = numbers_of({name: one for name, one in metrics.items() if self._is_new(name, step)})
         steps = {
-            name: [_number(name, value) for value in values]
+            name: [number_of(name, value) for value in values]
             for name, values in (within or {}).items()
             if name in new
         }
@@ -102,14 +111,14 @@ class Run:
         MLflow shows it among its system metrics, beside what is sampled of the machine all the
         while; nothing compares it.
         """
-        numbers = _numbers(values)
+        numbers = numbers_of(values)
         self._emit(lambda: Observed(now(), numbers))
 
     def image(
         self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None
     ) -> None:
         """Log a picture: a PNG file's content, or bytes as (H, W) or (H, W, 3)."""
-        png = _checked(title, image) if isinstance(image, bytes) else _as_png(image)
+        png = checked_png(title, image) if isinstance(image, bytes) else png_from(image)
         self._log_file("images", title, png, ".png", step)
 
     def figure(self, title: str, figure: Figure, step: int | None = None) -> None:
@@ -139,8 +148,10 @@ class Run:
         path = Path(path).resolve()
         name, step = name or path.stem, self._at(step)
         if self._is_new(name, step, "models"):
-            file = file_for("artifacts", name, path, path.suffix)
-            self._emit(lambda: ModelSaved(now(), name, file, path.name, step), {file.name: path})
+            self._emit_file(
+                lambda file: ModelSaved(now(), name, file, path.name, step),
+                *("artifacts", name, path, path.suffix),
+            )
 
     def evaluation(
         self,
@@ -164,14 +175,17 @@ class Run:
         digest = sha256(Path(path))
         if not self._is_new(f"{model} {digest}", 0, "evaluated"):
             return
-        values = _numbers(metrics)
-        curves = {title: _points(title, points) for title, points in (series or {}).items()}
-        packed = _packed(model, embedding) if embedding else b""
-        file = file_for("embeddings", model, packed, ".safetensors") if embedding else None
-        self._emit(
-            lambda: ModelEvaluated(now(), model, digest, values, curves, config or {}, file),
-            {file.name: packed} if file else {},
-        )
+        values = numbers_of(metrics)
+        curves = {title: points_of(title, points) for title, points in (series or {}).items()}
+
+        def evaluated(file: File | None = None) -> ModelEvaluated:
+            return ModelEvaluated(now(), model, digest, values, curves, config or {}, file)
+
+        if embedding is None:
+            self._emit(evaluated)
+        else:
+            content = packed(model, embedding)
+            self._emit_file(evaluated, "embeddings", model, content, ".safetensors")
 
     def epochs(self, count: int, state: State | None = None) -> Iterator[int]:
         """The numbers of epochs, from 1 to `count`; less those that are behind a stopped run.
@@ -236,61 +250,29 @@ class Run:
     ) -> None:
         step = self._at(step)
         if self._is_new(title, step, kind):
-            file = file_for(kind, title, content, suffix)
-            self._log({file.name: content}, step=step, **{kind: {title: file}})
+            self._emit_file(
+                lambda file: Logged(now(), step, **{kind: {title: file}}),  # type: ignore[arg-type]
+                *(kind, title, content, suffix),
+            )
 
-    def _log(self, contents: Contents | None = None, **fields: Any) -> None:
-        self._emit(lambda: Logged(now(), **fields), contents)
+    def _log(self, **fields: Any) -> None:
+        self._emit(lambda: Logged(now(), **fields))
+
+    def _emit_file(
+        self,
+        make: Callable[[File], Event],
+        folder: str,
+        title: str,
+        content: bytes | Path,
+        suffix: str,
+    ) -> None:
+        """Log an event that names a file, which is copied only if the rest can be recorded."""
+        made(lambda: make(_ANY_FILE))
+        file, contents = self._tracker.keep(folder, title, content, suffix)
+        self._emit(lambda: make(file), contents)
 
     def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:
-        try:
-            event = make()
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"this cannot be recorded: {printable(str(error))}.") from None
-        self._tracker.log(event, contents)
-
-
-def _numbers(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: _number(name, value) for name, value in values.items()}
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # as PyTorch says it
-        raise UserError(
-            f"this cannot be recorded: {name!r} is {repr(value)[:60]}, which is no number."
-        ) from None
-
-
-def _points(title: str, points: Any) -> list[tuple[int, float]]:
-    try:
-        return [(index(x), _number(title, y)) for x, y in points]
-    except (TypeError, ValueError):
-        raise UserError(
-            f"this cannot be recorded: {title!r} is {repr(points)[:60]}, which is no list of pairs "
-            "of a whole number and a number."
-        ) from None
-
-
-def _packed(model: str, embedding: Embedding) -> bytes:
-    try:
-        return pack(embedding)
-    except ValueError as error:
-        raise UserError(f"this cannot be recorded: {model!r} has {error}.") from None
-
-
-def _checked(title: str, png: bytes) -> bytes:
-    if not is_png(io.BytesIO(png)):
-        raise UserError(f"this cannot be recorded: {title!r} is no PNG file's content.")
-    return png
-
-
-def _as_png(pixels: "np.ndarray[Any, Any]") -> bytes:
-    try:
-        return png_of(np.asarray(pixels))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+        self._tracker.log(made(make), contents)
 
 
 def now() -> int:

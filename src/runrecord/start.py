@@ -166,7 +166,8 @@ def _ended(
     error: BaseException | None = None,
     outs: Mapping[str, str] | None = None,
 ) -> tuple[RunEnded, Contents]:
-    output = file_for("output", "output", run.output, ".txt") if run.output else None
+    digest = sha256(run.output)
+    output = file_for("output", "output", digest, ".txt") if run.output else None
     end = RunEnded(
         now(),
         status,

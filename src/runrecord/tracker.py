@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from runrecord.errors import UserError
-from runrecord.events import Contents, Event, Observed, RunEnded, RunStarted
+from runrecord.events import Contents, Event, File, Observed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.secrets import without_secrets
@@ -54,6 +54,12 @@ class Tracker:
                 return  # a sample that came too late: a run's end is its last event
             self._ended = isinstance(event, RunEnded)
             self._log(event, contents or {})
+
+    def keep(
+        self, folder: str, title: str, content: bytes | Path, suffix: str
+    ) -> tuple[File, Contents]:
+        """What content is called in the record, and where it is from now on, for `log`."""
+        return self._writer.keep(folder, title, content, suffix)
 
     def _log(self, event: Event, contents: Contents) -> None:
         try:

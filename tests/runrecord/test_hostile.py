@@ -649,7 +649,7 @@ def written(folder: Path, run_id: str) -> None:
         command=(evil, evil),
     )
     content = {"png": png(1, 1), "text": evil.encode()}
-    files = {kind: file_for("artifacts", evil, it) for kind, it in content.items()}
+    files = {kind: file_for("artifacts", evil, sha256(it)) for kind, it in content.items()}
     held = {file.name: content[kind] for kind, file in files.items()}
     events: list[Event] = [
         Logged(2, 1, {TITLE: 1.0}, images={TITLE: files["png"]}, tags={"note": evil}),

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import random
+import resource
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader
@@ -26,7 +28,15 @@ from PIL import Image
 import generative.files
 from runrecord.checkpoints import Checkpoints
 from runrecord.errors import UserError
-from runrecord.events import Dataset, Logged, ModelEvaluated, ModelSaved, RunEnded, RunStarted
+from runrecord.events import (
+    Dataset,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    RunEnded,
+    RunStarted,
+    files_of,
+)
 from runrecord.files import sha256, write_atomic
 from runrecord.record.embedding import Embedding, pack, unpack
 from runrecord.record.reader import Record, files_in
@@ -311,6 +321,91 @@ def test_what_could_not_be_written_is_written_with_the_next_event(tmp_path: Path
     assert events.stat().st_size == size
     journal.write(epochs[2])
     assert read(folder) == [START, *epochs]
+
+
+def test_a_file_that_grows_while_it_is_logged_is_kept_as_it_was(tmp_path: Path) -> None:
+    log, folder = tmp_path / "train.log", tmp_path / "record"
+    run = new_run(folder)
+    grown = threading.Event()
+    ended = threading.Event()
+    with log.open("wb", buffering=0) as file:
+
+        def grow() -> None:
+            while not ended.is_set():
+                file.write(b"a line of the log\n")
+                grown.set()
+
+        thread = threading.Thread(target=grow)
+        thread.start()
+        try:
+            grown.wait()
+            for step in range(20):
+                run.artifact(log, step=step)
+        finally:
+            ended.set()
+            thread.join()
+    record = end_run(folder)
+    kept = [file for event in record.events() for file in files_of(event)]
+    assert record.damaged == {}
+    assert len(kept) == 20
+    assert all(log.read_bytes().startswith(record.read(file.name)) for file in kept)
+
+
+def with_room_for(folder: Path, logged: Callable[[], object]) -> Callable[[], None]:
+    """Log something while there is no room in the record's folder, which is given back later."""
+    away = folder.with_name("away")
+    folder.rename(away)
+    folder.write_text("in the way")
+    logged()
+
+    def give_back() -> None:
+        folder.unlink()
+        away.rename(folder)
+
+    return give_back
+
+
+@pytest.mark.parametrize("kind", ["model", "artifact"])
+@pytest.mark.parametrize("then", ["as it was", "another", "gone"])
+def test_a_file_that_the_disk_had_no_room_for_is_never_another(
+    tmp_path: Path, kind: str, then: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "record", tmp_path / "it.bin"
+    run = new_run(folder)
+    file.write_bytes(b"epoch 1")
+    call: Callable[..., None] = getattr(run, kind)
+    give_back = with_room_for(folder, lambda: call(file, step=1))
+    if then == "gone":
+        file.unlink()
+    elif then == "another":
+        file.write_bytes(b"epoch 2")
+    give_back()
+    run.log({"loss": 1.0}, step=2)
+    record = Record(files_in(folder))
+    kept = [file for event in record.events(files=False) for file in files_of(event)]
+    assert [record.read(one.name) for one in kept] == [b"epoch 1"] * (then == "as it was")
+    assert [*record.events()] == [*record.events(files=False)]
+    assert view(record).series["loss"][2] == (1.0, [])
+    assert record.length == 3, "checkpoints count events"
+    said = capsys.readouterr().err
+    assert said.count(f"{file} is lost to the run's record") == (then != "as it was")
+
+
+def test_a_line_that_the_disk_takes_in_parts_is_whole(tmp_path: Path) -> None:
+    """A write that ends at a limit takes what fits and fails at the next attempt."""
+    writer = RecordWriter(tmp_path / "record")
+    writer.write(START)
+    writer.write(Logged(1, 1, {"loss": 1.0}))
+    size = (tmp_path / "record/events.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="events"):
+            writer.write(Logged(2, 2, {"loss": 2.0}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.write(Logged(3, 3, {"loss": 3.0}))
+    assert list(view(Record(files_in(tmp_path / "record"))).series["loss"]) == [1, 2, 3]
 
 
 def test_the_embedding_of_an_evaluation_comes_back(built: Workspace) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from runrecord.events import (
     File,
     Logged,
     ModelEvaluated,
-    ModelSaved,
     RunEnded,
     RunStarted,
     files_of,
@@ -33,6 +32,7 @@ from runrecord.record.schema import (
     RecordRefused,
     read_line,
     read_start,
+    without_files,
 )
 from runrecord.text import printable
 
@@ -100,21 +100,12 @@ class Record:
 
     def usable(self, event: Event) -> Event | None:
         """An event without its bad files, which are noted in `damaged`; None if it has no other."""
-        match event:
-            case Logged() if files_of(event):
-                return replace(
-                    event,
-                    images=self._good(event.images, _is_picture),
-                    texts=self._good(event.texts, _fits),
-                    artifacts=self._good(event.artifacts),
-                )
-            case ModelSaved():
-                return event if self._good({"": event.file}) else None
-            case ModelEvaluated(embedding=File() as file):
-                return replace(event, embedding=self._good({"": file}, _is_embedding).get(""))
-            case RunEnded(output=File() as file):
-                return replace(event, output=self._good({"": file}, _fits).get(""))
-        return event
+        bad = {}
+        for file in files_of(event):
+            if why := self._why_bad(file, _check_of(event, file)):
+                bad[file.name] = why
+        self.damaged |= bad
+        return without_files(event, bad) if bad else event
 
     def damage(self) -> str:
         """The files in `damaged` and why, as a clause; empty if there are none."""
@@ -177,19 +168,11 @@ class Record:
             return upgraded(line, self._models, self._sha256)
         return [read_line(line)]
 
-    def _good(
-        self, files: Mapping[str, File], check: Callable[[Path], None] | None = None
-    ) -> dict[str, File]:
-        """Those of an event's files that are as they were written, and fit into memory.
-
-        Without a `check`, which they pass, they may be of any size.
-        """
-        why = {title: self._why_bad(file, check) for title, file in files.items()}
-        self.damaged |= {files[title].name: bad for title, bad in why.items() if bad}
-        return {title: file for title, file in files.items() if not why[title]}
-
     def _why_bad(self, file: File, check: Callable[[Path], None] | None) -> str:
-        """Why a file is not to be used, as a clause; empty if it is."""
+        """Why a file is not to be used, as a clause; empty if it is.
+
+        With a `check`, which it has to pass, it has to fit into memory.
+        """
         try:
             path = self._path(file.name)
             if check:
@@ -218,6 +201,20 @@ class Record:
         if name not in self._files:
             raise ValueError("the record has no such file")
         return self._files[name]
+
+
+def _check_of(event: Event, file: File) -> Callable[[Path], None] | None:
+    """What a file has to be that an event names; None if it may be anything, of any size."""
+    match event:
+        case Logged() if file in event.images.values():
+            return _is_picture
+        case Logged() if file in event.texts.values():
+            return _fits
+        case ModelEvaluated():
+            return _is_embedding
+        case RunEnded():
+            return _fits
+    return None
 
 
 def _fits(path: Path) -> None:

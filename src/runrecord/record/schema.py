@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from runrecord.events import (
     NUMBER,
     Event,
+    File,
     Logged,
     ModelEvaluated,
     ModelSaved,
@@ -40,6 +41,24 @@ _Line = Annotated[
 ]
 _START: TypeAdapter[RunStarted] = TypeAdapter(RunStarted)
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
+
+
+def without_files(event: Event, names: Collection[str]) -> Event | None:
+    """An event without the files of those names; None if it is about nothing but one of them."""
+    match event:
+        case Logged():
+            images, texts, artifacts = (
+                {title: file for title, file in files.items() if file.name not in names}
+                for files in (event.images, event.texts, event.artifacts)
+            )
+            return replace(event, images=images, texts=texts, artifacts=artifacts)
+        case ModelSaved(file=file) if file.name in names:
+            return None
+        case ModelEvaluated(embedding=File() as file) if file.name in names:
+            return replace(event, embedding=None)
+        case RunEnded(output=File() as file) if file.name in names:
+            return replace(event, output=None)
+    return event
 
 
 class RecordRefused(Exception):

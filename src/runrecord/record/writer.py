@@ -4,28 +4,60 @@ import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from urllib.parse import quote
 
-from runrecord.events import Contents, Event, File, RunEnded, RunStarted
+from runrecord.events import Contents, Event, File, Logged, RunEnded, RunStarted, files_of
 from runrecord.files import link, sha256, write_atomic
 from runrecord.record.reader import files_in
-from runrecord.record.schema import EVENTS, LOCK, START, as_json
+from runrecord.record.schema import EVENTS, LOCK, START, as_json, without_files
 from runrecord.secrets import without_secrets
+from runrecord.text import printable
 
 
 class RecordWriter:
     """Writes the record in `folder` while the run goes on, event by event, each safe on the disk.
 
-    An event that could not be written (disk full) is kept and written before the next one.
+    An event that could not be written (disk full) is kept and written before the next one. Of its
+    files, bytes are kept too; one that lies elsewhere is taken then, if it is still as it was.
     """
 
     def __init__(self, folder: Path, size: int = 0) -> None:
         """Begin a record in `folder`, or go on with one whose lines are `size` bytes so far."""
         self.folder = folder
         self._size = size
-        self._pending: list[tuple[str, bytes, Contents]] = []
+        self._pending: list[tuple[Event, Contents]] = []
+        self._lost: set[str] = set()
+
+    def keep(
+        self, folder: str, title: str, content: bytes | Path, suffix: str = ""
+    ) -> tuple[File, Contents]:
+        """What content is called in the record, and where it is from now on, for `write`.
+
+        A file is copied into the record as it is now, and the copy is hashed: whoever writes to the
+        file meanwhile changes neither. Without room for that, the file itself has to do.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if isinstance(content, bytes):
+            file = file_for(folder, title, sha256(content), suffix)
+            return file, {file.name: content}
+        with content.open("rb"):
+            pass  # an error here is the file's; others are the record's
+        copy = self.folder / folder / f".{token_hex(4)}.new"
+        try:
+            write_atomic(copy, content)
+            file = file_for(folder, title, sha256(copy), suffix)
+            _place(copy, self.folder / file.name)
+        except OSError:
+            file = file_for(folder, title, sha256(content), suffix)
+            return file, {file.name: content}
+        return file, {file.name: self.folder / file.name}
 
     def write(self, event: Event, contents: Contents | None = None) -> None:
         """Add an event, and the files that it names.
@@ -34,8 +66,8 @@ class RecordWriter:
             OSError: it is not on the disk (yet).
             ValueError: it could not be read again; the message is a clause.
         """
-        target = START if isinstance(event, RunStarted) else EVENTS
-        self._pending.append((target, as_json(event), contents or {}))
+        as_json(event)
+        self._pending.append((event, contents or {}))
         self.write_pending()
 
     def seal(self, destination: Path, end: RunEnded, contents: Contents | None = None) -> None:
@@ -54,9 +86,12 @@ class RecordWriter:
             for name, path in files_in(self.folder).items():
                 if name != LOCK:
                     (new / name).parent.mkdir(parents=True, exist_ok=True)
-                    (shutil.copyfile if name in (START, EVENTS) else link)(path, new / name)
+                    if name in (START, EVENTS):
+                        write_atomic(new / name, path)
+                    else:
+                        link(path, new / name)
             copy = RecordWriter(new, self._size)
-            copy._pending = list(self._pending)
+            copy._pending, copy._lost = [*self._pending], self._lost
             copy.write(without_secrets(end), contents)
             if destination.exists():
                 destination.rename(old)
@@ -73,15 +108,42 @@ class RecordWriter:
             OSError: it is not on the disk (yet).
         """
         while self._pending:
-            target, data, contents = self._pending[0]
-            for name, content in contents.items():
-                if not (self.folder / name).exists():
-                    write_atomic(self.folder / name, content)
-            if target == START:
-                write_atomic(self.folder / START, data)
+            event, contents = self._pending[0]
+            lost = {
+                file.name
+                for file in files_of(event)
+                if file.name in contents and not self._take(file, contents[file.name])
+            }
+            if isinstance(event, RunStarted):
+                write_atomic(self.folder / START, as_json(event))
             else:
-                self._append(data)
+                self._append(as_json(_less(event, lost)))
             self._pending = self._pending[1:]
+
+    def _take(self, file: File, content: bytes | Path) -> bool:
+        """Have a file that an event names in the record; is it still as it was?"""
+        target = self.folder / file.name
+        if target.exists():
+            return True
+        if isinstance(content, bytes):
+            write_atomic(target, content)
+            return True
+        copy = target.with_name(f".{token_hex(4)}.new")
+        if content.exists():
+            write_atomic(copy, content)
+            if sha256(copy) == file.sha256:
+                _place(copy, target)
+                return True
+            copy.unlink()
+        if file.name not in self._lost:
+            self._lost.add(file.name)
+            what = printable(str(content))
+            print(
+                f"warning: {what} is lost to the run's record: when it was logged it could not be "
+                "written, and by now it is another, or gone.",
+                file=sys.stderr,
+            )
+        return False
 
     def _append(self, data: bytes) -> None:
         """Add a line; doing it again after a failure is harmless."""
@@ -98,6 +160,21 @@ class RecordWriter:
         self._size += len(data)
 
 
+def _place(copy: Path, target: Path) -> None:
+    """Give a copy its name, unless the record has the same file already."""
+    if target.exists():
+        with suppress(OSError):
+            copy.unlink()
+    else:
+        copy.rename(target)
+
+
+def _less(event: Event, lost: set[str]) -> Event:
+    """An event without files that are lost; one that is nothing else stays as an empty one."""
+    left = without_files(event, lost) if lost else event
+    return left or Logged(event.time, getattr(event, "step", 0))
+
+
 def place_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Put the files of a record from another machine in `folder`; it counts once it is whole.
 
@@ -111,12 +188,11 @@ def place_files(folder: Path, files: Mapping[str, bytes]) -> None:
         write_atomic(target, files[name])
 
 
-def file_for(folder: str, title: str, content: bytes | Path, suffix: str = "") -> File:
+def file_for(folder: str, title: str, digest: str, suffix: str = "") -> File:
     """What content is called in a record, which has `folder`s: by its title and its SHA-256.
 
     Titles are data and may be anything; in a file's name, a few of their letters stay.
     """
-    digest = sha256(content)
     slug = re.sub(r"[^a-z0-9]+", "-", str(title).lower())[:40].strip("-")
     name = "-".join(filter(None, [slug, digest[:12]]))
     return File(f"{folder}/{name}{quote(suffix, safe='', errors='replace')[:20]}", digest)
