@@ -84,7 +84,8 @@ def load_project(root: Path) -> Project:
     if named is None:
         return Project()
     module, _, name = str(named).partition(":")
-    sys.path.append(str(root))  # the project need not be installed
+    search, before = sys.path, [*sys.path]
+    search.append(str(root))  # the project need not be installed
     try:
         project = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -93,7 +94,7 @@ def load_project(root: Path) -> Project:
             "it should be MODULE:NAME of a runrecord.project.Project."
         ) from None
     finally:
-        sys.path.remove(str(root))
+        sys.path, sys.path[:] = search, before  # what is imported later is for the script to say
     if not isinstance(project, Project):
         raise UserError(f"{file}: tool.runrecord.project is '{named}', which is no Project.")
     return project

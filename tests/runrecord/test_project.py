@@ -1,5 +1,7 @@
 """What the engine is told of a project: everything has a default, and what is wrong is said."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,29 @@ def test_a_project_that_is_not_installed_is_found_beside_its_pyproject(tmp_path:
     (tmp_path / "its_own_project.py").write_text(source)
     write(tmp_path, "[tool.runrecord]\nproject = 'its_own_project:MINE'\n")
     assert load_project(tmp_path).experiment == "mine"
+
+
+SOURCES = {
+    "finds_its_settings": "from runrecord.project import Project\nMINE = Project()\n",
+    "is_no_python": "MINE = (\n",
+    "fails": "raise RuntimeError\n",
+    "imports_what_is_missing": "import no_such_module\n",
+    "changes_the_path_itself": "import sys\nsys.path = ['x', *sys.path[1:]]\nMINE = None\n",
+}
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_where_a_script_finds_its_own_modules_stays_as_it_was(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{module}.py").write_text(SOURCES[module])
+    write(tmp_path, f"[tool.runrecord]\nproject = '{module}:MINE'\n")
+    script = [str(tmp_path), *sys.path, str(tmp_path), "last"]  # Python puts its folder first
+    monkeypatch.setattr(sys, "path", search := [*script])
+    with suppress(Exception):
+        load_project(tmp_path)
+    assert sys.path is search
+    assert sys.path == script
 
 
 @pytest.mark.parametrize(
