@@ -5,8 +5,11 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from helpers import new_project, wait_until
+from mlflow import MlflowClient
 
 from runrecord.cli.sync import sync
 from runrecord.cli.viewers import view
@@ -51,6 +54,69 @@ def test_an_experiment_that_was_deleted_in_the_ui_comes_back_with_its_runs(tmp_p
     assert again == experiment
     assert client.get_experiment(again).lifecycle_stage == "active"
     assert [one.info.run_id for one in client.search_runs([again])] == [run.info.run_id]
+
+
+THEIRS = """
+import mlflow, runrecord
+
+with runrecord.start_run("train") as run:
+    mlflow.set_experiment("{experiment}")
+    with mlflow.start_run():
+        for step in range(5):
+            mlflow.log_metric("theirs", step, step=step)
+    run.log({{"ours": 1.0}})
+"""
+
+
+@pytest.mark.workspace
+@pytest.mark.parametrize("experiment", ["their own", "repository"])
+def test_a_script_that_uses_mlflow_itself_shares_a_database_that_did_not_exist(
+    experiment: str, tmp_path: Path
+) -> None:
+    files = {
+        ".gitignore": "/mlflow.db*\n/mlruns\n/tensorboard\n",
+        "dvc.yaml": "stages: {train: {cmd: python train.py, deps: [train.py]}}\n",
+        "train.py": THEIRS.format(experiment=experiment),
+    }
+    project = new_project(tmp_path / "repository", files)
+    said = project.run("python", "train.py")
+    assert "warning" not in said
+    client = MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    ids = {one.name: one.experiment_id for one in client.search_experiments()}
+    found = [
+        (run, metric) for run in client.search_runs([*ids.values()]) for metric in run.data.metrics
+    ]
+    where = {metric: run.info.experiment_id for run, metric in found}
+    assert (where["theirs"], where["ours"]) == (ids[experiment], ids["repository"])
+    assert {run.info.status for run, _ in found} == {"FINISHED"}
+
+
+@pytest.mark.timeout(200)
+def test_a_database_that_appears_while_ours_is_made_stays(tmp_path: Path) -> None:
+    thread = Thread(target=connect, args=[tmp_path])
+    thread.start()
+    wait_until((tmp_path / ".runrecord" / "new-database" / "mlflow.db").exists)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE theirs (text)")
+    thread.join()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert {"theirs", "experiments", "runs"} <= {name for _, name, _ in schema(database)}
+
+
+@pytest.mark.timeout(200)
+def test_a_new_database_has_the_tables_that_mlflow_makes(empty_store: Path, tmp_path: Path) -> None:
+    MlflowClient(f"sqlite:///{tmp_path / 'own.db'}").search_experiments()
+    with (
+        closing(sqlite3.connect(tmp_path / "own.db")) as own,
+        closing(sqlite3.connect(empty_store)) as ours,
+    ):
+        assert schema(ours) == schema(own)
+        version = "SELECT version_num FROM alembic_version"
+        assert ours.execute(version).fetchall() == own.execute(version).fetchall()
+
+
+def schema(database: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    return database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _PATIENCE = 5.0  # seconds that a process which writes the file may take
+_LONG = 20.0  # the same, where this one has to write too
 _ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -85,7 +86,6 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     require("mlflow", "MLflow", "mlflow")
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     from runrecord.sinks.mlflow_http import guard
 
@@ -95,12 +95,7 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     uri, name = tracking_uri(root), experiment_name(root)
     if not is_database(uri):
         client = MlflowClient(uri)
-        try:
-            return client, _experiment(client, name) or client.create_experiment(name, tags=_TAGS)
-        except MlflowException:  # somebody else may have been first to create it
-            if found := _experiment(client, name):
-                return client, found
-            raise
+        return client, _own_experiment(client, name, None)
 
     from mlflow.store.db import utils
 
@@ -110,12 +105,12 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
         location = artifact_location(root)
         if is_embedded(uri):
             database = database_of(uri)
-            if not database.exists():
+            if not _has_tables(database):
                 _create(database, state_folder(root) / "new-database")
             else:
                 _follow(database, name, root)
         client = MlflowClient(uri)
-        return client, _experiment(client, name) or client.create_experiment(name, location, _TAGS)
+        return client, _own_experiment(client, name, location)
 
 
 def server_version(uri: str) -> str:
@@ -183,26 +178,37 @@ def _memory(root: Path, key: str) -> Path:
     return state_folder(root) / "shown" / key
 
 
-def _create(database: Path, scratch: Path) -> None:
-    """Put an empty store at `database`, whole or not at all; `scratch` is a folder to make it in.
+def _has_tables(database: Path) -> bool:
+    """Is anything in that file, and not just a name that a process reserved?"""
+    if not database.exists():
+        return False
+    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
 
-    Killed in the middle of its migrations, MLflow would leave one that it never opens again.
+
+def _create(database: Path, scratch: Path) -> None:
+    """Put MLflow's empty tables into `database`, all at once; `scratch` is a folder of our own.
+
+    Killed in the middle of its migrations, MLflow would leave a file that it never opens again.
+    A database that somebody else makes meanwhile, as a script that uses MLflow itself does, stays.
     """
     from mlflow import MlflowClient
 
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    new, whole = scratch / database.name, Path(f"{database}.new")
+    new = scratch / database.name
     MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
-    whole.parent.mkdir(parents=True, exist_ok=True)
-    whole.unlink(missing_ok=True)
     with closing(sqlite3.connect(new)) as connection:
-        connection.execute("VACUUM INTO ?", [str(whole)])
-    with closing(sqlite3.connect(whole)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    for left in ("-wal", "-shm", "-journal"):  # of one that was deleted: SQLite would play it in
-        Path(f"{database}{left}").unlink(missing_ok=True)
-    whole.rename(database)
+        _, *statements, _ = connection.iterdump()  # without its BEGIN and COMMIT
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database, timeout=_LONG, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        mine = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        for statement in statements if mine else ():
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        if mine:
+            connection.execute("PRAGMA journal_mode=WAL")
     shutil.rmtree(scratch)
 
 
@@ -212,7 +218,7 @@ def _follow(database: Path, experiment: str, root: Path) -> None:
     MLflow writes down whole addresses; those under our experiment's old one become today's.
     """
     location = artifact_location(root)
-    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
+    with closing(sqlite3.connect(database, timeout=_LONG)) as connection, connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
             return  # MLflow has not made its tables yet
         if not database.is_relative_to(root):
@@ -233,6 +239,18 @@ def _follow(database: Path, experiment: str, root: Path) -> None:
                 [location, len(old) + 1, old, len(old) + 1, f"{old}/"],
             )
     print(f"{database} was moved or copied: its artifacts are now those in {location}")
+
+
+def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> str:
+    """The id of our experiment, made where it is missing, with its artifacts at `location`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _experiment(client, name) or client.create_experiment(name, location, _TAGS)
+    except MlflowException:  # somebody else may have been first to create it
+        if found := _experiment(client, name):
+            return found
+        raise
 
 
 def _experiment(client: "MlflowClient", name: str) -> str | None:
