@@ -628,6 +628,41 @@ def test_a_change_that_would_not_give_the_files_again_is_left_out(
     assert trouble.startswith("the uncommitted change is left out: Git makes other files of it;")
 
 
+def test_large_new_files_are_left_out_alone_and_the_rest_is_recorded(
+    committed: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    write(folder, {"src/code.py": b"ONE = 2\n", "src/small.py": b"SMALL = 1\n"})
+    expected = files_of(folder)
+    large = b"0123456789abcdef" * 2**17
+    write(folder, {"src/big.bin": large, "src/small.bin": large[: 2**19]})
+    tags, patch, trouble = describe(folder)
+    assert tags["git.patch"] == "recorded without src/big.bin (too large: 2.1 MB)"
+    assert trouble == f"the uncommitted change is {tags['git.patch']}; name them in .gitignore."
+    clone = rebuilt(folder, tags, patch, tmp_path / "clone")
+    assert files_of(clone) == expected | {b"src/small.bin": ("file", large[: 2**19])}
+
+    more = {f"src/{number}.png": large[: 2**19 + number] for number in range(6)}
+    write(folder, {**more, "src/.env": b"A=1\n"})
+    tags, patch, _ = describe(folder)
+    assert tags["git.patch"] == (
+        "recorded without src/.env, which is of a kind that keeps passwords, and without "
+        "src/big.bin, src/5.png, src/4.png and 4 more (too large: 5.2 MB)"
+    )
+    clone = rebuilt(folder, tags, patch, tmp_path / "again")
+    assert files_of(clone).keys() == expected.keys() | {b"src/small.bin"}
+
+
+def test_a_large_change_of_a_committed_file_is_left_out_whole(
+    committed: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    write(folder, {"src/code.py": b"x" * (2**20 + 1), "src/new.bin": b"x" * 2**20})
+    tags, patch, _ = describe(folder)
+    assert patch == b""
+    assert tags["git.patch"] == "left out: 1048577 bytes of files are changed, more than 1048576"
+
+
 def test_what_is_removed_counts_too(committed: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
     write(folder, {"src/big.txt": b"0123456789abcdef\n" * 2**18})

@@ -61,8 +61,7 @@ def describe_code(
     tags |= {"git.dirty": str(bool(patch or left_out)).lower(), "git.patch": left_out}
     tags["git.ignored"] = hidden
     advice = "name them in .gitignore" if left_out.startswith(LESS) else "commit what the run needs"
-    trouble = f"the uncommitted change is {left_out}; {advice}." if left_out else ""
-    return tags, patch, trouble
+    return tags, patch, f"the uncommitted change is {left_out}; {advice}." if left_out else ""
 
 
 def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
@@ -116,8 +115,8 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
     with _scratch(checkout) as folder:
         own = Apart(checkout, folder)
         own.git("read-tree", commit)
-        changed, converted, hidden, kept_back = _look(own, checkout, top, commit, there)
-        less = f"{LESS}{printable(', '.join(kept_back))}, which {OF_A_KIND}" if kept_back else ""
+        changed, converted, hidden, without = _look(own, checkout, top, commit, there)
+        less = LESS + ", and without ".join(without) if without else ""
         if not changed | converted:
             return b"", hidden, less
         before = _committed(own, folder / "was", converted)
@@ -142,7 +141,7 @@ def _look(
 ) -> tuple[set[str], set[str], str, list[str]]:
     """What may differ: by its bytes; by what attributes make of it. What is hidden, as a tag.
 
-    Last, new files of a kind that keeps passwords: they are none of what differs.
+    Last, new files that are not recorded, in clauses: those that keep passwords or are too large.
 
     Raises:
         GitFailed: Git refuses a file.
@@ -155,15 +154,33 @@ def _look(
     changed = {*_split(own.git(*unlike, tree=top, cwd=checkout))}
     hidden = _hidden(checkout, top, changed, modes.keys(), there)
     changed -= hidden
-    kept_back = sorted(name for name in changed - modes.keys() if is_secret_kind(name))
-    changed -= {*kept_back}
+    secret = sorted(name for name in changed - modes.keys() if is_secret_kind(name))
+    without = [f"{printable(', '.join(secret))}, which {OF_A_KIND}"] if secret else []
+    changed -= {*secret}
     changed -= _repositories(top, changed, modes)
     converted, filtered = _attributes(own, modes.keys() - hidden)
     changed -= _unchanged(own, top, commit, changed & filtered)
-    size = sum((top / name).lstat().st_size for name in _there(top, changed - converted))
+    sizes = {name: (top / name).lstat().st_size for name in _there(top, changed - converted)}
+    if large := _too_large(sizes, modes.keys()):
+        size = sum(sizes[name] for name in large) / 1e6
+        without.append(f"{_some(large)} (too large: {size:.1f} MB)")
+    return changed - {*large}, converted, _named(hidden - modes.keys()), without
+
+
+def _too_large(sizes: Mapping[str, int], tracked: Set[str]) -> list[str]:
+    """The fewest new files, the largest, without which the rest is small enough to be recorded.
+
+    Raises:
+        _LeftOut: the files that are committed are too large already.
+    """
+    size, large = sum(sizes.values()), []
+    for name in sorted(sizes.keys() - tracked, key=lambda name: (-sizes[name], name)):
+        if size > _PATCH_LIMIT:
+            size -= sizes[name]
+            large.append(name)
     if size > _PATCH_LIMIT:
         raise _LeftOut(f"{size} bytes of files are changed, more than {_PATCH_LIMIT}")
-    return changed, converted, _named(hidden - modes.keys()), kept_back
+    return large
 
 
 def _committed(own: Apart, folder: Path, converted: Set[str]) -> str:
@@ -266,9 +283,13 @@ def _there(tree: Path, names: Iterable[str]) -> Iterator[str]:
 
 def _named(names: Iterable[str]) -> str:
     """Those names as a tag, less what no program imports."""
-    shown = sorted(name for name in names if not _NO_PROGRAM.search(name))
-    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
-    return printable(", ".join(shown[:_NAMED])) + more
+    return _some(sorted(name for name in names if not _NO_PROGRAM.search(name)))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of those names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return printable(", ".join(names[:_NAMED])) + more
 
 
 def _split(told: bytes) -> list[str]:
