@@ -62,14 +62,35 @@ def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here:
     assert "say --yes" in said
     assert len(oldest_first(four)) == 4, "it only told"
     assert shown_at(four.path, start).exists()
-    assert "2 runs" in here("--keep", "1", "--yes")
+    assert "dvc gc" not in here("--keep", "1"), "nothing is removed yet"
+    said = here("--keep", "1", "--yes")
+    assert "2 runs" in said
+    assert "clean those with 'dvc gc --all-commits --all-experiments', never" in said
     assert stages(four) == ["train", "evaluate"]
     assert newest in oldest_first(four)
     assert not shown_at(four.path, start).exists()
     assert not checkpoint.exists()
     assert not (four.path / ".runrecord" / "gone").exists()
+    four.run("dvc", "gc", "--all-commits", "--all-experiments", "--force")
     assert old.name in four.run("runrecord", "show", "HEAD~1:train")
     assert "0 runs" in here("--keep", "1", "--yes")
+
+
+def test_a_run_that_only_dvcs_run_cache_names_stays(four: Workspace, here: Here) -> None:
+    """`dvc gc` takes it: neither a commit, an experiment nor the workspace has its dvc.lock."""
+    for lr in (0.125, 0.0625):
+        four.set_params(train__lr=lr)
+        four.run("dvc", "repro", environment=RECORD_ONLY)
+    unnamed, _, newest, _ = oldest_first(four)[4:]
+    said = here("--keep", "1", "--yes")
+    assert "4 runs" in said
+    assert "2 older runs stay: no dvc.lock, here or in Git, names an equal record." in said
+    four.run("dvc", "gc", "--workspace", "--force")
+    assert unnamed.name in four.run("runrecord", "show", unnamed.name)
+    four.run("dvc", "exp", "save", "--name", "kept", environment=RECORD_ONLY)
+    four.run("git", "checkout", "--quiet", "--force", "HEAD")
+    four.run("dvc", "repro", "--force", environment=RECORD_ONLY)
+    assert newest.name in here("--keep", "1"), "an experiment names it"
 
 
 def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None:

@@ -21,6 +21,10 @@ from runrecord.sinks.tensorboard import shown_at
 from runrecord.sync import sync_lock
 
 _DAY = 86_400_000  # milliseconds
+_FROM_NOW_ON = (
+    "Their only copy is in DVC's cache or remote: clean those with 'dvc gc --all-commits "
+    "--all-experiments', never with 'dvc gc --workspace' alone."
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class _Needless:
 
 
 def gc(keep: int | None, days: int | None, yes: bool) -> None:
-    """Remove, or without `yes` only tell, the runs whose sealed record is in DVC's cache.
+    """Remove, or without `yes` only tell, the runs whose sealed record DVC keeps.
 
     Never the newest of a stage, nor one that goes on.
 
@@ -60,11 +64,14 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
             say(f"{one.run_id}: {_mib(one.size)}; its sealed record is {one.copy}")
         total = _mib(sum(one.size for one in found))
         if kept := len(old) - len(found):
-            say(f"{kept} older runs stay: DVC's cache has no sealed record that equals theirs.")
+            say(f"{kept} older runs stay: no dvc.lock, here or in Git, names an equal record.")
         if not yes:
             print(f"{len(found)} runs, {total}, can go: say --yes to remove them.")
             return
-        print(f"{_remove(root, found)} runs, {total}, removed: 'runrecord sync --all' finds them.")
+        count = _remove(root, found)
+        print(f"{count} runs, {total}, removed: 'runrecord sync --all' finds them.")
+        if count:
+            print(_FROM_NOW_ON)
 
 
 def _old(root: Path, keep: int | None, days: int | None) -> list[Run]:
@@ -84,9 +91,12 @@ def _old(root: Path, keep: int | None, days: int | None) -> list[Run]:
 
 
 def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
-    """Those of them of which DVC's cache has an equal record, each once."""
+    """Those of them of which DVC keeps an equal record, each once.
+
+    What DVC's run cache alone names is not kept: any `dvc gc` takes it.
+    """
     left = {run.told.id: run for run in old}
-    for label, files in known_records(root) if left else ():
+    for label, files in known_records(root, run_cache=False) if left else ():
         try:
             copy = Record(files or {})
             run = left.get(copy.start.id)
