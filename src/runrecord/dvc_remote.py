@@ -5,9 +5,13 @@ import re
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runrecord.dvc_index import opened
+from runrecord.dvc_locks import lock_files, outs_of, stages_in
 from runrecord.errors import UserError
+from runrecord.paths import RECORDS
 from runrecord.secrets import redact
 from runrecord.text import reason
 
@@ -54,6 +58,45 @@ def state(repo: "Repo") -> tuple[str, str] | None:
         return None if odb is None else (_address(repo), _look(odb))
 
 
+def lost_records(root: Path) -> tuple[int, int]:
+    """How many records dvc.lock names, here and in Git; how many DVC has nowhere.
+
+    Nothing is fetched: of a folder, the remote has all if it has the listing, which comes last.
+
+    Raises:
+        UserError: the remote cannot be used.
+    """
+    named = {
+        out.oid
+        for where, text in lock_files(root)
+        for stage in stages_in(text, where)
+        for out in outs_of(stage)
+        if out.path.startswith(RECORDS)
+    }
+    with opened(root) as repo:
+        lacked = [oid for oid in named if not _is_whole(repo.cache.local, oid)]
+        with _refusals_said(repo):
+            odb = _remote(repo) if lacked else None
+            if odb is not None:
+                there = odb.oids_exist(lacked)  # type: ignore[no-untyped-call]
+                lacked = [oid for oid in lacked if oid not in there]
+                if lacked:
+                    _look(odb)
+    return len(named), len(lacked)
+
+
+def _is_whole(cache: "HashFileDB", oid: str) -> bool:
+    """Is all in the cache that has that hash, of a folder its files too?"""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    try:
+        listed = Tree.load(cache, HashInfo("md5", oid)) if oid.endswith(".dir") else ()
+        return cache.exists(oid) and all(cache.exists(info.value) for *_, info in listed)
+    except Exception:  # it is not there, or is no listing
+        return False
+
+
 def _remote(repo: "Repo") -> "HashFileDB | None":
     from dvc.config import NoRemoteError
 
@@ -67,6 +110,7 @@ def _remote(repo: "Repo") -> "HashFileDB | None":
 def _look(odb: "HashFileDB") -> str:
     """Ask whether anything is there."""
     from dvc_objects.fs.base import ObjectFileSystem
+    from dvc_objects.fs.local import LocalFileSystem
 
     try:
         odb.fs.info(odb.path)
@@ -75,6 +119,8 @@ def _look(odb: "HashFileDB") -> str:
             raise error.__cause__ from None
         if isinstance(odb.fs, ObjectFileSystem):
             odb.fs.info(odb.path.partition("/")[0])  # the bucket
+        if isinstance(odb.fs, LocalFileSystem):  # its disk may not be mounted
+            raise
         return "answers, nothing is pushed yet"
     return "answers"
 
@@ -105,6 +151,8 @@ def _refusal(repo: "Repo", error: Exception) -> str:
     modify = f"'dvc remote modify --local {repo.config['core']['remote']} …'"
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return f"does not let you in ({reason(error)}); name the right user and key with {modify}"
+    if isinstance(error, FileNotFoundError) and error.filename:  # a folder of this machine's
+        return "is not there; mount its disk, or let 'dvc push' make the folder"
     if isinstance(error, FileNotFoundError):
         return f"is not there ({reason(error)}); make the bucket, or correct its name with {modify}"
     why = "it took too long" if isinstance(error, TimeoutError) else reason(error)

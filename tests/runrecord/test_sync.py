@@ -662,7 +662,7 @@ def test_doctor_says_what_needs_doing(
     inside_workspace: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = inside_workspace
-    assert here("doctor").count("✓") == 10
+    assert here("doctor").count("✓") == 11
     folder = workspace.path / ".runrecord" / "runs" / "gone"
     begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)
     play(workspace.path, Record(files_in(folder)), MlflowSink)

@@ -13,6 +13,7 @@ from rich.console import Console
 from runrecord.catalog import all_runs, newest_of_each
 from runrecord.dvc_cache import missing_outs, remote_state
 from runrecord.dvc_index import stages_of
+from runrecord.dvc_remote import lost_records
 from runrecord.errors import RunFailed, UserError
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
@@ -61,6 +62,7 @@ def _checks(root: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "running", lambda: _running(root, store())
     yield "DVC cache", lambda: _cache(root)
     yield "DVC remote", lambda: _remote(root)
+    yield "records", lambda: _records(root)
     yield "disk", lambda: _disk(root)
 
 
@@ -155,6 +157,19 @@ def _remote(root: Path) -> str:
     if state is None:
         return "none: what this machine made lies on it alone ('dvc remote add' names one)"
     return ": ".join(state)
+
+
+def _records(root: Path) -> str:
+    try:
+        count, lost = lost_records(root)
+    except UserError:  # said in the line of the remote
+        return "some are not in DVC's cache, and its remote does not tell whether it has them"
+    if lost:
+        raise UserError(
+            f"{lost} of {count} that dvc.lock names, here or in Git, are neither in DVC's cache "
+            "nor in its remote; run 'dvc push --all-commits' where they are"
+        )
+    return f"all {count} that dvc.lock names, here or in Git, are in DVC's cache or remote"
 
 
 def _disk(root: Path) -> str:
