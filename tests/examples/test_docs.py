@@ -73,7 +73,33 @@ def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
 
 def test_every_snippet_that_is_marked_is_found() -> None:
     marked = GUIDE.read_text(encoding="utf-8").count("<!-- runnable")
-    assert len(snippets()) == marked == 18
+    assert len(snippets()) == marked == 19
+
+
+def files_of(place: str) -> dict[str, bytes]:
+    """What is committed of a project, by name."""
+    if place == "the guide":
+        ours = (one for one in snippets() if one.project == "walk" and one.file)
+        return {one.file: one.text.encode() for one in ours}
+    listed = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    names = subprocess.run(listed, cwd=ROOT / place, capture_output=True, text=True, check=True)
+    return {name: (ROOT / place / name).read_bytes() for name in names.stdout.split("\0")[:-1]}
+
+
+@pytest.mark.parametrize("place", [".", "examples/sklearn-digits", "the guide"])
+def test_a_clone_has_the_same_bytes_whatever_git_makes_of_line_ends_there(
+    place: str, tmp_path: Path
+) -> None:
+    files, source, clone = files_of(place), Workspace(tmp_path / "source"), tmp_path / "clone"
+    for name, content in files.items():
+        (source.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (source.path / name).write_bytes(content)
+    source.run("git", "init", "--quiet")
+    source.run("git", "add", "--all", "--force")
+    source.run("git", "commit", "--quiet", "--message=all")
+    source.run("git", "clone", "--quiet", "--config", "core.autocrlf=true", ".", str(clone))
+    assert len(files) > 4
+    assert {name: (clone / name).read_bytes() for name in files} == files
 
 
 @pytest.fixture(scope="module")
