@@ -34,13 +34,20 @@ _PLAIN = {
 
 # The words of a name in lower case, with `_` between and around them.
 _SAID = r"(password|passwd|passphrase)s?_|_(secrets?|credentials?)_|(api|access|secret|private)key_"
-_SAID += r"|(?<!_pad)(?<!_eos)(?<!_bos)(?<!_unk)(?<!_sep)(?<!_cls)(?<!_mask)_[a-z]*token_"
+_SAID += r"|_[a-z]*token_"
 _SAID += r"|_(api|access|account|auth|deploy|encryption|master|private|secret|service|signing)_key_"
 _SAID += r"|_sse_customer_key_"
 _SAID_OF_TEXT = re.compile(_SAID)
 _SAID_OF_VARIABLE = re.compile(
     rf"{_SAID}|(?<!_public)(?<!_git_config)_key_|[a-z]_(pass|pwd|auth|pat|cookie)_$|_sshpass_"
 )
+
+_OF_A_VOCABULARY = re.compile(
+    r"_(pad|unk|oov|cls|mask|sep|separator|special|blank|newline|placeholder|trigger|lang|language"
+    r"|prefix|middle|suffix|start|begin|end|stop|bos|eos|sos|boi|eoi|eod|eom|eot)_token(?=_)"
+    r"|_token(?=_(type|level|mixer|pool|pooling|merging|embedding|embeddings)_)"
+)
+"""What language models call their own tokens, and what is done to them: no secrets."""
 
 _WORD = re.compile(r"[^\s\"<>]+")
 _NOT_ENCODED = "!#$&'()*+,/:;=?@[]^`{|}"
@@ -189,7 +196,7 @@ def _strike(found: re.Match[str]) -> str:
 @lru_cache(maxsize=1024)
 def _says_secret(name: str, variable: bool = False) -> bool:
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name.rpartition(".")[2] or name)
-    said = f"_{'_'.join(words).lower()}_"
+    said = _OF_A_VOCABULARY.sub("", f"_{'_'.join(words).lower()}_")
     return (_SAID_OF_VARIABLE if variable else _SAID_OF_TEXT).search(said) is not None
 
 

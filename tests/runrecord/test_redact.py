@@ -278,6 +278,46 @@ def test_switches_numbers_and_paths_are_no_secrets(value: str) -> None:
     assert redact(text, {"MY_TOKEN": value}) == text
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("stop_token", "model.stop_token", "start_token", "end_token", "special_token"),
+        *("bos_token", "decoder_start_token", "padToken", "eot_token", "fim_prefix_token"),
+        *("mask_token_id", "placeholder_token", "blank_token", "token_type", "token_mixer"),
+        *("pad_token_eos_token", "max_tokens", "tokenizer", "additional_special_tokens"),
+    ],
+)
+def test_a_language_models_own_tokens_are_no_secrets(name: str) -> None:
+    assert params_without_secrets({name: "STOP"}) == {name: "STOP"}
+    assert [*redact_words([f"--{name}", "STOP"], {})] == [f"--{name}", "STOP"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "token",
+            "access_token",
+            "hf_token",
+            "auth_token",
+            "bot_token",
+            "user_token",
+            "app.token",
+        ),
+        *("refresh_token", "session_token", "id_token", "github_token_write", "tokenSecret"),
+        *("stop_token_password", "token_type_secret", "restart_token", "backend_token", "token_id"),
+    ],
+)
+def test_other_tokens_are_secrets_by_their_name(name: str) -> None:
+    assert params_without_secrets({name: "geheim"}) == {name: "***"}
+    assert [*redact_words([f"--{name}", "geheim"], {})] == [f"--{name}", "***"]
+
+
+def params_without_secrets(params: dict[str, object]) -> dict[str, object]:
+    start = RunStarted("run-1", "train", 1, "host", params, {})
+    return dict(without_secrets(start, {}).params)
+
+
 def test_the_password_of_an_address_in_any_variable_is_secret() -> None:
     environment = {"DATABASE_URL": "postgresql://me:hunter%2F22@host/db", "OTHER": "http://host/"}
     assert redact("hunter/22, hunter%2f22 at host", environment) == "***, *** at host"
