@@ -37,7 +37,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.run_view import view
 from runrecord.sweep.placing import task_of
-from runrecord.sweep.space import Param, Value, check_there, parse, set_params, split
+from runrecord.sweep.space import Param, Value, as_there, parse, set_params, split
 from runrecord.sweep.study import Definition, Searcher, Trial, best_first, grid_size, to_run
 from runrecord.sweep.study_record import Study, find_study, recorded, study_record
 from runrecord.sweep.worker import experiment_ref, run_trial
@@ -142,6 +142,11 @@ SPACES: dict[str, Param] = {
     "a=0.0003..0.003:log": Param("a", low=0.0003, high=0.003, log=True),
     "a=1e-5..1e-2:log": Param("a", low=1e-5, high=1e-2, log=True),
     "a=1..100:log": Param("a", low=1, high=100, log=True),
+    "a=0...5": Param("a", low=0, high=0.5),
+    "a=x..y": Param("a", ("x..y",)),
+    "a=../a,../b": Param("a", ("../a", "../b")),
+    "a=../data": Param("a", ("../data",)),
+    "a=1..2,3..4": Param("a", ("1..2", "3..4")),
     "sub/params.yaml:a=1,2": Param("sub/params.yaml:a", (1, 2)),
 }
 # What cannot be searched, and what is said.
@@ -153,8 +158,6 @@ NO_SPACES = {
     "a=1,,2": "is no value",
     "a=[1,2]": "is no value",
     "a={b: 1}": "is no value",
-    "a=x..y": "a range is of numbers",
-    "a=true..false": "a range is of numbers",
     "a=1...inf": "is of numbers",
     "a=.inf...inf": "is of numbers",
     "a=3..1": "begins below its end",
@@ -193,7 +196,22 @@ def test_a_param_is_given_once() -> None:
 def test_a_param_that_is_not_there_is_said(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {lr: 1}\na: {b: 2}\n")
     with pytest.raises(UserError, match=re.escape(said)):
-        check_there(tmp_path, [Param(name, (1,))])
+        as_there(tmp_path, {name: "1"})
+
+
+def test_where_a_param_is_a_float_a_range_is_of_floats(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("dropout: 0.5\nlr: 1e-3\nlayers: 3\nunset: null\n")
+    given = {"dropout": "0..1", "lr": "1..10:log", "layers": "1..9", "unset": "1..9"}
+    assert as_there(tmp_path, given) == {**given, "dropout": "0.0..1.0", "lr": "1.0..10.0:log"}
+    assert as_there(tmp_path, {"dropout": "0,1"}) == {"dropout": "0,1"}, "a list is as it is"
+
+
+@needs_ray
+def test_a_range_of_floats_is_searched_between_its_ends_too(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("dropout: 0.5\n")
+    space = as_there(tmp_path, {"dropout": "0..1"})
+    tried = [Searcher(definition("random", **space), []).ask(n).params for n in range(4)]
+    assert all(0 < float(str(one["dropout"])) < 1 for one in tried)
 
 
 def test_params_are_set_and_comments_stay(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from runrecord.report.study_plots import log_plots
 from runrecord.run_store import was_run_here
 from runrecord.sweep.driver import run_study
 from runrecord.sweep.placing import Resources
-from runrecord.sweep.space import check_there, split
+from runrecord.sweep.space import as_there, split
 from runrecord.sweep.study import (
     Definition,
     Search,
@@ -177,7 +177,7 @@ def _definition(root: Path, project: Project, given: Namespace) -> Definition:
             f"--metric {given.metric or ''}: it should be FILE:NAME, as metrics.json:loss."
         )
     file, _, metric = given.metric.partition(":")
-    space = split(given.space)
+    space = as_there(root, split(given.space))
     definition = Definition(
         space,
         file,
@@ -186,9 +186,8 @@ def _definition(root: Path, project: Project, given: Namespace) -> Definition:
         "random",
         given.prune,
     )
-    params = definition.params
-    check_there(root, params)
-    search: Search = given.search or ("grid" if all(param.values for param in params) else "tpe")
+    lists = all(param.values for param in definition.params)
+    search: Search = given.search or ("grid" if lists else "tpe")
     definition = replace(definition, search=search)
     if search == "grid":
         grid_size(definition)

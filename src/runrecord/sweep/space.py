@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Value = bool | int | float | str | None
 PARAMS = "params.yaml"
 
-_RANGE = re.compile(r"(?P<low>[^:]+?)\.\.(?P<high>[^:]+)(?P<log>:log)?")
+_NUMBER = r"[-+]?(?:(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?|\.(?:inf|nan))"
+_RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<log>:log)?")
 _FORMS = "it should be a list (2,10,50) or a range (1..9, 0.0003..0.003:log)"
 
 
@@ -80,28 +81,44 @@ def split(given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def check_there(root: Path, space: Iterable[Param]) -> None:
-    """Every param of the space is in the project's files.
+def as_there(root: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """The same space: where the project's files have a float, a range is one of floats.
 
     Raises:
-        UserError: one is not.
+        UserError: one of its params is not in the project's files.
     """
-    for param in space:
-        found = read_values(root / param.file)
-        at: Any = found
-        for key in param.keys:
-            if not isinstance(at, dict) or key not in at:
-                there = ", ".join(sorted(_leaves(found)))
-                raise UserError(
-                    f"{param.file}: has no '{printable('.'.join(param.keys))}'; it has "
-                    f"{printable(there)}."
-                )
-            at = at[key]
-        if isinstance(at, dict):
+    found = dict(texts)
+    for param in parse(texts):
+        of_floats = isinstance(_value_there(root, param), float) and not param.values
+        if of_floats and isinstance(param.low, int) and isinstance(param.high, int):
+            ends = f"{float(param.low)}..{float(param.high)}"
+            found[param.name] = f"{ends}:log" if param.log else ends
+    return found
+
+
+def _value_there(root: Path, param: Param) -> Value:
+    """What the project's files have of a param.
+
+    Raises:
+        UserError: they have none.
+    """
+    found = read_values(root / param.file)
+    at: Any = found
+    for key in param.keys:
+        if not isinstance(at, dict) or key not in at:
+            there = ", ".join(sorted(_leaves(found)))
             raise UserError(
-                f"{param.file}: '{printable('.'.join(param.keys))}' is a block; name one of "
-                f"{printable(', '.join(sorted(map(str, at))))} in it."
+                f"{param.file}: has no '{printable('.'.join(param.keys))}'; it has "
+                f"{printable(there)}."
             )
+        at = at[key]
+    if isinstance(at, dict):
+        raise UserError(
+            f"{param.file}: '{printable('.'.join(param.keys))}' is a block; name one of "
+            f"{printable(', '.join(sorted(map(str, at))))} in it."
+        )
+    value: Value = at
+    return value
 
 
 def set_params(root: Path, values: Mapping[str, Value]) -> None:
