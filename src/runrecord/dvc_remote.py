@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runrecord.dvc_index import opened
-from runrecord.dvc_locks import lock_files, outs_of, stages_in
+from runrecord.dvc_locks import states
 from runrecord.errors import UserError
 from runrecord.paths import RECORDS
 from runrecord.secrets import redact
@@ -67,11 +67,7 @@ def lost_records(root: Path) -> tuple[int, int]:
         UserError: the remote cannot be used.
     """
     named = {
-        out.oid
-        for where, text in lock_files(root)
-        for stage in stages_in(text, where)
-        for out in outs_of(stage)
-        if out.path.startswith(RECORDS)
+        out.oid for known in states(root) for out in known.outs if out.path.startswith(RECORDS)
     }
     with opened(root) as repo:
         lacked = [oid for oid in named if not _is_whole(repo.cache.local, oid)]

@@ -42,7 +42,7 @@ def record(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Record
     return record
 
 
-def change(root: Path, record: Record, *statements: str) -> Any:
+def change(root: Path, record: Record, *statements: str) -> tuple[Any, str]:
     """Change what the database has of a run; MLflow's client and the run's id there."""
     sink = MlflowSink(root)
     (run,) = sink._links.search("record.id", record.start.id)
@@ -54,7 +54,8 @@ def change(root: Path, record: Record, *statements: str) -> Any:
 
 
 def test_what_mlflow_was_given_is_what_the_record_says(root: Path, record: Record) -> None:
-    assert audit(*change(root, record), record) == []
+    client, run_id = change(root, record)
+    assert audit(client, run_id, record) == []
 
 
 CHANGES = {
@@ -120,7 +121,8 @@ def test_whatever_is_changed_in_mlflow_is_found_and_named(
     root: Path, record: Record, changed: str
 ) -> None:
     statement, expected = CHANGES[changed]
-    found = audit(*change(root, record, statement), record)
+    client, run_id = change(root, record, statement)
+    found = audit(client, run_id, record)
     assert expected in [(where(one), one.state) for one in found]
     of_origin = changed in ("the commit is another", "the machine is another")
     assert any(map(is_of_origin, found)) == of_origin

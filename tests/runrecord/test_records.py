@@ -40,7 +40,7 @@ from runrecord.events import (
 from runrecord.files import sha256, write_atomic
 from runrecord.record.embedding import Embedding, pack, unpack
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused, strict_json
+from runrecord.record.schema import RecordRefused
 from runrecord.record.writer import RecordWriter
 from runrecord.run_index import RunIndex
 from runrecord.run_store import run_dir
@@ -945,13 +945,15 @@ def test_what_is_no_number_is_itself_when_runs_are_compared(tmp_path: Path) -> N
         run.evaluation("m", FILE, {"c": math.nan}, {"d": [(1, -math.inf)]})
         records.append(end_run(tmp_path / name))
     found = compare(records[0], records[1], 0.01)
-    assert (found.verdict, found.params, found.metrics) == ("bit-identical", {}, {})
+    assert (found.verdict, found.all) == ("bit-identical", ())
     run = new_run(tmp_path / "three", params={"a": 1.0})
     run.log({"a": math.nan, "b": -math.inf}, 1)
     other = compare(records[0], end_run(tmp_path / "three"), 0.01)
-    text = json.dumps(strict_json(other.as_json()), allow_nan=False)
-    assert json.loads(text)["params"]["a"] == ["NaN", 1.0]
-    assert json.loads(text)["metrics"]["b"]["largest"] == "Infinity"
+    text = json.dumps(other.as_json(), allow_nan=False)
+    listed = {(one["kind"], one["title"]): one for one in json.loads(text)["differences"]}
+    a, b = listed["param", "a"], listed["metric", "b"]
+    assert (a["first"], a["second"]) == ('{"__float__": "NaN"}', "1")
+    assert (b["first"], b["second"]) == ("Infinity", "-Infinity")
 
 
 @pytest.fixture

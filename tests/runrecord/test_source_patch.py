@@ -133,7 +133,9 @@ def rebuilt(root: Path, tags: Mapping[str, str], patch: bytes, clone: Path) -> P
     start = RunStarted(
         id="run-1", stage="train", time=1, host="host", params={}, tags={**tags, "git.branch": ""}
     )
-    return _check_out(root, start, patch, clone)
+    checkout, commit = _check_out(root, start, patch, clone)
+    assert commit == tags["git.commit"]
+    return checkout
 
 
 def assert_same_again(folder: Path, clone: Path, *, dirty: bool = True) -> bytes:

@@ -150,7 +150,7 @@ class Comparison:
         ]
         return {
             "verdict": self.verdict,
-            "largest": self.largest,
+            "largest": strict_json(self.largest),
             "tolerance": self.tolerance,
             "compared": self.compared,
             "numbers": self.numbers,

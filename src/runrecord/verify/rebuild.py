@@ -75,7 +75,7 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
         CannotRebuild: the commit, the change or the data cannot be had, or the stage fails.
     """
     start = original.start
-    checkout, commit = _check_out(root, original, folder / "repository")
+    checkout, commit = _check_out(root, start, original.patch(), folder / "repository")
     search = Path(sys.executable).parent
     if own_packages:
         search = _install(checkout, folder / "environment")
@@ -183,13 +183,12 @@ def scratch(root: Path) -> Iterator[Path]:
             folders.rmdir()
 
 
-def _check_out(root: Path, original: Record, clone: Path) -> tuple[Path, str]:
+def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> tuple[Path, str]:
     """The code of a run, in a clone: the folder in it that `root` is in its own repository.
 
     Also the commit that it is from: the run's own or, where that is not here, one whose files are
     those that the run read.
     """
-    start, patch = original.start, original.patch()
     commit = start.tags.get("git.commit", "")
     if refused := start.tags.get("git.error"):
         raise CannotRebuild(f"its code was not recorded: {refused}")
