@@ -16,6 +16,7 @@ from helpers import (
     Workspace,
     assert_nothing_left,
     everything,
+    new_project,
     read_until,
     recorded,
     runs,
@@ -25,6 +26,7 @@ from helpers import (
     wait_until,
 )
 from mlflow.entities import Run
+from test_identity import NUMERIC
 
 
 def shown(toy: Workspace, empty_store: Path) -> Run:
@@ -283,6 +285,71 @@ def test_verify_in_a_hook_leaves_the_persons_repository_alone(toy: Workspace) ->
     git = f"{toy.path}/.git"
     assert IDENTICAL in verify(toy, run, GIT_DIR=git, GIT_INDEX_FILE=f"{git}/index")
     assert [toy.read(f".git/{name}") for name in places] == before
+
+
+SHOWS_VARIABLES = {
+    ".gitignore": "/out.txt\n/records\n",
+    "show.py": f"""
+import os
+import runrecord
+
+with runrecord.start_run():
+    found = {{name: os.environ.get(name) for name in {NUMERIC.split()}}}
+    open("out.txt", "w").write(repr(found))
+""",
+    "dvc.yaml": "stages: {show: {cmd: python show.py, deps: [show.py], "
+    "outs: [out.txt, records/show]}}\n",
+}
+
+
+def test_every_variable_that_changes_numbers_is_as_the_run_had_it(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", SHOWS_VARIABLES)
+    values = dict.fromkeys(NUMERIC.split(), "1")
+    values |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "PYTHONHASHSEED": "7"}
+    workspace.run("dvc", "repro", environment=RECORD_ONLY | values)
+    assert IDENTICAL in verify(workspace, "records/show")
+    output = verify(workspace, "records/show", status=1, OPENBLAS_NUM_THREADS="2")
+    assert "the bytes of the out out.txt" in output, "one that a person sets wins"
+    assert "possible cause: env.OPENBLAS_NUM_THREADS." in output
+
+
+def test_a_variable_that_could_be_a_path_is_not_taken_from_a_record(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", SHOWS_VARIABLES)
+    flags = f"--xla_dump_to={tmp_path}/dump"
+    workspace.run("dvc", "repro", environment=RECORD_ONLY | {"XLA_FLAGS": flags})
+    output = verify(workspace, "records/show", status=1)
+    assert "possible cause: env.XLA_FLAGS." in output
+
+
+FOLDS = {
+    ".gitignore": "/records\n",
+    "folds.py": """
+import os
+import runrecord
+
+for fold in (1, 2, 3):
+    if not (fold == 3 and "LESS" in os.environ):
+        with runrecord.start_run() as run:
+            run.log({"loss": fold + float(os.environ.get("MORE", 0)) * (fold == 2)})
+""",
+    "dvc.yaml": "stages: {folds: {cmd: python folds.py, deps: [folds.py], "
+    "outs: [records/folds]}}\n",
+}
+
+
+def test_each_of_several_runs_of_a_stage_is_compared_with_its_own_counterpart(
+    tmp_path: Path,
+) -> None:
+    workspace = new_project(tmp_path / "project", FOLDS)
+    said = workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    folds = [folder.name for folder in spool(workspace)]
+    assert folds[2] in said, "which of them records/folds holds is said"
+    for name in folds:
+        assert IDENTICAL in verify(workspace, name)
+    assert IDENTICAL in verify(workspace, folds[0], MORE="1")
+    assert "first loss at step 0: 2.0, 3.0" in verify(workspace, folds[1], status=1, MORE="1")
+    output = verify(workspace, folds[2], status=1, LESS="1")
+    assert "different: it was run 3 of its program in one stage, which leaves 2 here" in output
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -139,7 +139,9 @@ def collect_origin(
     shown = {
         key: printable(value)
         for key, value in tags.items()
-        if value and not value.startswith("-") and (key in OWN_TAGS or not holds_secret(value))
+        if value
+        and (key.startswith("env.") or not value.startswith("-"))
+        and (key in OWN_TAGS or not holds_secret(value))
     }
     title = environment.get("DVC_EXP_NAME") or _changes(checkout, inputs.params)
     stage = inputs.stage.name
@@ -189,11 +191,6 @@ def variables_of(tags: Mapping[str, str]) -> dict[str, str]:
         for name, text in named.items()
         if changes_numbers(name) and not re.search(r"[/\\\0]", text)
     }
-
-
-def without_numeric(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that change no numbers."""
-    return {name: text for name, text in environment.items() if not changes_numbers(name)}
 
 
 def _processor() -> str:

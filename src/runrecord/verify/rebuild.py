@@ -20,7 +20,7 @@ from runrecord.errors import UserError
 from runrecord.events import COMMIT, RunStarted
 from runrecord.package_index import uv_environment
 from runrecord.process import end_program
-from runrecord.provenance.environment import variables_of, without_numeric
+from runrecord.provenance.environment import variables_of
 from runrecord.provenance.git import GitFailed, commit_of, top_of
 from runrecord.provenance.source_patch import LEFT_OUT, check_out
 from runrecord.record.reader import Record, files_in
@@ -245,15 +245,15 @@ def _install(checkout: Path, environment: Path) -> Path:
 
 
 def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, str]:
-    """Variables as the run had them, where they change numbers; all others as they are here."""
+    """Variables that change numbers as the run had them, unless a person sets them; all others."""
     mine = {
         key: text
-        for key, text in without_numeric(os.environ).items()
+        for key, text in os.environ.items()
         if not key.startswith(_NOT_INHERITED) and key not in _RANKS
     }
     return {
-        **mine,
         **variables_of(start.tags),
+        **mine,
         "PATH": _search(search),
         "DVC_ROOT": str(checkout),
         "RUNRECORD_SINKS": "off",
