@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -31,7 +32,6 @@ from needs import POSTGRES, require
 import runrecord
 from generative.data.idx import sha256_of
 from runrecord.checkpoints import Checkpoints
-from runrecord.cli.viewers import free_port
 from runrecord.events import RunEnded, RunStarted
 from runrecord.provenance.environment import changes_numbers
 from runrecord.provenance.git import git
@@ -584,10 +584,17 @@ def terminal(workspace: Workspace, command: str) -> Iterator["subprocess.Popen[s
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+def some_port() -> int:
+    """A port that nobody had a moment ago, another one at each call."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 @contextmanager
 def documented_server(command: str, folder: Path) -> Iterator[str]:
     """The tracking server that a command of the docs starts, on this machine and a free port."""
-    port = free_port(5700)
+    port = some_port()
     command = command.replace("0.0.0.0", "127.0.0.1").replace("5000", str(port))
     command = command.replace("tracker:", "127.0.0.1:")
     folder.mkdir()
@@ -626,7 +633,7 @@ def postgresql() -> Iterator[str]:
 
 
 def _postgresql(folder: Path) -> Iterator[str]:
-    port = free_port(15432)
+    port = some_port()
     user = None
     if os.geteuid() == 0:  # which PostgreSQL refuses to run as
         user = "postgres"
@@ -691,14 +698,25 @@ def _imports(tree: ast.AST) -> set[str]:
     return modules
 
 
+def let_it_pause(workspace: Workspace) -> None:
+    """Let this experiment's trainings wait in the epoch `PAUSE_AFTER`, as the toy project's do."""
+    path = workspace.path / "src/generative/pipeline/train.py"
+    text, line = path.read_text(), "            show(result.epoch, result.means, seconds)\n"
+    assert text.count(line) == 1
+    wait = f'{line}            if os.environ.get("PAUSE_AFTER") == str(result.epoch):\n'
+    wait += "                sys.stdin.read()\n"
+    text = text.replace("import json\n", "import json\nimport os\nimport sys\n", 1)
+    path.write_text(text.replace(line, wait))
+
+
 def stop(
     workspace: Workspace,
     after: int,
     sent: signal.Signals = signal.SIGKILL,
     command: Sequence[str] = TRAIN,
 ) -> None:
-    """Start training, and stop it once it has said that epoch `after` is done."""
-    with workspace.start(*command) as process:
+    """Start a training that can pause, and stop it in the epoch after `after`."""
+    with workspace.start(*command, PAUSE_AFTER=str(after + 1)) as process:
         assert process.stdout is not None
         read_until(process.stdout, f"epoch {after + 1}/")
         process.send_signal(sent)

@@ -12,6 +12,7 @@ from helpers import (
     Workspace,
     config,
     history,
+    let_it_pause,
     noise,
     read_until,
     spool,
@@ -91,6 +92,7 @@ def test_a_training_that_chooses_its_epoch_is_the_same_wherever_it_was_stopped(
     workspace: Workspace,
 ) -> None:
     model, metrics = workspace.path / "models/vae.safetensors", "metrics/vae.json"
+    let_it_pause(workspace)
     start_choosing(workspace)
     output = workspace.run(*TRAIN, environment=RECORD_ONLY)
     undisturbed = [workspace.read(name) for name in OUTS]
@@ -105,7 +107,7 @@ def test_a_training_that_chooses_its_epoch_is_the_same_wherever_it_was_stopped(
         f"training ended after epoch {ended} of 30: patience is 3\n"
     ) in output
 
-    with workspace.start(*TRAIN, **RECORD_ONLY) as process:
+    with workspace.start(*TRAIN, **RECORD_ONLY, PAUSE_AFTER=str(kept + 1)) as process:
         assert process.stdout is not None
         read_until(process.stdout, f"epoch {kept + 1}/")
         process.kill()

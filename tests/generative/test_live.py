@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers import RECORD_ONLY, TRAIN, Workspace, history, wait_until
+from helpers import RECORD_ONLY, TRAIN, Workspace, history, let_it_pause, wait_until
 
 METRICS, HISTORY = Path("metrics/vae.json"), Path("metrics/vae_history.csv")
 
@@ -41,9 +41,10 @@ def test_metrics_and_history_grow_until_the_training_ends(workspace: Workspace) 
 @pytest.mark.slow
 def test_a_training_that_goes_on_writes_all_epochs_again(workspace: Workspace) -> None:
     before = [workspace.read(str(name)) for name in (METRICS, HISTORY)]
-    workspace.set_params(vae__batch_size=1, vae__epochs=4)
+    let_it_pause(workspace)
+    workspace.set_params(vae__epochs=4)
     (workspace.path / HISTORY).unlink()
-    with workspace.start(*TRAIN, **RECORD_ONLY) as process:
+    with workspace.start(*TRAIN, **RECORD_ONLY, PAUSE_AFTER="2") as process:
         wait_until(
             lambda: (workspace.path / HISTORY).exists() and len(history(workspace, "vae")) > 1
         )

@@ -25,6 +25,7 @@ from helpers import (
     config,
     end_run,
     event_files,
+    let_it_pause,
     new_run,
     points_in,
     read_until,
@@ -143,7 +144,7 @@ def test_a_live_run_is_not_taken_over(toy: Workspace, undisturbed: list[bytes]) 
 def test_a_stopped_training_of_a_real_model_goes_on_in_the_same_run(
     model: str, loss: str, workspace: Workspace
 ) -> None:
-    # Long enough to be stopped in.
+    let_it_pause(workspace)
     workspace.set_params(**{f"{model}__batch_size": 1, f"{model}__epochs": 8})
     train = ("python", f"stages/train_{model}.py")
     outs = [name.replace("vae", model) for name in OUTS]
@@ -151,10 +152,8 @@ def test_a_stopped_training_of_a_real_model_goes_on_in_the_same_run(
     undisturbed = [workspace.read(name) for name in outs]
     stop(workspace, 1, signal.SIGKILL, train)
     stop(workspace, 4, signal.SIGTERM, train)
-    kept = int(checkpoints(workspace)[-1].stem)
-    assert kept >= 4
     output = workspace.run(*train)
-    assert f"after epoch {kept}" in output
+    assert "after epoch 4" in output
     assert [workspace.read(name) for name in outs] == undisturbed
     first, second = spool(workspace)
     for folder in (first, second):

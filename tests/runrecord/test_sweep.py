@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from helpers import (
     new_project,
     read_until,
     runs,
+    some_port,
     spool,
     wait_until,
     with_results,
@@ -658,12 +658,6 @@ def test_two_studies_at_once_and_the_same_one_twice(project: Workspace, tmp_path
         assert locked(project, kept[f"first-{number}"]) == locked(project, kept[f"second-{number}"])
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @contextmanager
 def cluster(
     folder: Path, nodes: int, hidden: Path | None = None, **more: str
@@ -676,7 +670,7 @@ def cluster(
         hidden: a folder that the nodes do not see, as other machines would not.
         more: variables of theirs.
     """
-    port = free_port()
+    port = some_port()
     address = f"127.0.0.1:{port}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}

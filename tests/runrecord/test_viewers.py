@@ -21,6 +21,7 @@ from helpers import (
     new_run,
     play,
     runs,
+    some_port,
     wait_until,
 )
 from playwright.sync_api import Page, expect
@@ -45,12 +46,6 @@ def taken_port() -> Iterator[int]:
         taken.bind((HOST, 0))
         taken.listen()
         yield int(taken.getsockname()[1])
-
-
-def some_port() -> int:
-    """A port that nobody had a moment ago."""
-    with taken_port() as port:
-        return port
 
 
 @contextmanager
