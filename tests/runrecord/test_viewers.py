@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ from urllib.parse import quote
 
 import pytest
 from helpers import (
+    EXPERIMENT,
     STAGES,
     Workspace,
     answers,
     client,
     end_run,
+    new_project,
     new_run,
     play,
     runs,
@@ -49,9 +52,17 @@ def taken_port() -> Iterator[int]:
 
 
 @contextmanager
-def viewing(workspace: Workspace, viewer: str, port: int = 0, **environment: str) -> Iterator[str]:
-    """The address of a running viewer."""
-    command = ("runrecord", viewer, "--port", str(port or some_port()))
+def viewing(
+    workspace: Workspace,
+    viewer: str,
+    *options: str,
+    port: int = 0,
+    program: tuple[str, ...] = ("runrecord",),
+    said: list[str] | None = None,
+    **environment: str,
+) -> Iterator[str]:
+    """The address of a running viewer; when it has ended, `said` has what else it printed."""
+    command = (*program, viewer, "--port", str(port or some_port()), *options)
     with workspace.start(*command, **NO_JOBS, **environment) as process:
         try:
             assert process.stdout is not None
@@ -63,9 +74,12 @@ def viewing(workspace: Workspace, viewer: str, port: int = 0, **environment: str
         finally:
             process.terminate()
             try:
-                process.communicate(timeout=30)
+                rest, _ = process.communicate(timeout=30)
             except subprocess.TimeoutExpired:  # TensorBoard hangs in its own end, now and then
                 process.kill()
+                rest, _ = process.communicate()
+            if said is not None:
+                said.append(rest)
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +230,51 @@ def test_markup_in_somebody_elses_record_is_shown_as_text(
     assert page.title() != "owned"
 
 
+MAIN = ("-c", "from runrecord.cli import main; main()")
+OTHER_HOST = "127.0.0.2"
+"""Another address of this machine's, as a stranger would come by one."""
+
+
+@pytest.fixture
+def bare(tmp_path: Path, empty_store: Path) -> Workspace:
+    """A project that nothing was run in, with a module that has the name of another."""
+    files = {"dvc.yaml": "stages: {}\n", "tensorboard.py": "raise SystemExit('mine')"}
+    project = new_project(tmp_path / EXPERIMENT, files)
+    shutil.copyfile(empty_store, project.path / "mlflow.db")
+    return project
+
+
+@pytest.mark.parametrize("viewer", ["mlflow", "tensorboard"])
+def test_a_viewer_answers_this_machine_alone_and_needs_no_program_beside_python(
+    viewer: str, bare: Workspace, tmp_path: Path
+) -> None:
+    """As `pip install --user` has it: Python's folder has no programs of packages."""
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.symlink_to(Path(sys.executable).resolve())
+    program = (str(python), "-P", *MAIN)
+    with viewing(bare, viewer, program=program, PYTHONPATH=os.pathsep.join(sys.path)) as address:
+        port = int(address.rpartition(":")[2])
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((OTHER_HOST, port), timeout=5)
+
+
+def test_who_lets_others_see_the_runs_is_warned_and_who_is_elsewhere_is_told_how(
+    bare: Workspace,
+) -> None:
+    said: list[str] = []
+    with viewing(bare, "tensorboard", "--host", "0.0.0.0", said=said) as address:
+        port = int(address.rpartition(":")[2])
+        socket.create_connection((OTHER_HOST, port), timeout=5).close()
+    assert "warning: whoever reaches 0.0.0.0 can see and change all runs" in said[0]
+    with viewing(bare, "tensorboard", said=said, SSH_CONNECTION="there here") as address:
+        port = int(address.rpartition(":")[2])
+    assert f"From your own machine: ssh -L {port}:127.0.0.1:{port} " in said[1]
+    assert "warning" not in said[1]
+
+
 def test_a_taken_port_is_passed_over(built: Workspace) -> None:
-    with taken_port() as port, viewing(built, "tensorboard", port) as address:
+    with taken_port() as port, viewing(built, "tensorboard", port=port) as address:
         host, _, other = address.rpartition(":")
         assert host == f"http://{HOST}"
         assert port < int(other) < port + 100

@@ -5,7 +5,6 @@ import socket
 import sys
 import time
 import webbrowser
-from pathlib import Path
 
 from runrecord.errors import UserError
 from runrecord.extras import require
@@ -44,12 +43,13 @@ def view(viewer: str, host: str, port: int) -> None:
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     else:
         require("tensorboard", "TensorBoard", "tensorboard")
-        command = ["tensorboard", "--logdir", str(event_folder(root))]
+        command = ["tensorboard.main", "--logdir", str(event_folder(root))]
     port = free_port(port, host)
     _show(viewer, f"http://{HOST if host == '0.0.0.0' else host}:{port}", pages)  # noqa: S104
     _say_who_can_see_it(host, port)
     command += ["--host", host, "--port", str(port)]
-    os.execv(Path(sys.executable).with_name(command[0]), command)  # noqa: S606
+    # As a module (their programs may lie elsewhere), and none that the current folder has (-P).
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *command])  # noqa: S606
 
 
 def _show(viewer: str, address: str, pages: dict[str, str]) -> None:
