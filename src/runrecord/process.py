@@ -188,7 +188,8 @@ def own_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            if handler is not None:  # else it is not Python's: nobody here replaced it
+                signal.signal(number, handler)
 
 
 @contextmanager

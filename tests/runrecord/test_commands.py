@@ -1,6 +1,7 @@
 """`runrecord runs`, `show` and `which`: which run was that, and what made it?"""
 
 import hashlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -188,3 +189,20 @@ def test_the_old_command_says_the_new_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_params_of_the_pipeline_are_right(built: Workspace) -> None:
     built.run("generative", "check")
+
+
+OF_C = """
+import sys
+for name in ("_signal", "signal"):
+    sys.modules.pop(name, None)
+import signal  # anew: Python's own handler counts as one that a program in C had set
+assert signal.getsignal(signal.SIGINT) is None
+from runrecord.process import own_signals
+with own_signals():
+    print("in it")
+"""
+
+
+def test_a_signal_that_a_program_in_c_handles_is_left_to_it() -> None:
+    done = subprocess.run([sys.executable, "-c", OF_C], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("in it\n", "", 0)
