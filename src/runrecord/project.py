@@ -60,6 +60,13 @@ class Project:
     checks: Mapping[str, Callable[[Path], str]] = field(default_factory=dict)
     """What `doctor` checks besides: by name, given the root; what is so, or UserError."""
 
+    def __post_init__(self) -> None:
+        if self.spread_runs < 2:
+            raise UserError(
+                f"Project(spread_runs={self.spread_runs}): a spread takes 2 runs or more; "
+                "say how many there were."
+            )
+
     def way_of(self, metric: str) -> Better | None:
         """Which way a metric is better, where `better` says so."""
         kind = metric.partition(" at ")[0]
