@@ -419,6 +419,30 @@ def test_a_worker_on_a_project_that_logs_nothing(
 
 
 @needs_ray
+def test_a_trial_is_given_up_where_nothing_tells_what_it_had_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray begins it again on a machine that has no record of its first worker's."""
+    for name, text in IDENTITY.items():
+        monkeypatch.setenv(name, text)
+    files = {
+        "params.yaml": "value: 1\n",
+        "dvc.yaml": "stages: {make: {params: [value], metrics: [metrics.yaml], cmd: sleep 300}}\n",
+    }
+    project = new_project(tmp_path / "project", files)
+    commit = project.run("git", "rev-parse", "HEAD").strip()
+    definition = Definition({"value": "1,2"}, "metrics.yaml", "loss", "lower", "grid", prune=True)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "proof").write_text("proof")
+    study = Study("plain", "", definition, commit, b"", {})
+    base = task_of(project.path, study, ("make",), folder, "proof")
+    task = replace(base, trial=Trial(0, {"value": 1}), experiment="plain-000")
+    trial = run_trial(task, b"", lambda _number, _curve: True).trial
+    assert (trial.state, trial.curve) == ("PRUNED", {})
+
+
+@needs_ray
 @pytest.mark.slow
 def test_a_trial_larger_than_any_machine_is_refused(bare: Workspace, tmp_path: Path) -> None:
     project = bare.copy(tmp_path / EXPERIMENT)

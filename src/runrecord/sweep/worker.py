@@ -175,12 +175,18 @@ def _follow(
         new = dict(_news(root, task, read))
         curve |= new
         if post(task.trial.number, new):
-            why.write_text(
-                f"{task.metric} was {curve[max(curve)]:.6g} at epoch {max(curve)}, worse than what "
-                "most trials of the study had there"
-            )
+            why.write_text(_why_given_up(task.metric, curve))
             end_program(process, partial(os.killpg, process.pid))
             _wait_for_earlier(root, task.experiment)
+
+
+def _why_given_up(metric: str, curve: Mapping[int, float]) -> str:
+    if not curve:  # its worker died, and this machine has no record of what it had reached
+        return "the study had given it up before it was begun again"
+    return (
+        f"{metric} was {curve[max(curve)]:.6g} at epoch {max(curve)}, worse than what most trials "
+        "of the study had there"
+    )
 
 
 def _news(root: Path, task: Task, read: dict[str, int]) -> Iterator[tuple[int, float]]:
