@@ -8,18 +8,21 @@ that was is kept beside them, so that it can be said why.
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved
+from runrecord.events import Event
 from runrecord.files import sha256
+from runrecord.place import was_claimed_since
 from runrecord.provenance.identity import Identity, differences, redacted
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import FORMAT, RecordRefused
+from runrecord.record.schema import FORMAT, START, RecordRefused, read_start
+from runrecord.repeated import OnRecord, on_record
 from runrecord.run_store import is_running, run_dir, state_folder
 from runrecord.saved_states import (
     FINISHED,
@@ -35,8 +38,10 @@ from runrecord.saved_states import (
     write_state,
 )
 
-_UNFINISHED_KEPT = 5  # of runs that nobody went on with
-_FINISHED_KEPT = 5  # of runs that a longer one can go on from
+PRUNED = "study.pruned"
+"""The tag that says why a study ended a run, which nothing goes on from."""
+_KEPT = 5  # of a stage, or of a study's trial: runs that ended, and as many that did not
+_TOGETHER = 60.0  # seconds within which the ranks of one job start
 _TOLD = 4  # differences, at most
 
 
@@ -57,8 +62,8 @@ class Checkpoint:
     saved: Saved
     record: Record
     """Of that run."""
-    logged: Set[tuple[str, str, int]]
-    """The kind, title and step of all that the run has on record that goes on from here."""
+    logged: OnRecord
+    """All that the run has on record that goes on from here."""
 
     def events(self) -> Iterator[Event]:
         """What the earlier run logged in its epochs up to this one."""
@@ -70,7 +75,11 @@ class Checkpoints:
     """The checkpoints of one stage: of every run that would come to the same result."""
 
     def __init__(
-        self, root: Path, identity: Identity, wanted: Mapping[str, Any] | None = None
+        self,
+        root: Path,
+        identity: Identity,
+        wanted: Mapping[str, Any] | None = None,
+        follows: bool = False,
     ) -> None:
         """Those of a main repository's runs.
 
@@ -78,7 +87,10 @@ class Checkpoints:
             root: of the repository.
             identity: all that the result depends on, as JSON values.
             wanted: the params that only say how long the run is to go on; none of the identity.
+            follows: this process records nothing, as rank 0 of the same job does: it goes on from
+                where that one does, which may have claimed its run already, and writes none.
         """
+        self._follows = follows
         digest = sha256(json.dumps(identity, sort_keys=True).encode())
         self._root = root
         self._identity: Identity = redacted(identity)
@@ -126,6 +138,8 @@ class Checkpoints:
         Raises:
             UserError: an array does not hold numbers.
         """
+        if self._follows:
+            return
         told = {"length": length, "begun": begun, "wanted": self._wanted}
         write_state(self._folder / run_id, epoch, arrays, told, self._identity)
 
@@ -140,6 +154,10 @@ class Checkpoints:
         with suppress(OSError):
             self._tidy()
 
+    def drop(self, run_id: str) -> None:
+        """Remove a run's checkpoints: nothing is to go on from it."""
+        shutil.rmtree(self._folder / run_id, ignore_errors=True)
+
     def _finish(self, run_id: str) -> None:
         folder = self._folder / run_id
         files = states_in(folder, UNFINISHED)
@@ -152,18 +170,26 @@ class Checkpoints:
             path.unlink()
 
     def _tidy(self) -> None:
-        folders = sorted(self._run_folders(), key=time_of, reverse=True)
-        finished = [one for one in folders if states_in(one, FINISHED)]
-        stopped = (
-            one for one in folders if states_in(one, UNFINISHED) and self._may_go_on(one.name)
-        )
-        useful = {*finished[:_FINISHED_KEPT], *islice(stopped, _UNFINISHED_KEPT)}
-        for folder in {*folders} - useful:
-            if not self._goes_on(folder.name):
+        kept: Counter[tuple[str, ...]] = Counter()
+        for folder in sorted(self._run_folders(), key=time_of, reverse=True):
+            stage, *trial = self._whose(folder)
+            finished = bool(states_in(folder, FINISHED))
+            group = (stage, FINISHED) if finished else (stage, UNFINISHED, *trial)
+            if kept[group] < _KEPT and (finished or self._may_go_on(folder)):
+                kept[group] += 1
+            elif not self._goes_on(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in self._all.glob("*/"):
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+    def _whose(self, folder: Path) -> tuple[str, str, str]:
+        """The stage of the run in a folder, and its study and trial, if it is of one."""
+        try:
+            start = read_start((run_dir(self._root, folder.name) / START).read_bytes())
+        except (OSError, ValueError):
+            return str(_stage(identity_in(folder))), "", ""
+        return start.stage, start.tags.get("study", ""), start.tags.get("study.trial", "")
 
     def _run_folders(self) -> list[Path]:
         return [path for path in self._all.glob("*/*/") if path.is_dir()]
@@ -185,11 +211,21 @@ class Checkpoints:
                 continue
             first, last = (saved.begun, saved.length) if anew else (0, None)
             try:
-                logged = _logged(islice(record.events(files=False), first, last))
+                events = islice(record.events(files=False), first, last)
+                logged = on_record(filter(None, map(record.usable, events)))
             except (RecordRefused, OSError) as error:
                 refused.add(saved.run_id)
                 print(f"warning: {saved.run_id} is not gone on with: {error}", file=sys.stderr)
                 continue
+            if not anew and ("tags", PRUNED, 0) in logged:
+                refused.add(saved.run_id)
+                continue
+            if damage := record.damage():
+                what = "is not gone on with" if anew else "goes on, its record with damaged files"
+                print(f"warning: {saved.run_id} {what}: {damage}.", file=sys.stderr)
+                if anew:  # its epochs would be lacking in the new run's record
+                    refused.add(saved.run_id)
+                    continue
             return Checkpoint(saved, record, logged)
         return None
 
@@ -226,29 +262,18 @@ class Checkpoints:
         return record if record.format == FORMAT and record.length >= length else None
 
     def _goes_on(self, run_id: str) -> bool:
-        return is_running(run_dir(self._root, run_id))
+        folder = run_dir(self._root, run_id)
+        if self._follows and was_claimed_since(folder, _TOGETHER):
+            return False
+        return is_running(folder)
 
-    def _may_go_on(self, run_id: str) -> bool:
-        record = self._record(run_id)
+    def _may_go_on(self, folder: Path) -> bool:
+        record = self._record(folder.name) if states_in(folder, UNFINISHED) else None
         return record is not None and not _is_finished(record)
 
 
 def _is_finished(record: Record | None) -> bool:
     return record is not None and record.end is not None and record.end.status == "FINISHED"
-
-
-def _logged(events: Iterable[Event]) -> set[tuple[str, str, int]]:
-    found: set[tuple[str, str, int]] = set()
-    for event in events:
-        match event:
-            case Logged():
-                for kind in ("metrics", "images", "texts", "artifacts"):
-                    found |= {(kind, title, event.step) for title in getattr(event, kind)}
-            case ModelSaved():
-                found.add(("models", event.name, event.step))
-            case ModelEvaluated():
-                found.add(("evaluated", f"{event.model} {event.sha256}", 0))
-    return found
 
 
 def folders_of(root: Path, run_id: str) -> list[Path]:

@@ -26,9 +26,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONGEST = 250  # characters of a title, and bytes of a file's name
 _YEAR_2248 = 2**43  # milliseconds
 _MOST_STEPS = 2**53  # what trackers keep without loss
-# JSON has no such numbers: there they are these texts; among params, objects of one key.
 _NO_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-NUMBER = "__float__"
+NUMBER = "__float__"  # JSON has no such numbers: they are these texts, and objects among params
 
 
 class _Checked:
@@ -86,7 +85,7 @@ class RunStarted(_Checked):
 
     def __post_init__(self) -> None:
         _need(_ID.fullmatch(self.id), f"'{self.id[:_LONGEST]}' is no id of a run")
-        _check_place(self.time)
+        _check_place(self.time, self.number)
         _set(self, params=_plain(self.params))
         _check_titles([self.stage, *self.params, *self.tags])
         _check_digests(self.deps)
@@ -115,8 +114,7 @@ class Logged(_Checked):
     metrics: Mapping[str, Number] = field(default_factory=dict)
     steps: Steps = field(default_factory=dict)
     """A metric's values within the step: those of an epoch's batches."""
-    images: Mapping[str, File] = field(default_factory=dict)
-    """PNG files."""
+    images: Mapping[str, File] = field(default_factory=dict)  # PNG files
     texts: Mapping[str, File] = field(default_factory=dict)
     artifacts: Mapping[str, File] = field(default_factory=dict)
     """Files, each by the name it had."""

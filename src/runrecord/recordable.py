@@ -3,15 +3,24 @@
 import io
 from collections.abc import Callable, Mapping
 from operator import index
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from runrecord.errors import UserError
-from runrecord.events import Event
+from runrecord.events import Event, File
 from runrecord.record.embedding import Embedding, pack
 from runrecord.record.picture import is_png, png_of
 from runrecord.text import printable
+
+ANY_FILE = File("any", "0" * 64)
+"""Stands for a file until its content is known."""
+
+
+class Figure(Protocol):
+    """A figure of Matplotlib's kind."""
+
+    def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
 
 
 def made(make: Callable[[], Event]) -> Event:

@@ -1,12 +1,13 @@
 """The face of a run that goes on: what a stage, or any script, logs to."""
 
 import io
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from operator import index
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from runrecord.events import (
 from runrecord.files import sha256
 from runrecord.record.embedding import Embedding
 from runrecord.recordable import (
+    ANY_FILE,
+    Figure,
     checked_png,
     made,
     number_of,
@@ -35,16 +38,10 @@ from runrecord.recordable import (
     png_from,
     points_of,
 )
+from runrecord.repeated import DIFFERS, OnRecord, difference
 from runrecord.secrets import redact
-from runrecord.tracker import Tracker
-
-_ANY_FILE = File("any", "0" * 64)
-
-
-class Figure(Protocol):
-    """A figure of Matplotlib's kind."""
-
-    def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
+from runrecord.text import printable
+from runrecord.tracker import NoTracker, Tracker
 
 
 class Run:
@@ -58,7 +55,7 @@ class Run:
     def __init__(
         self,
         start: RunStarted,
-        tracker: Tracker,
+        tracker: Tracker | NoTracker,
         checkpoints: Checkpoints,
         stopped: Checkpoint | None = None,
     ) -> None:
@@ -70,8 +67,10 @@ class Run:
         self._goes_on = False
         self._begun = 0
         """How many events there were when the epochs began."""
-        self._on_record = stopped.logged if stopped else frozenset()
+        self._on_record: OnRecord = stopped.logged if stopped else {}
         """Of a run that goes on: what it had logged until it was stopped."""
+        self._differs = False
+        """It has been said that a repeated epoch does not give the same."""
         self.output = b""
         """What its program printed, where `runrecord exec` keeps that."""
         self.id = start.id
@@ -95,15 +94,24 @@ class Run:
             within: of metrics that were taken several times in that step, as a loss each batch,
                 all values in order.
         """
-        step = self._at(step)
-        new = numbers_of({name: one for name, one in metrics.items() if self._is_new(name, step)})
-        steps = {
-            name: [number_of(name, value) for value in values]
-            for name, values in (within or {}).items()
-            if name in new
+        step, values = self._at(step), numbers_of(metrics)
+        inside = {
+            name: [number_of(name, value) for value in taken]
+            for name, taken in (within or {}).items()
+        }
+        if lacking := inside.keys() - values.keys():
+            raise UserError(
+                f"this cannot be recorded: {min(lacking)!r} has values within the step, and none "
+                "among the metrics for the step itself; give that too."
+            )
+        new = {
+            name: value
+            for name, value in values.items()
+            if self._is_new("metrics", name, step, (value, inside.get(name, [])))
         }
         if new:
-            self._log(step=step, metrics=new, steps=steps)
+            steps = {name: taken for name, taken in inside.items() if name in new}
+            self._emit(lambda: Logged(now(), step, new, steps))
 
     def observe(self, values: Mapping[str, float]) -> None:
         """Say how the run does on its machine, as `images_per_second`.
@@ -140,18 +148,19 @@ class Run:
 
     def tag(self, **tags: str) -> None:
         """Say more of the run: tags are shown, and never compared."""
-        self._log(step=self._at(None), tags=tags)
+        self._emit(lambda: Logged(now(), self._at(None), tags=tags))
         self.tags |= tags
 
     def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
         """Log a model's file, by its stem or another name."""
         path = Path(path).resolve()
         name, step = name or path.stem, self._at(step)
-        if self._is_new(name, step, "models"):
-            self._emit_file(
-                lambda file: ModelSaved(now(), name, file, path.name, step),
-                *("artifacts", name, path, path.suffix),
-            )
+        self._emit_file(
+            "models",
+            step,
+            lambda file: ModelSaved(now(), name, file, path.name, step),
+            *("artifacts", name, path, path.suffix),
+        )
 
     def evaluation(
         self,
@@ -172,10 +181,9 @@ class Run:
             config: how it was built and trained, as JSON values.
             embedding: of some examples.
         """
-        digest = sha256(Path(path))
-        if not self._is_new(f"{model} {digest}", 0, "evaluated"):
+        digest, values = sha256(Path(path)), numbers_of(metrics)
+        if not self._is_new("evaluated", f"{model} {digest}", 0, values):
             return
-        values = numbers_of(metrics)
         curves = {title: points_of(title, points) for title, points in (series or {}).items()}
 
         def evaluated(file: File | None = None) -> ModelEvaluated:
@@ -184,8 +192,8 @@ class Run:
         if embedding is None:
             self._emit(evaluated)
         else:
-            content = packed(model, embedding)
-            self._emit_file(evaluated, "embeddings", model, content, ".safetensors")
+            content = "embeddings", model, packed(model, embedding), ".safetensors"
+            self._emit_file("", 0, evaluated, *content)
 
     def epochs(self, count: int, state: State | None = None) -> Iterator[int]:
         """The numbers of epochs, from 1 to `count`; less those that are behind a stopped run.
@@ -242,24 +250,33 @@ class Run:
         except (TypeError, ValueError):
             raise UserError(f"this cannot be recorded: step {step!r} is no whole number.") from None
 
-    def _is_new(self, title: str, step: int, kind: str = "metrics") -> bool:
-        return (kind, title, step) not in self._on_record
+    def _is_new(self, kind: str, title: str, step: int, value: object) -> bool:
+        """Is that not on record yet? If it is, and was another, that is said once."""
+        was = self._on_record.get((kind, title, step))
+        if was is None:
+            return True
+        self._differs |= ("tags", DIFFERS, 0) in self._on_record
+        if not self._differs and (said := difference((kind, title, step), was, value)):
+            self._differs = True
+            print(f"warning: {printable(said)}.", file=sys.stderr)
+            self.tag(**{DIFFERS: said})
+        return False
 
     def _log_file(
         self, kind: str, title: str, content: bytes | Path, suffix: str, step: int | None
     ) -> None:
-        step = self._at(step)
-        if self._is_new(title, step, kind):
-            self._emit_file(
-                lambda file: Logged(now(), step, **{kind: {title: file}}),  # type: ignore[arg-type]
-                *(kind, title, content, suffix),
-            )
-
-    def _log(self, **fields: Any) -> None:
-        self._emit(lambda: Logged(now(), **fields))
+        at = self._at(step)
+        self._emit_file(
+            kind,
+            at,
+            lambda file: Logged(now(), at, **{kind: {title: file}}),  # type: ignore[arg-type]
+            *(kind, title, content, suffix),
+        )
 
     def _emit_file(
         self,
+        kind: str,
+        step: int,
         make: Callable[[File], Event],
         folder: str,
         title: str,
@@ -267,7 +284,10 @@ class Run:
         suffix: str,
     ) -> None:
         """Log an event that names a file, which is copied only if the rest can be recorded."""
-        made(lambda: make(_ANY_FILE))
+        made(lambda: make(ANY_FILE))
+        key = kind, title, step
+        if key in self._on_record and not self._is_new(*key, sha256(content)):
+            return
         file, contents = self._tracker.keep(folder, title, content, suffix)
         self._emit(lambda: make(file), contents)
 

@@ -23,7 +23,7 @@ from runrecord.record.schema import EVENTS, START, RecordRefused, read_start
 from runrecord.run_store import STORES, state_folder
 from runrecord.run_view import RunView, view
 
-_VERSION = 1
+_VERSION = 2
 """Raised with any change of the tables or of what is in them: others' are made anew."""
 _TABLES = """
 BEGIN IMMEDIATE;

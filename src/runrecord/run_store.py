@@ -1,14 +1,13 @@
 """The run store: the record of every run that was started here, whatever became of it."""
 
 import json
-import os
 import platform
 import re
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,9 @@ from filelock import FileLock, Timeout
 from runrecord.events import RunEnded
 from runrecord.files import remove_unfinished, sha256
 from runrecord.locks import no_locks
+from runrecord.place import PLACE, here, is_alive, place_in, was_claimed_since
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
+from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused, read_start
 from runrecord.record.writer import RecordWriter
 
 _OLD, _NEW = ".generative/spool", ".runrecord/runs"
@@ -29,8 +29,8 @@ _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
 _AT_BIRTH = 60.0  # seconds that a run may take from its folder to its start
-_PLACE = ".place"
-"""Where the process is that works on a run; no part of the record."""
+_LOOKING = 60.0  # seconds that a `sync` may look at a record
+_SKEW = 60.0  # seconds that a disk's clock may be behind
 
 
 def state_folder(root: Path) -> Path:
@@ -124,19 +124,47 @@ def working_on(folder: Path) -> Iterator[bool]:
     """
     lock, locks = lock_of(folder), True
     try:
-        lock.acquire(timeout=1.0)  # sync and reap hold it for a moment, to see who lives
+        _wait_for(lock, folder)
     except Timeout:
         raise
     except OSError as error:
         locks = not no_locks(error)
     with suppress(OSError):  # who asks goes by the host's name, then
-        (folder / _PLACE).write_text(json.dumps(_here()))
+        (folder / PLACE).write_text(json.dumps(here()))
     try:
         yield locks
     finally:
         remove_unfinished(folder)
         with suppress(OSError):  # it goes with the process
             lock.release()
+
+
+def _wait_for(lock: FileLock, folder: Path) -> None:
+    """Take a run's lock, once a `sync` or `reap` that only looks lets go of it.
+
+    Raises:
+        Timeout: the process of a run holds it.
+        OSError: there are no locks.
+    """
+    deadline = time.monotonic() + _LOOKING
+    while True:
+        try:
+            lock.acquire(timeout=1.0)
+        except Timeout:
+            if is_running(folder) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def number_here(root: Path, stage: str) -> int:
+    """Which run of a stage this process's next one is: 1 is the first."""
+    own, found = here(), 1
+    for folder in (root / _NEW).glob("*"):
+        if was_claimed_since(folder, _SKEW) and place_in(folder) == own:
+            with suppress(OSError, ValueError):
+                found += read_start((folder / START).read_bytes()).stage == stage
+    return found
 
 
 def _new_folder(root: Path, title: str) -> Path:
@@ -165,10 +193,10 @@ def is_running(folder: Path) -> bool:
     try:
         with lock_of(folder).acquire(blocking=False):
             return False
-    except Timeout:
-        return True
+    except Timeout:  # by whoever only looks, if the process of the run is known to be dead
+        return is_alive(place_in(folder)) is not False
     except OSError:  # a store that one may only read, or a disk without locks
-        alive = _is_alive(_place_in(folder))
+        alive = is_alive(place_in(folder))
         return not _has_ended(folder) if alive is None else alive
 
 
@@ -198,7 +226,7 @@ def close_if_dead(folder: Path, told: bool = False) -> Record | None:
         record = Record(files_in(folder))
         if record.end is not None:
             return None
-        alive = _is_alive(_place_in(folder) or {"host": record.start.host}, locks)
+        alive = is_alive(place_in(folder) or {"host": record.start.host}, locks)
         if alive or (alive is None and not told):
             return None
         remove_unfinished(folder)
@@ -213,70 +241,3 @@ def _has_ended(folder: Path) -> bool:
         return Record(files_in(folder)).end is not None
     except (RecordRefused, OSError):
         return False
-
-
-def _here() -> dict[str, str]:
-    """This process, and where it runs: by that, others can tell whether it is gone."""
-    return {
-        "host": host(),
-        "machine": _read("/etc/machine-id"),
-        "boot": _read("/proc/sys/kernel/random/boot_id"),
-        "processes": _namespace(),
-        "process": str(os.getpid()),
-        "began": _began(str(os.getpid())),
-    }
-
-
-def _place_in(folder: Path) -> Mapping[str, str]:
-    """What the process noted of itself that works on the run in `folder`, or did."""
-    try:
-        found = json.loads((folder / _PLACE).read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _is_alive(place: Mapping[str, str], free: bool = False) -> bool | None:
-    """Is the process alive that noted that? None if it cannot be told for certain.
-
-    Args:
-        place: what it noted.
-        free: the disk has locks, and its own is free. Within one kernel, containers and all, that
-            is certain. A shared disk may hide the lock of another machine.
-    """
-    here = _here()
-
-    def same(*names: str) -> bool:
-        return all(here[name] and place.get(name) == here[name] for name in names)
-
-    if same("boot"):
-        if free:
-            return False
-        if not same("processes"):
-            return None
-        began = _began(place.get("process", ""))
-        return bool(began) and began == place.get("began")
-    if same("host", "machine"):  # it was started anew since
-        return False
-    others = place.get("machine") and here["machine"]
-    return False if free and same("host") and not others else None
-
-
-def _began(process: str) -> str:
-    """When a process began, as Linux counts; empty if there is none."""
-    stat = _read(f"/proc/{process}/stat") if process.isdecimal() else ""
-    return (stat.rpartition(")")[2].split() or [""] * 20)[19]
-
-
-def _namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

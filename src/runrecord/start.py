@@ -1,44 +1,46 @@
 """How a run begins and ends: with where it comes from, and with its true status."""
 
+import json
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from runrecord.checkpoints import PRUNED as PRUNED
 from runrecord.checkpoints import Checkpoints
 from runrecord.errors import RunFailed, UserError
 from runrecord.events import Contents, Dataset, File, RunEnded, RunStarted, Status
 from runrecord.files import sha256
+from runrecord.locks import held
 from runrecord.machine import sampled
 from runrecord.paths import checkout_root, repo_root
+from runrecord.place import process_began
 from runrecord.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
 from runrecord.project import load_project
 from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.identity import identity_of, without_length
+from runrecord.provenance.identity import Identity, identity_of, without_length
 from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
 from runrecord.provenance.source_patch import LESS
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import PATCH
+from runrecord.record.schema import PATCH, RecordRefused
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.run import Run, now
-from runrecord.run_store import claim_run, host, remember_patch
+from runrecord.run_store import claim_run, host, number_here, remember_patch, state_folder
 from runrecord.sinks.base import Sink
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.tensorboard import TensorBoardSink
 from runrecord.text import printable, reason
-from runrecord.tracker import Tracker
+from runrecord.tracker import NoTracker, Tracker
 
 _LONGEST_WHY = 500  # characters
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
 KILLED_PATIENCE = 4.0  # seconds that one which was told to stop waits for them
 WHY = "RUNRECORD_WHY"
-"""The variable that names a file: who ends a trial of a study writes there why."""
-PRUNED = "study.pruned"
-"""The tag that has it."""
+"""The variable that names a file: who ends a trial of a study writes there why, for `PRUNED`."""
 
 
 @contextmanager
@@ -55,7 +57,9 @@ def start_run(
 
     What it reads and writes is what DVC says of its stage. One that ends well leaves its sealed
     record among the stage's outs, where they name `records/...`. From there on its result is kept:
-    a signal to end only ends the waiting for the sinks.
+    a signal to end only ends the waiting for the sinks. So does one that leaves the block by
+    `sys.exit()` without a status, or with 0. Of several processes that are ranks of one job, rank 0
+    alone records.
 
     Args:
         stage: as dvc.yaml names it; without one, the stage that DVC runs.
@@ -90,30 +94,50 @@ def start_run(
                 file=sys.stderr,
             )
         shown = origin.inputs.params if params is None else params
-        checkpoints = _checkpoints(root, origin, shown, device, project.packages, length)
+        rank = rank_in(os.environ)
+        identity = _identity(origin, shown, device, project.packages, length)
+        checkpoints = Checkpoints(root, *identity, follows=bool(rank))
         stopped = checkpoints.latest()
+        if rank:
+            print(
+                f"note: rank {rank} of several processes records nothing, rank 0 does; set RANK=0 "
+                "for a process that is to have a run of its own.",
+                file=sys.stderr,
+            )
+            run_id = stopped.saved.run_id if stopped else "unrecorded"
+            yield Run(_start(run_id, origin, shown, dataset), NoTracker(), checkpoints, stopped)
+            return
+        number = number_here(root, origin.inputs.stage.name)
         with claim_run(root, origin.title, stopped.saved.run_id if stopped else None) as folder:
             if stopped and folder.name != stopped.saved.run_id:
                 stopped = None  # another process has that run by now
-            start = _start(folder.name, origin, shown, dataset)
             past = Record(files_in(folder)) if stopped else None
+            number = past.start.number if past else number
+            start = _start(folder.name, origin, shown, dataset, number)
             writer = RecordWriter(folder, past.size if past else 0)
             tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
             run = Run(start, tracker, checkpoints, stopped)
+            left: SystemExit | None = None
             try:
                 if not stopped:
                     tracker.log(start, {PATCH: origin.patch} if origin.patch else {})
                     remember_patch(root, origin.patch)
                 with sampled(run.observe):
-                    yield run
+                    try:
+                        yield run
+                    except SystemExit as stop:
+                        if isinstance(stop, Terminated) or stop.code not in (None, 0):
+                            raise
+                        left = stop
                 end = _finished(run, origin, checkout, cwd)
                 end_waiting_on_signals(tracker.stop_waiting)
                 if place := record_of(origin.inputs.stage):
-                    writer.seal(checkout / place, *end)
+                    _seal(writer, checkout, place, end, start)
             except (KeyboardInterrupt, Terminated, GeneratorExit):  # the last: it was left behind
                 end_waiting_on_signals(tracker.stop_waiting)
                 if why := _why_stopped():
                     run.tag(**{PRUNED: why})
+                    checkpoints.drop(run.id)
                 tracker.log(*_ended(run, "KILLED"))
                 tracker.close(KILLED_PATIENCE)
                 raise
@@ -125,10 +149,48 @@ def start_run(
             tracker.log(*end)
             checkpoints.remove(run.id)
             tracker.close(PATIENCE)
+            if left:
+                raise left
+
+
+def rank_in(environment: Mapping[str, str]) -> int:
+    """Which process of a job this is, as torchrun, SLURM and others say it; 0 if nobody does.
+
+    A trial of a study is one process, wherever in a job of SLURM's the study has put it.
+    """
+    names = ["RANK", "LOCAL_RANK"] if WHY in environment else ["RANK", "SLURM_PROCID", "LOCAL_RANK"]
+    said = (environment[name] for name in names if environment.get(name, "").isdecimal())
+    return int(next(said, "0"))
+
+
+def _seal(
+    writer: RecordWriter,
+    checkout: Path,
+    place: str,
+    end: tuple[RunEnded, Contents],
+    start: RunStarted,
+) -> None:
+    """Put the sealed record in its place, one process after the other; the last one's stays."""
+    note = ""
+    with held(state_folder(checkout) / "seal.lock"):
+        with suppress(RecordRefused, OSError):
+            earlier = Record(files_in(checkout / place)).start
+            if earlier.id != start.id and earlier.time > process_began() * 1000:
+                note = (
+                    f"note: {place} holds {start.id} now, run {start.number} of its stage's "
+                    f"command; {earlier.id} is in the run store alone."
+                )
+        writer.seal(checkout / place, *end)
+    if note:
+        print(note, file=sys.stderr)
 
 
 def _start(
-    run_id: str, origin: Origin, shown: Mapping[str, Any], dataset: Dataset | None
+    run_id: str,
+    origin: Origin,
+    shown: Mapping[str, Any],
+    dataset: Dataset | None,
+    number: int = 1,
 ) -> RunStarted:
     program = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else Path(sys.argv[0]).name
     patch = File(PATCH, sha256(origin.patch)) if origin.patch else None
@@ -144,6 +206,7 @@ def _start(
             deps=origin.inputs.deps,
             patch=patch,
             command=tuple(map(printable, [program, *sys.argv[1:]])),
+            number=number,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"this run cannot be recorded: {printable(str(error))}.") from None
@@ -192,20 +255,22 @@ class InputsChanged(RunFailed):
         self.changed = changed
 
 
-def _checkpoints(
-    root: Path,
+def _identity(
     origin: Origin,
     shown: Mapping[str, Any],
     device: str,
     packages: Iterable[str],
     length: str | None,
-) -> Checkpoints:
-    """Those of runs that would come to the same result, however long they go on."""
+) -> tuple[Identity, dict[str, Any]]:
+    """All that the result depends on, less the param that only says how long it goes on; and that.
+
+    Raises:
+        UserError: a param is not a value of JSON's.
+    """
     try:
         identity = identity_of(origin, shown, device, packages)
-        if length is None:
-            return Checkpoints(root, identity)
-        return Checkpoints(root, *without_length(identity, length))
+        json.dumps(identity)
+        return (identity, {}) if length is None else without_length(identity, length)
     except (TypeError, ValueError, RecursionError) as error:  # a param is no value of JSON's
         raise UserError(f"this run cannot be recorded: params: {reason(error)}.") from None
 

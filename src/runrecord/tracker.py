@@ -13,7 +13,9 @@ from pathlib import Path
 from runrecord.errors import UserError
 from runrecord.events import Contents, Event, File, Observed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
-from runrecord.record.writer import RecordWriter
+from runrecord.record.schema import as_json
+from runrecord.record.writer import RecordWriter, file_for
+from runrecord.recordable import ANY_FILE
 from runrecord.secrets import without_secrets
 from runrecord.sinks.base import Sink
 from runrecord.text import printable, shown
@@ -47,18 +49,32 @@ class Tracker:
         """Write an event down and queue it for every sink; returns without waiting for a sink.
 
         Raises:
-            UserError: it could not be read again, and nothing of it is kept.
+            UserError: it could not be read again, or the run has ended; nothing of it is kept.
         """
         with self._turn:
             if self._ended and isinstance(event, Observed):
                 return  # a sample that came too late: a run's end is its last event
+            self._check_open()
             self._ended = isinstance(event, RunEnded)
             self._log(event, contents or {})
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise UserError(
+                "the run has ended: nothing more can be recorded of it; log inside "
+                "'with start_run()'."
+            )
 
     def keep(
         self, folder: str, title: str, content: bytes | Path, suffix: str
     ) -> tuple[File, Contents]:
-        """What content is called in the record, and where it is from now on, for `log`."""
+        """What content is called in the record, and where it is from now on, for `log`.
+
+        Raises:
+            UserError: the run has ended.
+            OSError: a file cannot be read.
+        """
+        self._check_open()
         return self._writer.keep(folder, title, content, suffix)
 
     def _log(self, event: Event, contents: Contents) -> None:
@@ -121,6 +137,32 @@ class Tracker:
             with suppress(queue.Empty):
                 self._news.get(timeout=min(left, _PART))
         return behind
+
+
+class NoTracker:
+    """Records nothing of a run, which another process does; what could not be is refused."""
+
+    length = 0
+
+    def keep(
+        self, folder: str, title: str, content: bytes | Path, suffix: str
+    ) -> tuple[File, Contents]:
+        """A name for content that can be read."""
+        if isinstance(content, Path):
+            with content.open("rb"):
+                pass
+        return file_for(folder, title, ANY_FILE.sha256, suffix), {}
+
+    def log(self, event: Event, contents: Contents | None = None) -> None:  # noqa: ARG002
+        """Refuse an event that could not be read again.
+
+        Raises:
+            UserError: it could not.
+        """
+        try:
+            as_json(event)
+        except ValueError as error:
+            raise UserError(f"this cannot be recorded: {printable(str(error))}.") from None
 
 
 class _SinkThread:

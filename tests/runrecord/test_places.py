@@ -16,10 +16,9 @@ from helpers import end_run, new_run, wait_until
 from runrecord.checkpoints import Checkpoints
 from runrecord.cli.reap import reap
 from runrecord.errors import UserError
+from runrecord.place import here, is_alive
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import (
-    _here,
-    _is_alive,
     claim_run,
     close_if_dead,
     host,
@@ -32,7 +31,7 @@ from runrecord.run_store import (
 from runrecord.verify.rebuild import scratch
 
 GONE = str(2**22 + 1)  # no process can have that number
-HERE = _here()
+HERE = here()
 
 # Where a process said it was; is its lock, on a disk that has them, known to be free; is it alive?
 PLACES: dict[str, tuple[Mapping[str, str], bool, bool | None]] = {
@@ -62,7 +61,7 @@ PLACES: dict[str, tuple[Mapping[str, str], bool, bool | None]] = {
 def test_whether_a_process_is_alive_is_said_where_it_is_certain(
     place: Mapping[str, str], free: bool, alive: bool | None
 ) -> None:
-    assert _is_alive(place, free) is alive
+    assert is_alive(place, free) is alive
 
 
 @pytest.fixture

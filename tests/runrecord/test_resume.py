@@ -1,16 +1,22 @@
 """A training that was stopped goes on in the same run, and ends with the same bytes."""
 
+import json
 import os
+import platform
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from helpers import (
     CPU,
     IDENTICAL,
@@ -46,12 +52,16 @@ from generative.training.state import TrainingState
 from runrecord import start_run
 from runrecord.checkpoints import Checkpoints, folders_of
 from runrecord.cli.reap import reap
+from runrecord.errors import UserError
 from runrecord.events import Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded, RunStarted
+from runrecord.place import here
+from runrecord.provenance.identity import Identity
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.run_store import run_dir, run_dirs
+from runrecord.run_store import lock_of, run_dir, run_dirs
 from runrecord.run_view import view
 from runrecord.saved_states import Arrays
+from runrecord.start import rank_in
 from runrecord.verify.compare import compare
 
 TOY_OUTS = ("model.bin", "metrics.json")
@@ -386,7 +396,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(
     assert logged(second) == logged(first)
 
 
-def test_a_record_that_is_damaged_since_is_not_gone_on_with(
+def test_a_picture_that_is_damaged_since_costs_a_warning_and_itself(
     small: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
 ) -> None:
     interrupt_in(5)
@@ -394,8 +404,151 @@ def test_a_record_that_is_damaged_since_is_not_gone_on_with(
     folder = run_dir(small, stopped.start.id)
     next(folder.glob("images/*")).write_bytes(b"damaged")
     assert_equal(walk(), whole)
-    assert capfd.readouterr().err.count(f"{stopped.start.id} is not gone on with") == 1
-    assert len(walks(small)) == 3
+    said = capfd.readouterr()
+    assert (
+        said.err.count(f"{stopped.start.id} goes on, its record with damaged files: images/") == 1
+    )
+    assert "after epoch 4" in said.out
+    first, second = walks(small)
+    assert len(logged(second)) == len(logged(first)) - 1
+
+
+def differing(numbers: Sequence[float], stop_in: int = 0, what: str = "value") -> None:
+    """A run of three epochs that logs one of those numbers after the other, whatever came before.
+
+    Args:
+        numbers: taken and removed.
+        stop_in: the epoch behind whose logging it is interrupted.
+        what: is to be another each time.
+    """
+    state, rest = Walk(), iter(numbers)
+    with start_run("train") as run:
+        for epoch in run.epochs(3, state):
+            one = next(rest)
+            inside = [1.0, one if what == "within" else 2.0]
+            run.log(
+                {"loss": one if what == "value" else 0.5, "other": 1.0}, within={"loss": inside}
+            )
+            run.text("note", f"{one if what == 'text' else 'the same'}")
+            if what == "model":
+                Path("model.bin").write_bytes(np.float64(one).tobytes())
+                run.model("model.bin")
+            if epoch == stop_in:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("value", "loss is not the same: 0.25 on record, 0.75 now"),
+        ("within", "loss is not the same: 0.25 on record, 0.75 now"),
+        ("text", "texts: note is not the same: "),
+        ("model", "models: model is not the same: "),
+    ],
+)
+def test_a_repeated_epoch_that_gives_other_numbers_is_said_once_and_on_record(
+    small: Path, capfd: pytest.CaptureFixture[str], what: str, said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        differing([0.5, 0.25], 2, what)
+    with pytest.raises(SystemExit):
+        differing([0.75, 0.125], 3, what)
+    err = capfd.readouterr().err
+    assert err.count("epoch 2 was computed again after the stop") == 1
+    assert said in err
+    differing([0.875], 0, what)
+    assert "computed again" not in capfd.readouterr().err, "it is on record by now"
+    (record,) = walks(small)
+    seen = view(record)
+    assert said in seen.tags["resumed.differs"]
+    assert [
+        event.tags for event in record.events() if isinstance(event, Logged) and event.tags
+    ] == [{"resumed.differs": seen.tags["resumed.differs"]}]
+    first = {"value": (0.25, [1.0, 2.0]), "within": (0.5, [1.0, 0.25])}
+    assert seen.series["loss"][2] == first.get(what, (0.5, [1.0, 2.0])), (
+        "the record keeps the first"
+    )
+
+
+def test_a_repeated_epoch_that_gives_the_same_is_not_said(
+    small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nan = float("nan")
+    for numbers, stop_in in (([0.5, nan], 2), ([nan, 0.1], 3), ([0.1], 0)):
+        with suppress(SystemExit):
+            differing(numbers, stop_in, "model")
+    assert "computed again" not in capfd.readouterr().err
+    (record,) = walks(small)
+    assert record.end is not None
+    assert record.end.status == "FINISHED"
+    assert "resumed.differs" not in view(record).tags
+
+
+AFTER: dict[str, Callable[[Any], object]] = {
+    "metric": lambda run: run.log({"loss": 1.0}),
+    "tag": lambda run: run.tag(a="b"),
+    "text": lambda run: run.text("a", "b"),
+    "picture": lambda run: run.image("a", np.zeros((2, 2), np.uint8)),
+    "file": lambda run: run.artifact("params.yaml"),
+    "model": lambda run: run.model("params.yaml"),
+    "evaluation": lambda run: run.evaluation("m", "params.yaml", {"a": 1.0}),
+}
+
+
+@pytest.mark.parametrize("what", AFTER)
+@pytest.mark.parametrize("how", ["FINISHED", "FAILED", "KILLED"])
+def test_nothing_is_logged_after_a_run_has_ended(small: Path, what: str, how: str) -> None:
+    errors = {"FAILED": ValueError(), "KILLED": KeyboardInterrupt()}
+    with suppress(ValueError, SystemExit), start_run("train") as run:
+        run.log({"loss": 1.0})
+        if how in errors:
+            raise errors[how]
+    folder = run_dir(small, run.id)
+    before = {name: path.read_bytes() for name, path in files_in(folder).items()}
+    with pytest.raises(UserError, match="the run has ended"):
+        AFTER[what](run)
+    run.observe({"speed": 1.0})
+    record = Record(files_in(folder))
+    assert {name: path.read_bytes() for name, path in files_in(folder).items()} == before
+    assert record.end is not None
+    assert record.end.status == how
+
+
+@pytest.mark.parametrize(
+    ("leave", "status"),
+    [
+        ([], "FINISHED"),
+        ([0], "FINISHED"),
+        ([None], "FINISHED"),
+        ([1], "FAILED"),
+        (["a sentence"], "FAILED"),
+    ],
+)
+def test_a_block_that_is_left_by_an_exit_ends_as_the_exit_status_says(
+    small: Path, leave: list[Any], status: str
+) -> None:
+    def left_by_an_exit() -> None:
+        with start_run("train") as run:
+            run.log({"loss": 1.0})
+            sys.exit(*leave)
+
+    with pytest.raises(SystemExit) as left:
+        left_by_an_exit()
+    assert left.value.code == (leave[0] if leave else None)
+    (record,) = walks(small)
+    assert record.end is not None
+    assert record.end.status == status
+    assert (small / "records/train/run.json").exists() == (status == "FINISHED")
+
+
+def test_values_within_a_step_need_the_metric_itself(
+    small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left, start_run("train") as run:
+        run.log({"other": 1.0}, within={"loss": [1.0, 2.0]})
+    assert left.value.code == 2
+    assert "'loss' has values within the step" in capfd.readouterr().err
+    assert view(walks(small)[0]).series == {}
 
 
 def test_another_param_begins_anew(
@@ -659,3 +812,280 @@ def test_abandoned_checkpoints_do_not_pile_up(tmp_path: Path) -> None:
     Checkpoints(tmp_path, {}).remove("run-x")
     left = {path.name for path in (tmp_path / ".runrecord" / "checkpoints").glob("*/*")}
     assert left == {f"run-{number}" for number in range(2, 7)}, "the last five that may go on"
+
+
+def stopped_at(root: Path, number: int, stage: str = "train", **tags: str) -> str:
+    """A run that was stopped behind its first epoch and left a checkpoint; its id."""
+    run_id = f"{stage}-{number}-{'-'.join(tags.values())}"
+    run = new_run(run_dir(root, run_id), id=run_id, stage=stage, tags=tags)
+    identity = {"stage": {"name": stage}, "params": {"lr": run_id}}
+    Checkpoints(root, identity).save(run_id, 1, 1, {"w": np.zeros(1)})
+    run.log({"loss": 1.0}, 1)
+    end_run(run_dir(root, run_id), status="KILLED")
+    (folder,) = folders_of(root, run_id)
+    os.utime(folder, (number, number))
+    return run_id
+
+
+def test_neither_another_stage_nor_another_trial_removes_a_checkpoint(tmp_path: Path) -> None:
+    trials = [stopped_at(tmp_path, n, **{"study": "s", "study.trial": str(n)}) for n in range(12)]
+    others = [stopped_at(tmp_path, n, "other") for n in range(8)]
+    again = [stopped_at(tmp_path, 50 + n, **{"study": "s", "study.trial": "3"}) for n in range(6)]
+    Checkpoints(tmp_path, {}).remove("any")
+    left = {path.name for path in (tmp_path / ".runrecord/checkpoints").glob("*/*")}
+    assert left == {*trials[:3], *trials[4:], *others[3:], *again[1:]}, "five of each are kept"
+
+
+def test_finished_runs_of_another_stage_remove_no_checkpoint(tmp_path: Path) -> None:
+    for number in range(7):
+        for stage in ("train", "other"):
+            run_id = f"{stage}-{number}"
+            new_run(run_dir(tmp_path, run_id), id=run_id, stage=stage)
+            identity: Identity = {"stage": {"name": stage}, "params": {"lr": number}}
+            mine = Checkpoints(tmp_path, identity, {"epochs": 1})
+            mine.save(run_id, 1, 1, {"w": np.zeros(1)})
+            end_run(run_dir(tmp_path, run_id))
+            mine.remove(run_id)
+            os.utime(folders_of(tmp_path, run_id)[0], (number, number))
+    Checkpoints(tmp_path, {}).remove("any")
+    left = {path.name for path in (tmp_path / ".runrecord/checkpoints").glob("*/*")}
+    assert left == {f"{stage}-{n}" for stage in ("train", "other") for n in range(2, 7)}
+
+
+def test_nothing_goes_on_from_a_run_that_its_study_ended(
+    small: Path, whole: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = tmp_path / "why"
+    why.write_text("worse than most")
+    monkeypatch.setenv("RUNRECORD_WHY", str(why))
+    interrupt_in(3)
+    pruned = walks(small)[-1]
+    assert view(pruned).tags["study.pruned"] == "worse than most"
+    assert checkpoints(Workspace(small)) == []
+    monkeypatch.delenv("RUNRECORD_WHY")
+    interrupt_in(3)
+    stopped = walks(small)[-1]
+    assert stopped.start.id != pruned.start.id
+    folder = run_dir(small, stopped.start.id)
+    writer = RecordWriter(folder, stopped.size)
+    writer.write(Logged(9, 2, tags={"study.pruned": "worse"}))
+    assert_equal(walk(), whole)
+    assert walks(small)[-1].start.id not in (pruned.start.id, stopped.start.id)
+
+
+SEVERAL = "stages: {train: {cmd: [python a.py, python b.py], params: [lr]}}\n"
+OTHERWISE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
+    "the program of a stage of several": (
+        lambda patch: patch.setattr(sys, "argv", ["b.py"]),
+        "the program was a.py, is b.py",
+    ),
+    "Python": (
+        lambda patch: patch.setattr(platform, "python_version_tuple", lambda: ("3", "99", "0")),
+        f"Python was 3.{sys.version_info.minor}, is 3.99",
+    ),
+}
+
+
+def short_walk(device: str, stop_in: int = 0) -> int:
+    """A run of three epochs on a device; the first epoch that it computes."""
+    state, first = Walk(), 0
+    with start_run("train", device=device) as run:
+        for epoch in run.epochs(3, state):
+            first = first or epoch
+            state.place = state.place + state.random.normal(size=3)
+            run.log({"length": float(np.linalg.norm(state.place))})
+            if epoch == stop_in:
+                raise KeyboardInterrupt
+    return first
+
+
+@pytest.mark.parametrize("name", [*OTHERWISE, "device", "nothing"])
+def test_a_run_goes_on_only_where_all_that_changes_numbers_is_as_it_was(
+    small: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (small / "dvc.yaml").write_text(SEVERAL)
+    monkeypatch.setattr(sys, "argv", ["a.py"])
+    with pytest.raises(SystemExit):
+        short_walk("one GPU", 3)
+    change, said = OTHERWISE.get(name, (lambda _: None, "the device was one GPU, is another"))
+    change(monkeypatch)
+    first = short_walk("another" if name == "device" else "one GPU")
+    out = capfd.readouterr().out
+    if name == "nothing":
+        assert first == 3
+        assert len(walks(small)) == 1
+    else:
+        assert first == 1
+        assert said in out
+        assert len(walks(small)) == 2
+
+
+def test_a_look_at_a_stopped_run_does_not_keep_it_from_going_on(
+    small: Path, whole: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a `sync` that reads a long record; the process that ran is known to be dead."""
+    interrupt_in(3)
+    stopped = walks(small)[-1].start.id
+    place = run_dir(small, stopped) / ".place"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"process": str(2**22 + 1)}))
+    looker = lock_of(run_dir(small, stopped))
+    looker.acquire()
+    waited = []
+    real = FileLock.acquire
+
+    def acquire(lock: FileLock, *arguments: Any, **named: Any) -> Any:
+        """The look ends once somebody has waited for it in vain."""
+        try:
+            return real(lock, *arguments, **named)
+        except Timeout:
+            if named.get("timeout"):
+                waited.append(lock)
+                looker.release()
+            raise
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert_equal(walk(), whole)
+    assert len(waited) == 1
+    assert walks(small)[-1].start.id == stopped
+    assert len(walks(small)) == 2
+
+
+def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
+    small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for fold in range(3):
+        with start_run("train") as run:
+            run.log({"fold": float(fold)})
+    first, second, third = walks(small)
+    assert [record.start.number for record in (first, second, third)] == [1, 2, 3]
+    said = capfd.readouterr().err.splitlines()
+    notes = [line for line in said if line.startswith("note: records/train")]
+    assert notes == [
+        f"note: records/train holds {one.start.id} now, run {number} of its stage's command; "
+        f"{before.start.id} is in the run store alone."
+        for number, one, before in ((2, second, first), (3, third, second))
+    ]
+    assert Record(files_in(small / "records/train")).start.id == third.start.id
+    with start_run("other") as run:
+        pass
+    assert Record(files_in(run_dir(small, run.id))).start.number == 1, "of its own stage"
+
+
+def test_runs_of_other_processes_are_not_counted(small: Path) -> None:
+    new_run(run_dir(small, "before"), id="before", stage="train")
+    place = run_dir(small, "before") / ".place"
+    place.write_text(json.dumps(here() | {"process": "1"}))
+    with start_run("train") as run:
+        pass
+    assert Record(files_in(run_dir(small, run.id))).start.number == 1
+
+
+def test_a_record_from_before_runs_were_numbered_is_the_first(tmp_path: Path) -> None:
+    new_run(tmp_path / "record")
+    start = json.loads((tmp_path / "record/run.json").read_text())
+    assert start.pop("number") == 1
+    (tmp_path / "record/run.json").write_text(json.dumps(start))
+    assert Record(files_in(tmp_path / "record")).start.number == 1
+
+
+RANKS = """
+import sys
+from pathlib import Path
+import numpy as np
+from runrecord import start_run
+
+class Walk:
+    place = np.zeros(1)
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, arrays):
+        self.place = arrays["place"]
+
+walk = Walk()
+with start_run("train") as run:
+    for epoch in run.epochs(4, walk):
+        if len(sys.argv) > 1:
+            print(f"it computes epoch {epoch}\\nbegun in it", flush=True)
+            sys.stdin.readline()
+            sys.argv.pop()
+        walk.place = walk.place + epoch
+        run.log({"place": float(walk.place[0])}, within={"place": [1.0, 2.0]})
+        run.text("note", "a text")
+        run.artifact("params.yaml")
+        if epoch == 3 and Path("stop").exists():
+            raise KeyboardInterrupt
+    run.evaluation("walk", "params.yaml", {"place": 1.0})
+    try:
+        run.log({"a": "no number"})
+    except Exception as error:
+        print("refused:", type(error).__name__)
+"""
+
+
+def all_at_once(folder: Path, environments: Sequence[dict[str, str]]) -> list[str]:
+    """What processes print that are all in their run before one goes on; all end well."""
+    workspace = Workspace(folder)
+    said = []
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                workspace.start("python", "ranks.py", "wait", **RECORD_ONLY, **environment)
+            )
+            for environment in environments
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            lines = takewhile(lambda line: not line.startswith("begun in"), process.stdout)
+            said.append("".join(lines))
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for number, process in enumerate(processes):
+            output, _ = process.communicate()
+            said[number] += output
+            assert process.returncode == 0, said[number]
+    return said
+
+
+def test_of_four_ranks_the_first_records_and_all_go_on_from_its_checkpoint(small: Path) -> None:
+    (small / "ranks.py").write_text(RANKS)
+    (small / "stop").touch()
+    Workspace(small).run("python", "ranks.py", status=130, environment=RECORD_ONLY, RANK="0")
+    (small / "stop").unlink()
+    assert [path.stem for path in checkpoints(Workspace(small))] == ["000001", "000002"]
+    variables = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "RANK")
+    said = all_at_once(small, [{name: str(n)} for n, name in enumerate(variables)])
+    for number, text in enumerate(said):
+        assert "it computes epoch 3\n" in text
+        assert text.count("records nothing, rank 0 does; set RANK=0") == (number > 0)
+        assert "refused: UserError" in text
+    (record,) = walks(small)
+    assert record.end is not None
+    assert record.end.status == "FINISHED"
+    assert list(view(record).series["place"]) == [1, 2, 3, 4]
+    assert Record(files_in(small / "records/train")).start.id == record.start.id
+
+
+def test_four_processes_without_ranks_all_seal_and_the_last_one_stays(small: Path) -> None:
+    (small / "ranks.py").write_text(RANKS)
+    said = all_at_once(small, [{}] * 4)
+    found = walks(small)
+    assert [record.end and record.end.status for record in found] == ["FINISHED"] * 4
+    sealed = Record(files_in(small / "records/train"))
+    assert sealed.start.id in {record.start.id for record in found}
+    assert [*sealed.events()] == [*Record(files_in(run_dir(small, sealed.start.id))).events()]
+    assert sealed.damaged == {}
+    assert [path.name for path in (small / "records").iterdir()] == ["train"]
+    assert sum(text.count("is in the run store alone") for text in said) == 3
+
+
+def test_a_trial_of_a_study_is_no_rank_of_slurms() -> None:
+    assert rank_in({"SLURM_PROCID": "3"}) == 3
+    assert rank_in({"SLURM_PROCID": "3", "RUNRECORD_WHY": "/why"}) == 0
+    assert rank_in({"SLURM_PROCID": "3", "RANK": "0"}) == 0
+    assert rank_in({"LOCAL_RANK": "2"}) == 2
+    assert rank_in({"RANK": "", "SLURM_PROCID": "x"}) == 0
+    assert rank_in({}) == 0

@@ -1,0 +1,54 @@
+"""What a resumed run has on record already, and whether a repeated epoch gives the same again."""
+
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
+
+from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved
+
+Key = tuple[str, str, int]
+"""The kind, title and step of something logged."""
+OnRecord = Mapping[Key, list[object]]
+"""What was logged: a metric's value and its values within the step, or the SHA-256 of a file."""
+
+DIFFERS = "resumed.differs"
+"""The tag of a run whose repeated epochs did not give the same."""
+
+
+def on_record(events: Iterable[Event]) -> OnRecord:
+    """All that those events logged."""
+    found: dict[Key, list[object]] = {}
+
+    def add(kind: str, title: str, step: int, value: object) -> None:
+        found.setdefault((kind, title, step), []).append(value)
+
+    for event in events:
+        match event:
+            case Logged(step=step):
+                for name, value in event.metrics.items():
+                    add("metrics", name, step, (value, [*event.steps.get(name, [])]))
+                for kind in ("images", "texts", "artifacts"):
+                    for title, file in getattr(event, kind).items():
+                        add(kind, title, step, file.sha256)
+                for name, text in event.tags.items():
+                    add("tags", name, 0, text)
+            case ModelSaved():
+                add("models", event.name, event.step, event.file.sha256)
+            case ModelEvaluated():
+                add("evaluated", f"{event.model} {event.sha256}", 0, dict(event.metrics))
+    return found
+
+
+def difference(key: Key, was: list[object], now: object) -> str:
+    """How what is logged again differs from what the record has, as a sentence; empty if not."""
+    if repr(now) in map(repr, was):
+        return ""
+    kind, title, step = key
+    old, new = was[0], now
+    if isinstance(old, tuple) and isinstance(new, tuple):  # a metric
+        pairs = zip_longest([old[0], *old[1]], [new[0], *new[1]])
+        old, new = next(pair for pair in pairs if repr(pair[0]) != repr(pair[1]))
+    what = title if kind == "metrics" else f"{kind}: {title}"
+    return (
+        f"epoch {step} was computed again after the stop, and {what} is not the same: {old} on "
+        f"record, {new} now; the record keeps the first, and all that follows comes from the second"
+    )
