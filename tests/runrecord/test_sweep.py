@@ -419,6 +419,50 @@ def test_a_worker_on_a_project_that_logs_nothing(
 
 
 @needs_ray
+@pytest.mark.parametrize("where", ["the cache", "the remote"])
+def test_a_trial_has_the_data_that_dvc_tracks(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file, a folder, a part of one, and an import; committed or not."""
+    for name, text in IDENTITY.items():
+        monkeypatch.setenv(name, text)
+    (tmp_path / "url.csv").write_text("4\n")
+    stage = {
+        "cmd": "cat data.csv raw/x.csv raw/sub/y.csv url.csv && cp params.yaml metrics.yaml",
+        "params": ["loss"],
+        "deps": ["data.csv", "raw", "raw/sub/y.csv", "url.csv"],
+        "metrics": [{"metrics.yaml": {"cache": False}}],
+    }
+    files = {"params.yaml": "loss: 1\n", "dvc.yaml": json.dumps({"stages": {"make": stage}})}
+    project = new_project(tmp_path / "project", files)
+    for name in ("data.csv", "raw/x.csv", "raw/sub/y.csv", "more/unused.csv"):
+        (project.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.path / name).write_text(f"{name}\n")
+    project.run("dvc", "add", "--quiet", "data.csv", "raw", "more")
+    project.run("dvc", "import-url", "--quiet", str(tmp_path / "url.csv"))
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message=data")
+    if where == "the remote":
+        project.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
+        project.run("git", "commit", "--quiet", "--all", "--message=remote")
+        project.run("dvc", "push", "--quiet")
+        shutil.rmtree(project.path / ".dvc/cache")
+    commit = project.run("git", "rev-parse", "HEAD").strip()
+    definition = Definition({"loss": "2,3"}, "metrics.yaml", "loss", "lower", "grid")
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "proof").write_text("proof")
+    study = Study("plain", "", definition, commit, b"", {})
+    base = task_of(project.path, study, ("make",), folder, "proof")
+    for number in (0, 1):
+        trial = Trial(number, {"loss": number + 2.0})
+        task = replace(base, trial=trial, experiment=f"plain-{number:03}")
+        done = run_trial(task, b"", None).trial
+        assert (done.state, done.value, done.error) == ("COMPLETE", number + 2.0, "")
+    assert not [*folder.glob("workers/*/repository/more")], "what is not read is not brought"
+
+
+@needs_ray
 def test_a_trial_is_given_up_where_nothing_tells_what_it_had_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

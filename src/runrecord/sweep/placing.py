@@ -31,6 +31,7 @@ _LOOK = 0.5  # seconds between two looks at what trials have reached
 _OBJECTS = 80_000_000  # bytes of Ray's object store: tasks are small
 _TRIES = 3  # times that a trial is taken up again whose worker or node died
 _FORWARDED = ("MLFLOW_",)
+_OF_DVC = (":(glob)**/dvc.lock", ":(glob)**/?*.dvc")
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def task_of(root: Path, study: Study, targets: tuple[str, ...], folder: Path, pr
 
 def _locks(root: Path) -> dict[str, bytes]:
     kinds = ("--modified", "--others", "--exclude-standard")
-    listed = git(root, "ls-files", "-z", *kinds, "--", ":(glob)**/dvc.lock")
+    listed = git(root, "ls-files", "-z", *kinds, "--", *_OF_DVC)
     paths = [root / os.fsdecode(name) for name in listed.split(b"\0") if name]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths if path.is_file()}
 

@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,8 +13,9 @@ from pathlib import Path
 from filelock import Timeout
 
 from runrecord.catalog import sealed_records
+from runrecord.dvc_checkout import bring, is_related
 from runrecord.dvc_files import share_cache, value_in
-from runrecord.dvc_index import stages_of
+from runrecord.dvc_index import stages_of, tracked_by_dvc
 from runrecord.errors import UserError
 from runrecord.events import Logged
 from runrecord.locks import held
@@ -97,7 +98,8 @@ def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
         git(clone, "config", key, text)
     new = _untracked(checkout)
     for name, content in task.locks.items() if home else ():  # DVC's cache has what these name
-        (checkout / name).write_bytes(content)
+        if name.endswith(".lock") or not (checkout / name).exists():
+            (checkout / name).write_bytes(content)
     cache = task.cache if home else str(base / "cache")
     share_cache(checkout, cache, task.remotes, Path(task.root) if home else None)
     set_params(checkout, task.trial.params)
@@ -115,10 +117,8 @@ def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
     log.parent.mkdir(exist_ok=True)
     dvc = Dvc(checkout, environment, log)
     try:
-        stages = stages_of(checkout) if home else {}
-        if kept := [name for name, one in stages.items() if one.persistent]:
-            # DVC would run them again, as their outs are not there.
-            dvc.run("checkout", "--quiet", "--allow-missing", *kept)
+        if home:
+            bring(checkout, _wanted(checkout, task.targets))
         pull = [] if home else ["--pull"]
         with dvc.started("repro", *pull, *task.targets) as process:
             _follow(process, task, root, why, post)
@@ -145,6 +145,25 @@ def _run(task: Task, code: bytes, post: Post | None) -> Outcome:
     except BaseException:
         shutil.rmtree(clone, ignore_errors=True)  # the next trial begins with a new one
         raise
+
+
+def _wanted(checkout: Path, targets: Sequence[str]) -> set[str]:
+    """What `dvc repro` needs to be there: tracked data, and outs that it would else make again."""
+    stages = stages_of(checkout)
+    tracked, needed = tracked_by_dvc(checkout), [*targets]
+    for name in needed:
+        deps = stages[name].deps if name in stages else ()
+        makers = (
+            other
+            for other, stage in stages.items()
+            if any(is_related(out, dep) for out in stage.outs for dep in deps)
+        )
+        needed += [other for other in makers if other not in needed]
+    used = [stages[name] for name in needed if name in stages]
+    read = {dep for stage in used for dep in stage.deps}
+    return {path for path in read if any(is_related(path, one) for one in tracked)} | {
+        out for stage in used if stage.persistent for out in stage.outs
+    }
 
 
 def _wait_for_earlier(root: Path, experiment: str) -> None:
