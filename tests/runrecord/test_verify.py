@@ -342,7 +342,8 @@ def test_each_of_several_runs_of_a_stage_is_compared_with_its_own_counterpart(
 ) -> None:
     workspace = new_project(tmp_path / "project", FOLDS)
     said = workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    folds = [folder.name for folder in spool(workspace)]
+    starts = [json.loads((folder / "run.json").read_text()) for folder in spool(workspace)]
+    folds = [start["id"] for start in sorted(starts, key=lambda start: start["number"])]
     assert folds[2] in said, "which of them records/folds holds is said"
     for name in folds:
         assert IDENTICAL in verify(workspace, name)
