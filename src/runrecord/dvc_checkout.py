@@ -1,7 +1,7 @@
 """What DVC knows to be at a path, put there by DVC itself; and which files it sees in a folder."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from runrecord.text import reason
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+
+_COMPILED = "__pycache__/"
 
 
 def is_related(one: str, other: str) -> bool:
@@ -60,29 +62,53 @@ def _targets(repo: "Repo", root: Path, paths: Collection[str]) -> list[str]:
     return sorted(found)
 
 
-def hash_paths(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of each file and folder that is there, less what .dvcignore names, by its path.
+def hash_paths(root: Path, paths: Iterable[str], compiled: bool = False) -> dict[str, str]:
+    """SHA-256 of each file and folder that is there, by its path.
+
+    Of a folder all files count that DVC sees: what .dvcignore names does not. Files behind a link
+    to a folder count too, though DVC does not see them.
 
     Args:
         root: of the DVC repository.
         paths: from there.
+        compiled: count what Python compiles, too: a stage that only reads a folder writes that.
     """
     there = [path for path in paths if (root / path).exists()]
     folders = files_in_folders(root, [path for path in there if (root / path).is_dir()])
-    return {
-        path: sha256_of_files(folders[path]) if path in folders else sha256(root / path)
-        for path in there
-    }
+    found = {}
+    for path in there:
+        files = folders.get(path)
+        if files is not None and not compiled:
+            files = {
+                name: file for name, file in files.items() if f"/{_COMPILED}" not in f"/{name}"
+            }
+        found[path] = sha256(root / path) if files is None else sha256_of_files(files)
+    return found
 
 
 def files_in_folders(root: Path, folders: Collection[str]) -> dict[str, Mapping[str, Path]]:
-    """The files that DVC sees in each of those folders, by their names in it."""
+    """The files of each of those folders by their names in it, less what .dvcignore names."""
     if not folders:
         return {}
     with opened(root) as repo:
-        found: dict[str, Mapping[str, Path]] = {}
-        for folder in folders:
-            base = str(root.resolve() / folder)
-            names = repo.dvcignore.find(repo.fs, base)
-            found[folder] = {Path(name).relative_to(base).as_posix(): Path(name) for name in names}
-        return found
+        return {
+            folder: dict(_files(repo, root.resolve() / folder, "", frozenset()))
+            for folder in folders
+        }
+
+
+def _files(
+    repo: "Repo", folder: Path, name: str, above: frozenset[Path]
+) -> Iterator[tuple[str, Path]]:
+    """The files in a folder, which is behind those links, by their names from the first one."""
+    if folder.resolve() in above:
+        return  # a link to where it is itself
+    for place, folders, files in repo.dvcignore.walk(repo.fs, str(folder)):
+        here = Path(place)
+        below = Path(name, here.relative_to(folder))
+        for file in files:
+            yield (below / file).as_posix(), here / file
+        for one in folders:
+            if (here / one).is_symlink():
+                behind = above | {folder.resolve()}
+                yield from _files(repo, here / one, (below / one).as_posix(), behind)

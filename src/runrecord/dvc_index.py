@@ -30,6 +30,8 @@ class Stage:
     """Metrics and plots among them."""
     persistent: bool = False
     """Has it an out that DVC leaves where it is? Then DVC's run cache never has its outs."""
+    outside: tuple[str, ...] = ()
+    """Outs that lie outside the repository, as dvc.yaml names them."""
 
 
 @contextmanager
@@ -189,6 +191,7 @@ def _stage(found: Any, root: Path) -> Stage:
         _local_paths([dep for dep in found.deps if dep not in params], root),
         _local_paths(found.outs, root),
         any(out.persist for out in found.outs),
+        tuple(str(out.def_path) for out in found.outs if not _local_paths([out], root)),
     )
 
 

@@ -19,7 +19,10 @@ from runrecord.verify.compare import Comparison
 from runrecord.verify.compare import compare as compare_runs
 
 CODE, DATA = {"src/model.py": "a" * 64}, {"data/set": "b" * 64}
-TAGS = {"git.commit": "c" * 40, "dvc.experiment": "one", "python": "3.11.7", "torch": "2.11"}
+TAGS = {
+    **{"git.commit": "c" * 40, "dvc.experiment": "one"},
+    **{"python": "3.11.7", "torch": "2.11", "machine.cpu": "one"},
+}
 EPOCHS = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0]]
 
 Make = Callable[..., Record]
@@ -167,6 +170,7 @@ HALF = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0001]]
         ({"tags": TAGS | {"python": "3.12.1"}}, "equal within tolerance"),
         ({"tags": TAGS | {"torch": "2.12"}}, "equal within tolerance"),
         ({"tags": TAGS | {"machine.cpu": "another"}}, "equal within tolerance"),
+        ({"tags": {"torch": "2.11"}}, "different"),
         ({"tags": TAGS | {"env.OPENBLAS_NUM_THREADS": "1"}}, "equal within tolerance"),
         ({}, "different"),
         ({"host": "elsewhere"}, "different"),
@@ -178,7 +182,8 @@ HALF = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0001]]
         ({"tags": TAGS | {"python": "3.12.1"}, "outs": {"other": "e" * 64}}, "different"),
     ],
     ids=[
-        *("python", "package", "processor", "variable", "nothing", "host", "a person's tag"),
+        *("python", "package", "processor", "what one record does not tell", "variable"),
+        *("nothing", "host", "a person's tag"),
         *("variable of no number", "package that shows", "picture of that step"),
         *("text where there are no numbers", "another out"),
     ],

@@ -223,3 +223,45 @@ def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_
     output = verify(clone, "HEAD", "--yes")
     assert IDENTICAL in output
     assert "in place of " in output
+
+
+def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    stage = {"cmd": f"{EXEC} 'echo 1 > one.txt; echo 2 > {outside}'"}
+    outs = ["one.txt", "records/one", {str(outside): {"cache": False}}]
+    text = json.dumps({"stages": {"one": stage | {"outs": outs}}})
+    workspace = new_project(tmp_path / "project", {".gitignore": IGNORED, "dvc.yaml": text})
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    output = verify(workspace, "records/one", "--yes")
+    assert f"every file it wrote in the repository; not compared: {outside}." in output
+
+
+def test_a_run_that_leaves_nothing_to_compare_is_not_called_equal(tmp_path: Path) -> None:
+    text = json.dumps({"stages": {"one": {"cmd": f"{EXEC} 'echo 1'"}}})
+    workspace = new_project(tmp_path / "project", {".gitignore": IGNORED, "dvc.yaml": text})
+    run = workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert "1\n" in run
+    (folder,) = (workspace.path / ".runrecord/runs").iterdir()
+    output = verify(workspace, folder.name, "--yes", status=2)
+    assert "there is nothing to compare" in output
+
+
+def test_a_file_behind_a_link_to_a_folder_is_part_of_a_dependency(tmp_path: Path) -> None:
+    files = {
+        ".gitignore": IGNORED,
+        "other/a.txt": "1\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("src/link/a.txt", name="one")}}),
+    }
+    files["dvc.yaml"] = files["dvc.yaml"].replace("- src/link/a.txt", "- src")
+    workspace = new_project(tmp_path / "project", files)
+    (workspace.path / "src").mkdir()
+    (workspace.path / "src/link").symlink_to("../other")
+    (workspace.path / "src/itself").symlink_to(".")
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=link")
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    before = json.loads(workspace.read("records/one/run.json"))["deps"]["src"]
+    assert IDENTICAL in verify(workspace, "records/one", "--yes")
+    (workspace.path / "other/a.txt").write_text("2\n")
+    workspace.run("dvc", "repro", "--force", environment=RECORD_ONLY)
+    assert json.loads(workspace.read("records/one/run.json"))["deps"]["src"] != before

@@ -84,7 +84,7 @@ def _verify(
                 comparison = compare(
                     record, rebuilt.record, tolerance, project.code, project.packages
                 )
-                found = judge(comparison, discrepancies or [])
+                found = judge(comparison, discrepancies or [], rebuilt.outside)
             else:
                 found = Verdict(
                     "different",

@@ -27,7 +27,7 @@ def which(file: Path) -> None:
     root = repo_root()
     if not file.exists():
         raise FileNotFoundError(2, "No such file or directory", str(file))
-    (digest,) = hash_paths(root, [str(file.resolve())]).values()
+    (digest,) = hash_paths(root, [str(file.resolve())], compiled=True).values()
     with closing(RunIndex(root)) as index:
         for label, error in index.refused:
             say_failure(label, error)

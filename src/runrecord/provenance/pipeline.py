@@ -53,7 +53,8 @@ def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
 
 def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
     """SHA-256 of all that `stage` wrote, its record excepted, by its path."""
-    return hash_paths(checkout, [name for name in stage.outs if not name.startswith(RECORDS)])
+    outs = [name for name in stage.outs if name != record_of(stage)]
+    return hash_paths(checkout, outs, compiled=True)
 
 
 def record_of(stage: Stage) -> str | None:

@@ -75,10 +75,11 @@ def same(first: Value, second: Value) -> bool:
     return first == second
 
 
+_RANKS = {kind: rank for rank, kind in enumerate((*INPUTS, *RESULTS))}
+
+
 def _order(place: Place) -> tuple[Any, ...]:
-    kinds = (*INPUTS, *RESULTS)
-    kind = kinds.index(place.kind) if place.kind in kinds else len(kinds)
-    return place.step is None, place.step, kind, place.title
+    return place.step is None, place.step, _RANKS.get(place.kind, len(_RANKS)), place.title
 
 
 @dataclass(frozen=True)
@@ -124,22 +125,31 @@ class Comparison:
         if not results:
             return "bit-identical"
         both = all(one.state == "differs" for one in results)
-        if not (both and self.numbers and self.of(ENVIRONMENT) and self.largest <= self.tolerance):
+        if not (both and self.numbers and self.causes() and self.largest <= self.tolerance):
             return "different"
         return "different" if self.unexplained() else "equal within tolerance"
+
+    def causes(self) -> list[str]:
+        """What of the environment differs. What one record does not tell is not known to differ.
+
+        A variable that is not on record was not set.
+        """
+        return sorted(
+            one.place.title
+            for one in self.of(ENVIRONMENT)
+            if one.state == "differs" or one.place.title.startswith("env.")
+        )
 
     def unexplained(self) -> list[Difference]:
         """The files and texts that differ where no number does."""
         steps = {one.place.step for one in self.of(*NUMBERS)}
+        explained = FILES if steps else ()
         return [
             one
             for one in self.results
-            if one.place.kind not in (*NUMBERS, *FILES)
-            or (one.place.kind in FILES and not (steps and self._goes_with(one.place.step, steps)))
+            if one.place.kind not in (*NUMBERS, *explained)
+            or (one.place.kind in FILES and one.place.step in self.number_steps - steps)
         ]
-
-    def _goes_with(self, step: int | None, steps: set[int | None]) -> bool:
-        return step in steps or step not in self.number_steps
 
     def as_json(self) -> dict[str, Any]:
         """As values that JSON has."""

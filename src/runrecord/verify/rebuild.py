@@ -56,6 +56,8 @@ class Rebuilt:
     """How many runs the same program of the stage left."""
     commit: str
     """What the code was checked out from."""
+    outside: tuple[str, ...]
+    """Outs of the stage outside the repository, which nothing reads."""
 
 
 def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> Rebuilt:
@@ -93,7 +95,7 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
         )
     same = [record for record in again if record.start.command == start.command] or again
     own = [record for record in same if record.start.number == start.number]
-    return Rebuilt(own[0] if own else None, len(same), commit)
+    return Rebuilt(own[0] if own else None, len(same), commit, stages[start.stage].outside)
 
 
 def _stages(checkout: Path) -> Mapping[str, Stage]:

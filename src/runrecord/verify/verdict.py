@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from runrecord.verify.compare import ENVIRONMENT, INPUTS, Comparison, Difference
+from runrecord.verify.compare import INPUTS, Comparison, Difference
 from runrecord.verify.facts import FILES, METRIC, NUMBERS, OUT, WITHIN
 
 Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
@@ -28,12 +28,15 @@ class Verdict:
     why: str
 
 
-def judge(rebuilt: Comparison, shown: Sequence[Difference] = ()) -> Verdict:
+def judge(
+    rebuilt: Comparison, shown: Sequence[Difference] = (), outside: Sequence[str] = ()
+) -> Verdict:
     """The verdict on a run.
 
     Args:
         rebuilt: the run compared with the rebuilt one.
         shown: what MLflow shows otherwise than the run's record has it.
+        outside: outs outside the repository, which nothing compares.
     """
     if shown:
         first = shown[0]
@@ -47,8 +50,10 @@ def judge(rebuilt: Comparison, shown: Sequence[Difference] = ()) -> Verdict:
     if not rebuilt.compared and not rebuilt.results:
         return Verdict("cannot be rebuilt", "there is nothing to compare: no metric, file or out")
     if rebuilt.verdict == "bit-identical":
-        return Verdict("bit-identical", "every metric at every step, and every file it wrote")
-    causes = _listed(sorted({one.place.title for one in rebuilt.of(ENVIRONMENT)}))
+        less = f" in the repository; not compared: {_listed(outside)}" if outside else ""
+        why = f"every metric at every step, and every file it wrote{less}"
+        return Verdict("bit-identical", why)
+    causes = _listed(rebuilt.causes())
     if rebuilt.verdict == "equal within tolerance":
         return Verdict("equal within tolerance", f"{how_unequal(rebuilt)}; other here: {causes}")
     cause = causes or "nothing that the record tells of"
