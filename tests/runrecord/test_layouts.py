@@ -265,3 +265,35 @@ def test_a_file_behind_a_link_to_a_folder_is_part_of_a_dependency(tmp_path: Path
     (workspace.path / "other/a.txt").write_text("2\n")
     workspace.run("dvc", "repro", "--force", environment=RECORD_ONLY)
     assert json.loads(workspace.read("records/one/run.json"))["deps"]["src"] != before
+
+
+def test_a_project_in_a_folder_of_a_repository_is_brought_its_inputs_too(tmp_path: Path) -> None:
+    top = Workspace(tmp_path / "top")
+    inside = Workspace(top.path / "inside")
+    inside.path.mkdir(parents=True)
+    files = {
+        ".gitignore": f"{IGNORED}/data.csv\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("data.csv", "prep", name="one")}}),
+        "c/dvc.yaml": json.dumps(
+            {"stages": {"make": {"cmd": "cp data.csv prep", "wdir": "..", "outs": ["prep"]}}}
+        ),
+        "data.csv": "1\n",
+    }
+    for name, text in files.items():
+        (inside.path / name).parent.mkdir(exist_ok=True)
+        (inside.path / name).write_text(text)
+    top.run("git", "init", "--quiet", "--initial-branch=main")
+    inside.run("dvc", "init", "--quiet", "--subdir")
+    inside.run("dvc", "add", "--quiet", "data.csv")
+    inside.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
+    for message in ("data", "results"):
+        top.run("git", "add", "--all")
+        top.run("git", "commit", "--quiet", f"--message={message}")
+        if message == "data":
+            inside.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    inside.run("dvc", "push", "--quiet")
+    top.run("git", "clone", "--quiet", str(top.path), str(tmp_path / "clone"))
+    shutil.rmtree(top.path)
+    output = verify(Workspace(tmp_path / "clone/inside"), "HEAD", "--yes")
+    assert IDENTICAL in output
+    assert "running" not in output
