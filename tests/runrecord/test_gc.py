@@ -1,6 +1,7 @@
 """`runrecord gc` takes what DVC can give back, and nothing else."""
 
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None
     shutil.rmtree(four.path / ".dvc/cache")
     assert "0 runs" in here("--keep", "1", "--yes")
     assert stages(four) == ["train", "evaluate", "train", "evaluate", "train"]
+
+
+def test_what_is_older_than_some_days_goes_and_the_newest_of_a_stage_never(
+    four: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, newest, last = oldest_first(four)
+    later = time.time_ns() + 3 * 86_400 * 10**9
+    monkeypatch.setattr("time.time_ns", lambda: later)
+    assert "0 runs" in here("--keep-days", "4", "--yes")
+    assert "2 runs" in here("--keep-days", "2", "--yes")
+    assert oldest_first(four) == [newest, last]
+    assert "0 runs" in here("--keep-days", "1", "--yes")
 
 
 def test_a_folder_that_says_it_is_another_run_costs_that_one_nothing(

@@ -1,11 +1,13 @@
 """What DVC allows in a pipeline, on the engine: run for real, rebuilt for real."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
-from helpers import Workspace, new_project
+from helpers import RECORD_ONLY, Workspace, new_project, read_until
 
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dirs
@@ -131,6 +133,39 @@ def test_a_program_that_fails_fails_the_stage_with_its_status(tmp_path: Path) ->
     assert (record.end.status, record.end.message) == ("FAILED", "ProgramFailed: exit status 3")
     assert record.end.output is not None
     assert record.read(record.end.output.name) == b"***\n"
+
+
+EXEC = ("runrecord", "exec", "--", "sh", "-c")
+BY_HAND = {"DVC_STAGE": "one", **RECORD_ONLY}
+
+
+@pytest.mark.parametrize("sent", ["TERM", "KILL", "SEGV"])
+def test_a_program_that_a_signal_ends_ends_as_a_shell_says_it(sent: str, tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", ONE)
+    status = 128 + signal.Signals[f"SIG{sent}"]
+    workspace.run(*EXEC, f"echo begun; kill -{sent} $$", status=status, environment=BY_HAND)
+    (record,) = records(workspace)
+    assert record.end is not None
+    assert (record.end.status, record.end.message) == (
+        "FAILED",
+        f"ProgramFailed: exit status {status}",
+    )
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_exec_ends_its_program(sent: signal.Signals, tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", ONE)
+    with workspace.start(*EXEC, "echo it runs as; echo $$; exec sleep 200", **BY_HAND) as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "it runs as")
+        number = int(process.stdout.readline())
+        process.send_signal(sent)
+        process.stdout.read()
+    assert process.returncode == 128 + sent
+    assert not psutil.pid_exists(number)
+    (record,) = records(workspace)
+    assert record.end is not None
+    assert record.end.status == "KILLED"
 
 
 def test_exec_without_a_program_or_a_stage_is_one_sentence(tmp_path: Path) -> None:

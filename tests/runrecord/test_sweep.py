@@ -33,6 +33,7 @@ from helpers import (
 
 from runrecord.errors import UserError
 from runrecord.extras import require
+from runrecord.project import Better
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.run_view import view
@@ -41,6 +42,7 @@ from runrecord.sweep.space import Param, Value, as_there, parse, set_params, spl
 from runrecord.sweep.study import Definition, Searcher, Trial, best_first, grid_size, to_run
 from runrecord.sweep.study_record import Study, find_study, recorded, study_record
 from runrecord.sweep.worker import experiment_ref, run_trial
+from runrecord.sweep.workplace import environment_of
 
 needs_ray = pytest.mark.needs("sweep")
 
@@ -270,18 +272,35 @@ def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(search: str
 
 
 @needs_ray
-def test_a_study_that_goes_on_gives_up_what_is_worse_than_its_earlier_trials() -> None:
-    pruned = replace(definition("random", a="0.1..10"), prune=True)
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_a_study_that_goes_on_gives_up_what_is_worse_than_its_earlier_trials(
+    better: Better,
+) -> None:
+    pruned = replace(definition("random", a="0.1..10"), prune=True, better=better)
     curve = dict.fromkeys(range(1, 9), 1.0)
     done = [
         Trial(number, Searcher(pruned, []).ask(number).params, "COMPLETE", 1.0, curve)
         for number in range(4)
     ]
     searcher = Searcher(pruned, done)
-    for number, value, given_up in ((4, 0.5, False), (5, 2.0, True)):
+    for number, value, given_up in ((4, 0.5, better == "higher"), (5, 2.0, better == "lower")):
         searcher.ask(number)
         seen = [searcher.is_hopeless(number, epoch, value) for epoch in range(1, 9)]
         assert any(seen) == given_up
+
+
+@needs_ray
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_a_search_goes_where_the_metric_is_better(better: Better) -> None:
+    space = replace(definition("tpe", a="0.0..1.0"), better=better)
+    searcher = Searcher(space, [])
+    tried = []
+    for number in range(40):
+        trial = searcher.ask(number)
+        tried.append(float(str(trial.params["a"])))
+        searcher.tell(replace(trial, state="COMPLETE", value=tried[-1]))
+    last = sum(tried[-10:]) / 10
+    assert last > 0.8 if better == "higher" else last < 0.2
 
 
 @needs_ray
@@ -350,6 +369,47 @@ def test_what_is_refused_is_one_sentence(
     monkeypatch.chdir(bare.path)
     with pytest.raises(UserError, match=re.escape(REFUSED[given])):
         sweep(_parser().parse_args(["sweep", *given]))
+
+
+@needs_ray
+def test_a_study_with_a_change_that_was_made_elsewhere_runs_nothing(
+    bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runrecord.cli import _parser
+    from runrecord.cli.sweep import sweep
+
+    project, given = bare.copy(tmp_path / EXPERIMENT), ("train.lr=1,2", *METRIC)
+    commit = project.run("git", "rev-parse", "HEAD").strip()
+    (project.path / "train.py").write_text("raise SystemExit('theirs')\n")
+    patch = project.run("git", "diff").encode()
+    definition = Definition({"train.lr": "1,2"}, "metrics.json", "Length", "lower", "grid")
+    with recorded(project.path, Study("theirs", "", definition, commit, patch, {}), {}):
+        pass
+    shutil.rmtree(project.path / ".runrecord" / "patches")  # as if its record had come from a clone
+    monkeypatch.chdir(project.path)
+    for more in ((), given):
+        with pytest.raises(UserError, match="theirs: its uncommitted change was made elsewhere"):
+            sweep(_parser().parse_args(["sweep", *more, "--name", "theirs"]))
+    assert not experiments(project)
+
+
+def test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone(
+    bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {**IDENTITY, "OMP_NUM_THREADS": "2", "MLFLOW_TRACKING_URI": "here"}.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    commit = bare.run("git", "rev-parse", "HEAD").strip()
+    study = Study("plain", "", definition("grid", a="1"), commit, b"", {})
+    task = task_of(bare.path, study, ("train",), tmp_path, "proof")
+    # On the worker, Ray has set others.
+    ours = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "there"}
+    for name, text in {**ours, "EDITOR": "vi"}.items():
+        monkeypatch.setenv(name, text)
+    found = environment_of(task)
+    assert found["OMP_NUM_THREADS"] == "2"
+    assert "MKL_NUM_THREADS" not in found
+    assert (found["MLFLOW_TRACKING_URI"], found["EDITOR"]) == ("here", "vi")
 
 
 @needs_ray
