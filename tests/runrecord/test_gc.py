@@ -10,7 +10,7 @@ import pytest
 from helpers import RECORD_ONLY, Workspace, end_run, new_run, play, spool
 
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import host, lock_of
+from runrecord.run_store import host, working_on
 from runrecord.sinks.tensorboard import TensorBoardSink, shown_at
 
 Here = Callable[..., str]
@@ -102,7 +102,7 @@ def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None
     end_run(store / "failed", status="FAILED", message="no")
     assert "0 runs" in here("--keep-days", "1")
     assert "1 older runs stay" in here("--keep", "1")
-    with lock_of(old).acquire():
+    with working_on(old):
         said = here("--keep", "1")
     assert old.name not in said
     assert evaluation.name in said

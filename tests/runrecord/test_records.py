@@ -485,6 +485,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "number for a tag": lambda run: run.tag(gpus=2),
     "tag of MLflow's": lambda run: run.tag(**{"mlflow.note.content": "x"}),
     "tag of the record's": lambda run: run.tag(**{"record.id": "x"}),
+    "tag of a model": lambda run: run.tag(**{"model.id": "x"}),
     "tag of the host": lambda run: run.tag(host="x"),
     "commit that is an option": lambda run: run.tag(**{"git.commit": "-p"}),
     "tag with a surrogate": lambda run: run.tag(a="\ud800"),

@@ -274,7 +274,9 @@ def test_without_names_it_shows_the_workspace(
     assert "<th>vae</th>" not in (root / "one.html").read_text()
 
 
-def test_what_cannot_be_shown_is_one_sentence(root: Path) -> None:
+def test_what_cannot_be_shown_is_one_sentence(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError) as refusal:
         report(["nothing"], root / "report.html")
     assert str(refusal.value).startswith("nothing: no record of such a run")
@@ -282,8 +284,16 @@ def test_what_cannot_be_shown_is_one_sentence(root: Path) -> None:
     with pytest.raises(OSError, match="report") as failure:
         report([], Path("/proc/report.html"))
     assert failure.value.filename == "/proc/report.html"
+    report([], root / "before.html")
+    pictures = (root / "before.html").read_text().count("data:image/png")
+    (root / "before.html").unlink()
     for picture in (root / "records/vae/images").glob("*.png"):
         picture.write_bytes(b"no picture")
+    report([], root / "whole.html")
+    assert "vae: without its damaged files: images/" in capsys.readouterr().out
+    assert (root / "whole.html").read_text().count("data:image/png") < pictures
+    with (root / "records/vae/events.jsonl").open("ab") as events:
+        events.write(b'{"time": 1}\n{"time": 2}\n')
     with pytest.raises(UserError) as refusal:
         report([], root / "report.html")
     assert "vae: its record cannot be used: " in str(refusal.value)
@@ -298,7 +308,11 @@ def test_an_evaluation_that_is_damaged_is_nobody_elses_trouble(root: Path) -> No
     for picture in run_dir(root, "damaged").glob("images/*.png"):
         picture.write_bytes(b"no picture")
     report(["records/vae"], root / "report.html")
-    assert judged((root / "report.html").read_text(), "Eval/Accuracy")[0] == "0.5"
+    assert judged((root / "report.html").read_text(), "Eval/Accuracy")[0] == "0.1", "a picture"
+    with (run_dir(root, "damaged") / "events.jsonl").open("ab") as events:
+        events.write(b'{"time": 1}\n{"time": 2}\n')
+    report(["records/vae"], root / "report.html")
+    assert judged((root / "report.html").read_text(), "Eval/Accuracy")[0] == "0.5", "a line"
 
 
 def test_a_browser_opens_it_from_the_file_alone_and_runs_nothing(root: Path, page: Page) -> None:

@@ -451,8 +451,12 @@ def test_sync_killed_in_the_middle_ends_right_when_started_again(small: Workspac
         with small.start("runrecord", "sync") as process:
             wait_until(lambda wanted=points: points_in(small.path / "mlflow.db") >= wanted)  # type: ignore[misc]
             process.kill()
+        begun = runs(small)
+        done = [run for run in begun if "record.events" in run.data.tags]
+        assert len(begun) > 0
         counts = summary(small.run("runrecord", "sync"))
-        assert counts["completed"] >= 1 or counts["already there"] >= 1, counts
+        there = len(begun) - len(done), len(done)
+        assert counts == states(3 - len(begun), *there), "what each run lacked, and no more"
         assert everything(small) == whole
 
 
@@ -592,6 +596,33 @@ def test_half_a_last_line_is_said_and_the_rest_is_used(small: Workspace, here: H
     assert run.info.status == "KILLED"
     assert "cut off" in run.data.tags["error"]
     assert run.data.tags["model.sha256"]
+
+
+def test_a_damaged_picture_is_named_and_all_else_of_its_run_is_played(
+    small: Workspace, here: Here
+) -> None:
+    folder = small.path / "records" / "vae"
+    damaged = min((folder / "images").iterdir())
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"<script>")
+    said = f"images/{damaged.name}: its SHA-256 is another"
+    for again in (False, True):
+        output = here("sync", "--tensorboard", status=1)
+        assert output.count(f"not all its pictures, models and files ({said})") == 1
+        assert output.count("records/vae: TensorBoard shows it") == 1
+        assert "error: 2 of the records failed" in output
+        counts = summary(output)
+        assert (counts["created"], counts["already there"]) == ((0, 2) if again else (2, 0))
+    (run,) = runs(small, "train-vae")
+    assert run.info.status == "FINISHED"
+    assert len(client(small).get_metric_history(run.info.run_id, "Test/Other")) == 2
+    assert run.data.tags["model.sha256"]
+    pictures = [*(small.path / "mlruns").glob(f"{run.info.run_id}/artifacts/images/*")]
+    shown = [path for path in pictures if b"script" in path.read_bytes()]
+    assert pictures
+    assert shown == []
+    (row,) = [line for line in here("show", str(folder)).splitlines() if damaged.name in line]
+    assert "its SHA-256 is another" in row
 
 
 def test_a_refused_record_is_named_and_the_others_are_played(small: Workspace, here: Here) -> None:

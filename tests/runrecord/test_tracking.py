@@ -6,9 +6,13 @@ import os
 import queue
 import shutil
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +38,9 @@ from helpers import (
     wait_until,
 )
 
+import runrecord
 from generative.project import PROJECT
+from runrecord import start_run
 from runrecord.cli.reap import reap
 from runrecord.events import Contents, Event, Logged, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
@@ -428,6 +434,65 @@ def test_a_tracking_server_that_is_gone_costs_a_warning_and_nothing_else(toy: Wo
 
 
 @pytest.mark.slow
+def holding(root: Path, secret: str) -> list[str]:
+    """The files below a folder, less what a person wrote, that have a text in them."""
+    return [
+        path.relative_to(root).as_posix()
+        for place in (
+            ".runrecord/**/*",
+            "records/**/*",
+            "mlruns/**/*",
+            "mlflow.db*",
+            "tensorboard/**/*",
+        )
+        for path in root.glob(place)
+        if path.is_file() and secret.encode() in path.read_bytes()
+    ]
+
+
+SECRET = "tok-7f9a8bQz51"
+OPEN = "as-everybody-knows"
+
+
+def failing(_run: runrecord.Run) -> None:
+    raise ValueError(f"{SECRET} {OPEN}")
+
+
+SAID: dict[str, Callable[[Any], object]] = {
+    "a tag": lambda run: run.tag(note=f"{SECRET} {OPEN}"),
+    "a config": lambda run: run.evaluation(
+        "m", "params.yaml", {"a": 1.0}, config={"note": [f"{SECRET} {OPEN}"]}
+    ),
+    "a text": lambda run: run.text("note", f"{SECRET} {OPEN}"),
+    "an error": failing,
+    "params": lambda run: run.log({"loss": 1.0}),
+    "tags": lambda run: run.log({"loss": 1.0}),
+    "a command": lambda run: run.log({"loss": 1.0}),
+}
+
+
+@pytest.mark.parametrize("place", SAID)
+def test_no_secret_reaches_a_record_or_a_tracker(
+    here: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """What is no secret does, by the same way; a tag that a run begins with is left out whole."""
+    shutil.copyfile(empty_store, here / "mlflow.db")
+    monkeypatch.delenv("RUNRECORD_SINKS")
+    monkeypatch.setenv("MY_API_TOKEN", SECRET)
+    text = f"{SECRET} {OPEN}"
+    if place == "a command":
+        monkeypatch.setattr(sys, "argv", ["train.py", text])
+    params = {"note": text} if place == "params" else {"lr": 1}
+    tags = {"note": text} if place == "tags" else {}
+    with suppress(ValueError), start_run("train", params=params, tags=tags) as run:
+        SAID[place](run)
+    assert holding(here, SECRET) == []
+    found = holding(here, OPEN)
+    assert any(name.startswith(".runrecord/runs/") for name in found) == (place != "tags")
+    if place not in ("a command", "a config", "tags"):
+        assert any(name.startswith(("mlflow.db", "mlruns/")) for name in found)
+
+
 def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
     workspace: Workspace, empty_store: Path
 ) -> None:

@@ -53,7 +53,7 @@ def report(names: Sequence[str], output: Path) -> None:
 
 
 def _newest(index: RunIndex, model: str) -> Iterator[RunView]:
-    """The newest evaluation of a model whose record is whole, if there is one."""
+    """The newest evaluation of a model whose record can be read, if there is one."""
     for folder in index.evaluations(model):
         with suppress(RecordRefused):
             yield view(Record(files_in(folder)))
@@ -80,7 +80,10 @@ def _opened(folder: Path) -> Record:
 
 def _read(record: Record) -> RunView:
     try:
-        return view(record)
+        seen = view(record)
+        if record.damaged:
+            say(f"{record.start.id}: without its damaged files: {record.damage()}")
+        return seen
     except RecordRefused as error:
         _refuse(record.start.id, error)
 

@@ -55,6 +55,8 @@ def _writers(records: Iterable[tuple[str, Files]], digest: str) -> list[Record]:
             record = Record(files)
             if _wrote(record, digest):
                 found.setdefault(record.start.id, record)
+            elif record.damaged:
+                say_failure(label, RecordRefused(record.damage()))
         except RecordRefused as error:
             say_failure(label, error)
     return sorted(found.values(), key=lambda record: (record.start.time, record.start.id))
@@ -62,5 +64,5 @@ def _writers(records: Iterable[tuple[str, Files]], digest: str) -> list[Record]:
 
 def _wrote(record: Record, digest: str) -> bool:
     return (record.end is not None and digest in record.end.outs.values()) or any(
-        file.sha256 == digest for event in record.events(files=False) for file in files_of(event)
+        file.sha256 == digest for event in record.events() for file in files_of(event)
     )
