@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from runrecord.events import Event
 from runrecord.files import sha256
-from runrecord.place import was_claimed_since
+from runrecord.place import process_began, was_claimed_since
 from runrecord.provenance.identity import Identity, differences, redacted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import FORMAT, START, RecordRefused, read_start
@@ -263,7 +263,7 @@ class Checkpoints:
 
     def _goes_on(self, run_id: str) -> bool:
         folder = run_dir(self._root, run_id)
-        if self._follows and was_claimed_since(folder, _TOGETHER):
+        if self._follows and was_claimed_since(folder, process_began() - _TOGETHER):
             return False
         return is_running(folder)
 

@@ -10,10 +10,10 @@ PLACE = ".place"
 """The file in a run's folder where its process notes who it is; no part of the record."""
 
 
-def was_claimed_since(folder: Path, before: float) -> bool:
-    """Was a run claimed since this process began, or as many seconds before?"""
+def was_claimed_since(folder: Path, moment: float) -> bool:
+    """Was a run claimed since then, in seconds since 1970?"""
     try:
-        return (folder / PLACE).stat().st_mtime > process_began() - before
+        return (folder / PLACE).stat().st_mtime > moment
     except OSError:
         return False
 

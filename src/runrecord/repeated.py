@@ -10,6 +10,8 @@ Key = tuple[str, str, int]
 OnRecord = Mapping[Key, list[object]]
 """What was logged: a metric's value and its values within the step, or the SHA-256 of a file."""
 
+_SHORT = 12  # characters of a SHA-256
+_LONGEST = 60  # characters of a title
 DIFFERS = "resumed.differs"
 """The tag of a run whose repeated epochs did not give the same."""
 
@@ -43,12 +45,20 @@ def difference(key: Key, was: list[object], now: object) -> str:
     if repr(now) in map(repr, was):
         return ""
     kind, title, step = key
-    old, new = was[0], now
-    if isinstance(old, tuple) and isinstance(new, tuple):  # a metric
-        pairs = zip_longest([old[0], *old[1]], [new[0], *new[1]])
-        old, new = next(pair for pair in pairs if repr(pair[0]) != repr(pair[1]))
-    what = title if kind == "metrics" else f"{kind}: {title}"
+    pairs = zip_longest(_parts(was[0]), _parts(now))
+    old, new = next(pair for pair in pairs if repr(pair[0]) != repr(pair[1]))
+    what = title if kind == "metrics" else f"{kind}: {title[:_LONGEST]}"
     return (
         f"epoch {step} was computed again after the stop, and {what} is not the same: {old} on "
         f"record, {new} now; the record keeps the first, and all that follows comes from the second"
     )
+
+
+def _parts(logged: object) -> Iterable[object]:
+    """What may differ of something logged, the numbers of a metric for instance."""
+    match logged:
+        case (value, [*inside]):
+            return [value, *inside]
+        case dict():
+            return [f"{name} {value!r}" for name, value in logged.items()]
+    return [str(logged)[:_SHORT]]

@@ -69,8 +69,8 @@ class Run:
         """How many events there were when the epochs began."""
         self._on_record: OnRecord = stopped.logged if stopped else {}
         """Of a run that goes on: what it had logged until it was stopped."""
-        self._differs = False
-        """It has been said that a repeated epoch does not give the same."""
+        self._differs = isinstance(tracker, NoTracker)
+        """It has been said that a repeated epoch does not give the same; rank 0 says it."""
         self.output = b""
         """What its program printed, where `runrecord exec` keeps that."""
         self.id = start.id

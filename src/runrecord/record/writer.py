@@ -30,7 +30,7 @@ class RecordWriter:
         """Begin a record in `folder`, or go on with one whose lines are `size` bytes so far."""
         self.folder = folder
         self._size = size
-        self._pending: list[tuple[Event, Contents]] = []
+        self._pending: list[tuple[Event, bytes, Contents]] = []
         self._lost: set[str] = set()
 
     def keep(
@@ -66,8 +66,7 @@ class RecordWriter:
             OSError: it is not on the disk (yet).
             ValueError: it could not be read again; the message is a clause.
         """
-        as_json(event)
-        self._pending.append((event, contents or {}))
+        self._pending.append((event, as_json(event), contents or {}))
         self.write_pending()
 
     def seal(self, destination: Path, end: RunEnded, contents: Contents | None = None) -> None:
@@ -108,16 +107,16 @@ class RecordWriter:
             OSError: it is not on the disk (yet).
         """
         while self._pending:
-            event, contents = self._pending[0]
+            event, data, contents = self._pending[0]
             lost = {
                 file.name
                 for file in files_of(event)
                 if file.name in contents and not self._take(file, contents[file.name])
             }
             if isinstance(event, RunStarted):
-                write_atomic(self.folder / START, as_json(event))
+                write_atomic(self.folder / START, data)
             else:
-                self._append(as_json(_less(event, lost)))
+                self._append(as_json(_less(event, lost)) if lost else data)
             self._pending = self._pending[1:]
 
     def _take(self, file: File, content: bytes | Path) -> bool:
@@ -171,8 +170,7 @@ def _place(copy: Path, target: Path) -> None:
 
 def _less(event: Event, lost: set[str]) -> Event:
     """An event without files that are lost; one that is nothing else stays as an empty one."""
-    left = without_files(event, lost) if lost else event
-    return left or Logged(event.time, getattr(event, "step", 0))
+    return without_files(event, lost) or Logged(event.time, getattr(event, "step", 0))
 
 
 def place_files(folder: Path, files: Mapping[str, bytes]) -> None:
