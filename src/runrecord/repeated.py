@@ -40,12 +40,12 @@ def on_record(events: Iterable[Event]) -> OnRecord:
     return found
 
 
-def difference(key: Key, was: list[object], now: object) -> str:
+def difference(key: Key, was: object, now: object) -> str:
     """How what is logged again differs from what the record has, as a sentence; empty if not."""
-    if repr(now) in map(repr, was):
+    if repr(now) == repr(was):
         return ""
     kind, title, step = key
-    pairs = zip_longest(_parts(was[0]), _parts(now))
+    pairs = zip_longest(_parts(was), _parts(now))
     old, new = next(pair for pair in pairs if repr(pair[0]) != repr(pair[1]))
     what = title if kind == "metrics" else f"{kind}: {title[:_LONGEST]}"
     return (

@@ -252,9 +252,9 @@ class Run:
 
     def _is_new(self, kind: str, title: str, step: int, value: object) -> bool:
         """Is that not on record yet? If it is, and was another, that is said once."""
-        was = self._on_record.get((kind, title, step))
-        if was is None:
+        if not (left := self._on_record.get((kind, title, step))):
             return True
+        was = left.pop(0)  # what is logged twice is on record twice
         self._differs |= ("tags", DIFFERS, 0) in self._on_record
         if not self._differs and (said := difference((kind, title, step), was, value)):
             self._differs = True

@@ -1092,3 +1092,30 @@ def test_a_trial_of_a_study_is_no_rank_of_slurms() -> None:
     assert rank_in({"LOCAL_RANK": "2"}) == 2
     assert rank_in({"RANK": "", "SLURM_PROCID": "x"}) == 0
     assert rank_in({}) == 0
+
+
+def test_what_is_logged_twice_in_an_epoch_is_on_record_twice_after_a_stop_between(
+    toy: Workspace,
+) -> None:
+    script = toy.path / "train.py"
+    once = "        run.image("
+    twice = (
+        "        run.log({'Twice': 1.0})\n"
+        "        if os.environ.get('STOP_IN') == str(epoch):\n"
+        "            print(f'between {epoch}', flush=True)\n"
+        "            sys.stdin.read()\n"
+        "        run.log({'Twice': 1.0})\n"
+    )
+    script.write_text(script.read_text().replace(once, twice + once))
+    with toy.start(*TOY_TRAIN, **RECORD_ONLY, STOP_IN="3") as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "between 3")
+        process.kill()
+        process.stdout.read()
+    toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+    (folder,) = spool(toy)
+    events = [*Record(files_in(folder)).events()]
+    logged = [
+        event.step for event in events if isinstance(event, Logged) and "Twice" in event.metrics
+    ]
+    assert sorted(logged) == sorted([*range(1, 9)] * 2)
