@@ -169,6 +169,13 @@ def test_an_event_that_is_dropped_or_doubled_is_found_either_way(stream: list[An
             assert own <= {one.place.title for one in listed}
 
 
+def test_an_end_that_a_run_was_resumed_after_is_none() -> None:
+    logged = Logged(1, 1, {"loss": 1.0})
+    stopped = [logged, RunEnded(2, "KILLED"), Resumed(3, 1), RunEnded(4, "FINISHED")]
+    assert found(stopped, [logged, RunEnded(4, "FINISHED")]) == []
+    assert found(stopped, [logged, RunEnded(2, "KILLED"), RunEnded(4, "FINISHED")]) != []
+
+
 def test_what_the_machine_did_and_where_a_run_was_resumed_are_no_results() -> None:
     assert (
         results_in([Observed(1, {"cpu": 1.0}), Resumed(1, 3), Logged(1, 1, tags={"a": "b"})]) == {}

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved, RunEnded
+from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded
 from runrecord.provenance.identity import plain
 from runrecord.record.schema import strict_json
 
@@ -36,6 +36,7 @@ EMBEDDING, EVALUATED, OUT = "embedding", "evaluated model", "out"
 FILES = (PICTURE, TEXT, ARTIFACT, MODEL, EMBEDDING, EVALUATED, OUT)
 """Kinds whose values are the SHA-256 of files and folders."""
 FILENAME, CONFIG, STATUS = "file name of the model", "config of the evaluation", "status"
+_STATUS = Place(STATUS, "of the run", None)
 RESULTS = (*NUMBERS, *FILES, FILENAME, CONFIG, STATUS)
 """All that comes out of a run. Not tags, nor what the machine did, nor what the program printed."""
 
@@ -75,8 +76,10 @@ def results_in(events: Iterable[Event]) -> Facts:
                     add(CONFIG, f"{event.model}/{title}", None, as_text(value))
                 if event.embedding:
                     add(EMBEDDING, event.model, None, event.embedding.sha256)
+            case Resumed():  # what was an end until then is none
+                found.pop(_STATUS, None)
             case RunEnded():
-                add(STATUS, "of the run", None, event.status)
+                add(*_STATUS, event.status)
                 for title, digest in event.outs.items():
                     add(OUT, title, None, digest)
     return found
