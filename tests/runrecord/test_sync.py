@@ -437,9 +437,10 @@ def test_records_come_from_the_remote_where_the_cache_has_none(
 
     shutil.rmtree(tmp_path / "storage")
     entered(late, empty_store, monkeypatch)
-    output = here("sync", "--all")
+    output = here("sync", "--all", status=1)
     assert summary(output)["not found"] == 2
     assert "from neither DVC's cache nor its remote" in output
+    assert f"{tmp_path / 'storage'} is not there" in output
 
 
 @pytest.mark.slow

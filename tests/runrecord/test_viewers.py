@@ -74,12 +74,12 @@ def viewing(
         finally:
             process.terminate()
             try:
-                rest, _ = process.communicate(timeout=30)
+                process.wait(timeout=30)
             except subprocess.TimeoutExpired:  # TensorBoard hangs in its own end, now and then
                 process.kill()
-                rest, _ = process.communicate()
+            assert process.stdout is not None
             if said is not None:
-                said.append(rest)
+                said.append(process.stdout.read())  # what `readline` has read ahead, too
 
 
 @pytest.fixture(scope="module")
