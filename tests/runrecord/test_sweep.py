@@ -558,6 +558,22 @@ def test_a_trial_larger_than_any_machine_is_refused(bare: Workspace, tmp_path: P
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.parametrize(("own", "retries"), [({}, 3), ({"RAY_task_oom_retries": "1"}, 1)])
+def test_a_trial_that_is_killed_for_memory_is_tried_a_few_times_and_the_table_says_so(
+    own: dict[str, str], retries: int, bare: Workspace, tmp_path: Path
+) -> None:
+    project = bare.copy(tmp_path / EXPERIMENT)
+    environment = {**RECORD_ONLY, **own, "RAY_memory_usage_threshold": "0.001"}
+    said = project.run(*SWEEP, "train.lr=1", *METRIC, status=1, environment=environment)
+    left = re.findall(r"There are (\w+) oom retries remaining", said)
+    assert max(left) == str(retries), "Ray itself says how often it will try again"
+    assert "failed: Ray killed it each time, as its machine ran out of memory; run fewer" in said
+    (study,) = spool(project)
+    assert "ran out of memory" in project.run("runrecord", "show", study.name)
+
+
+@needs_ray
+@pytest.mark.slow
 def test_a_study_from_its_start_to_its_end(project: Workspace, tmp_path: Path) -> None:
     """Experiments, records, MLflow, the table, the report; frozen code; nothing twice."""
     (project.path / "new.py").write_text("# a new file of the change\n")

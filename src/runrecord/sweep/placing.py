@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 _LOOK = 0.5  # seconds between two looks at what trials have reached
 _OBJECTS = 80_000_000  # bytes of Ray's object store: tasks are small
-_TRIES = 3  # times that a trial is taken up again whose worker or node died
+_TRIES = 3  # times that a trial is taken up again whose worker died, or was killed for memory
+_NO_MEMORY = (
+    "Ray killed it each time, as its machine ran out of memory; run fewer at once with --jobs, or "
+    "let each take more of a machine with --cpus"
+)
 _FORWARDED = ("MLFLOW_",)
 _OF_DVC = (":(glob)**/dvc.lock", ":(glob)**/?*.dvc")
 
@@ -55,6 +59,7 @@ def ray_at_work(resources: Resources) -> Iterator[int]:
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no GPU asked for hides none
+    os.environ.setdefault("RAY_task_oom_retries", str(_TRIES))  # else a trial is killed for ever
     if not address:  # a token of this process alone: Ray would write one into the home folder
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token_hex(32))
     import ray
@@ -150,7 +155,7 @@ class Placing:
     def ended(self) -> list[Outcome]:
         """The outcomes of those that ended, waited for a moment, or until there is one."""
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import OutOfMemoryError, RayError
 
         done, _ = ray.wait([*self.pending], timeout=_LOOK)
         found = []
@@ -158,6 +163,8 @@ class Placing:
             trial = self.pending.pop(ref)
             try:
                 found.append(ray.get(ref))
+            except OutOfMemoryError:
+                found.append(Outcome(replace(trial, state="FAIL", error=_NO_MEMORY)))
             except RayError as error:
                 found.append(Outcome(replace(trial, state="FAIL", error=reason(error))))
         return found
