@@ -551,7 +551,7 @@ def rubbish_in(root: Path) -> list[str]:
     found = [path for folder in state for path in (root / folder).rglob("*")]
     found += root.iterdir()
     born = {folder / "run.json" for folder in (root / ".runrecord" / "runs").iterdir()}
-    mine = ("sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
+    mine = ("seal.lock", "sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
     left = [path for path in found if _RUBBISH.fullmatch(path.name) and path.name not in mine]
     left += [path for path in born if not path.exists()]
     return [str(path.relative_to(root)) for path in left]
