@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from runrecord.errors import UserError
-from runrecord.events import Contents, Event, File, Observed, RunEnded, RunStarted
+from runrecord.events import Contents, Event, File, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import as_json
 from runrecord.record.writer import RecordWriter, file_for
@@ -52,9 +52,7 @@ class Tracker:
             UserError: it could not be read again, or the run has ended; nothing of it is kept.
         """
         with self._turn:
-            if self._ended and isinstance(event, Observed):
-                return  # a sample that came too late: a run's end is its last event
-            self._check_open()
+            self._check_open()  # who samples the machine passes over the error
             self._ended = isinstance(event, RunEnded)
             self._log(event, contents or {})
 

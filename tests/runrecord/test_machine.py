@@ -10,6 +10,7 @@ import pytest
 from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run, play, spool
 
 import runrecord.machine
+from runrecord.errors import UserError
 from runrecord.events import Logged, Observed, RunEnded, RunStarted
 from runrecord.machine import sampled
 from runrecord.record.reader import Record, files_in
@@ -83,7 +84,8 @@ def test_a_sample_after_the_end_is_no_part_of_the_run(tmp_path: Path) -> None:
     tracker = Tracker(RecordWriter(tmp_path / "record"), tmp_path, [])
     tracker.log(RunStarted("run-1", "train", 0, "host", {}, {}))
     tracker.log(RunEnded(2, "FINISHED"))
-    tracker.log(Observed(3, {"cpu_utilization_percentage": 1.0}))
+    with pytest.raises(UserError, match="the run has ended"):
+        tracker.log(Observed(3, {"cpu_utilization_percentage": 1.0}))
     record = Record(files_in(tmp_path / "record"))
     assert record.end == RunEnded(2, "FINISHED")
     assert observed(record) == []

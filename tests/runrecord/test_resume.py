@@ -487,6 +487,7 @@ def test_a_repeated_epoch_that_gives_the_same_is_not_said(
 AFTER: dict[str, Callable[[Any], object]] = {
     "metric": lambda run: run.log({"loss": 1.0}),
     "tag": lambda run: run.tag(a="b"),
+    "speed": lambda run: run.observe({"speed": 1.0}),
     "text": lambda run: run.text("a", "b"),
     "picture": lambda run: run.image("a", np.zeros((2, 2), np.uint8)),
     "file": lambda run: run.artifact("params.yaml"),
@@ -507,7 +508,6 @@ def test_nothing_is_logged_after_a_run_has_ended(small: Path, what: str, how: st
     before = {name: path.read_bytes() for name, path in files_in(folder).items()}
     with pytest.raises(UserError, match="the run has ended"):
         AFTER[what](run)
-    run.observe({"speed": 1.0})
     record = Record(files_in(folder))
     assert {name: path.read_bytes() for name, path in files_in(folder).items()} == before
     assert record.end is not None
