@@ -1,6 +1,7 @@
 """Whatever way DVC knows of a dependency, a clone and a remote are enough to verify a run."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -162,13 +163,17 @@ def test_what_dvcignore_names_is_no_part_of_a_dependency(tmp_path: Path) -> None
 
 
 def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path: Path) -> None:
+    """The dvc.lock of the run's own commit names those of the run before."""
+    make = {"cmd": "cp value.txt made.txt", "deps": ["value.txt"], "outs": ["made.txt"]}
+    one = reading("data.csv", "made.txt", name="one")
     files = {
-        ".gitignore": f"{IGNORED}/data.csv\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("data.csv", name="one")}}),
+        ".gitignore": f"{IGNORED}/data.csv\n/made.txt\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"make": make, "one": one}}),
     }
     workspace = new_project(tmp_path / "project", files)
     for number in (1, 2, 3):
-        (workspace.path / "data.csv").write_text(f"{number}\n")
+        for name in ("data.csv", "value.txt"):
+            (workspace.path / name).write_text(f"{number}\n")
         workspace.run("dvc", "add", "--quiet", "data.csv")
         workspace.run("git", "add", "--all")
         workspace.run("git", "commit", "--quiet", f"--message=data {number}")
@@ -176,7 +181,10 @@ def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path:
         workspace.run("git", "add", "--all")
         workspace.run("git", "commit", "--quiet", f"--message=results {number}")
     (workspace.path / "data.csv").write_text("other\n")
-    assert IDENTICAL in verify(workspace, "HEAD~2:one")
+    (workspace.path / "made.txt").unlink()
+    output = verify(workspace, "HEAD~2:one")
+    assert IDENTICAL in output
+    assert "running" not in output
     assert workspace.read("data.csv") == b"other\n"
 
 
@@ -223,6 +231,13 @@ def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_
     output = verify(clone, "HEAD", "--yes")
     assert IDENTICAL in output
     assert "in place of " in output
+    clone.run("dvc", "pull", "--quiet")
+    said = clone.run("runrecord", "doctor", status=1)
+    assert re.search(r"✗ commits: no branch or tag holds [0-9a-f]{40}, of one-", said)
+    workspace.run("dvc", "checkout", "--quiet")
+    commit = json.loads(workspace.read("records/one/run.json"))["tags"]["git.commit"]
+    workspace.run("git", "tag", "kept", commit)
+    assert "✓ commits: " in workspace.run("runrecord", "doctor", status=1)
 
 
 def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path) -> None:

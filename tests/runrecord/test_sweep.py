@@ -639,7 +639,7 @@ def test_a_study_from_its_start_to_its_end(project: Workspace, tmp_path: Path) -
     assert "edited since" not in output
     assert tried(output, "walk") == ["walk-001"]
     other = project.run(*SWEEP, "train.lr=1,2", *METRIC, "--name", "walk", status=2)
-    assert "that study searches train.lr=0.5,0,2.5" in other
+    assert "that study is another: space.train.lr is 0.5,0,2.5 there, and " in other
     # What it has is taken and proved.
     project.run("git", "checkout", "--quiet", ".")
     (project.path / "new.py").unlink()

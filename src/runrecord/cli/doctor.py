@@ -10,7 +10,7 @@ from platform import python_version
 
 from rich.console import Console
 
-from runrecord.catalog import all_runs, newest_of_each
+from runrecord.catalog import all_runs, newest_of_each, sealed_records
 from runrecord.dvc_cache import missing_outs, remote_state
 from runrecord.dvc_index import stages_of
 from runrecord.dvc_remote import lost_records
@@ -20,6 +20,7 @@ from runrecord.project import Project, load_project
 from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.provenance.git import OutsideGit, commit_of, git
 from runrecord.provenance.source_patch import describe_code
+from runrecord.record.reader import Record, files_in
 from runrecord.run_store import host, is_running, run_dir, run_dirs
 from runrecord.sinks.mlflow_store import tracking_uri
 from runrecord.sync import Store
@@ -63,6 +64,7 @@ def _checks(root: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "DVC cache", lambda: _cache(root)
     yield "DVC remote", lambda: _remote(root)
     yield "records", lambda: _records(root)
+    yield "commits", lambda: _commits(root)
     yield "disk", lambda: _disk(root)
 
 
@@ -170,6 +172,22 @@ def _records(root: Path) -> str:
             "nor in its remote; run 'dvc push --all-commits' where they are"
         )
     return f"all {count} that dvc.lock names, here or in Git, are in DVC's cache or remote"
+
+
+def _commits(root: Path) -> str:
+    """The commits of the workspace's records must be ones that a clone has."""
+    records = [Record(files_in(folder)).start for folder in sealed_records(root)]
+    wanted = {start.tags["git.commit"]: start.id for start in records if "git.commit" in start.tags}
+    try:
+        listed = git(root, "rev-list", "--branches", "--tags", "--remotes").decode().split()
+    except OutsideGit:
+        listed = []
+    if lost := sorted(wanted.keys() - {*listed}):
+        raise UserError(
+            f"no branch or tag holds {lost[0]}, of {wanted[lost[0]]}: a clone lacks it; run "
+            f"'git tag NAME {lost[0][:10]}' and push that"
+        )
+    return f"a branch or tag holds those of all {len(records)} records here"
 
 
 def _disk(root: Path) -> str:

@@ -38,6 +38,9 @@ from runrecord.sweep.study import (
 from runrecord.sweep.study_record import Study, find_study, recorded
 from runrecord.sweep.worker import experiment_ref
 from runrecord.text import printable
+from runrecord.verify.compare import PARAM, differences
+from runrecord.verify.facts import values_of
+from runrecord.verify.verdict import value_text
 
 _TRIALS = 20
 _WIDTH = 160  # characters of the table that is on record
@@ -118,10 +121,14 @@ def _study(root: Path, project: Project, given: Namespace) -> tuple[Study, dict[
         _check_names_free(root, name, tags["git.commit"])
         kept = {key: text for key, text in tags.items() if text and key != "git.commit"}
         return Study(name, "", definition, tags["git.commit"], patch, {}), kept
-    if study.definition != definition:
+    known, wanted = (values_of(PARAM, one.as_params()) for one in (study.definition, definition))
+    if other := [*differences(known, wanted)]:
+        what = "; ".join(
+            f"{one.place.title} is {value_text(one, False)} there, and {value_text(one, True)} here"
+            for one in other
+        )
         raise UserError(
-            f"--name {name}: that study searches {_told(study.definition)}, and not "
-            f"{_told(definition)}; give another name."
+            f"--name {name}: that study is another: {printable(what)}; use another name."
         )
     if (study.commit, study.patch) != (tags["git.commit"], patch):
         say(
@@ -192,14 +199,6 @@ def _definition(root: Path, project: Project, given: Namespace) -> Definition:
     if search == "grid":
         grid_size(definition)
     return definition
-
-
-def _told(definition: Definition) -> str:
-    space = " ".join(f"{name}={text}" for name, text in definition.space.items())
-    return (
-        f"{space} for {definition.file}:{definition.metric}, {definition.better}, by "
-        f"{definition.search}{', pruned' if definition.prune else ''}"
-    )
 
 
 def _table(study: Study) -> Table:
