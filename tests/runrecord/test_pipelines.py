@@ -3,11 +3,12 @@
 import json
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from helpers import RECORD_ONLY, Workspace, new_project, read_until
+from helpers import RECORD_ONLY, Workspace, new_project, read_until, wait_until
 
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dirs
@@ -152,6 +153,12 @@ def test_a_program_that_a_signal_ends_ends_as_a_shell_says_it(sent: str, tmp_pat
     )
 
 
+def is_alive(number: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_exec_ends_its_program(sent: signal.Signals, tmp_path: Path) -> None:
     workspace = new_project(tmp_path / "project", ONE)
@@ -162,7 +169,7 @@ def test_a_signal_to_exec_ends_its_program(sent: signal.Signals, tmp_path: Path)
         process.send_signal(sent)
         process.stdout.read()
     assert process.returncode == 128 + sent
-    assert not psutil.pid_exists(number)
+    wait_until(lambda: not is_alive(number))
     (record,) = records(workspace)
     assert record.end is not None
     assert record.end.status == "KILLED"

@@ -97,11 +97,10 @@ def _run(command: Sequence[str], output: _Output) -> int:
         raise UserError(f"{command[0]}: {error.strerror}") from None
     assert process.stdout is not None
     assert process.stderr is not None
-    threads = [
-        output.follow(process.stdout, sys.stdout.buffer),
-        output.follow(process.stderr, sys.stderr.buffer),
-    ]
-    try:
+    threads = []
+    try:  # a signal may come at once
+        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            threads.append(output.follow(source, target.buffer))
         process.wait()
     finally:
         end_program(process, process.send_signal)
