@@ -3,6 +3,8 @@
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -102,6 +104,29 @@ def test_a_database_that_appears_while_ours_is_made_stays(tmp_path: Path) -> Non
     thread.join()
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert {"theirs", "experiments", "runs"} <= {name for _, name, _ in schema(database)}
+
+
+HALF = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")  # what is written goes to the disk at once
+database.execute("BEGIN IMMEDIATE")
+for number in range(50):
+    database.execute(f"CREATE TABLE half{number} (text)")
+os._exit(1)
+"""
+
+
+@pytest.mark.timeout(200)
+def test_a_kill_while_the_tables_are_written_leaves_none_behind(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", HALF, str(path)], check=False)
+    assert path.stat().st_size > 50_000
+    assert Path(f"{path}-journal").exists()
+    client, experiment = connect(tmp_path)
+    assert client.get_experiment(experiment).name == tmp_path.name
+    with closing(sqlite3.connect(path)) as database:
+        assert not [name for _, name, _ in schema(database) if name.startswith("half")]
 
 
 @pytest.mark.timeout(200)
