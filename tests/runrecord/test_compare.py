@@ -21,7 +21,7 @@ from runrecord.verify.compare import compare as compare_runs
 CODE, DATA = {"src/model.py": "a" * 64}, {"data/set": "b" * 64}
 TAGS = {
     **{"git.commit": "c" * 40, "dvc.experiment": "one"},
-    **{"python": "3.11.7", "torch": "2.11", "machine.cpu": "one"},
+    **{"python": "3.11.7", "torch": "2.11", "machine.cpu": "one", "job": "16", "gpu": "other"},
 }
 EPOCHS = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0]]
 
