@@ -694,7 +694,7 @@ def test_doctor_says_what_needs_doing(
     inside_workspace: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = inside_workspace
-    assert here("doctor").count("✓") == 11
+    assert here("doctor").count("✓") == 12
     folder = workspace.path / ".runrecord" / "runs" / "gone"
     begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)
     play(workspace.path, Record(files_in(folder)), MlflowSink)
