@@ -17,7 +17,6 @@ from runrecord.lookup import find_records
 from runrecord.paths import repo_root
 from runrecord.process import raise_on_signals
 from runrecord.project import load_project
-from runrecord.provenance.environment import ENVIRONMENT
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.run_store import host, was_run_here
@@ -205,7 +204,11 @@ def _made_from(record: Record, commit: str) -> str:
 
 
 def _environment(start: RunStarted) -> str:
-    named = [(name.rpartition(".")[2], start.tags.get(name, "")) for name in ENVIRONMENT]
+    """Where a run was, in short: the machine's name, Python, the processor, the GPUs."""
+    shown = ("python", "machine.cpu", "machine.gpu")
+    named = [
+        (name.rpartition(".")[2], start.tags.get(name, "").partition(";")[0]) for name in shown
+    ]
     return ", ".join([start.host, *(f"{name} {text}" for name, text in named if text)])
 
 
