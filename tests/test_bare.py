@@ -34,6 +34,7 @@ def test_without_a_browser_a_test_of_pages_says_what_installs_one(tmp_path: Path
     assert reasons == {"Chromium is not installed: apt-get install chromium"}
 
 
+@pytest.mark.slow
 def test_without_anything_every_test_that_needs_something_names_it(tmp_path: Path) -> None:
     reasons = skipped(tmp_path, "--bare", "-m", "needs")
     assert {one for reason in reasons for one in reason.split("; ")} == {

@@ -133,6 +133,7 @@ def test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files(tmp_pat
     assert start["stage"] == "b/dvc.yaml:train", "also where DVC names it without its file"
 
 
+@pytest.mark.slow
 def test_a_record_beneath_another_folder_than_its_stages_is_found_in_git(tmp_path: Path) -> None:
     stage = {"cmd": f"{EXEC} 'echo 1 > one.txt'", "wdir": "sub"}
     text = yaml.safe_dump({"stages": {"one": {**stage, "outs": ["one.txt", "../records/one"]}}})
@@ -162,6 +163,7 @@ def test_what_dvcignore_names_is_no_part_of_a_dependency(tmp_path: Path) -> None
     assert IDENTICAL in verify(workspace, "records/one")
 
 
+@pytest.mark.slow
 def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path: Path) -> None:
     """The dvc.lock of the run's own commit names those of the run before."""
     make = {"cmd": "cp value.txt made.txt", "deps": ["value.txt"], "outs": ["made.txt"]}
@@ -188,6 +190,7 @@ def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path:
     assert workspace.read("data.csv") == b"other\n"
 
 
+@pytest.mark.slow
 def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
     files = {
         ".gitignore": f"{IGNORED}/data.csv\n",
@@ -206,6 +209,7 @@ def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
     assert "dvc push" in output
 
 
+@pytest.mark.slow
 def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_path: Path) -> None:
     """A branch was squashed and deleted: no clone has the run's own commit."""
     files = {
@@ -240,6 +244,7 @@ def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_
     assert "✓ commits: " in workspace.run("runrecord", "doctor", status=1)
 
 
+@pytest.mark.slow
 def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
     stage = {"cmd": f"{EXEC} 'echo 1 > one.txt; echo 2 > {outside}'"}
@@ -251,6 +256,7 @@ def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path
     assert f"every file it wrote in the repository; not compared: {outside}." in output
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_nothing_to_compare_is_not_called_equal(tmp_path: Path) -> None:
     text = json.dumps({"stages": {"one": {"cmd": f"{EXEC} 'echo 1'"}}})
     workspace = new_project(tmp_path / "project", {".gitignore": IGNORED, "dvc.yaml": text})
@@ -261,6 +267,7 @@ def test_a_run_that_leaves_nothing_to_compare_is_not_called_equal(tmp_path: Path
     assert "there is nothing to compare" in output
 
 
+@pytest.mark.slow
 def test_a_file_behind_a_link_to_a_folder_is_part_of_a_dependency(tmp_path: Path) -> None:
     files = {
         ".gitignore": IGNORED,
@@ -282,6 +289,7 @@ def test_a_file_behind_a_link_to_a_folder_is_part_of_a_dependency(tmp_path: Path
     assert json.loads(workspace.read("records/one/run.json"))["deps"]["src"] != before
 
 
+@pytest.mark.slow
 def test_a_project_in_a_folder_of_a_repository_is_brought_its_inputs_too(tmp_path: Path) -> None:
     top = Workspace(tmp_path / "top")
     inside = Workspace(top.path / "inside")

@@ -72,7 +72,9 @@ with runrecord.start_run("train") as run:
 
 
 @pytest.mark.workspace
-@pytest.mark.parametrize("experiment", ["their own", "repository"])
+@pytest.mark.parametrize(
+    "experiment", ["their own", pytest.param("repository", marks=pytest.mark.slow)]
+)
 def test_a_script_that_uses_mlflow_itself_shares_a_database_that_did_not_exist(
     experiment: str, tmp_path: Path
 ) -> None:

@@ -479,7 +479,7 @@ def test_a_worker_on_a_project_that_logs_nothing(
 
 
 @needs_ray
-@pytest.mark.parametrize("where", ["the cache", "the remote"])
+@pytest.mark.parametrize("where", ["the cache", pytest.param("the remote", marks=pytest.mark.slow)])
 def test_a_trial_has_the_data_that_dvc_tracks(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

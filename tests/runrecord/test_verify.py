@@ -75,6 +75,7 @@ def test_a_clean_run_is_bit_identical_until_mlflow_shows_another_point(
     assert verdict(toy, run) == "different"
 
 
+@pytest.mark.slow
 def test_a_run_that_mlflow_shows_as_of_another_commit_is_not_tagged(
     toy: Workspace, empty_store: Path
 ) -> None:
@@ -313,6 +314,7 @@ def test_every_variable_that_changes_numbers_is_as_the_run_had_it(tmp_path: Path
     assert "possible cause: env.OPENBLAS_NUM_THREADS." in output
 
 
+@pytest.mark.slow
 def test_a_variable_that_could_be_a_path_is_not_taken_from_a_record(tmp_path: Path) -> None:
     workspace = new_project(tmp_path / "project", SHOWS_VARIABLES)
     flags = f"--xla_dump_to={tmp_path}/dump"
@@ -337,6 +339,7 @@ for fold in (1, 2, 3):
 }
 
 
+@pytest.mark.slow
 def test_each_of_several_runs_of_a_stage_is_compared_with_its_own_counterpart(
     tmp_path: Path,
 ) -> None:
