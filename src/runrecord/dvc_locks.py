@@ -101,6 +101,7 @@ def states(root: Path, *paths: str) -> Iterator[State]:
         root: of the DVC repository.
         paths: files and folders whose ids in Git are asked for; a commit that changed one counts.
     """
+    paths = tuple(path for path in paths if "\n" not in path)  # Git is asked line by line
     at_work = files_at_work(root)
     yield _state(None, at_work, dict.fromkeys(at_work, "the working tree"), {})
     try:
@@ -108,7 +109,7 @@ def states(root: Path, *paths: str) -> Iterator[State]:
         below = git(root, "rev-parse", "--show-prefix").decode(errors="replace").rstrip("\n")
     except OutsideGit:
         return
-    names = [name for name in names if name.startswith(below)]
+    names = [name for name in names if name.startswith(below) and "\n" not in name]
     asked = [*names, *(below + path for path in paths)]
     ids = _ids(root, [f"{commit}:{name}" for commit in commits for name in asked])
     rows = [tuple(ids[at : at + len(asked)]) for at in range(0, len(ids), len(asked) or 1)]

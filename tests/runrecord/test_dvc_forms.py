@@ -212,14 +212,21 @@ def test_a_stage_of_any_form_is_recorded_and_read_again(
     assert record.start.tags["git.dirty"] == "false"
 
 
-@pytest.mark.parametrize(
-    "name", marked(["list@a", "dict@y", "grid@ae-1", "grid@vae-2", "sub/dvc.yaml:below"])
-)
+# Of one of many: the params and deps of its record.
+OF_MANY: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "list@a": ({}, {"data/a.txt"}),
+    "dict@y": ({"lr": 0.5}, set()),
+    "grid@ae-1": ({"lr": 0.5}, set()),
+    "grid@vae-2": ({"lr": 0.5}, set()),
+    "sub/dvc.yaml:below": ({"own": 9}, {"sub/own.txt"}),
+}
+
+
+@pytest.mark.parametrize("name", marked(OF_MANY))
 def test_so_is_one_of_many(project: Workspace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    folder = "sub" if "below" in name else "."
-    record = record_of(project, monkeypatch, name, folder)
+    record = record_of(project, monkeypatch, name, "sub" if "below" in name else ".")
     assert record.start.stage == name
-    assert record.start.params in ({}, {"lr": 0.5}, {"own": 9})
+    assert (record.start.params, {*record.start.deps}) == OF_MANY[name]
 
 
 def test_verify_knows_each_by_its_name_and_command(project: Workspace) -> None:
