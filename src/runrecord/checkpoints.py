@@ -22,7 +22,7 @@ from runrecord.place import process_began, was_claimed_since
 from runrecord.provenance.identity import Identity, differences, redacted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import FORMAT, START, RecordRefused, read_start
-from runrecord.repeated import OnRecord, on_record
+from runrecord.repeated import OnRecord, has_tags, on_record
 from runrecord.run_store import is_running, run_dir, state_folder
 from runrecord.saved_states import (
     FINISHED,
@@ -211,8 +211,14 @@ class Checkpoints:
                 continue
             first, last = (saved.begun, saved.length) if anew else (0, None)
             try:
-                events = islice(record.events(files=False), first, last)
-                logged = on_record(filter(None, map(record.usable, events)))
+                events = enumerate(islice(record.events(files=False), first, last), first)
+                usable = ((number, record.usable(event)) for number, event in events)
+                # What epochs up to the checkpoint logged is not logged again; all else is.
+                logged = on_record(
+                    event
+                    for number, event in usable
+                    if event and (not saved.begun <= number < saved.length or has_tags(event))
+                )
             except (RecordRefused, OSError) as error:
                 refused.add(saved.run_id)
                 print(f"warning: {saved.run_id} is not gone on with: {error}", file=sys.stderr)

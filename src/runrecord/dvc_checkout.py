@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runrecord.dvc_index import opened
-from runrecord.files import sha256, sha256_of_files
+from runrecord.files import copy, sha256, sha256_of_files
 from runrecord.text import reason
 
 if TYPE_CHECKING:
@@ -45,7 +45,18 @@ def bring(checkout: Path, paths: Collection[str]) -> str:
                 repo.checkout(targets=[target], force=True, allow_missing=True)
             except (DvcException, OSError) as error:
                 why = why or reason(error)
+        for out in repo.index.outs:
+            if out.meta and out.meta.isexec and Path(out.fs_path).is_file():
+                _make_executable(Path(out.fs_path))
     return why
+
+
+def _make_executable(file: Path) -> None:
+    """What it is by another name, in DVC's cache for instance, stays as it is."""
+    copied = file.with_name(f".{file.name}.new")
+    copy(file, copied)
+    copied.chmod(0o755)
+    copied.replace(file)
 
 
 def _targets(repo: "Repo", root: Path, paths: Collection[str]) -> list[str]:

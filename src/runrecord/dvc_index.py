@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runrecord.errors import RunFailed, UserError
+from runrecord.place import dvc_above
 from runrecord.provenance.git import GitFailed, git
 from runrecord.text import clause
 
@@ -28,8 +29,8 @@ class Stage:
     deps: tuple[str, ...] = ()
     outs: tuple[str, ...] = ()
     """Metrics and plots among them."""
-    persistent: bool = False
-    """Has it an out that DVC leaves where it is? Then DVC's run cache never has its outs."""
+    persistent: tuple[str, ...] = ()
+    """Outs that DVC leaves where they are. With one, its run cache has none of the stage's."""
     outside: tuple[str, ...] = ()
     """Outs that lie outside the repository, as dvc.yaml names them."""
 
@@ -154,13 +155,9 @@ def _of_name(stages: list[Any], name: str, root: Path, cwd: Path) -> Any | None:
 
 def _where_dvc_started() -> Path | None:
     """The folder in which the `dvc` was started that this process runs under, if it does."""
-    import psutil
-
-    with suppress(psutil.Error, OSError):
-        for process in psutil.Process().parents():
-            words = process.cmdline()[:3]
-            if any(Path(word).name in ("dvc", "dvc.exe") for word in words):
-                return Path(process.cwd())
+    with suppress(OSError):
+        process = dvc_above()
+        return Path(process.cwd()) if process else None
     return None
 
 
@@ -183,14 +180,15 @@ def _named(repo: "Repo") -> list[Any]:
 def _stage(found: Any, root: Path) -> Stage:
     file = Path(found.path).relative_to(root).as_posix()
     commands = found.cmd or ()
-    params = set(found.params)
+    written = {out.fs_path for out in found.repo.index.outs}
+    params = {file for file in found.params if file.fs_path not in written}
     return Stage(
         found.name if file == "dvc.yaml" else f"{file}:{found.name}",
         tuple(commands.splitlines() if isinstance(commands, str) else commands),  # as DVC runs them
         Path(found.wdir).relative_to(root).as_posix(),
         _local_paths([dep for dep in found.deps if dep not in params], root),
         _local_paths(found.outs, root),
-        any(out.persist for out in found.outs),
+        _local_paths([out for out in found.outs if out.persist], root),
         tuple(str(out.def_path) for out in found.outs if not _local_paths([out], root)),
     )
 

@@ -3,6 +3,7 @@
 import json
 import posixpath
 import shutil
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ def restore(
     root: Path,
     target: Path,
     digests: Mapping[str, str],
+    kept: Collection[str],
     scratch: Path,
     commit: str,
     patch: bytes = b"",
@@ -48,6 +50,7 @@ def restore(
         root: the DVC repository that they are brought from.
         target: the root of the one where they go.
         digests: of what is wanted, by the paths from either root.
+        kept: those of them that DVC may keep; others are looked for in the workspace alone.
         scratch: a folder for a clone, on the same disk as `target`.
         commit: of the run.
         patch: what the run's code differed by from it.
@@ -58,7 +61,7 @@ def restore(
     wanted = _lacking(target, digests)
     _from_workspace(root, target, wanted)
     why = ""
-    if wanted := _lacking(target, wanted):
+    if wanted := _lacking(target, {path: wanted[path] for path in wanted if path in kept}):
         for source in _sources(root, wanted, commit, patch, stages):
             try:
                 place = _checked_out(root, source, scratch)
@@ -86,11 +89,12 @@ def _from_workspace(root: Path, target: Path, digests: Mapping[str, str]) -> Non
     equal = [path for path, digest in digests.items() if there.get(path) == digest]
     folders = files_in_folders(root, [path for path in equal if (root / path).is_dir()])
     for path in sorted(equal):
-        _remove(target / path)
+        remove(target / path)
         for name, file in folders.get(path, {"": root / path}).items():
             place = target / path / name if name else target / path
             place.parent.mkdir(parents=True, exist_ok=True)
             copy(file, place)
+            place.chmod(file.stat().st_mode | stat.S_IWUSR)
 
 
 def _sources(
@@ -146,12 +150,13 @@ def _checked_out(root: Path, source: _Source, clone: Path) -> Path:
 
 
 def _move(source: Path, target: Path) -> None:
-    _remove(target)
+    remove(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, link or folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

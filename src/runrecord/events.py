@@ -81,7 +81,7 @@ class RunStarted(_Checked):
     command: tuple[str, ...] = ()
     """The program that runs, and its arguments."""
     number: int = 1
-    """Which run of its stage's command this is: 2 is the second in the same process."""
+    """Which run it is of those that one execution of its stage makes, from 1."""
 
     def __post_init__(self) -> None:
         _need(_ID.fullmatch(self.id), f"'{self.id[:_LONGEST]}' is no id of a run")

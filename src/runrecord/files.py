@@ -105,7 +105,12 @@ def _digest(path: str, *_status: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _in_a_line(name: str) -> str:
+    """A file's name that has no newline, as `sha256sum` writes one that has."""
+    return name.replace("\\", "\\\\").replace("\n", "\\n") if "\n" in name else name
+
+
 def sha256_of_files(files: Mapping[str, Path]) -> str:
     """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
-    lines = [f"{sha256(files[name])}  {name}\n" for name in sorted(files)]
+    lines = [f"{sha256(files[name])}  {_in_a_line(name)}\n" for name in sorted(files)]
     return sha256("".join(lines).encode())

@@ -4,8 +4,15 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import psutil
+
+EXECUTION = "RUNRECORD_EXECUTION"
+"""The variable that says which execution of a stage its processes belong to."""
 PLACE = ".place"
 """The file in a run's folder where its process notes who it is; no part of the record."""
 
@@ -23,6 +30,31 @@ def process_began() -> float:
     import psutil
 
     return float(psutil.Process().create_time())
+
+
+def execution() -> tuple[str, float]:
+    """What all processes of one execution of a stage have in common; when it began, or earlier.
+
+    It is the `dvc` that they run under; of a run by hand, its process. `EXECUTION` says it of a
+    stage that is rebuilt.
+    """
+    if given := os.environ.get(EXECUTION):
+        return given, 0.0
+    process = dvc_above() if "DVC_STAGE" in os.environ else None
+    if process is None:
+        return f"{os.getpid()} {process_began()}", process_began()
+    return f"{process.pid} {process.create_time()}", process.create_time()
+
+
+def dvc_above() -> "psutil.Process | None":
+    """The `dvc` that this process runs under, if it does."""
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        for process in psutil.Process().parents():
+            if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
+                return process
+    return None
 
 
 def here() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """What a script gives its run, as events hold it; a UserError says what they cannot."""
 
 import io
+import time
 from collections.abc import Callable, Mapping
 from operator import index
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from runrecord.record.embedding import Embedding, pack
 from runrecord.record.picture import is_png, png_of
 from runrecord.text import printable
 
+E = TypeVar("E", bound=Event)
 ANY_FILE = File("any", "0" * 64)
 """Stands for a file until its content is known."""
 
@@ -23,7 +25,7 @@ class Figure(Protocol):
     def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
 
 
-def made(make: Callable[[], Event]) -> Event:
+def made(make: Callable[[], E]) -> E:
     """The event that `make` makes."""
     try:
         return make()
@@ -78,3 +80,8 @@ def png_from(pixels: "np.ndarray[Any, Any]") -> bytes:
         return png_of(np.asarray(pixels))
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def now() -> int:
+    """Milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000

@@ -36,8 +36,30 @@ def on_record(events: Iterable[Event]) -> OnRecord:
             case ModelSaved():
                 add("models", event.name, event.step, event.file.sha256)
             case ModelEvaluated():
-                add("evaluated", f"{event.model} {event.sha256}", 0, dict(event.metrics))
+                add("evaluated", f"{event.model} {event.sha256}", 0, found_in(event))
     return found
+
+
+def has_tags(event: Event) -> bool:
+    """Does an event say more of its run? Nothing else is logged with tags."""
+    return isinstance(event, Logged) and bool(event.tags)
+
+
+def found_in(event: ModelEvaluated) -> dict[str, object]:
+    """What an evaluation found: its metrics, curves and config."""
+    curves = {f"curve {name}": [(x, y) for x, y in points] for name, points in event.series.items()}
+    config = {f"config {name}": value for name, value in event.config.items()}
+    return {**event.metrics, **curves, **config}
+
+
+def not_logged_again(left: OnRecord) -> str:
+    """What of that a run logged before a stop, and not again, as a sentence; empty if nothing."""
+    keys = [key for key, values in left.items() if values and key[0] != "tags"]
+    if not keys:
+        return ""
+    kind, title, step = min(keys, key=lambda key: key[2])
+    what = title if kind == "metrics" else f"{kind}: {title[:_LONGEST]}"
+    return f"{what} of epoch {step} is on record from before the stop, and was not logged again"
 
 
 def difference(key: Key, was: object, now: object) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from operator import index
@@ -38,7 +37,8 @@ from runrecord.recordable import (
     png_from,
     points_of,
 )
-from runrecord.repeated import DIFFERS, OnRecord, difference
+from runrecord.recordable import now as now
+from runrecord.repeated import DIFFERS, OnRecord, difference, found_in, not_logged_again
 from runrecord.secrets import redact
 from runrecord.text import printable
 from runrecord.tracker import NoTracker, Tracker
@@ -119,8 +119,7 @@ class Run:
         MLflow shows it among its system metrics, beside what is sampled of the machine all the
         while; nothing compares it.
         """
-        numbers = numbers_of(values)
-        self._emit(lambda: Observed(now(), numbers))
+        self._emit(lambda: Observed(now(), numbers_of(values)))
 
     def image(
         self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None
@@ -182,15 +181,16 @@ class Run:
             embedding: of some examples.
         """
         digest, values = sha256(Path(path)), numbers_of(metrics)
-        if not self._is_new("evaluated", f"{model} {digest}", 0, values):
-            return
         curves = {title: points_of(title, points) for title, points in (series or {}).items()}
 
         def evaluated(file: File | None = None) -> ModelEvaluated:
             return ModelEvaluated(now(), model, digest, values, curves, config or {}, file)
 
+        event = made(evaluated)
+        if not self._is_new("evaluated", f"{model} {digest}", 0, found_in(event)):
+            return
         if embedding is None:
-            self._emit(evaluated)
+            self._emit(lambda: event)
         else:
             content = "embeddings", model, packed(model, embedding), ".safetensors"
             self._emit_file("", 0, evaluated, *content)
@@ -238,7 +238,7 @@ class Run:
             if isinstance(event, Logged | ModelSaved | ModelEvaluated):
                 files = {file.name: contents[file.name] for file in files_of(event)}
                 self._tracker.log(replace(event, time=now()), files)
-        self._epoch, self._on_record = saved.epoch, earlier.logged
+        self._epoch = saved.epoch
         self.tag(continues=saved.run_id)
         print(f"going on from {saved.run_id}, whose epochs 1 to {saved.epoch} this run has too")
         return saved.epoch
@@ -252,15 +252,20 @@ class Run:
 
     def _is_new(self, kind: str, title: str, step: int, value: object) -> bool:
         """Is that not on record yet? If it is, and was another, that is said once."""
-        if not (left := self._on_record.get((kind, title, step))):
-            return True
-        was = left.pop(0)  # what is logged twice is on record twice
-        self._differs |= ("tags", DIFFERS, 0) in self._on_record
-        if not self._differs and (said := difference((kind, title, step), was, value)):
+        if left := self._on_record.get((kind, title, step)):  # twice, if it was logged twice
+            self._say_once(difference((kind, title, step), left.pop(0), value))
+            return False
+        return True
+
+    def check_repeated(self) -> None:
+        """Say, once the work is done, what was logged before a stop and not again."""
+        self._say_once(not_logged_again(self._on_record))
+
+    def _say_once(self, differs: str) -> None:
+        if differs and not self._differs and ("tags", DIFFERS, 0) not in self._on_record:
             self._differs = True
-            print(f"warning: {printable(said)}.", file=sys.stderr)
-            self.tag(**{DIFFERS: said})
-        return False
+            print(f"warning: {printable(differs)}.", file=sys.stderr)
+            self.tag(**{DIFFERS: differs})
 
     def _log_file(
         self, kind: str, title: str, content: bytes | Path, suffix: str, step: int | None
@@ -293,8 +298,3 @@ class Run:
 
     def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:
         self._tracker.log(made(make), contents)
-
-
-def now() -> int:
-    """Milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from runrecord.events import RunEnded
 from runrecord.files import remove_unfinished, sha256
 from runrecord.locks import no_locks
-from runrecord.place import PLACE, here, is_alive, place_in, process_began, was_claimed_since
+from runrecord.place import PLACE, execution, here, is_alive, place_in, was_claimed_since
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused, read_start
 from runrecord.record.writer import RecordWriter
@@ -130,7 +130,7 @@ def working_on(folder: Path) -> Iterator[bool]:
     except OSError as error:
         locks = not no_locks(error)
     with suppress(OSError):  # who asks goes by the host's name, then
-        (folder / PLACE).write_text(json.dumps(here()))
+        (folder / PLACE).write_text(json.dumps(here() | {"execution": execution()[0]}))
     try:
         yield locks
     finally:
@@ -158,10 +158,10 @@ def _wait_for(lock: FileLock, folder: Path) -> None:
 
 
 def number_here(root: Path, stage: str) -> int:
-    """Which run of a stage this process's next one is: 1 is the first."""
-    own, since, found = here(), process_began() - _SKEW, 1
+    """Which run of this execution of a stage the next one is: 1 is the first."""
+    (own, began), found = execution(), 1
     for folder in (root / _NEW).glob("*"):
-        if was_claimed_since(folder, since) and place_in(folder) == own:
+        if was_claimed_since(folder, began - _SKEW) and place_in(folder).get("execution") == own:
             with suppress(OSError, ValueError):
                 found += read_start((folder / START).read_bytes()).stage == stage
     return found

@@ -18,7 +18,7 @@ from runrecord.files import sha256
 from runrecord.locks import held
 from runrecord.machine import sampled
 from runrecord.paths import checkout_root, repo_root
-from runrecord.place import process_began
+from runrecord.place import execution
 from runrecord.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
 from runrecord.project import load_project
 from runrecord.provenance.environment import Origin, collect_origin
@@ -28,7 +28,8 @@ from runrecord.provenance.source_patch import LESS
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import PATCH, RecordRefused
 from runrecord.record.writer import RecordWriter, file_for
-from runrecord.run import Run, now
+from runrecord.recordable import now
+from runrecord.run import Run
 from runrecord.run_store import claim_run, host, number_here, remember_patch, state_folder
 from runrecord.sinks.base import Sink
 from runrecord.sinks.mlflow import MlflowSink
@@ -126,12 +127,13 @@ def start_run(
                     try:
                         yield run
                     except SystemExit as stop:
-                        if isinstance(stop, Terminated) or stop.code not in (None, 0):
+                        if isinstance(stop, Terminated) or not _is_success(stop.code):
                             raise
                         left = stop
+                run.check_repeated()
                 end = _finished(run, origin, checkout, cwd)
                 end_waiting_on_signals(tracker.stop_waiting)
-                if place := record_of(origin.inputs.stage):
+                if place := record_of(checkout, origin.inputs.stage):
                     _seal(writer, checkout, place, end, start)
             except (KeyboardInterrupt, Terminated, GeneratorExit):  # the last: it was left behind
                 end_waiting_on_signals(tracker.stop_waiting)
@@ -151,6 +153,11 @@ def start_run(
             tracker.close(PATIENCE)
             if left:
                 raise left
+
+
+def _is_success(code: object) -> bool:
+    """Does Python end with status 0 for that? A 0.0 or one of NumPy's is printed, with status 1."""
+    return code is None or (isinstance(code, int) and code == 0)
 
 
 def rank_in(environment: Mapping[str, str]) -> int:
@@ -175,10 +182,10 @@ def _seal(
     with held(state_folder(checkout) / "seal.lock"):
         with suppress(RecordRefused, OSError):
             earlier = Record(files_in(checkout / place)).start
-            if earlier.id != start.id and earlier.time > process_began() * 1000:
+            if earlier.id != start.id and earlier.time > execution()[1] * 1000:
                 note = (
-                    f"note: {place} holds {start.id} now, run {start.number} of its stage's "
-                    f"command; {earlier.id} is in the run store alone."
+                    f"note: {place} holds {start.id} now, run {start.number} of its stage; "
+                    f"{earlier.id} is in the run store alone."
                 )
         writer.seal(checkout / place, *end)
     if note:

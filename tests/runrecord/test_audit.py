@@ -133,3 +133,15 @@ def test_metrics_of_another_group_are_others(root: Path, record: Record) -> None
     client.log_metric(run_id, "Eval/SSIM", 0.5)
     client.log_metric(run_id, "system/cpu", 0.5)
     assert audit(client, run_id, record) == []
+
+
+def test_what_mlflow_keeps_once_is_no_difference(root: Path, tmp_path: Path) -> None:
+    """Two points of a curve at one place; a metric called as an evaluation's."""
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    run = new_run(tmp_path / "record", id="twice")
+    run.evaluation("m", tmp_path / "model.bin", {"acc": 0.5}, {"c": [(1, 0.5), (1, 0.7)]})
+    run.log({"m/acc": 9.0}, step=0)
+    record = end_run(tmp_path / "record")
+    play(root, record, MlflowSink)
+    client, run_id = change(root, record)
+    assert audit(client, run_id, record) == []

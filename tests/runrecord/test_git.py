@@ -18,7 +18,8 @@ from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git, unst
 from runrecord.provenance.source_patch import check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import run_dir, run_dirs
-from runrecord.verify.rebuild import CannotRebuild, rebuild
+from runrecord.verify.rebuild import rebuild
+from runrecord.verify.stage import CannotRebuild
 
 STEERING = subprocess.run(
     ["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True

@@ -521,6 +521,7 @@ def test_nothing_is_logged_after_a_run_has_ended(small: Path, what: str, how: st
         ([0], "FINISHED"),
         ([None], "FINISHED"),
         ([1], "FAILED"),
+        ([0.0], "FAILED"),
         (["a sentence"], "FAILED"),
     ],
 )
@@ -961,7 +962,7 @@ def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
     said = capfd.readouterr().err.splitlines()
     notes = [line for line in said if line.startswith("note: records/train")]
     assert notes == [
-        f"note: records/train holds {one.start.id} now, run {number} of its stage's command; "
+        f"note: records/train holds {one.start.id} now, run {number} of its stage; "
         f"{before.start.id} is in the run store alone."
         for number, one, before in ((2, second, first), (3, third, second))
     ]
@@ -1119,3 +1120,61 @@ def test_what_is_logged_twice_in_an_epoch_is_on_record_twice_after_a_stop_betwee
         event.step for event in events if isinstance(event, Logged) and "Twice" in event.metrics
     ]
     assert sorted(logged) == sorted([*range(1, 9)] * 2)
+
+
+def stopped_in(toy: Workspace, more: str, epoch: int) -> None:
+    """Train with more lines an epoch, killed once in that epoch after them, and to the end then."""
+    script = toy.path / "train.py"
+    once = "        run.image("
+    lines = "".join(f"        {line}\n" for line in more.splitlines())
+    stop = (
+        "        if os.environ.get('STOP_IN') == str(epoch):\n"
+        "            print('here', flush=True)\n            sys.stdin.read()\n"
+    )
+    script.write_text(script.read_text().replace(once, lines + stop + once))
+    with toy.start(*TOY_TRAIN, **RECORD_ONLY, STOP_IN=str(epoch)) as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "here")
+        process.kill()
+        process.stdout.read()
+
+
+def test_what_every_epoch_logs_under_one_title_and_step_is_on_record_as_often(
+    toy: Workspace,
+) -> None:
+    more = "run.log({'best': float(epoch)}, step=0)\nrun.evaluation('m', 'numbers.txt', {'x': 1.0})"
+    stopped_in(toy, more, 4)
+    said = toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+    assert "going on with" in said
+    assert "warning" not in said
+    events = [*Record(files_in(spool(toy)[0])).events()]
+    best = [
+        event.metrics["best"]
+        for event in events
+        if isinstance(event, Logged) and "best" in event.metrics
+    ]
+    assert best == [*range(1, 9)]
+    assert len([event for event in events if isinstance(event, ModelEvaluated)]) == 8
+    assert IDENTICAL in verify(toy, spool(toy)[0].name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            "n = len(os.environ.get('STOP_IN', ''))\n"
+            "run.evaluation('m', 'numbers.txt', {'x': 1.0}, {'c': [(1, n)]})",
+            "evaluated: m ",
+        ),
+        (
+            "if 'STOP_IN' in os.environ: run.text('gone', 'x')",
+            "texts: gone of epoch 4 is on record",
+        ),
+    ],
+    ids=["a curve is another", "a text is not logged again"],
+)
+def test_a_repeated_epoch_that_logs_otherwise_is_said(toy: Workspace, more: str, said: str) -> None:
+    stopped_in(toy, more, 4)
+    assert said in toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
+    assert '"resumed.differs"' in (spool(toy)[0] / "events.jsonl").read_text()

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (compare, verify):
         command.add_argument(
             "--tolerance",
-            type=float,
+            type=_tolerance,
             default=0.01,
             help="the relative difference of metrics up to which they are equal, default 0.01",
         )
@@ -177,6 +177,13 @@ def _share(text: str) -> float:
     if not 0 <= share < 1_000_000:
         raise ValueError
     return share
+
+
+def _tolerance(text: str) -> float:
+    tolerance = float(text)
+    if not 0 <= tolerance < 1:
+        raise argparse.ArgumentTypeError(f"it is {text}; a tolerance is 0 or more, and below 1")
+    return tolerance
 
 
 def _count(text: str) -> int:

@@ -25,7 +25,8 @@ from runrecord.sync import Store, has_store
 from runrecord.text import printable, shown
 from runrecord.verify.audit import is_of_origin
 from runrecord.verify.compare import Comparison, Difference, compare
-from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
+from runrecord.verify.rebuild import rebuild, scratch
+from runrecord.verify.stage import CannotRebuild
 from runrecord.verify.verdict import STATUS, Verdict, judge
 
 
@@ -77,18 +78,18 @@ def _verify(
         with scratch(root) as folder:
             rebuilt = rebuild(root, record, folder, own_packages)
             commit = rebuilt.commit
-            if rebuilt.record:
-                again = rebuilt.record.start
+            if rebuilt.records:
                 project = load_project(root)
-                comparison = compare(
-                    record, rebuilt.record, tolerance, project.code, project.packages
-                )
-                found = judge(comparison, discrepancies or [], rebuilt.outside)
+                compared = [
+                    (compare(record, one, tolerance, project.code, project.packages), one.start)
+                    for one in rebuilt.records
+                ]
+                comparison, again = min(compared, key=lambda pair: len(pair[0].results))
+                found = judge(comparison, discrepancies or [], rebuilt.unseen)
             else:
                 found = Verdict(
                     "different",
-                    f"it was run {start.number} of its program in one stage, which leaves "
-                    f"{rebuilt.count} here",
+                    f"it was run {start.number} of its stage, which leaves {rebuilt.count} here",
                 )
     except CannotRebuild as error:
         found = Verdict("cannot be rebuilt", str(error))
@@ -197,7 +198,7 @@ def _made_from(record: Record, commit: str) -> str:
             f"in place of {own[:10]}, which is not in this clone; what it read is the same"
         )
     if start.number > 1:
-        parts.append(f"run {start.number} of its program in one stage")
+        parts.append(f"run {start.number} of its stage")
     if record.end and record.end.changed:
         parts.append(f"edited while it ran, which is left out: {', '.join(record.end.changed)}")
     return "; ".join(parts)

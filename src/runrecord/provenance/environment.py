@@ -106,10 +106,10 @@ def collect_origin(
     Raises:
         UserError: DVC cannot read its files.
     """
-    if taken := [name for name in told if name.startswith(_OWN)]:
+    own = {*ENVIRONMENT, *STUDY_TAGS, *project.packages}
+    if taken := [name for name in told if name.startswith(_OWN) or name in own]:
         raise UserError(
-            f"start_run(tags=...): {printable(taken[0])} is a name of the engine's own; names that "
-            f"begin with {', '.join(_OWN)} are, choose another"
+            f"start_run(tags=...): the tag '{printable(taken[0])}' is the engine's; rename yours"
         )
     inputs = read_inputs(checkout, stage, cwd)
     code, patch, trouble = describe_code(checkout, project.code, inputs.generated)

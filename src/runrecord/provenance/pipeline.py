@@ -9,6 +9,7 @@ from runrecord.dvc_checkout import hash_paths
 from runrecord.dvc_index import Stage, StageAtWork, find_stage
 from runrecord.errors import UserError
 from runrecord.paths import RECORDS
+from runrecord.record.schema import START
 from runrecord.text import printable
 
 
@@ -52,14 +53,21 @@ def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
 
 
 def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
-    """SHA-256 of all that `stage` wrote, its record excepted, by its path."""
-    outs = [name for name in stage.outs if name != record_of(stage)]
-    return hash_paths(checkout, outs, compiled=True)
+    """SHA-256 of all that `stage` wrote by now, its record excepted, by its path."""
+    record = record_of(checkout, stage)
+    return hash_paths(checkout, [name for name in stage.outs if name != record], compiled=True)
 
 
-def record_of(stage: Stage) -> str | None:
-    """The out in which `stage` keeps its run's record, if it declares one."""
-    return next((name for name in stage.outs if name.startswith(RECORDS)), None)
+def record_of(checkout: Path, stage: Stage) -> str | None:
+    """The out in which `stage` keeps its run's record, if it declares one.
+
+    It is the first under `records/` that nothing else is in: DVC removes a stage's outs before it
+    runs, so what a script put there is no record.
+    """
+    places = [checkout / name for name in stage.outs if name.startswith(RECORDS)]
+    free = (place for place in places if not place.exists() or (place / START).is_file())
+    place = next(free, None)
+    return place.relative_to(checkout).as_posix() if place else None
 
 
 def _texts(params: Mapping[str, object]) -> dict[str, str]:

@@ -293,7 +293,7 @@ def _with_outcome(root: Path, trial: Trial, record: Record, definition: Definiti
     with tempfile.TemporaryDirectory() as folder:
         target, commit = Path(folder) / "metric", record.start.tags.get("git.commit", "")
         wanted = {definition.file: digest} if digest else {}
-        restore(root, target, wanted, Path(folder) / "clone", commit)
+        restore(root, target, wanted, wanted, Path(folder) / "clone", commit)
         if (file := target / definition.file).exists():
             value = value_in(file, definition.metric)
             return replace(trial, state="COMPLETE", value=value, error="")

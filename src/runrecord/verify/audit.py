@@ -53,9 +53,13 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         own, its = points.get(name, {}), {step: list[float]() for step in there}
         for point in history:
             its[point.step].append(point.value)
-        for facts, by_step in ((recorded, own), (shown, its)):
-            for step, values in by_step.items():
-                facts[Place(METRIC, name, step)] = _distinct(values)
+        for step, values in own.items():
+            recorded[Place(METRIC, name, step)] = _distinct(values)
+        for step, values in its.items():
+            place, found = Place(METRIC, name, step), _distinct(values)
+            # Of points of one step and time MLflow keeps one.
+            some = len(found) < len(recorded.get(place, ())) and {*found} <= {*recorded[place]}
+            shown[place] = recorded[place] if some else found
         if there and max(there) in own and name in run.data.metrics:
             recorded[Place(_LATEST, name, None)] = [_storable(own[max(there)][-1])]
             shown[Place(_LATEST, name, None)] = [_storable(run.data.metrics[name])]
@@ -78,8 +82,8 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     if other_change is not None:
         recorded[Place(_CHANGE, PATCH, None)] = [sha256(change.encode())]
         shown[Place(_CHANGE, PATCH, None)] = [sha256(other_change.encode())]
-    found = list(differences(recorded, shown))
-    return sorted(found, key=lambda one: one.place.kind not in _ORIGIN)
+    listed = list(differences(recorded, shown))
+    return sorted(listed, key=lambda one: one.place.kind not in _ORIGIN)
 
 
 def _points(results: Facts) -> dict[str, dict[int, list[float]]]:
@@ -88,7 +92,7 @@ def _points(results: Facts) -> dict[str, dict[int, list[float]]]:
     for (kind, title, step), values in results.items():
         if kind in (METRIC, EVALUATION) and step is not None:
             numbers = [value for value in values if isinstance(value, float)]
-            found.setdefault(name_for(title), {})[step] = numbers
+            found.setdefault(name_for(title), {}).setdefault(step, []).extend(numbers)
     return found
 
 

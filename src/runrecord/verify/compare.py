@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from runrecord.events import RunEnded, RunStarted
+from runrecord.events import Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.provenance.environment import is_environment
 from runrecord.record.reader import Record
-from runrecord.record.schema import strict_json
+from runrecord.record.schema import RecordRefused, strict_json
 from runrecord.secrets import STRUCK
 from runrecord.verify.facts import (
     FILES,
@@ -239,10 +240,25 @@ def _not_compared(first: Record, second: Record) -> Iterator[str]:
         name for name, text in _both(first.start.params, second.start.params) if STRUCK in text
     ]
     if hidden:
-        yield f"secret params ({', '.join(sorted(hidden))})"
+        yield f"params that are secret ({', '.join(sorted(hidden))})"
+    struck = sorted({*_struck(first), *_struck(second)})
+    if struck:
+        yield f"what is struck out as secret in {', '.join(struck)}"
     printed = [_output(record.end) for record in (first, second)]
     if printed[0] != printed[1]:
         yield "what the program printed, which differs"
+
+
+def _struck(record: Record) -> Iterator[str]:
+    """Texts and configs in which something secret was struck out."""
+    for event in record.events(files=False):
+        if isinstance(event, Logged):
+            for title, file in event.texts.items():
+                with suppress(RecordRefused):
+                    if STRUCK.encode() in record.read(file.name):
+                        yield f"the text {title}"
+        elif isinstance(event, ModelEvaluated) and STRUCK in str(event.config):
+            yield f"the config of {event.model}"
 
 
 def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -36,8 +36,9 @@ EMBEDDING, EVALUATED, OUT = "embedding", "evaluated model", "out"
 FILES = (PICTURE, TEXT, ARTIFACT, MODEL, EMBEDDING, EVALUATED, OUT)
 """Kinds whose values are the SHA-256 of files and folders."""
 FILENAME, CONFIG, STATUS = "file name of the model", "config of the evaluation", "status"
+COUNT = "number of values within a step of"
 _STATUS = Place(STATUS, "of the run", None)
-RESULTS = (*NUMBERS, *FILES, FILENAME, CONFIG, STATUS)
+RESULTS = (*NUMBERS, *FILES, COUNT, FILENAME, CONFIG, STATUS)
 """All that comes out of a run. Not tags, nor what the machine did, nor what the program printed."""
 
 
@@ -55,6 +56,7 @@ def results_in(events: Iterable[Event]) -> Facts:
                     add(METRIC, title, event.step, float(number))
                 for title, numbers in event.steps.items():
                     add(WITHIN, title, event.step, *map(float, numbers))
+                    add(COUNT, title, event.step, str(len(numbers)))
                 for kind, files in (
                     (PICTURE, event.images),
                     (TEXT, event.texts),
@@ -66,16 +68,19 @@ def results_in(events: Iterable[Event]) -> Facts:
                 add(MODEL, event.name, event.step, event.file.sha256)
                 add(FILENAME, event.name, event.step, event.filename)
             case ModelEvaluated():
-                add(EVALUATED, event.model, None, event.sha256)
+                model = event.model.replace("~", "~0").replace("/", "~1")  # as a JSON pointer
+                nth = len(found.get(Place(EVALUATED, model, None), ())) + 1
+                add(EVALUATED, model, None, event.sha256)
+                model += f" (evaluation {nth})" if nth > 1 else ""
                 for title, number in event.metrics.items():
-                    add(EVALUATION, f"{event.model}/{title}", 0, float(number))
+                    add(EVALUATION, f"{model}/{title}", 0, float(number))
                 for title, points in event.series.items():
                     for x, y in points:
-                        add(EVALUATION, f"{event.model}/{title}", x, float(y))
+                        add(EVALUATION, f"{model}/{title}", x, float(y))
                 for title, value in event.config.items():
-                    add(CONFIG, f"{event.model}/{title}", None, as_text(value))
+                    add(CONFIG, f"{model}/{title}", None, as_text(value, exact=True))
                 if event.embedding:
-                    add(EMBEDDING, event.model, None, event.embedding.sha256)
+                    add(EMBEDDING, model, None, event.embedding.sha256)
             case Resumed():  # what was an end until then is none
                 found.pop(_STATUS, None)
             case RunEnded():
@@ -90,11 +95,15 @@ def values_of(kind: str, values: Mapping[str, Any]) -> dict[Place, list[Value]]:
     return {Place(kind, name, None): [as_text(value)] for name, value in values.items()}
 
 
-def as_text(value: Any) -> str:
-    """A text as it is, any other value of JSON as its JSON: a number is not the text of it."""
+def as_text(value: Any, exact: bool = False) -> str:
+    """A text as it is, any other value of JSON as its JSON: a number is not the text of it.
+
+    Unless `exact`, 1.0 is 1, as DVC has params.
+    """
     if isinstance(value, str):
         return value if not _looks_like_json(value) else json.dumps(value, ensure_ascii=False)
-    return json.dumps(strict_json(plain(value), free=True), ensure_ascii=False, sort_keys=True)
+    meant = strict_json(value if exact else plain(value), free=True)
+    return json.dumps(meant, ensure_ascii=False, sort_keys=True)
 
 
 def _looks_like_json(text: str) -> bool:

@@ -2,70 +2,54 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from secrets import token_hex
 
-from runrecord.dvc_checkout import bring, hash_paths, is_related
+from runrecord.dvc_checkout import hash_paths, is_related
 from runrecord.dvc_index import Stage, stages_of, tracked_by_dvc
 from runrecord.dvc_locks import states
-from runrecord.dvc_restore import restore
 from runrecord.errors import UserError
 from runrecord.events import COMMIT, RunStarted
 from runrecord.package_index import uv_environment
-from runrecord.process import end_program
+from runrecord.place import EXECUTION
 from runrecord.provenance.environment import variables_of
 from runrecord.provenance.git import GitFailed, commit_of, top_of
+from runrecord.provenance.pipeline import hash_outs
 from runrecord.provenance.source_patch import LEFT_OUT, check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.run_store import is_running, run_dirs, state_folder, working_on
-from runrecord.secrets import redact
-from runrecord.text import printable, shown
+from runrecord.verify.inputs import Work
+from runrecord.verify.stage import CannotRebuild, run_command, run_stage
 
 _NOT_INHERITED = ("DVC_", "GENERATIVE_", "GIT_", "MLFLOW_", "RUNRECORD_")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # a rebuilt run is on record wherever verify runs
-
-# The shells that DVC may run commands by, and what it tells them so that they read no settings.
-_SHELLS = {
-    "sh": (),
-    "dash": (),
-    "ksh": (),
-    "fish": ("--no-config",),
-    "bash": ("--noprofile", "--norc"),
-    "zsh": ("--no-rcs",),
-}
-
-
-class CannotRebuild(Exception):
-    """Something is missing; the message is a clause for a person that says what."""
 
 
 @dataclass(frozen=True)
 class Rebuilt:
     """What came of rebuilding a run."""
 
-    record: Record | None
-    """Of the run that is its counterpart; None where the stage left too few runs."""
+    records: tuple[Record, ...]
+    """Of the run that is its counterpart: none where the stage left too few runs, several where
+    runs went on at the same time, in whatever order."""
     count: int
-    """How many runs the same program of the stage left."""
+    """How many runs the stage left."""
     commit: str
     """What the code was checked out from."""
-    outside: tuple[str, ...]
-    """Outs of the stage outside the repository, which nothing reads."""
+    unseen: tuple[str, ...]
+    """Outs that no record tells of: outside the repository, or written after the run had ended."""
 
 
 def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> Rebuilt:
     """Run a stage as it was run, in `folder`; the record of the new run lies there too.
 
     Nothing of it reaches the tracking store, and neither DVC's run cache nor a checkpoint is used.
-    Of several runs that the stage leaves, the counterpart is the one of the same program and of
-    the same number among that program's runs.
+    Of several runs that the stage leaves, the counterpart is the one of the same number.
 
     Args:
         root: the main repository.
@@ -84,9 +68,9 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
     stages = _stages(checkout)
     if start.stage not in stages:
         raise CannotRebuild(f"its dvc.yaml has no stage '{start.stage}'")
-    work = _Work(root, original, checkout, commit, stages, _environment(start, checkout, search))
+    work = Work(root, original, checkout, commit, stages, _environment(start, checkout, search))
     work.restore(start.stage)
-    _run_stage(stages[start.stage], checkout, work.environment, start.tags.get("dvc.shell"))
+    run_stage(stages[start.stage], checkout, work.environment, start.tags.get("dvc.shell"))
     found = [Record(files_in(path)) for path in run_dirs(checkout)]
     again = [record for record in found if record.start.stage == start.stage]
     if not again:
@@ -95,7 +79,22 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
         )
     same = [record for record in again if record.start.command == start.command] or again
     own = [record for record in same if record.start.number == start.number]
-    return Rebuilt(own[0] if own else None, len(same), commit, stages[start.stage].outside)
+    if not own and start.number == 1 and len(same) == 1:  # runs were not always numbered
+        own = same
+    if own and _overlap(same):
+        own = [*own, *(record for record in same if record not in own)]
+    last = hash_outs(checkout, stages[start.stage])
+    told = own[0].end.outs if own and own[0].end else {}
+    late = [name for name, digest in last.items() if told.get(name, digest) != digest]
+    late += [name for name in last if name not in told]
+    unseen = (*stages[start.stage].outside, *sorted(late))
+    return Rebuilt(tuple(own), len(again), commit, unseen)
+
+
+def _overlap(records: Sequence[Record]) -> bool:
+    """Did some of those runs go on at the same time?"""
+    times = sorted((one.start.time, one.last_sign_of_life) for one in records)
+    return any(end > begin for (_, end), (begin, _) in pairwise(times))
 
 
 def _stages(checkout: Path) -> Mapping[str, Stage]:
@@ -103,68 +102,6 @@ def _stages(checkout: Path) -> Mapping[str, Stage]:
         return stages_of(checkout)
     except UserError as error:
         raise CannotRebuild(str(error).rstrip(".")) from None
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A run that is rebuilt."""
-
-    root: Path
-    original: Record
-    checkout: Path
-    commit: str
-    stages: Mapping[str, Stage]
-    environment: Mapping[str, str]
-
-    def restore(self, name: str) -> None:
-        """Bring what a stage reads: from where it is kept, else made again by its own stage."""
-        digests, read, checkout = self.original.start.deps, self.stages[name].deps, self.checkout
-        makers = {path: other for other, stage in self.stages.items() for path in stage.outs}
-        tracked = tracked_by_dvc(checkout)
-        its = hash_paths(checkout, read)
-        lacking = {
-            path: digests[path]
-            for path in read
-            if path in digests
-            and its.get(path) != digests[path]
-            # What Git alone has is the commit's, whatever the record says.
-            and (path not in its or any(is_related(path, out) for out in (*makers, *tracked)))
-        }
-        patch, stages = self.original.patch(), self.stages.values()
-        scratch = checkout.parent / "inputs"
-        why = restore(self.root, checkout, lacking, scratch, self.commit, patch, [*stages])
-        its = hash_paths(checkout, read)
-        for path in read:
-            if path in its and its[path] == digests.get(path, its[path]):
-                continue
-            if path not in its and any(is_related(out, path) for out in tracked):
-                why = bring(checkout, [path]) or why  # the run's record does not name it
-            for maker in dict.fromkeys(makers[out] for out in makers if is_related(out, path)):
-                print(shown(f"{path} is kept nowhere: running {maker}"), file=sys.stderr)
-                self.restore(maker)
-                _run_stage(self.stages[maker], checkout, self.environment)
-            if path in digests and not (checkout / path).exists():
-                because = f" ({why})" if why else ""
-                raise CannotRebuild(
-                    f"{path}, which it read, is neither here nor in DVC's cache or "
-                    f"remote{because}; run 'dvc push' where the run was made"
-                )
-
-
-def _run_stage(
-    stage: Stage, checkout: Path, environment: Mapping[str, str], shell: str | None = None
-) -> None:
-    """Run the commands of a stage, each after the one before it ended well, by the same shell."""
-    if not stage.commands:
-        raise CannotRebuild("its dvc.yaml gives the stage no command of its own")
-    name = Path(shell or "sh").name
-    program = shutil.which(name)
-    if name not in _SHELLS or program is None:
-        raise CannotRebuild(f"it was run by the shell '{printable(name)}', which is not here")
-    for command in stage.commands:
-        words = [program, *_SHELLS[name], "-c", command]
-        named = {**environment, "DVC_STAGE": stage.name, "SHELL": program}
-        _run(stage.name, words, checkout / stage.folder, named)
 
 
 @contextmanager
@@ -242,7 +179,7 @@ def _install(checkout: Path, environment: Path) -> Path:
         [sys.executable, "-m", "venv", "--without-pip", str(environment)],
         [*install, "--python", str(python)],
     ):
-        _run("--env", command, checkout, uv_environment())
+        run_command("--env", command, checkout, uv_environment())
     return python.parent
 
 
@@ -259,6 +196,7 @@ def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, s
         "PATH": _search(search),
         "DVC_ROOT": str(checkout),
         "RUNRECORD_SINKS": "off",
+        EXECUTION: token_hex(8),
         "GENERATIVE_TRACKERS": "off",  # for commits of version 0.1
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",  # in the clone, for code that knows no `off`
     }
@@ -266,34 +204,3 @@ def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, s
 
 def _search(first: Path) -> str:
     return f"{first}{os.pathsep}{os.environ.get('PATH', '')}"
-
-
-def _run(name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-    """Run a command to its end, what it says going to standard error; if we stop, so does it."""
-    said = ""
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                sys.stderr.write(f"{shown(line)}\n")
-                said = line if line.strip() else said
-            process.wait()
-        finally:
-            end_program(process, partial(os.killpg, process.pid))
-    if process.returncode:
-        raise CannotRebuild(f"{name} fails here: {_last_line(said).removeprefix('error: ')}")
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return redact(lines[-1].strip().rstrip(".")) if lines else "without a word"

@@ -29,14 +29,14 @@ class Verdict:
 
 
 def judge(
-    rebuilt: Comparison, shown: Sequence[Difference] = (), outside: Sequence[str] = ()
+    rebuilt: Comparison, shown: Sequence[Difference] = (), unseen: Sequence[str] = ()
 ) -> Verdict:
     """The verdict on a run.
 
     Args:
         rebuilt: the run compared with the rebuilt one.
         shown: what MLflow shows otherwise than the run's record has it.
-        outside: outs outside the repository, which nothing compares.
+        unseen: outs that lie outside the repository or were written after the run had ended.
     """
     if shown:
         first = shown[0]
@@ -44,13 +44,17 @@ def judge(
         why = f"MLflow shows {where(first)} = {other}, the run's record has {own}"
         return Verdict("different", why)
     if inputs := rebuilt.of(*INPUTS):
-        names = _listed([f"the {one.place.kind} {one.place.title}" for one in inputs])
+        names = _listed([f"{one.place.title} ({one.place.kind})" for one in inputs])
         out = f"; {how_unequal(rebuilt)}" if rebuilt.results else ""
-        return Verdict("different", f"the rebuilt run was not given the same {names}{out}")
+        return Verdict("different", f"the rebuilt run had another {names}{out}")
     if not rebuilt.compared and not rebuilt.results:
         return Verdict("cannot be rebuilt", "there is nothing to compare: no metric, file or out")
     if rebuilt.verdict == "bit-identical":
-        less = f" in the repository; not compared: {_listed(outside)}" if outside else ""
+        less = (
+            f"; not compared, as outside the repository or written later: {_listed(unseen)}"
+            if unseen
+            else ""
+        )
         why = f"every metric at every step, and every file it wrote{less}"
         return Verdict("bit-identical", why)
     causes = _listed(rebuilt.causes())

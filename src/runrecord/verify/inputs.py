@@ -1,0 +1,76 @@
+"""What a run that is rebuilt reads: brought from where it is kept, or made again."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runrecord.dvc_checkout import bring, hash_paths, is_related
+from runrecord.dvc_index import Stage, tracked_by_dvc
+from runrecord.dvc_restore import restore
+from runrecord.record.reader import Record
+from runrecord.text import shown
+from runrecord.verify.stage import CannotRebuild, run_stage
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that is rebuilt."""
+
+    root: Path
+    original: Record
+    checkout: Path
+    commit: str
+    stages: Mapping[str, Stage]
+    environment: Mapping[str, str]
+
+    def restore(self, name: str) -> None:
+        """Bring what a stage reads: from where it is kept, else made again by its own stage."""
+        checkout, read = (
+            self.checkout,
+            [_behind_links(self.checkout, one) for one in self.stages[name].deps],
+        )
+        digests = {_behind_links(checkout, one): it for one, it in self.original.start.deps.items()}
+        makers = {path: other for other, stage in self.stages.items() for path in stage.outs}
+        tracked = tracked_by_dvc(checkout)
+        its = hash_paths(checkout, read)
+        lacking = {
+            path: digests[path]
+            for path in read
+            if path in digests and its.get(path) != digests[path]
+        }
+        # What Git alone has is the commit's, unless the workspace has what the record says.
+        kept = [one for one in lacking if any(is_related(one, out) for out in (*makers, *tracked))]
+        kept += [one for one in lacking if one not in its]
+        patch, stages = self.original.patch(), self.stages.values()
+        scratch = checkout.parent / "inputs"
+        try:
+            why = restore(
+                self.root, checkout, lacking, kept, scratch, self.commit, patch, [*stages]
+            )
+        except OSError as error:
+            raise CannotRebuild(f"{error.filename}: {error.strerror}") from None
+        its = hash_paths(checkout, read)
+        for path in read:
+            if path in its and its[path] == digests.get(path, its[path]):
+                continue
+            if path not in its and any(is_related(out, path) for out in tracked):
+                why = bring(checkout, [path]) or why  # the run's record does not name it
+            for maker in dict.fromkeys(makers[out] for out in makers if is_related(out, path)):
+                print(shown(f"{path} is kept nowhere: running {maker}"), file=sys.stderr)
+                self.restore(maker)
+                run_stage(self.stages[maker], checkout, self.environment)
+            if path in digests and not (checkout / path).exists():
+                because = f" ({why})" if why else ""
+                raise CannotRebuild(
+                    f"{path}, which it read, is neither here nor in DVC's cache or "
+                    f"remote{because}; run 'dvc push' where the run was made"
+                )
+
+
+def _behind_links(checkout: Path, path: str) -> str:
+    """Where a path leads in a checkout, by links that Git has; itself where that is outside."""
+    place = Path(os.path.realpath(checkout / path))
+    top = checkout.resolve()
+    return place.relative_to(top).as_posix() if place.is_relative_to(top) else path

@@ -1,0 +1,239 @@
+"""A stage runs once more as DVC runs it, and each of its runs meets its own counterpart."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from helpers import IDENTICAL, RECORD_ONLY, Workspace, new_project, spool, verify
+
+IGNORED = "/.runrecord\n/records\n/o.txt\n/plot.txt\n/mark\n"
+BEGIN = "import os, sys, runrecord\nAGAIN = 'AGAIN' in os.environ\n"
+
+
+def project(
+    folder: Path, script: str, cmd: object = "python train.py", **stage: object
+) -> Workspace:
+    """A project of one stage, committed and run; its results are committed, too."""
+    about = {"cmd": cmd, "deps": ["train.py"], "outs": ["o.txt", "records/train"], **stage}
+    files = {
+        ".gitignore": IGNORED,
+        ".dvcignore": "/.runrecord\n",
+        "train.py": BEGIN + script,
+        "dvc.yaml": json.dumps({"stages": {"train": about}}),
+    }
+    workspace = new_project(folder / "project", files)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=results")
+    return workspace
+
+
+def runs_of(workspace: Workspace) -> list[str]:
+    """The ids of its runs, by their numbers."""
+    starts = [json.loads((folder / "run.json").read_text()) for folder in spool(workspace)]
+    return [start["id"] for start in sorted(starts, key=lambda start: start["number"])]
+
+
+@pytest.mark.slow
+def test_what_a_stage_writes_after_its_run_has_ended_is_said_not_to_be_compared(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "with runrecord.start_run() as run: run.log({'a': 1.0})\nopen('o.txt', 'w').write('1')\n"
+    )
+    workspace = project(
+        tmp_path, script, cmd=["python train.py", "echo $AGAIN > plot.txt"], plots=["plot.txt"]
+    )
+    output = verify(workspace, "records/train", AGAIN="1")
+    assert "not compared, as outside the repository or written later: o.txt, plot.txt." in output
+
+
+def test_an_out_that_git_has_is_removed_before_its_stage_runs_again(tmp_path: Path) -> None:
+    script = """
+with runrecord.start_run() as run:
+    run.log({"a": 1.0})
+    open("o.txt", "a").write("1")
+    if not AGAIN: open("m.json", "a").write("{}")
+"""
+    workspace = project(tmp_path, script, metrics=[{"m.json": {"cache": False}}])
+    assert (workspace.path / "m.json").exists()
+    assert IDENTICAL in verify(workspace, "records/train")
+    output = verify(workspace, "records/train", status=1, AGAIN="1")
+    assert "first the out m.json is missing" in output
+
+
+@pytest.mark.slow
+def test_runs_of_several_processes_are_numbered_through_their_stage(tmp_path: Path) -> None:
+    script = """
+with runrecord.start_run() as run:
+    fold = float(os.environ["FOLD"])
+    run.log({"loss": fold + (AGAIN and fold == 2)})
+    open("o.txt", "w").write("x")
+"""
+    loop = "for f in 1 2 3; do FOLD=$f python train.py; done"
+    workspace = project(tmp_path, script, cmd=[loop, "FOLD=4 python train.py"])
+    names = runs_of(workspace)
+    assert len(names) == 4
+    for name in names:
+        assert IDENTICAL in verify(workspace, name)
+    assert "first loss at step 0: 2.0, 3.0" in verify(workspace, names[1], status=1, AGAIN="1")
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_are_compared_in_whatever_order(tmp_path: Path) -> None:
+    script = """
+from multiprocessing import get_context
+
+def fold(number, barrier):
+    with runrecord.start_run() as run:
+        barrier.wait()
+        run.log({"loss": float(number)})
+        barrier.wait()
+
+if __name__ == "__main__":
+    context = get_context("spawn")
+    barrier = context.Barrier(3)
+    all = [context.Process(target=fold, args=(n, barrier)) for n in range(3)]
+    for one in all: one.start()
+    for one in all: one.join()
+    open("o.txt", "w").write("x")
+"""
+    workspace = project(tmp_path, script, outs=["records/train"])
+    for folder in spool(workspace):
+        assert IDENTICAL in verify(workspace, folder.name)
+
+
+def test_an_out_of_a_scripts_own_under_records_is_no_record(tmp_path: Path) -> None:
+    script = """
+os.makedirs("records", exist_ok=True)
+with runrecord.start_run() as run:
+    run.log({"a": 1.0})
+    open("records/metrics.json", "w").write(str(AGAIN))
+"""
+    workspace = project(tmp_path, script, outs=["records/metrics.json", "records/train"])
+    assert workspace.read("records/metrics.json") == b"False"
+    assert IDENTICAL in verify(workspace, "records/train")
+    output = verify(workspace, "records/train", status=1, AGAIN="1")
+    assert "the bytes of the out records/metrics.json" in output
+
+
+@pytest.mark.slow
+def test_a_program_that_is_a_dependency_stays_one(tmp_path: Path) -> None:
+    files = {
+        ".gitignore": f"{IGNORED}/tool\n",
+        ".dvcignore": "/.runrecord\n",
+        "dvc.yaml": json.dumps(
+            {
+                "stages": {
+                    "build": {
+                        "cmd": "printf '#!/bin/sh\\necho 1 > o.txt\\n' > tool && chmod +x tool",
+                        "outs": ["tool"],
+                    },
+                    "train": {
+                        "cmd": "runrecord exec -- ./tool",
+                        "deps": ["tool"],
+                        "outs": ["o.txt", "records/train"],
+                    },
+                }
+            }
+        ),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert IDENTICAL in verify(workspace, "records/train", "--yes")
+    (workspace.path / "tool").unlink()
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=results")
+    output = verify(workspace, "records/train", "--yes")
+    assert IDENTICAL in output
+    assert "running" not in output
+
+
+@pytest.mark.slow
+def test_a_params_file_that_another_stage_writes_is_brought_too(tmp_path: Path) -> None:
+    script = """
+with runrecord.start_run() as run:
+    run.log({"a": run.params["best.json:lr"]})
+    open("o.txt", "w").write(open("best.json").read())
+"""
+    files = {
+        ".gitignore": f"{IGNORED}/best.json\n",
+        ".dvcignore": "/.runrecord\n",
+        "train.py": BEGIN + script,
+        "dvc.yaml": json.dumps(
+            {
+                "stages": {
+                    "search": {"cmd": "echo '{\"lr\": 0.5}' > best.json", "outs": ["best.json"]},
+                    "train": {
+                        "cmd": "python train.py",
+                        "deps": ["train.py"],
+                        "params": [{"best.json": ["lr"]}],
+                        "outs": ["o.txt", "records/train"],
+                    },
+                }
+            }
+        ),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    output = verify(workspace, "records/train", "--yes")
+    assert IDENTICAL in output
+    assert "running" not in output
+
+
+@pytest.mark.slow
+def test_data_behind_a_link_that_git_has_are_brought_to_where_it_leads(tmp_path: Path) -> None:
+    script = """
+with runrecord.start_run() as run:
+    run.log({"a": len(open("link/x.csv").read())})
+    open("o.txt", "w").write("1")
+"""
+    about = {"cmd": "python train.py", "deps": ["train.py", "link/x.csv"]}
+    files = {
+        ".gitignore": IGNORED,
+        ".dvcignore": "/.runrecord\n",
+        "train.py": BEGIN + script,
+        "dvc.yaml": json.dumps({"stages": {"train": about | {"outs": ["o.txt", "records/train"]}}}),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    (workspace.path / "storage/data").mkdir(parents=True)
+    (workspace.path / "storage/data/x.csv").write_text("1\n")
+    os.symlink("storage/data", workspace.path / "link")
+    workspace.run("dvc", "add", "--quiet", "storage/data")
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", "--message=data")
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert IDENTICAL in verify(workspace, "records/train", "--yes")
+
+
+@pytest.mark.slow
+def test_a_dependency_with_files_that_git_ignores_is_taken_from_the_workspace(
+    tmp_path: Path,
+) -> None:
+    script = "with runrecord.start_run() as run: open('o.txt', 'w').write(open('src/a').read())\n"
+    files = {
+        ".gitignore": f"{IGNORED}/src/.cache\n",
+        ".dvcignore": "/.runrecord\n",
+        "train.py": BEGIN + script,
+        "src/a": "1\n",
+        "src/.cache": "kept by a tool\n",
+        "dvc.yaml": json.dumps(
+            {
+                "stages": {
+                    "train": {
+                        "cmd": "python train.py",
+                        "deps": ["train.py", "src"],
+                        "outs": ["o.txt", "records/train"],
+                    }
+                }
+            }
+        ),
+    }
+    workspace = new_project(tmp_path / "project", files)
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert IDENTICAL in verify(workspace, "records/train", "--yes")
+    (workspace.path / "src/.cache").write_text("another\n")
+    output = verify(workspace, "records/train", "--yes", status=1)
+    assert re.search(r"the rebuilt run had another src \(data\)", output)
