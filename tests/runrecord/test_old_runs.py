@@ -1,6 +1,7 @@
 """What version 0.1 left behind goes on being read; nothing new is written there."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -147,8 +148,12 @@ def test_runs_of_the_old_layouts_commits_are_shown_compared_and_rebuilt(tmp_path
     assert "Verdict: bit-identical: " in old.run("runrecord", "verify", "HEAD~1:vae")
     assert "cannot be rebuilt" not in old.run("runrecord", "verify", run.name)
     assert old.repro("train-vae") == ["download-mnist", "train-vae"]
-    assert "Verdict: bit-identical" in old.run("runrecord", "compare", run.name, "records/vae")
-    assert f"made by {run.name}" in old.run("runrecord", "which", "models/vae.safetensors")
+    # Where today's layers go to another library than that version's, their last bits differ.
+    compared = old.run("runrecord", "compare", run.name, "records/vae")
+    same = "Verdict: bit-identical" in compared
+    assert same or re.search(r"the largest relative difference is \S+e-0[5-9] ", compared)
+    made = old.run("runrecord", "which", "models/vae.safetensors")
+    assert (f"made by {run.name}" in made) == same
     assert "0 created, 0 completed, 3 already there, 0 failed" in old.run("runrecord", "sync")
     assert len(runs(old, "train-vae")) == 2
 

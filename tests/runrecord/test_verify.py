@@ -217,7 +217,11 @@ def test_what_is_missing_is_said(toy: Workspace, empty_store: Path) -> None:
     assert "cannot be rebuilt: numbers fails here: " in output
     assert verdict(toy, run) == "cannot be rebuilt"
 
-    toy.run("git", "commit", "--quiet", "--amend", "--message=other")
+    with (toy.path / "train.py").open("a") as file:
+        file.write("# another\n")
+    toy.run("git", "checkout", "--quiet", "--orphan", "other")
+    toy.run("git", "commit", "--quiet", "--all", "--message=other")
+    toy.run("git", "branch", "--quiet", "-D", "main")
     toy.run("git", "reflog", "expire", "--expire=now", "--all")
     toy.run("git", "gc", "--quiet", "--prune=now")
     output = verify(toy, run.info.run_id, status=2)

@@ -166,6 +166,8 @@ def _records(root: Path) -> str:
         count, lost = lost_records(root)
     except UserError:  # said in the line of the remote
         return "some are not in DVC's cache, and its remote does not tell whether it has them"
+    if lost and remote_state(root) is None:
+        return f"{count - lost} of {count} that dvc.lock names are here; there is no remote to ask"
     if lost:
         raise UserError(
             f"{lost} of {count} that dvc.lock names, here or in Git, are neither in DVC's cache "
