@@ -257,7 +257,7 @@ class Run:
             return False
         return True
 
-    def check_repeated(self) -> None:
+    def _check_repeated(self) -> None:
         """Say, once the work is done, what was logged before a stop and not again."""
         self._say_once(not_logged_again(self._on_record))
 

@@ -130,7 +130,7 @@ def start_run(
                         if isinstance(stop, Terminated) or not _is_success(stop.code):
                             raise
                         left = stop
-                run.check_repeated()
+                run._check_repeated()
                 end = _finished(run, origin, checkout, cwd)
                 end_waiting_on_signals(tracker.stop_waiting)
                 if place := record_of(checkout, origin.inputs.stage):

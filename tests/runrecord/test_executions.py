@@ -105,6 +105,7 @@ if __name__ == "__main__":
         assert IDENTICAL in verify(workspace, folder.name)
 
 
+@pytest.mark.slow
 def test_an_out_of_a_scripts_own_under_records_is_no_record(tmp_path: Path) -> None:
     script = """
 os.makedirs("records", exist_ok=True)

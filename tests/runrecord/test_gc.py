@@ -77,6 +77,7 @@ def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here:
     assert "0 runs" in here("--keep", "1", "--yes")
 
 
+@pytest.mark.slow
 def test_a_run_that_only_dvcs_run_cache_names_stays(four: Workspace, here: Here) -> None:
     """`dvc gc` takes it: neither a commit, an experiment nor the workspace has its dvc.lock."""
     for lr in (0.125, 0.0625):

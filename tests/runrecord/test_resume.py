@@ -1139,6 +1139,7 @@ def stopped_in(toy: Workspace, more: str, epoch: int) -> None:
         process.stdout.read()
 
 
+@pytest.mark.slow
 def test_what_every_epoch_logs_under_one_title_and_step_is_on_record_as_often(
     toy: Workspace,
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from runrecord.events import ModelSaved
+from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved
 from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.record.schema import PATCH
@@ -14,7 +14,7 @@ from runrecord.sinks.mlflow_shown import CHANGE, artifacts_of
 from runrecord.sinks.names import LONGEST_TAG, SYSTEM, name_for, text_for
 from runrecord.text import printable
 from runrecord.verify.compare import PARAM, TAG, Difference, differences
-from runrecord.verify.facts import EVALUATION, METRIC, MODEL, Facts, Place, Value, results_in
+from runrecord.verify.facts import METRIC, MODEL, Place, Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +41,7 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     """
     run = client.get_run(run_id)
     events = list(record.events(files=False))
-    points = _points(results_in(events))
+    points = _points(events)
     groups = {name.partition("/")[0] for name in points}
     names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
     names = {name for name in names if not name.startswith(SYSTEM)} | points.keys()
@@ -86,13 +86,23 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     return sorted(listed, key=lambda one: one.place.kind not in _ORIGIN)
 
 
-def _points(results: Facts) -> dict[str, dict[int, list[float]]]:
+def _points(events: Iterable[Event]) -> dict[str, dict[int, list[float]]]:
     """The values of each metric by step, by the name that MLflow has for it."""
     found: dict[str, dict[int, list[float]]] = {}
-    for (kind, title, step), values in results.items():
-        if kind in (METRIC, EVALUATION) and step is not None:
-            numbers = [value for value in values if isinstance(value, float)]
-            found.setdefault(name_for(title), {}).setdefault(step, []).extend(numbers)
+
+    def add(title: str, step: int, value: float) -> None:
+        found.setdefault(name_for(title), {}).setdefault(step, []).append(float(value))
+
+    for event in events:
+        if isinstance(event, Logged):
+            for title, value in event.metrics.items():
+                add(title, event.step, value)
+        elif isinstance(event, ModelEvaluated):
+            for title, value in event.metrics.items():
+                add(f"{event.model}/{title}", 0, value)
+            for title, points in event.series.items():
+                for x, y in points:
+                    add(f"{event.model}/{title}", x, y)
     return found
 
 
