@@ -253,7 +253,8 @@ def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path
     workspace = new_project(tmp_path / "project", {".gitignore": IGNORED, "dvc.yaml": text})
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     output = verify(workspace, "records/one", "--yes")
-    assert f"every file it wrote in the repository; not compared: {outside}." in output
+    why = "not compared, as outside the repository or written later"
+    assert f"every file it wrote; {why}: {outside}." in output
 
 
 @pytest.mark.slow

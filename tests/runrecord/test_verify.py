@@ -357,7 +357,7 @@ def test_each_of_several_runs_of_a_stage_is_compared_with_its_own_counterpart(
     assert IDENTICAL in verify(workspace, folds[0], MORE="1")
     assert "first loss at step 0: 2.0, 3.0" in verify(workspace, folds[1], status=1, MORE="1")
     output = verify(workspace, folds[2], status=1, LESS="1")
-    assert "different: it was run 3 of its program in one stage, which leaves 2 here" in output
+    assert "different: it was run 3 of its stage, which leaves 2 here" in output
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runrecord.dvc_checkout import bring, hash_paths, is_related
+from runrecord.dvc_checkout import bring, files_in_folders, hash_paths, is_related
 from runrecord.dvc_index import Stage, tracked_by_dvc
 from runrecord.dvc_restore import restore
+from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.text import shown
 from runrecord.verify.stage import CannotRebuild, run_stage
@@ -27,28 +28,28 @@ class Work:
 
     def restore(self, name: str) -> None:
         """Bring what a stage reads: from where it is kept, else made again by its own stage."""
-        checkout, read = (
-            self.checkout,
-            [_behind_links(self.checkout, one) for one in self.stages[name].deps],
-        )
+        checkout = self.checkout
+        read = [_behind_links(checkout, path) for path in self.stages[name].deps]
         digests = {_behind_links(checkout, one): it for one, it in self.original.start.deps.items()}
         makers = {path: other for other, stage in self.stages.items() for path in stage.outs}
         tracked = tracked_by_dvc(checkout)
         its = hash_paths(checkout, read)
-        lacking = {
-            path: digests[path]
-            for path in read
-            if path in digests and its.get(path) != digests[path]
+        recorded = {path: digests[path] for path in read if path in digests}
+        lacking = {path: digest for path, digest in recorded.items() if its.get(path) != digest}
+        # What Git alone has is the commit's; but a folder may lack files that Git ignores.
+        known = (*makers, *tracked)
+        kept = [
+            one for one in lacking if one not in its or any(is_related(one, out) for out in known)
+        ]
+        wanted = {
+            path: digest
+            for path, digest in lacking.items()
+            if path in kept or _only_lacks_files(checkout, self.root, path)
         }
-        # What Git alone has is the commit's, unless the workspace has what the record says.
-        kept = [one for one in lacking if any(is_related(one, out) for out in (*makers, *tracked))]
-        kept += [one for one in lacking if one not in its]
-        patch, stages = self.original.patch(), self.stages.values()
-        scratch = checkout.parent / "inputs"
+        scratch, patch = checkout.parent / "inputs", self.original.patch()
+        stages = [*self.stages.values()]
         try:
-            why = restore(
-                self.root, checkout, lacking, kept, scratch, self.commit, patch, [*stages]
-            )
+            why = restore(self.root, checkout, wanted, kept, scratch, self.commit, patch, stages)
         except OSError as error:
             raise CannotRebuild(f"{error.filename}: {error.strerror}") from None
         its = hash_paths(checkout, read)
@@ -67,6 +68,16 @@ class Work:
                     f"{path}, which it read, is neither here nor in DVC's cache or "
                     f"remote{because}; run 'dvc push' where the run was made"
                 )
+
+
+def _only_lacks_files(checkout: Path, root: Path, path: str) -> bool:
+    """Has the workspace all files that a folder has in a checkout, and more of them?"""
+    if not ((checkout / path).is_dir() and (root / path).is_dir()):
+        return False
+    (mine,), (others,) = (files_in_folders(top, [path]).values() for top in (checkout, root))
+    return all(
+        name in others and sha256(others[name]) == sha256(file) for name, file in mine.items()
+    )
 
 
 def _behind_links(checkout: Path, path: str) -> str:
