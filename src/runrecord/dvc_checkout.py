@@ -1,6 +1,7 @@
 """What DVC knows to be at a path, put there by DVC itself; and which files it sees in a folder."""
 
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import chdir
 from pathlib import Path
@@ -46,8 +47,9 @@ def bring(checkout: Path, paths: Collection[str]) -> str:
             except (DvcException, OSError) as error:
                 why = why or reason(error)
         for out in repo.index.outs:
-            if out.meta and out.meta.isexec and Path(out.fs_path).is_file():
-                _make_executable(Path(out.fs_path))
+            file = Path(out.fs_path)
+            if out.meta and out.meta.isexec and file.is_file() and not os.access(file, os.X_OK):
+                _make_executable(file)
     return why
 
 

@@ -85,8 +85,7 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
         own = [*own, *(record for record in same if record not in own)]
     last = hash_outs(checkout, stages[start.stage])
     told = own[0].end.outs if own and own[0].end else {}
-    late = [name for name, digest in last.items() if told.get(name, digest) != digest]
-    late += [name for name in last if name not in told]
+    late = [name for name, digest in last.items() if told.get(name) != digest]
     unseen = (*stages[start.stage].outside, *sorted(late))
     return Rebuilt(tuple(own), len(again), commit, unseen)
 
