@@ -19,7 +19,7 @@ from runrecord.files import remove_unfinished, sha256
 from runrecord.locks import no_locks
 from runrecord.place import PLACE, execution, here, is_alive, place_in, was_claimed_since
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused, read_start
+from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
 from runrecord.record.writer import RecordWriter
 
 _OLD, _NEW = ".generative/spool", ".runrecord/runs"
@@ -91,20 +91,27 @@ def _note_of(root: Path, patch: bytes) -> Path:
 
 
 @contextmanager
-def claim_run(root: Path, title: str, wanted: str | None = None) -> Iterator[Path]:
+def claim_run(
+    root: Path, title: str, stage: str, wanted: str | None = None
+) -> Iterator[tuple[Path, int]]:
     """A run's folder, its name the run's id; held until the run's process is done or dead.
 
     It is that of the run `wanted`, unless that is gone or another process has it; else a new one,
-    whose id begins with `title`.
+    whose id begins with `title`. Beside it, which run of this execution of `stage` a new one is: 1
+    is the first.
     Where the store cannot be written, the folder is not made: the writer will say so.
     """
-    folder = run_dir(root, wanted) if wanted else _new_folder(root, title)
     with ExitStack() as stack:
+        folder, number = run_dir(root, wanted) if wanted else None, 0
         try:
-            locks = stack.enter_context(working_on(folder))
+            locks = folder is not None and stack.enter_context(working_on(folder, stage))
         except Timeout:
-            folder = _new_folder(root, title)
-            locks = stack.enter_context(working_on(folder))
+            folder = None
+        if folder is None:
+            with _one_at_a_time(root):
+                number = _number_here(root, stage)
+                folder = _new_folder(root, title)
+                locks = stack.enter_context(working_on(folder, stage))
         if not locks:
             print(
                 f"warning: {folder} is on a disk without file locks; the run goes on. If its "
@@ -112,11 +119,33 @@ def claim_run(root: Path, title: str, wanted: str | None = None) -> Iterator[Pat
                 f"{folder.name}' then.",
                 file=sys.stderr,
             )
-        yield folder
+        yield folder, number
 
 
 @contextmanager
-def working_on(folder: Path) -> Iterator[bool]:
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """No two runs are numbered at once, where the disk has locks."""
+    lock = FileLock(state_folder(root) / "number.lock", fallback_to_soft=False)
+    with suppress(OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.release()
+
+
+def _number_here(root: Path, stage: str) -> int:
+    (own, began), found = execution(), 1
+    for folder in (root / _NEW).glob("*"):
+        if was_claimed_since(folder, began - _SKEW):
+            place = place_in(folder)
+            found += (place.get("execution"), place.get("stage")) == (own, stage)
+    return found
+
+
+@contextmanager
+def working_on(folder: Path, stage: str = "") -> Iterator[bool]:
     """Hold what this process works on, and note who it is; has the disk locks?
 
     Raises:
@@ -130,7 +159,8 @@ def working_on(folder: Path) -> Iterator[bool]:
     except OSError as error:
         locks = not no_locks(error)
     with suppress(OSError):  # who asks goes by the host's name, then
-        (folder / PLACE).write_text(json.dumps(here() | {"execution": execution()[0]}))
+        noted = here() | {"execution": execution()[0], "stage": stage}
+        (folder / PLACE).write_text(json.dumps(noted))
     try:
         yield locks
     finally:
@@ -155,16 +185,6 @@ def _wait_for(lock: FileLock, folder: Path) -> None:
                 raise
         else:
             return
-
-
-def number_here(root: Path, stage: str) -> int:
-    """Which run of this execution of a stage the next one is: 1 is the first."""
-    (own, began), found = execution(), 1
-    for folder in (root / _NEW).glob("*"):
-        if was_claimed_since(folder, began - _SKEW) and place_in(folder).get("execution") == own:
-            with suppress(OSError, ValueError):
-                found += read_start((folder / START).read_bytes()).stage == stage
-    return found
 
 
 def _new_folder(root: Path, title: str) -> Path:

@@ -30,7 +30,7 @@ from runrecord.record.schema import PATCH, RecordRefused
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.recordable import now
 from runrecord.run import Run
-from runrecord.run_store import claim_run, host, number_here, remember_patch, state_folder
+from runrecord.run_store import claim_run, host, remember_patch, state_folder
 from runrecord.sinks.base import Sink
 from runrecord.sinks.mlflow import MlflowSink
 from runrecord.sinks.tensorboard import TensorBoardSink
@@ -108,8 +108,8 @@ def start_run(
             run_id = stopped.saved.run_id if stopped else "unrecorded"
             yield Run(_start(run_id, origin, shown, dataset), NoTracker(), checkpoints, stopped)
             return
-        number = number_here(root, origin.inputs.stage.name)
-        with claim_run(root, origin.title, stopped.saved.run_id if stopped else None) as folder:
+        wanted = stopped.saved.run_id if stopped else None
+        with claim_run(root, origin.title, origin.inputs.stage.name, wanted) as (folder, number):
             if stopped and folder.name != stopped.saved.run_id:
                 stopped = None  # another process has that run by now
             past = Record(files_in(folder)) if stopped else None

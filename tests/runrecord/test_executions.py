@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,3 +240,33 @@ def test_a_dependency_with_files_that_git_ignores_is_taken_from_the_workspace(
     (workspace.path / "src/.cache").write_text("another\n")
     output = verify(workspace, "records/train", "--yes", status=1)
     assert re.search(r"the rebuilt run had another src \(data\)", output)
+
+
+CLAIM = """
+import sys
+from pathlib import Path
+from runrecord.run_store import claim_run
+sys.stdin.readline()
+with claim_run(Path(sys.argv[1]), "train", "train") as (_, number):
+    print(number, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_runs_that_begin_at_once_have_numbers_of_their_own(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(tmp_path)],
+            env=os.environ | {"RUNRECORD_EXECUTION": "one"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(8)
+    ]
+    for process in processes:
+        print(file=process.stdin, flush=True)
+    numbers = [int(process.stdout.readline()) for process in processes if process.stdout]
+    for process in processes:
+        process.communicate()
+    assert sorted(numbers) == list(range(1, 9))

@@ -142,7 +142,7 @@ if runs := run_dirs(root):
     assert host() == "box-2"
     assert close_if_dead(runs[0]).start.host == "box-1"
 else:
-    with claim_run(root, "train") as folder:
+    with claim_run(root, "train", "train") as (folder, _):
         RecordWriter(folder).write(RunStarted(folder.name, "train", 1, host(), {}, {}))
         time.sleep(600)
 """
@@ -189,7 +189,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_on_a_disk_without_locks_a_run_goes_on_and_none_is_closed_that_may_live(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with claim_run(tmp_path, "train") as folder:
+    with claim_run(tmp_path, "train", "train") as (folder, _):
         new_run(folder, id=folder.name, host=host())
         assert is_running(folder)
         assert close_if_dead(folder) is None

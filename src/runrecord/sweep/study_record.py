@@ -100,7 +100,7 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
         UserError: another process works on it.
     """
     title = f"{study.name}-{STAGE}"
-    with _alone(root, study), claim_run(root, title, study.id or None) as folder:
+    with _alone(root, study), claim_run(root, title, title, study.id or None) as (folder, _):
         past = Record(files_in(folder)) if (folder / START).is_file() else None
         if past and (past.start.stage != STAGE or past.start.tags.get(STUDY) != study.name):
             raise UserError(f"{study.name}: {folder.name} is not its run, as its trials say.")
