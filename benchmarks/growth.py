@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from runrecord.run_store import run_dirs
+from runrecord.store.runs import run_dirs
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "growth.json"

@@ -54,12 +54,12 @@ from stops import (
 )
 
 import runrecord.cli
-from runrecord.files import sha256, write_atomic
-from runrecord.process import run_stage
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import run_dirs
-from runrecord.sync import Store
+from runrecord.run.process import run_stage
+from runrecord.store.files import sha256, write_atomic
+from runrecord.store.runs import run_dirs
+from runrecord.trackers.player import Store
 
 PAGE = ROOT / "docs" / "reliability.md"
 PATIENCE = 120.0  # seconds that a stopped program may take

@@ -25,7 +25,7 @@ from needs import CHROMIUM, FIXTURES, NEEDS
 from playwright.sync_api import Page, expect, sync_playwright
 
 from runrecord.cli import main
-from runrecord.sinks.mlflow_store import connect
+from runrecord.trackers.mlflow.store import connect
 
 os.environ |= NO_SETTINGS
 

@@ -31,16 +31,16 @@ from needs import POSTGRES, require
 
 import runrecord
 from generative.data.idx import sha256_of
-from runrecord.checkpoints import Checkpoints
-from runrecord.events import RunEnded, RunStarted
 from runrecord.provenance.environment import changes_numbers
 from runrecord.provenance.git import git
+from runrecord.record.events import RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
+from runrecord.record.view import view
 from runrecord.record.writer import RecordWriter
-from runrecord.run_store import run_dirs
-from runrecord.run_view import view
-from runrecord.sinks.base import Sink
-from runrecord.tracker import Tracker
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.run.tracker import Tracker
+from runrecord.store.runs import run_dirs
+from runrecord.trackers.base import Sink
 
 if TYPE_CHECKING:
     from generative.models.ae import AE
@@ -289,7 +289,8 @@ RECORD_ONLY = {"RUNRECORD_SINKS": "off"}
 TOY_TRAIN = ("python", "train.py")
 TOY_STAGE = (
     *("python", "-c"),
-    "from runrecord.process import run_stage; run_stage(lambda: exec(open('train.py').read(), {}))",
+    "from runrecord.run.process import run_stage; "
+    "run_stage(lambda: exec(open('train.py').read(), {}))",
 )
 """The same, run as this experiment's stages are."""
 TOY = {

@@ -78,8 +78,8 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
 
 def _pack_code(folder: Path) -> Path:
     """A copy of this package that may leave the machine; what is left out is said."""
-    from runrecord.secrets import why_secret
-    from runrecord.text import printable
+    from runrecord.safety.secrets import why_secret
+    from runrecord.safety.text import printable
 
     packed = folder / _PACKAGE.name
     for path in _code_of(_PACKAGE):

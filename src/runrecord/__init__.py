@@ -4,26 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runrecord.checkpoints import State as State
     from runrecord.errors import RunFailed as RunFailed
     from runrecord.errors import UserError as UserError
-    from runrecord.events import Dataset as Dataset
     from runrecord.project import ModelFlavor as ModelFlavor
     from runrecord.project import Project as Project
     from runrecord.record.embedding import Embedding as Embedding
-    from runrecord.run import Run as Run
-    from runrecord.start import start_run as start_run
+    from runrecord.record.events import Dataset as Dataset
+    from runrecord.resume.checkpoints import State as State
+    from runrecord.run.run import Run as Run
+    from runrecord.run.start import start_run as start_run
 
 _HOMES = {
-    "Dataset": "events",
+    "Dataset": "record.events",
     "Embedding": "record.embedding",
     "ModelFlavor": "project",
     "Project": "project",
-    "Run": "run",
+    "Run": "run.run",
     "RunFailed": "errors",
-    "State": "checkpoints",
+    "State": "resume.checkpoints",
     "UserError": "errors",
-    "start_run": "start",
+    "start_run": "run.start",
 }
 
 

@@ -19,7 +19,7 @@ from helpers import RECORD_ONLY, ROOT, Workspace, spool, wait_until
 
 from runrecord import Project, Run
 from runrecord.record.reader import Record, files_in
-from runrecord.run_view import view
+from runrecord.record.view import view
 
 GUIDE = ROOT / "docs" / "runrecord.md"
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."

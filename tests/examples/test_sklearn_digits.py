@@ -17,7 +17,7 @@ import safetensors.numpy
 from helpers import ROOT, Workspace, client, code_blocks, spool, wait_until
 
 from runrecord.record.reader import Record, files_in
-from runrecord.run_view import view
+from runrecord.record.view import view
 
 EXAMPLE = ROOT / "examples" / "sklearn-digits"
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."

@@ -6,7 +6,7 @@ import pytest
 from helpers import ROOT, Workspace, code_blocks, runs, verify
 
 from runrecord.record.reader import Record, files_in
-from runrecord.run_view import view
+from runrecord.record.view import view
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,8 +8,8 @@ from helpers import RECORD_ONLY, Workspace, assert_says, no_cuda, spool
 
 from generative.errors import UserError
 from generative.pipeline.evaluate import evaluate_all
-from runrecord.process import exit_status
 from runrecord.record.reader import Record, files_in
+from runrecord.run.process import exit_status
 
 
 def truncate_data(workspace: Workspace) -> None:

@@ -24,9 +24,9 @@ from generative.models.io import load_model
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE
 from generative.training.choice import History, best_epoch, is_over
-from runrecord.events import ModelSaved
+from runrecord.record.events import ModelSaved
 from runrecord.record.reader import Record, files_in
-from runrecord.run_view import view
+from runrecord.record.view import view
 
 KEEP = "Validation/Total Loss"
 

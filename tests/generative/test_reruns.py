@@ -88,7 +88,7 @@ def reverse_params(workspace: Workspace) -> None:
             id="models/vae.py",
             marks=pytest.mark.slow,
         ),
-        pytest.param(append("src/runrecord/sinks/mlflow.py", "\n# changed\n"), [], id="runrecord"),
+        pytest.param(append("src/runrecord/run/start.py", "\n# changed\n"), [], id="runrecord"),
     ],
 )
 def test_a_change_reruns_what_reads_it_and_going_back_reruns_nothing(

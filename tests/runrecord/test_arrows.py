@@ -18,10 +18,10 @@ MODULES = {
 HEAVY = ("torch", "sklearn", "matplotlib")
 DVC = ("dvc", "dvc_data", "dvc_objects", "dvc_http", "scmrepo")
 MAY_DVC = (
-    "runrecord.dvc_checkout",
-    "runrecord.dvc_index",
-    "runrecord.dvc_files",
-    "runrecord.dvc_remote",
+    "runrecord.dvc.checkout",
+    "runrecord.dvc.stages",
+    "runrecord.dvc.params",
+    "runrecord.dvc.remote",
 )
 JOINTS = ("generative.pipeline", "generative.project", "generative.serving")
 
@@ -33,15 +33,15 @@ def within(module: str, *packages: str) -> bool:
 def forbidden(importer: str, imported: str, inside_function: bool) -> bool:
     """May `importer` not import `imported`?"""
     into_heavy = within(imported, *HEAVY) and not (
-        inside_function and within(importer, "runrecord.sinks", "runrecord.report")
+        inside_function and within(importer, "runrecord.trackers", "runrecord.report")
     )
     rules = (
         within(importer, "runrecord") and (within(imported, "generative") or into_heavy),
         within(imported, *DVC) and importer not in MAY_DVC,
         within(importer, "runrecord.record")
-        and within(imported, "runrecord.sinks", "runrecord.provenance", "runrecord.cli"),
-        within(importer, "runrecord.sinks")
-        and within(imported, "runrecord.provenance", "runrecord.verify", "runrecord.cli"),
+        and within(imported, "runrecord.trackers", "runrecord.provenance", "runrecord.cli"),
+        within(importer, "runrecord.trackers")
+        and within(imported, "runrecord.provenance", "runrecord.verify.rebuild", "runrecord.cli"),
         not within(importer, "runrecord.cli") and within(imported, "runrecord.cli"),
         within(importer, "generative")
         and not within(importer, *JOINTS)
@@ -65,7 +65,7 @@ def test_no_module_imports_what_it_must_not_know(module: str) -> None:
 
 
 def test_the_vocabulary_needs_the_standard_library_alone() -> None:
-    found = modules_imported(MODULES["runrecord.events"].read_text())
+    found = modules_imported(MODULES["runrecord.record.events"].read_text())
     assert "dataclasses" in found
     assert {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) == set()
 
@@ -80,12 +80,12 @@ def test_dvc_is_used_where_stages_and_outs_are_looked_up_and_nowhere_else() -> N
 
 
 def test_the_rules_see_an_arrow_that_must_not_exist() -> None:
-    assert forbidden("runrecord.run", "generative.config", inside_function=True)
-    assert forbidden("runrecord.sinks.mlflow", "torch", inside_function=False)
-    assert not forbidden("runrecord.sinks.mlflow", "torch", inside_function=True)
-    assert forbidden("runrecord.lookup", "dvc.repo", inside_function=True)
-    assert not forbidden("runrecord.lookup", "runrecord.dvc_cache", inside_function=False)
-    assert forbidden("generative.models.ae", "runrecord.events", inside_function=False)
+    assert forbidden("runrecord.run.run", "generative.config", inside_function=True)
+    assert forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=False)
+    assert not forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=True)
+    assert forbidden("runrecord.store.lookup", "dvc.repo", inside_function=True)
+    assert not forbidden("runrecord.store.lookup", "runrecord.dvc.cache", inside_function=False)
+    assert forbidden("generative.models.ae", "runrecord.record.events", inside_function=False)
     assert modules_imported("def f():\n    import torch.nn\nfrom a import b") == {
         "torch.nn": True,
         "a": False,
@@ -99,7 +99,7 @@ def test_the_rules_see_an_arrow_that_must_not_exist() -> None:
         "import runrecord",
         "from runrecord import *",
         "from runrecord import start_run",
-        "import runrecord.cli, runrecord.sync",
+        "import runrecord.cli, runrecord.trackers.player",
     ],
 )
 def test_the_engine_starts_without_what_only_others_need(imported: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 from helpers import end_run, new_run, play
 
 from runrecord.record.reader import Record
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.verify.audit import audit, is_of_origin
+from runrecord.trackers.mlflow.audit import audit, is_of_origin
+from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.verify.verdict import where
 
 TAGS = {"git.commit": "c" * 40, "git.dirty": "false", "python": "3.11.7", "job": "17"}

@@ -14,7 +14,7 @@ from runrecord.cli.runs import list_runs
 from runrecord.cli.show import show
 from runrecord.cli.which import which
 from runrecord.errors import RunFailed, UserError
-from runrecord.run_store import lock_of, run_dir
+from runrecord.store.runs import lock_of, run_dir
 
 Said = pytest.CaptureFixture[str]
 
@@ -197,7 +197,7 @@ for name in ("_signal", "signal"):
     sys.modules.pop(name, None)
 import signal  # anew: Python's own handler counts as one that a program in C had set
 assert signal.getsignal(signal.SIGINT) is None
-from runrecord.process import own_signals
+from runrecord.run.process import own_signals
 with own_signals():
     print("in it")
 """

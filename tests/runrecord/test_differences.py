@@ -11,7 +11,7 @@ from helpers import RECORD_ONLY, Workspace, new_project, spool, verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runrecord.events import (
+from runrecord.record.events import (
     Event,
     File,
     Logged,

@@ -9,9 +9,9 @@ import pytest
 from helpers import RECORD_ONLY, Workspace, new_project
 
 from runrecord import start_run
-from runrecord.dvc_index import stages_of
+from runrecord.dvc.stages import stages_of
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import run_dirs
+from runrecord.store.runs import run_dirs
 
 FILES = {
     "params.yaml": "lr: 0.5\nnet: {dims: [32, 32], act: null, 층: {수: 2}, empty: {}}\n"

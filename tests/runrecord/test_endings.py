@@ -27,16 +27,16 @@ from helpers import (
     wait_until,
 )
 
-import runrecord.start
-from runrecord.checkpoints import Checkpoints
-from runrecord.dvc_index import find_stage
-from runrecord.events import Contents, Event
-from runrecord.process import run_stage
+import runrecord.run.start
+from runrecord.dvc.stages import find_stage
+from runrecord.record.events import Contents, Event
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.run_store import run_dir, run_dirs
-from runrecord.saved_states import Arrays
-from runrecord.sinks.base import Sink
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.resume.saved_states import Arrays
+from runrecord.run.process import run_stage
+from runrecord.store.runs import run_dir, run_dirs
+from runrecord.trackers.base import Sink
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ class One:
 def train(in_epoch_2: Callable[[], object] = lambda: None) -> None:
     """A training that says much."""
     print("before the run")
-    with runrecord.start.start_run("train", length="lr") as run:
+    with runrecord.run.start.start_run("train", length="lr") as run:
         for epoch in run.epochs(3, One()):
             print(f"epoch {epoch}")
             print(f"of 3: {epoch}", file=sys.stderr)
@@ -347,7 +347,7 @@ class Hanging(Sink):
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other tracker than that."""
-    monkeypatch.setattr(runrecord.start, "sinks_of", lambda: [Hanging])
+    monkeypatch.setattr(runrecord.run.start, "sinks_of", lambda: [Hanging])
 
 
 # Signals that follow each other, and the status they leave; in an epoch, and once all is sealed.

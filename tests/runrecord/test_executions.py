@@ -245,7 +245,7 @@ def test_a_dependency_with_files_that_git_ignores_is_taken_from_the_workspace(
 CLAIM = """
 import sys
 from pathlib import Path
-from runrecord.run_store import claim_run
+from runrecord.store.runs import claim_run
 sys.stdin.readline()
 with claim_run(Path(sys.argv[1]), "train", "train") as (_, number):
     print(number, flush=True)

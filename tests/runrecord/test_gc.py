@@ -10,8 +10,8 @@ import pytest
 from helpers import RECORD_ONLY, Workspace, end_run, new_run, play, spool
 
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import host, working_on
-from runrecord.sinks.tensorboard import TensorBoardSink, shown_at
+from runrecord.store.runs import host, working_on
+from runrecord.trackers.tensorboard import TensorBoardSink, shown_at
 
 Here = Callable[..., str]
 

@@ -15,9 +15,9 @@ from runrecord.errors import UserError
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git, unsteered
-from runrecord.provenance.source_patch import check_out
+from runrecord.provenance.patch import check_out
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import run_dir, run_dirs
+from runrecord.store.runs import run_dir, run_dirs
 from runrecord.verify.rebuild import rebuild
 from runrecord.verify.stage import CannotRebuild
 

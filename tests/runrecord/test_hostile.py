@@ -31,7 +31,9 @@ from runrecord.cli.show import show
 from runrecord.cli.sync import sync
 from runrecord.cli.verify import verify
 from runrecord.cli.which import which
-from runrecord.events import (
+from runrecord.provenance.git import commit_of
+from runrecord.record.embedding import Embedding
+from runrecord.record.events import (
     Dataset,
     Event,
     Logged,
@@ -41,14 +43,12 @@ from runrecord.events import (
     RunEnded,
     RunStarted,
 )
-from runrecord.files import sha256
-from runrecord.process import exit_status
-from runrecord.provenance.git import commit_of
-from runrecord.record.embedding import Embedding
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter, file_for
-from runrecord.sync import Store
-from runrecord.text import printable, reason, shown
+from runrecord.run.process import exit_status
+from runrecord.safety.text import printable, reason, shown
+from runrecord.store.files import sha256
+from runrecord.trackers.player import Store
 from runrecord.verify.rebuild import _environment
 
 CHARACTERS = {

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from helpers import new_run
 
-from runrecord.checkpoints import Checkpoints
-from runrecord.dvc_index import Stage
+from runrecord.dvc.stages import Stage
 from runrecord.errors import UserError
 from runrecord.provenance.environment import Origin, changes_numbers
-from runrecord.provenance.identity import Identity, differences, identity_of, without_length
 from runrecord.provenance.pipeline import Inputs
-from runrecord.run_store import run_dir
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.resume.identity import Identity, differences, identity_of, without_length
+from runrecord.store.runs import run_dir
 
 STAGE = Stage("train", ("python train.py",), deps=("train.py", "data"))
 PARAMS = {"seed": 0, "vae.lr": 0.001, "vae.epochs": 30, "vae.sizes": [3, 4], "vae.clip": None}

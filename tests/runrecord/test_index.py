@@ -17,15 +17,15 @@ from helpers import (
     spool,
 )
 
-from runrecord import run_index
-from runrecord.catalog import all_runs
-from runrecord.checkpoints import Checkpoints
 from runrecord.cli.report import report
 from runrecord.cli.runs import list_runs
 from runrecord.cli.which import which
-from runrecord.dvc_cache import known_records
+from runrecord.dvc.cache import known_records
 from runrecord.provenance.git import git
-from runrecord.run_store import run_dir, state_folder
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.store import index as run_index
+from runrecord.store.catalog import all_runs
+from runrecord.store.runs import run_dir, state_folder
 
 NAMES = ("a", "b", "c")
 

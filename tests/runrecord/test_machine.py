@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run, play, spool
 
-import runrecord.machine
+import runrecord.run.machine
 from runrecord.errors import UserError
-from runrecord.events import Logged, Observed, RunEnded, RunStarted
-from runrecord.machine import sampled
+from runrecord.record.events import Logged, Observed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.tensorboard import TensorBoardSink, event_folder
-from runrecord.tracker import Tracker
-from runrecord.verify.audit import audit
+from runrecord.run.machine import sampled
+from runrecord.run.tracker import Tracker
+from runrecord.trackers.mlflow.audit import audit
+from runrecord.trackers.mlflow.sink import MlflowSink
+from runrecord.trackers.tensorboard import TensorBoardSink, event_folder
 from runrecord.verify.compare import compare
 
 EVERYWHERE = {
@@ -51,7 +51,7 @@ def test_a_run_has_its_machines_load_and_is_equal_to_another(toy: Workspace) -> 
 
 
 def test_it_is_sampled_while_the_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runrecord.machine, "_INTERVAL", 0.05)
+    monkeypatch.setattr(runrecord.run.machine, "_INTERVAL", 0.05)
     samples: list[tuple[str, Mapping[str, float]]] = []
     enough = threading.Event()
 
@@ -73,7 +73,7 @@ def test_a_sample_that_cannot_be_had_ends_no_run(monkeypatch: pytest.MonkeyPatch
     def broken(*_arguments: object) -> dict[str, float]:
         raise KeyError("Buffers:")
 
-    monkeypatch.setattr(runrecord.machine, "_cpu_and_memory", broken)
+    monkeypatch.setattr(runrecord.run.machine, "_cpu_and_memory", broken)
     samples: list[object] = []
     with sampled(samples.append):
         pass

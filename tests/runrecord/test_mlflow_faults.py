@@ -25,17 +25,17 @@ import pytest
 from helpers import Workspace
 
 import runrecord
-from runrecord.checkpoints import Checkpoints
 from runrecord.cli.reap import reap
 from runrecord.cli.sync import sync
 from runrecord.errors import RunFailed, UserError
-from runrecord.events import Dataset, RunEnded, RunStarted
+from runrecord.record.events import Dataset, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.run_store import host
-from runrecord.sinks import mlflow_http
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.tracker import Tracker
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.run.tracker import Tracker
+from runrecord.store.runs import host
+from runrecord.trackers.mlflow import http as mlflow_http
+from runrecord.trackers.mlflow.sink import MlflowSink
 
 API = "/api/2.0/mlflow"
 CALLS = {
@@ -239,7 +239,7 @@ def repository(folder: Path, experiment: str, monkeypatch: pytest.MonkeyPatch) -
     """A repository whose runs have that experiment, which this process works in."""
     (folder / ".dvc").mkdir(parents=True)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("runrecord.run.now", lambda: 5000)
+    monkeypatch.setattr("runrecord.run.run.now", lambda: 5000)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
     return Workspace(folder)
 

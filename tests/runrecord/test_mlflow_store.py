@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from runrecord.cli.sync import sync
 from runrecord.cli.viewers import view
 from runrecord.errors import UserError
-from runrecord.sinks.mlflow_failures import store_failure
-from runrecord.sinks.mlflow_store import connect, is_database
+from runrecord.trackers.mlflow.failures import store_failure
+from runrecord.trackers.mlflow.store import connect, is_database
 
 
 @pytest.mark.timeout(200)

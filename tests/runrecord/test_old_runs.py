@@ -28,10 +28,10 @@ from runrecord.cli.compare import show_comparison
 from runrecord.cli.runs import list_runs
 from runrecord.cli.show import show
 from runrecord.cli.sync import sync
-from runrecord.events import File, Logged, ModelSaved, RunEnded, RunStarted
-from runrecord.files import sha256
+from runrecord.record.events import File, Logged, ModelSaved, RunEnded, RunStarted
 from runrecord.record.reader import Record
-from runrecord.run_store import run_dirs
+from runrecord.store.files import sha256
+from runrecord.store.runs import run_dirs
 
 
 def write_as_format_1(record: Record, folder: Path) -> None:

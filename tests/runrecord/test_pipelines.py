@@ -11,7 +11,7 @@ import pytest
 from helpers import RECORD_ONLY, Workspace, new_project, read_until, wait_until
 
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import run_dirs
+from runrecord.store.runs import run_dirs
 
 PIPELINE = """
 vars:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from helpers import end_run, new_run, wait_until
 
-from runrecord.checkpoints import Checkpoints
 from runrecord.cli.reap import reap
 from runrecord.errors import UserError
-from runrecord.place import here, is_alive
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import (
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.store.place import here, is_alive
+from runrecord.store.runs import (
     claim_run,
     close_if_dead,
     host,
@@ -134,9 +134,9 @@ CONTAINER = ("unshare", "--uts", "--pid", "--fork", "--kill-child")
 IN_CONTAINER = """
 import sys, time
 from pathlib import Path
-from runrecord.events import RunStarted
+from runrecord.record.events import RunStarted
 from runrecord.record.writer import RecordWriter
-from runrecord.run_store import claim_run, close_if_dead, host, run_dirs
+from runrecord.store.runs import claim_run, close_if_dead, host, run_dirs
 root = Path(sys.argv[1])
 if runs := run_dirs(root):
     assert host() == "box-2"

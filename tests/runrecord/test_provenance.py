@@ -12,8 +12,8 @@ from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.provenance.git import git
 from runrecord.provenance.pipeline import changed_inputs, read_inputs
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import run_dirs, was_run_here
-from runrecord.sinks.mlflow import MlflowSink
+from runrecord.store.runs import run_dirs, was_run_here
+from runrecord.trackers.mlflow.sink import MlflowSink
 
 PROJECT = Project(code=("src", "params.yaml", "dvc.yaml"), packages=("dvc", "no-such-package"))
 

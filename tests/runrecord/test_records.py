@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import generative.files
-from runrecord.checkpoints import Checkpoints
 from runrecord.errors import UserError
-from runrecord.events import (
+from runrecord.record.embedding import Embedding, pack, unpack
+from runrecord.record.events import (
     Dataset,
     Logged,
     ModelEvaluated,
@@ -37,16 +37,16 @@ from runrecord.events import (
     RunStarted,
     files_of,
 )
-from runrecord.files import sha256, write_atomic
-from runrecord.record.embedding import Embedding, pack, unpack
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
+from runrecord.record.view import RunView, view
 from runrecord.record.writer import RecordWriter
-from runrecord.run_index import RunIndex
-from runrecord.run_store import run_dir
-from runrecord.run_view import RunView, view
-from runrecord.start import start_run
-from runrecord.text import printable
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.run.start import start_run
+from runrecord.safety.text import printable
+from runrecord.store.files import sha256, write_atomic
+from runrecord.store.index import RunIndex
+from runrecord.store.runs import run_dir
 from runrecord.verify.compare import compare
 
 VECTORS = Embedding(

@@ -13,12 +13,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import generative.serving
-from runrecord.events import Dataset, Event, Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.source_patch import describe_code
+from runrecord.provenance.patch import describe_code
+from runrecord.record.events import Dataset, Event, Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.record.schema import as_json
-from runrecord.secrets import (
+from runrecord.safety.secrets import (
     bytes_hold_secret,
     holds_secret,
     is_secret_kind,
@@ -26,7 +26,7 @@ from runrecord.secrets import (
     redact_words,
     without_secrets,
 )
-from runrecord.text import reason, shown
+from runrecord.safety.text import reason, shown
 
 ENVIRONMENT = {
     "MLFLOW_TRACKING_PASSWORD": "correct horse",

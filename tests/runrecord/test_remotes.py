@@ -31,9 +31,9 @@ from helpers import (
 )
 from needs import FIXTURES, SSHD, require
 
-from runrecord import dvc_remote
 from runrecord.cli.viewers import free_port
-from runrecord.run_store import run_dir
+from runrecord.dvc import remote as dvc_remote
+from runrecord.store.runs import run_dir
 
 Here = Callable[..., str]
 

@@ -15,9 +15,9 @@ from playwright.sync_api import Page
 from runrecord.cli.report import report
 from runrecord.errors import UserError
 from runrecord.project import Project
+from runrecord.record.view import RunView, view
 from runrecord.report.page import render
-from runrecord.run_store import run_dir
-from runrecord.run_view import RunView, view
+from runrecord.store.runs import run_dir
 
 PROJECT = Project(better={"Accuracy": "higher", "MSE": "lower"}, curves=("Loss",))
 

@@ -50,18 +50,25 @@ from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.state import TrainingState
 from runrecord import start_run
-from runrecord.checkpoints import Checkpoints, folders_of
 from runrecord.cli.reap import reap
 from runrecord.errors import UserError
-from runrecord.events import Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded, RunStarted
-from runrecord.place import here
-from runrecord.provenance.identity import Identity
+from runrecord.record.events import (
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    Resumed,
+    RunEnded,
+    RunStarted,
+)
 from runrecord.record.reader import Record, files_in
+from runrecord.record.view import view
 from runrecord.record.writer import RecordWriter
-from runrecord.run_store import lock_of, run_dir, run_dirs
-from runrecord.run_view import view
-from runrecord.saved_states import Arrays
-from runrecord.start import rank_in
+from runrecord.resume.checkpoints import Checkpoints, folders_of
+from runrecord.resume.identity import Identity
+from runrecord.resume.saved_states import Arrays
+from runrecord.run.start import rank_in
+from runrecord.store.place import here
+from runrecord.store.runs import lock_of, run_dir, run_dirs
 from runrecord.verify.compare import compare
 
 TOY_OUTS = ("model.bin", "metrics.json")

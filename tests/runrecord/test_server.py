@@ -25,9 +25,9 @@ from test_viewers import viewing
 
 from runrecord.cli.viewers import free_port
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import run_dirs
-from runrecord.run_view import view
-from runrecord.sinks.mlflow_shown import artifacts_of
+from runrecord.record.view import view
+from runrecord.store.runs import run_dirs
+from runrecord.trackers.mlflow.artifacts import artifacts_of
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong-staple-7"

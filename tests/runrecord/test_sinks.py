@@ -16,14 +16,14 @@ import sqlalchemy
 from helpers import end_run, new_run, play
 
 from runrecord import Embedding
-from runrecord.events import RunEnded
+from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in
-from runrecord.run_view import view
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.mlflow_shown import pictures_of
-from runrecord.sinks.names import key_for, metrics_of, model_for, name_for, text_for, title_of
-from runrecord.sinks.tensorboard import TensorBoardSink, event_folder
-from runrecord.verify.audit import audit
+from runrecord.record.view import view
+from runrecord.trackers.mlflow.artifacts import pictures_of
+from runrecord.trackers.mlflow.audit import audit
+from runrecord.trackers.mlflow.sink import MlflowSink
+from runrecord.trackers.names import key_for, metrics_of, model_for, name_for, text_for, title_of
+from runrecord.trackers.tensorboard import TensorBoardSink, event_folder
 
 TITLES = [
     *(

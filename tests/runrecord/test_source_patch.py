@@ -11,9 +11,9 @@ from helpers import IDENTITY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runrecord.events import RunStarted
 from runrecord.provenance.git import git
-from runrecord.provenance.source_patch import describe_code
+from runrecord.provenance.patch import describe_code
+from runrecord.record.events import RunStarted
 from runrecord.verify.rebuild import _check_out
 
 ODD = "src/--odd \t'\"\n 이름"

@@ -36,13 +36,13 @@ from runrecord.extras import require
 from runrecord.project import Better
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
-from runrecord.run_view import view
-from runrecord.sweep.placing import task_of
+from runrecord.record.view import view
+from runrecord.sweep.ray_backend import task_of
 from runrecord.sweep.space import Param, Value, as_there, parse, set_params, split
 from runrecord.sweep.study import Definition, Searcher, Trial, best_first, grid_size, to_run
 from runrecord.sweep.study_record import Study, find_study, recorded, study_record
+from runrecord.sweep.trial_clone import environment_of
 from runrecord.sweep.worker import experiment_ref, run_trial
-from runrecord.sweep.workplace import environment_of
 
 needs_ray = pytest.mark.needs("sweep")
 
@@ -657,7 +657,7 @@ def test_whose_experiments_they_are_is_found_or_asked_for(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the repository's own settings too; clones have none of these."""
-    from runrecord.sweep.placing import _person
+    from runrecord.sweep.ray_backend import _person
 
     for name in (*IDENTITY, "EMAIL"):
         monkeypatch.delenv(name, raising=False)

@@ -37,14 +37,14 @@ from helpers import (
 )
 
 import runrecord
-from runrecord import locks
 from runrecord.cli import main
-from runrecord.events import Dataset
+from runrecord.record.events import Dataset
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import host, lock_of
-from runrecord.shown import ask_shown, shown_in_file
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sync import Store
+from runrecord.store import locks
+from runrecord.store.runs import host, lock_of
+from runrecord.trackers.mlflow.reads import ask_shown, shown_in_file
+from runrecord.trackers.mlflow.sink import MlflowSink
+from runrecord.trackers.player import Store
 from runrecord.verify.rebuild import scratch
 
 

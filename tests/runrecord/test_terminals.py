@@ -13,7 +13,7 @@ from helpers import end_run, new_repository, new_run
 from runrecord.cli import _parser, main
 from runrecord.cli.viewers import free_port
 from runrecord.errors import UserError
-from runrecord.run_store import run_dir
+from runrecord.store.runs import run_dir
 
 ODD = "그림 ✓ ñ 🙂"
 COMMANDS = (

@@ -42,13 +42,13 @@ import runrecord
 from generative.project import PROJECT
 from runrecord import start_run
 from runrecord.cli.reap import reap
-from runrecord.events import Contents, Event, Logged, RunEnded, RunStarted
+from runrecord.record.events import Contents, Event, Logged, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
+from runrecord.record.view import view
 from runrecord.record.writer import RecordWriter
-from runrecord.run_view import view
-from runrecord.sinks.base import Sink
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.tracker import Tracker
+from runrecord.run.tracker import Tracker
+from runrecord.trackers.base import Sink
+from runrecord.trackers.mlflow.sink import MlflowSink
 
 
 @pytest.mark.parametrize("model", ["ae", "vae", "gan"])

@@ -30,9 +30,9 @@ from helpers import (
 from playwright.sync_api import Page, expect
 
 from runrecord.cli.viewers import HOST, free_port
-from runrecord.sinks.mlflow import MlflowSink
-from runrecord.sinks.mlflow_views import VIEWS, page_of
-from runrecord.sinks.tensorboard import TensorBoardSink
+from runrecord.trackers.mlflow.sink import MlflowSink
+from runrecord.trackers.mlflow.views import VIEWS, page_of
+from runrecord.trackers.tensorboard import TensorBoardSink
 
 SHOTS = os.environ.get("SCREENSHOTS")
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -10,7 +10,7 @@ from generative.evaluation.config import EvaluationConfig
 from generative.models.registry import REGISTRY
 from generative.training.choice import check_choice
 from generative.training.runtime import Compute
-from runrecord.process import exit_status
+from runrecord.run.process import exit_status
 
 
 def check() -> None:

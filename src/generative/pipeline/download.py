@@ -10,7 +10,7 @@ from generative.data.idx import Bytes, read_set
 from generative.data.sources import class_names
 from generative.plots.image_grids import image_rows, png
 from runrecord import start_run
-from runrecord.text import printable
+from runrecord.safety.text import printable
 
 _PICTURED = 12  # images of each class
 _CLASSES = 20  # so many of them

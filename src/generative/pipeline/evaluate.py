@@ -27,8 +27,8 @@ from generative.plots.curves import loss_curves
 from generative.plots.image_grids import png
 from generative.rng import generator
 from runrecord import Embedding, Run
-from runrecord.paths import repo_root
-from runrecord.run_store import state_folder
+from runrecord.store.paths import repo_root
+from runrecord.store.runs import state_folder
 
 _THUMBNAIL = 64  # pixels at most, a side
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from generative.errors import RunFailed, UserError
-from runrecord.process import run_stage
+from runrecord.run.process import run_stage
 
 
 def run(main: Callable[[], None]) -> NoReturn:

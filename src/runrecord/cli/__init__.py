@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from runrecord.paths import RUN_NAMES
+from runrecord.store.paths import RUN_NAMES
 
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
-    from runrecord.process import exit_status, set_up_process
+    from runrecord.run.process import exit_status, set_up_process
 
     set_up_process(lossless=True)
     sys.exit(exit_status(_command(_parser().parse_args())))

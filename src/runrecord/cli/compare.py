@@ -10,12 +10,12 @@ from rich.table import Table
 
 from runrecord.cli.console import LONGEST_CELL, page
 from runrecord.errors import UserError
-from runrecord.lookup import find_record
-from runrecord.paths import repo_root
 from runrecord.project import load_project
 from runrecord.provenance.git import GitFailed, commit_of, git
 from runrecord.record.schema import RecordRefused
-from runrecord.text import printable, shown
+from runrecord.safety.text import printable, shown
+from runrecord.store.lookup import find_record
+from runrecord.store.paths import repo_root
 from runrecord.verify.compare import (
     CODE,
     COMMIT,

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from runrecord.text import printable, reason
+from runrecord.safety.text import printable, reason
 
 LONGEST_CELL = 2000  # characters of a value in a table
 _PAGE = 200  # columns

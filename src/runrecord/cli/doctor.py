@@ -10,21 +10,21 @@ from platform import python_version
 
 from rich.console import Console
 
-from runrecord.catalog import all_runs, newest_of_each, sealed_records
-from runrecord.dvc_cache import missing_outs, remote_state
-from runrecord.dvc_index import stages_of
-from runrecord.dvc_remote import lost_records
+from runrecord.dvc.cache import missing_outs, remote_state
+from runrecord.dvc.remote import lost_records
+from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
-from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.provenance.git import OutsideGit, commit_of, git
-from runrecord.provenance.source_patch import describe_code
+from runrecord.provenance.patch import describe_code
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import host, is_running, run_dir, run_dirs
-from runrecord.sinks.mlflow_store import tracking_uri
-from runrecord.sync import Store
-from runrecord.text import reason, shown
+from runrecord.safety.text import reason, shown
+from runrecord.store.catalog import all_runs, newest_of_each, sealed_records
+from runrecord.store.paths import repo_root
+from runrecord.store.runs import host, is_running, run_dir, run_dirs
+from runrecord.trackers.mlflow.store import tracking_uri
+from runrecord.trackers.player import Store
 
 _ENOUGH_DISK = 2 * 10**9  # bytes: room for some hundred runs, models and pictures included
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import IO
 
 from runrecord.errors import UserError
-from runrecord.process import GRACE, end_program, stop_with_parent
-from runrecord.secrets import redact
-from runrecord.start import start_run
+from runrecord.run.process import GRACE, end_program, stop_with_parent
+from runrecord.run.start import start_run
+from runrecord.safety.secrets import redact
 
 _KEPT = 2**18  # bytes of the beginning of the output, and of its end
 

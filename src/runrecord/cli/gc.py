@@ -8,17 +8,17 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.catalog import Run, all_runs
-from runrecord.checkpoints import folders_of
 from runrecord.cli.console import say, say_failure
-from runrecord.dvc_cache import known_records
-from runrecord.files import sha256
-from runrecord.paths import repo_root
+from runrecord.dvc.cache import known_records
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, Files, RecordRefused
-from runrecord.run_store import lock_of, state_folder
-from runrecord.sinks.tensorboard import shown_at
-from runrecord.sync import sync_lock
+from runrecord.resume.checkpoints import folders_of
+from runrecord.store.catalog import Run, all_runs
+from runrecord.store.files import sha256
+from runrecord.store.paths import repo_root
+from runrecord.store.runs import lock_of, state_folder
+from runrecord.trackers.player import sync_lock
+from runrecord.trackers.tensorboard import shown_at
 
 _DAY = 86_400_000  # milliseconds
 _FROM_NOW_ON = (

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from runrecord.catalog import Run, all_runs, newest_of_each
 from runrecord.cli.console import say
 from runrecord.cli.reporting import Report
 from runrecord.errors import UserError
-from runrecord.paths import repo_root
-from runrecord.sync import Store, close_dead_runs, shown_in, sync_lock
+from runrecord.store.catalog import Run, all_runs, newest_of_each
+from runrecord.store.paths import repo_root
+from runrecord.trackers.player import Store, close_dead_runs, shown_in, sync_lock
 
 
 def reap(names: Sequence[str] = (), host: str | None = None) -> None:

@@ -6,20 +6,20 @@ from glob import escape
 from pathlib import Path
 from typing import NoReturn
 
-from runrecord.catalog import sealed_records
 from runrecord.cli.console import say
 from runrecord.errors import UserError
-from runrecord.events import RunStarted
-from runrecord.files import remove_unfinished, write_atomic
-from runrecord.lookup import find_records
-from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
+from runrecord.record.events import RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
-from runrecord.report.judgement import apart_from_seed
+from runrecord.record.view import RunView, view
 from runrecord.report.page import all_metrics, render
-from runrecord.run_index import RunIndex
-from runrecord.run_view import RunView, view
+from runrecord.report.seed_spread import apart_from_seed
+from runrecord.store.catalog import sealed_records
+from runrecord.store.files import remove_unfinished, write_atomic
+from runrecord.store.index import RunIndex
+from runrecord.store.lookup import find_records
+from runrecord.store.paths import repo_root
 
 
 def report(names: Sequence[str], output: Path) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.progress import Progress
 
-from runrecord.catalog import Run
 from runrecord.errors import RunFailed, UserError
 from runrecord.record.reader import Record
 from runrecord.record.schema import Files
-from runrecord.sync import CUT_OFF
-from runrecord.text import printable, reason
+from runrecord.safety.text import printable, reason
+from runrecord.store.catalog import Run
+from runrecord.trackers.player import CUT_OFF
 
 
 class Report:

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
-from runrecord.catalog import all_runs, newest_of_each
 from runrecord.cli.console import page, say_failure
-from runrecord.paths import repo_root
-from runrecord.text import printable
+from runrecord.safety.text import printable
+from runrecord.store.catalog import all_runs, newest_of_each
+from runrecord.store.paths import repo_root
 
 
 def list_runs() -> None:

@@ -6,12 +6,12 @@ from rich.table import Table
 
 from runrecord.cli.console import LONGEST_CELL, page
 from runrecord.errors import UserError
-from runrecord.lookup import find_record
-from runrecord.paths import repo_root
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_view import view
-from runrecord.text import printable
+from runrecord.record.view import view
+from runrecord.safety.text import printable
+from runrecord.store.lookup import find_record
+from runrecord.store.paths import repo_root
 
 
 def show(name: str) -> None:

@@ -11,19 +11,20 @@ from rich.console import Console
 from rich.table import Table
 
 from runrecord.cli.console import page, say
-from runrecord.dvc_index import find_stage, stages_of
+from runrecord.dvc.stages import find_stage, stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.extras import require
-from runrecord.files import sha256
-from runrecord.paths import repo_root
-from runrecord.process import Terminated
 from runrecord.project import Project, load_project
 from runrecord.provenance.git import git
-from runrecord.provenance.source_patch import LESS, describe_code
+from runrecord.provenance.patch import LESS, describe_code
 from runrecord.report.study_plots import log_plots
-from runrecord.run_store import was_run_here
+from runrecord.run.process import Terminated
+from runrecord.safety.text import printable
+from runrecord.store.files import sha256
+from runrecord.store.paths import repo_root
+from runrecord.store.runs import was_run_here
 from runrecord.sweep.driver import run_study
-from runrecord.sweep.placing import Resources
+from runrecord.sweep.ray_backend import Resources
 from runrecord.sweep.space import as_there, split
 from runrecord.sweep.study import (
     Definition,
@@ -37,7 +38,6 @@ from runrecord.sweep.study import (
 )
 from runrecord.sweep.study_record import Study, find_study, recorded
 from runrecord.sweep.worker import experiment_ref
-from runrecord.text import printable
 from runrecord.verify.compare import PARAM, differences
 from runrecord.verify.facts import values_of
 from runrecord.verify.verdict import value_text

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from runrecord.catalog import Run, all_runs, newest_of_each, read_runs
 from runrecord.cli.reporting import Report
-from runrecord.dvc_cache import known_records
-from runrecord.lookup import find_record
-from runrecord.outcomes import outcomes_in_file
-from runrecord.paths import repo_root
-from runrecord.sinks.tensorboard import TensorBoardSink
-from runrecord.sync import NotShown, Store, close_dead_runs, sync_lock
+from runrecord.dvc.cache import known_records
+from runrecord.store.catalog import Run, all_runs, newest_of_each, read_runs
+from runrecord.store.lookup import find_record
+from runrecord.store.paths import repo_root
+from runrecord.trackers.mlflow.sync_plan import outcomes_in_file
+from runrecord.trackers.player import NotShown, Store, close_dead_runs, sync_lock
+from runrecord.trackers.tensorboard import TensorBoardSink
 
 
 def sync(

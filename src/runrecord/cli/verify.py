@@ -12,18 +12,18 @@ from rich.table import Table
 from runrecord.cli.compare import difference_table, show_differences
 from runrecord.cli.console import page
 from runrecord.errors import UserError
-from runrecord.events import RunStarted
-from runrecord.lookup import find_records
-from runrecord.paths import repo_root
-from runrecord.process import raise_on_signals
 from runrecord.project import load_project
+from runrecord.record.events import RunStarted
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.run_store import host, was_run_here
-from runrecord.run_view import view
-from runrecord.sync import Store, has_store
-from runrecord.text import printable, shown
-from runrecord.verify.audit import is_of_origin
+from runrecord.record.view import view
+from runrecord.run.process import raise_on_signals
+from runrecord.safety.text import printable, shown
+from runrecord.store.lookup import find_records
+from runrecord.store.paths import repo_root
+from runrecord.store.runs import host, was_run_here
+from runrecord.trackers.mlflow.audit import is_of_origin
+from runrecord.trackers.player import Store, has_store
 from runrecord.verify.compare import Comparison, Difference, compare
 from runrecord.verify.rebuild import rebuild, scratch
 from runrecord.verify.stage import CannotRebuild

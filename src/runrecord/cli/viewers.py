@@ -8,13 +8,13 @@ import webbrowser
 
 from runrecord.errors import UserError
 from runrecord.extras import require
-from runrecord.paths import repo_root
-from runrecord.secrets import redact
-from runrecord.sinks.mlflow_store import artifact_location, is_database, tracking_uri
-from runrecord.sinks.mlflow_views import VIEWS, page_of
-from runrecord.sinks.tensorboard import event_folder
-from runrecord.sync import Store
-from runrecord.text import shown
+from runrecord.safety.secrets import redact
+from runrecord.safety.text import shown
+from runrecord.store.paths import repo_root
+from runrecord.trackers.mlflow.store import artifact_location, is_database, tracking_uri
+from runrecord.trackers.mlflow.views import VIEWS, page_of
+from runrecord.trackers.player import Store
+from runrecord.trackers.tensorboard import event_folder
 
 HOST = "127.0.0.1"
 PATIENCE = 120.0  # seconds that a viewer may take to answer, before a browser is opened

@@ -5,14 +5,14 @@ from contextlib import closing
 from pathlib import Path
 
 from runrecord.cli.console import say, say_failure
-from runrecord.dvc_cache import known_records
-from runrecord.dvc_checkout import hash_paths
+from runrecord.dvc.cache import known_records
+from runrecord.dvc.checkout import hash_paths
 from runrecord.errors import RunFailed
-from runrecord.events import files_of
-from runrecord.paths import repo_root
+from runrecord.record.events import files_of
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import Files, RecordRefused
-from runrecord.run_index import RunIndex
+from runrecord.store.index import RunIndex
+from runrecord.store.paths import repo_root
 
 
 def which(file: Path) -> None:

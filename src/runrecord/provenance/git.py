@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from runrecord.errors import UserError
-from runrecord.secrets import redact
-from runrecord.text import printable
+from runrecord.safety.secrets import redact
+from runrecord.safety.text import printable
 
 _SAFE = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 

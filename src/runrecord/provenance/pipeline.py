@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runrecord.dvc_checkout import hash_paths
-from runrecord.dvc_index import Stage, StageAtWork, find_stage
+from runrecord.dvc.checkout import hash_paths
+from runrecord.dvc.stages import Stage, StageAtWork, find_stage
 from runrecord.errors import UserError
-from runrecord.paths import RECORDS
 from runrecord.record.schema import START
-from runrecord.text import printable
+from runrecord.safety.text import printable
+from runrecord.store.paths import RECORDS
 
 
 @dataclass(frozen=True)

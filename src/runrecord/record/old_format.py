@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runrecord.events import Event, RunStarted
+from runrecord.record.events import Event, RunStarted
 from runrecord.record.schema import PATCH, read_line, read_start
 
 

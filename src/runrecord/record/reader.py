@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runrecord.events import (
+from runrecord.record.embedding import unpack
+from runrecord.record.events import (
     Contents,
     Event,
     File,
@@ -19,8 +20,6 @@ from runrecord.events import (
     RunStarted,
     files_of,
 )
-from runrecord.files import sha256
-from runrecord.record.embedding import unpack
 from runrecord.record.old_format import start_of_format_1, upgraded
 from runrecord.record.picture import is_png
 from runrecord.record.schema import (
@@ -34,7 +33,8 @@ from runrecord.record.schema import (
     read_start,
     without_files,
 )
-from runrecord.text import printable
+from runrecord.safety.text import printable
+from runrecord.store.files import sha256
 
 
 class Record:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from runrecord.events import (
+from runrecord.record.events import (
     NUMBER,
     Event,
     File,

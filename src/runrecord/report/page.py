@@ -9,13 +9,13 @@ from typing import Any
 
 from jinja2 import Environment
 
-from runrecord.events import RunStarted
 from runrecord.project import Project
+from runrecord.record.events import RunStarted
+from runrecord.record.view import RunView
 from runrecord.report.curves import curves_png
-from runrecord.report.judgement import Row, Spread, answers, judged, main_metrics, spreads
-from runrecord.run_view import RunView
-from runrecord.sinks.description import EVALUATION
-from runrecord.text import printable
+from runrecord.report.seed_spread import Row, Spread, answers, judged, main_metrics, spreads
+from runrecord.safety.text import printable
+from runrecord.trackers.description import EVALUATION
 
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
 

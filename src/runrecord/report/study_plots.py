@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
-from runrecord.run import Run
+from runrecord.run.run import Run
 from runrecord.sweep.study import Searcher
 from runrecord.sweep.study_record import Study
 

@@ -11,15 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 
-from runrecord.catalog import read_runs
-from runrecord.dvc_cache import records_at
+from runrecord.dvc.cache import records_at
 from runrecord.errors import UserError
-from runrecord.process import Terminated, raise_on_signals
 from runrecord.record.reader import files_in
 from runrecord.record.writer import place_files
-from runrecord.run import Run
-from runrecord.run_store import run_dir, state_folder
-from runrecord.sweep.placing import Placing, Resources, ray_at_work
+from runrecord.run.process import Terminated, raise_on_signals
+from runrecord.run.run import Run
+from runrecord.safety.text import reason
+from runrecord.store.catalog import read_runs
+from runrecord.store.runs import run_dir, state_folder
+from runrecord.sweep.ray_backend import Placing, Resources, ray_at_work
 from runrecord.sweep.study import (
     Searcher,
     Trial,
@@ -27,10 +28,9 @@ from runrecord.sweep.study import (
     to_run,
 )
 from runrecord.sweep.study_record import Study, note, note_best
+from runrecord.sweep.trial_clone import PROOF
 from runrecord.sweep.worker import Outcome, fetch
-from runrecord.sweep.workplace import PROOF
-from runrecord.sync import Store, sync_lock
-from runrecord.text import reason
+from runrecord.trackers.player import Store, sync_lock
 
 
 def run_study(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runrecord.dvc_files import read_values, value_of, write_values
+from runrecord.dvc.params import read_values, value_of, write_values
 from runrecord.errors import UserError
-from runrecord.text import printable
+from runrecord.safety.text import printable
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

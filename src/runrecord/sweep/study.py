@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import TypeAdapter
 
 from runrecord.errors import UserError
-from runrecord.files import sha256
 from runrecord.project import Better
+from runrecord.store.files import sha256
 from runrecord.sweep.space import Param, Value, parse
 
 if TYPE_CHECKING:

@@ -12,22 +12,23 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from runrecord.checkpoints import Checkpoints
-from runrecord.dvc_cache import records_at
-from runrecord.dvc_files import value_in
-from runrecord.dvc_restore import restore
+from runrecord.dvc.cache import records_at
+from runrecord.dvc.params import value_in
+from runrecord.dvc.restore import restore
 from runrecord.errors import UserError
-from runrecord.events import File, Resumed, RunEnded, RunStarted, Status
-from runrecord.files import sha256
-from runrecord.process import Terminated, end_waiting_on_signals
 from runrecord.provenance.git import git
+from runrecord.record.events import File, Resumed, RunEnded, RunStarted, Status
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import PATCH, START, Files, RecordRefused, read_start
+from runrecord.record.view import RunView, view
 from runrecord.record.writer import RecordWriter
-from runrecord.run import Run, now
-from runrecord.run_store import STORES, claim_run, host, remember_patch, state_folder
-from runrecord.run_view import RunView, view
-from runrecord.start import KILLED_PATIENCE, PATIENCE, PRUNED, sinks_of
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.run.process import Terminated, end_waiting_on_signals
+from runrecord.run.run import Run, now
+from runrecord.run.start import KILLED_PATIENCE, PATIENCE, PRUNED, sinks_of
+from runrecord.run.tracker import Tracker
+from runrecord.store.files import sha256
+from runrecord.store.runs import STORES, claim_run, host, remember_patch, state_folder
 from runrecord.sweep.study import (
     TRIAL,
     Definition,
@@ -37,7 +38,6 @@ from runrecord.sweep.study import (
     definition_from,
     is_name,
 )
-from runrecord.tracker import Tracker
 
 STAGE = "sweep"
 """What the record of a study has as its stage."""

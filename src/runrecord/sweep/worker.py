@@ -12,25 +12,26 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.catalog import sealed_records
-from runrecord.dvc_checkout import bring, is_related
-from runrecord.dvc_files import share_cache, value_in
-from runrecord.dvc_index import stages_of, tracked_by_dvc
+from runrecord.dvc.checkout import bring, is_related
+from runrecord.dvc.params import share_cache, value_in
+from runrecord.dvc.stages import stages_of, tracked_by_dvc
 from runrecord.errors import UserError
-from runrecord.events import Logged
-from runrecord.locks import held
-from runrecord.process import end_program
 from runrecord.provenance.git import git
-from runrecord.provenance.source_patch import check_out
+from runrecord.provenance.patch import check_out
+from runrecord.record.events import Logged
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, RecordRefused, read_line
-from runrecord.run_store import lock_of, state_folder
-from runrecord.run_view import view
-from runrecord.start import WHY
+from runrecord.record.view import view
+from runrecord.run.process import end_program
+from runrecord.run.start import WHY
+from runrecord.safety.text import reason
+from runrecord.store.catalog import sealed_records
+from runrecord.store.locks import held
+from runrecord.store.runs import lock_of, state_folder
 from runrecord.sweep.space import set_params
 from runrecord.sweep.study import Trial
 from runrecord.sweep.study_record import curve_of, trial_folders
-from runrecord.sweep.workplace import (
+from runrecord.sweep.trial_clone import (
     Dvc,
     Task,
     environment_of,
@@ -39,7 +40,6 @@ from runrecord.sweep.workplace import (
     received,
     workplace,
 )
-from runrecord.text import reason
 
 _PART = 0.5  # seconds between two looks at what a trial has reached
 _PATIENCE = 60.0  # seconds that a run which was told to stop may take to end

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from runrecord.events import Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.provenance.environment import is_environment
+from runrecord.record.events import Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused, strict_json
-from runrecord.secrets import STRUCK
+from runrecord.safety.secrets import STRUCK
 from runrecord.verify.facts import (
     FILES,
     NUMBERS,

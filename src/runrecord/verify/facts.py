@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from runrecord.events import Event, Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded
-from runrecord.provenance.identity import plain
+from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded
 from runrecord.record.schema import strict_json
+from runrecord.resume.identity import plain
 
 Value = float | str
 """A number; or a text, which is the SHA-256 of a file, or a value of JSON."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runrecord.dvc_checkout import bring, files_in_folders, hash_paths, is_related
-from runrecord.dvc_index import Stage, tracked_by_dvc
-from runrecord.dvc_restore import restore
-from runrecord.files import sha256
+from runrecord.dvc.checkout import bring, files_in_folders, hash_paths, is_related
+from runrecord.dvc.restore import restore
+from runrecord.dvc.stages import Stage, tracked_by_dvc
 from runrecord.record.reader import Record
-from runrecord.text import shown
+from runrecord.safety.text import shown
+from runrecord.store.files import sha256
 from runrecord.verify.stage import CannotRebuild, run_stage
 
 

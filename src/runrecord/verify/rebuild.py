@@ -10,19 +10,19 @@ from itertools import pairwise, product
 from pathlib import Path
 from secrets import token_hex
 
-from runrecord.dvc_checkout import hash_paths, is_related
-from runrecord.dvc_index import Stage, stages_of, tracked_by_dvc
-from runrecord.dvc_locks import states
+from runrecord.dvc.checkout import hash_paths, is_related
+from runrecord.dvc.lockfiles import states
+from runrecord.dvc.stages import Stage, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
-from runrecord.events import COMMIT, RunStarted
 from runrecord.package_index import uv_environment
-from runrecord.place import EXECUTION
 from runrecord.provenance.environment import variables_of
 from runrecord.provenance.git import GitFailed, commit_of, top_of
+from runrecord.provenance.patch import LEFT_OUT, check_out
 from runrecord.provenance.pipeline import hash_outs
-from runrecord.provenance.source_patch import LEFT_OUT, check_out
+from runrecord.record.events import COMMIT, RunStarted
 from runrecord.record.reader import Record, files_in
-from runrecord.run_store import is_running, run_dirs, state_folder, working_on
+from runrecord.store.place import EXECUTION
+from runrecord.store.runs import is_running, run_dirs, state_folder, working_on
 from runrecord.verify.inputs import Work
 from runrecord.verify.stage import CannotRebuild, run_command, run_stage
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from runrecord.dvc_index import Stage
-from runrecord.dvc_restore import remove
-from runrecord.process import end_program
-from runrecord.secrets import redact
-from runrecord.text import printable, shown
+from runrecord.dvc.restore import remove
+from runrecord.dvc.stages import Stage
+from runrecord.run.process import end_program
+from runrecord.safety.secrets import redact
+from runrecord.safety.text import printable, shown
 
 # The shells that DVC may run commands by, and what it tells them so that they read no settings.
 _SHELLS = {

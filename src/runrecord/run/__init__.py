@@ -1,0 +1,5 @@
+"""Runs as a script sees them: `start_run` begins one, `Run` is what it logs to.
+
+In: what a script logs. Out: events, in the run's record and, by way of trackers, for people to
+see. Only scripts, `runrecord exec` and stages call it.
+"""

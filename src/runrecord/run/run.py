@@ -1,0 +1,300 @@
+"""The face of a run that goes on: what a stage, or any script, logs to."""
+
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runrecord.errors import UserError
+from runrecord.record.embedding import Embedding
+from runrecord.record.events import (
+    Contents,
+    Event,
+    File,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    Observed,
+    Resumed,
+    RunStarted,
+    files_of,
+)
+from runrecord.record.recordable import (
+    ANY_FILE,
+    Figure,
+    checked_png,
+    made,
+    number_of,
+    numbers_of,
+    packed,
+    png_from,
+    points_of,
+)
+from runrecord.record.recordable import now as now
+from runrecord.resume.checkpoints import Checkpoint, Checkpoints, State
+from runrecord.run.repeated import DIFFERS, OnRecord, difference, found_in, not_logged_again
+from runrecord.run.tracker import NoTracker, Tracker
+from runrecord.safety.secrets import redact
+from runrecord.safety.text import printable
+from runrecord.store.files import sha256
+
+
+class Run:
+    """A run that goes on. Each call is on record when it returns, and shown soon after.
+
+    Titles are one line of at most 250 characters, whatever those are. A step is an epoch, or
+    whatever is counted; without one, it is the epoch of `epochs`, or 0. All raise UserError for
+    what cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        start: RunStarted,
+        tracker: Tracker | NoTracker,
+        checkpoints: Checkpoints,
+        stopped: Checkpoint | None = None,
+    ) -> None:
+        """Only `start_run` makes one; `stopped` is where it goes on."""
+        self._tracker = tracker
+        self._checkpoints = checkpoints
+        self._stopped = stopped
+        self._epoch = 0
+        self._goes_on = False
+        self._begun = 0
+        """How many events there were when the epochs began."""
+        self._on_record: OnRecord = stopped.logged if stopped else {}
+        """Of a run that goes on: what it had logged until it was stopped."""
+        self._differs = isinstance(tracker, NoTracker)
+        """It has been said that a repeated epoch does not give the same; rank 0 says it."""
+        self.output = b""
+        """What its program printed, where `runrecord exec` keeps that."""
+        self.id = start.id
+        """The run's name, and its record's."""
+        self.params = dict(start.params)
+        """What it is shown with: the params of its stage, nested ones by dotted names."""
+        self.tags = dict(start.tags)
+        """What it comes from and runs on, and what `tag` added."""
+
+    def log(
+        self,
+        metrics: Mapping[str, float],
+        step: int | None = None,
+        within: Mapping[str, list[float]] | None = None,
+    ) -> None:
+        """Log the value of each metric at a step.
+
+        Args:
+            metrics: values, NaN and infinity too.
+            step: an epoch, or whatever is counted.
+            within: of metrics that were taken several times in that step, as a loss each batch,
+                all values in order.
+        """
+        step, values = self._at(step), numbers_of(metrics)
+        inside = {
+            name: [number_of(name, value) for value in taken]
+            for name, taken in (within or {}).items()
+        }
+        if lacking := inside.keys() - values.keys():
+            raise UserError(
+                f"this cannot be recorded: {min(lacking)!r} has values within the step, and none "
+                "among the metrics for the step itself; give that too."
+            )
+        new = {
+            name: value
+            for name, value in values.items()
+            if self._is_new("metrics", name, step, (value, inside.get(name, [])))
+        }
+        if new:
+            steps = {name: taken for name, taken in inside.items() if name in new}
+            self._emit(lambda: Logged(now(), step, new, steps))
+
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Say how the run does on its machine, as `images_per_second`.
+
+        MLflow shows it among its system metrics, beside what is sampled of the machine all the
+        while; nothing compares it.
+        """
+        self._emit(lambda: Observed(now(), numbers_of(values)))
+
+    def image(
+        self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None
+    ) -> None:
+        """Log a picture: a PNG file's content, or bytes as (H, W) or (H, W, 3)."""
+        png = checked_png(title, image) if isinstance(image, bytes) else png_from(image)
+        self._log_file("images", title, png, ".png", step)
+
+    def figure(self, title: str, figure: Figure, step: int | None = None) -> None:
+        """Log a figure of Matplotlib as a picture."""
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        self.image(title, file.getvalue(), step)
+
+    def text(self, title: str, text: str, step: int | None = None) -> None:
+        """Log a text; what the environment holds secret is blacked out."""
+        if not isinstance(text, str):
+            raise UserError(f"this cannot be recorded: {title!r} is {repr(text)[:60]}, no text.")
+        self._log_file("texts", title, redact(text).encode(errors="replace"), ".txt", step)
+
+    def artifact(self, path: Path | str, title: str | None = None, step: int | None = None) -> None:
+        """Keep a copy of a file, by its name or another title."""
+        path = Path(path)
+        self._log_file("artifacts", title or path.name, path, path.suffix, step)
+
+    def tag(self, **tags: str) -> None:
+        """Say more of the run: tags are shown, and never compared."""
+        self._emit(lambda: Logged(now(), self._at(None), tags=tags))
+        self.tags |= tags
+
+    def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
+        """Log a model's file, by its stem or another name."""
+        path = Path(path).resolve()
+        name, step = name or path.stem, self._at(step)
+        self._emit_file(
+            "models",
+            step,
+            lambda file: ModelSaved(now(), name, file, path.name, step),
+            *("artifacts", name, path, path.suffix),
+        )
+
+    def evaluation(
+        self,
+        model: str,
+        path: Path | str,
+        metrics: Mapping[str, float],
+        series: Mapping[str, list[tuple[int, float]]] | None = None,
+        config: Mapping[str, Any] | None = None,
+        embedding: Embedding | None = None,
+    ) -> None:
+        """Log what an evaluation found of a model; trackers show it at the run that trained it too.
+
+        Args:
+            model: its name.
+            path: its file, which tells by its content which run made it.
+            metrics: by name.
+            series: the points of curves, x being 1 or more, by name.
+            config: how it was built and trained, as JSON values.
+            embedding: of some examples.
+        """
+        digest, values = sha256(Path(path)), numbers_of(metrics)
+        curves = {title: points_of(title, points) for title, points in (series or {}).items()}
+
+        def evaluated(file: File | None = None) -> ModelEvaluated:
+            return ModelEvaluated(now(), model, digest, values, curves, config or {}, file)
+
+        event = made(evaluated)
+        if not self._is_new("evaluated", f"{model} {digest}", 0, found_in(event)):
+            return
+        if embedding is None:
+            self._emit(lambda: event)
+        else:
+            content = "embeddings", model, packed(model, embedding), ".safetensors"
+            self._emit_file("", 0, evaluated, *content)
+
+    def epochs(self, count: int, state: State | None = None) -> Iterator[int]:
+        """The numbers of epochs, from 1 to `count`; less those that are behind a stopped run.
+
+        Args:
+            count: how many there are to be in all.
+            state: what training changes. After each epoch it is kept; a run that was stopped and
+                is started again, with all it depends on as it was, goes on from there, to the same
+                bits. It has to hold all of it: the state of generators of random numbers too. One
+                loop of a run can have one. After `break` it is not kept: what goes on repeats that
+                epoch, and leaves the loop there too.
+        """
+        if state is not None and self._goes_on:
+            raise UserError("a run can keep the state of one loop of epochs; make these one loop.")
+        self._goes_on |= state is not None
+        done = self._go_on(count, state) if state is not None else 0
+        for epoch in range(done + 1, count + 1):
+            self._epoch = epoch
+            yield epoch
+            if state is not None:
+                length, arrays = self._tracker.length, state.state_dict()
+                self._checkpoints.save(self.id, epoch, length, arrays, self._begun)
+
+    def _go_on(self, count: int, state: State) -> int:
+        """Be where this run was stopped, or where a shorter one ended; the epochs behind that."""
+        if self._stopped:
+            saved = self._stopped.saved
+            state.load_state_dict(saved.arrays)
+            self._epoch, self._begun = saved.epoch, saved.begun
+            self._tracker.log(Resumed(now(), saved.epoch))
+            print(f"going on with {self.id} after epoch {saved.epoch}")
+            return saved.epoch
+        self._begun = self._tracker.length
+        earlier = self._checkpoints.earlier(count)
+        if earlier is None:
+            if why := self._checkpoints.why_anew(count):
+                print(why)
+            return 0
+        saved, contents = earlier.saved, earlier.record.contents
+        state.load_state_dict(saved.arrays)
+        for event in earlier.events():
+            if isinstance(event, Logged | ModelSaved | ModelEvaluated):
+                files = {file.name: contents[file.name] for file in files_of(event)}
+                self._tracker.log(replace(event, time=now()), files)
+        self._epoch = saved.epoch
+        self.tag(continues=saved.run_id)
+        print(f"going on from {saved.run_id}, whose epochs 1 to {saved.epoch} this run has too")
+        return saved.epoch
+
+    def _at(self, step: int | None) -> int:
+        """The step that is meant: NumPy's and PyTorch's whole numbers are taken too."""
+        try:
+            return self._epoch if step is None else index(step)
+        except (TypeError, ValueError):
+            raise UserError(f"this cannot be recorded: step {step!r} is no whole number.") from None
+
+    def _is_new(self, kind: str, title: str, step: int, value: object) -> bool:
+        """Is that not on record yet? If it is, and was another, that is said once."""
+        if left := self._on_record.get((kind, title, step)):  # twice, if it was logged twice
+            self._say_once(difference((kind, title, step), left.pop(0), value))
+            return False
+        return True
+
+    def _check_repeated(self) -> None:
+        """Say, once the work is done, what was logged before a stop and not again."""
+        self._say_once(not_logged_again(self._on_record))
+
+    def _say_once(self, differs: str) -> None:
+        if differs and not self._differs and ("tags", DIFFERS, 0) not in self._on_record:
+            self._differs = True
+            print(f"warning: {printable(differs)}.", file=sys.stderr)
+            self.tag(**{DIFFERS: differs})
+
+    def _log_file(
+        self, kind: str, title: str, content: bytes | Path, suffix: str, step: int | None
+    ) -> None:
+        at = self._at(step)
+        self._emit_file(
+            kind,
+            at,
+            lambda file: Logged(now(), at, **{kind: {title: file}}),  # type: ignore[arg-type]
+            *(kind, title, content, suffix),
+        )
+
+    def _emit_file(
+        self,
+        kind: str,
+        step: int,
+        make: Callable[[File], Event],
+        folder: str,
+        title: str,
+        content: bytes | Path,
+        suffix: str,
+    ) -> None:
+        """Log an event that names a file, which is copied only if the rest can be recorded."""
+        made(lambda: make(ANY_FILE))
+        key = kind, title, step
+        if key in self._on_record and not self._is_new(*key, sha256(content)):
+            return
+        file, contents = self._tracker.keep(folder, title, content, suffix)
+        self._emit(lambda: make(file), contents)
+
+    def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:
+        self._tracker.log(made(make), contents)

@@ -1,0 +1,296 @@
+"""How a run begins and ends: with where it comes from, and with its true status."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from runrecord.errors import RunFailed, UserError
+from runrecord.project import load_project
+from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.provenance.patch import LESS
+from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
+from runrecord.record.events import Contents, Dataset, File, RunEnded, RunStarted, Status
+from runrecord.record.reader import Record, files_in
+from runrecord.record.recordable import now
+from runrecord.record.schema import PATCH, RecordRefused
+from runrecord.record.writer import RecordWriter, file_for
+from runrecord.resume.checkpoints import PRUNED as PRUNED
+from runrecord.resume.checkpoints import Checkpoints
+from runrecord.resume.identity import Identity, identity_of, without_length
+from runrecord.run.machine import sampled
+from runrecord.run.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
+from runrecord.run.run import Run
+from runrecord.run.tracker import NoTracker, Tracker
+from runrecord.safety.text import printable, reason
+from runrecord.store.files import sha256
+from runrecord.store.locks import held
+from runrecord.store.paths import checkout_root, repo_root
+from runrecord.store.place import execution
+from runrecord.store.runs import claim_run, host, remember_patch, state_folder
+from runrecord.trackers.base import Sink
+from runrecord.trackers.mlflow.sink import MlflowSink
+from runrecord.trackers.tensorboard import TensorBoardSink
+
+_LONGEST_WHY = 500  # characters
+PATIENCE = 60.0  # seconds that a finished run waits for its sinks
+KILLED_PATIENCE = 4.0  # seconds that one which was told to stop waits for them
+WHY = "RUNRECORD_WHY"
+"""The variable that names a file: who ends a trial of a study writes there why, for `PRUNED`."""
+
+
+@contextmanager
+def start_run(
+    stage: str | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    dataset: Dataset | None = None,
+    tags: Mapping[str, object] | None = None,
+    device: str = "",
+    length: str | None = None,
+) -> Iterator[Run]:
+    """A run in the run store, MLflow and TensorBoard: FAILED on an exception, KILLED on a signal.
+
+    What it reads and writes is what DVC says of its stage. One that ends well leaves its sealed
+    record among the stage's outs, where they name `records/...`. From there on its result is kept:
+    a signal to end only ends the waiting for the sinks. So does one that leaves the block by
+    `sys.exit()` without a status, or with 0. Of several processes that are ranks of one job, rank 0
+    alone records.
+
+    Args:
+        stage: as dvc.yaml names it; without one, the stage that DVC runs.
+        params: what the run is shown with instead of the stage's params.
+        dataset: the data it reads, as MLflow shows it.
+        tags: what else there is to say of it, of the hardware for instance.
+        device: the kind of device that results depend on; checkpoints of another are left alone.
+        length: the param, in whatever block, that only says for how many epochs the run goes on,
+            and that nothing in them depends on. A run with a larger one goes on from where a
+            smaller one ended.
+
+    Raises:
+        UserError: before any work: no stage is given, or DVC cannot read its files.
+        RunFailed: what the stage reads was changed while it ran.
+    """
+    with one_sentence(), own_signals():
+        stage = stage or os.environ.get("DVC_STAGE")
+        if not stage:
+            raise UserError(
+                "DVC_STAGE is not set: this is not run by DVC; use 'dvc repro', or name the stage "
+                "in start_run()"
+            )
+        root, checkout, cwd = repo_root(), checkout_root(), Path.cwd()
+        project = load_project(checkout)
+        origin = collect_origin(checkout, stage, cwd, project, tags or {})
+        if origin.trouble:
+            lost = "" if LESS in origin.trouble else " It cannot be rebuilt later."
+            print(f"warning: {printable(origin.trouble)}{lost}", file=sys.stderr)
+        if ignored := origin.tags.get("git.ignored"):
+            print(
+                f"note: not recorded, as your own Git settings alone ignore it: {ignored}",
+                file=sys.stderr,
+            )
+        shown = origin.inputs.params if params is None else params
+        rank = rank_in(os.environ)
+        identity = _identity(origin, shown, device, project.packages, length)
+        checkpoints = Checkpoints(root, *identity, follows=bool(rank))
+        stopped = checkpoints.latest()
+        if rank:
+            print(
+                f"note: rank {rank} of several processes records nothing, rank 0 does; set RANK=0 "
+                "for a process that is to have a run of its own.",
+                file=sys.stderr,
+            )
+            run_id = stopped.saved.run_id if stopped else "unrecorded"
+            yield Run(_start(run_id, origin, shown, dataset), NoTracker(), checkpoints, stopped)
+            return
+        wanted = stopped.saved.run_id if stopped else None
+        with claim_run(root, origin.title, origin.inputs.stage.name, wanted) as (folder, number):
+            if stopped and folder.name != stopped.saved.run_id:
+                stopped = None  # another process has that run by now
+            past = Record(files_in(folder)) if stopped else None
+            number = past.start.number if past else number
+            start = _start(folder.name, origin, shown, dataset, number)
+            writer = RecordWriter(folder, past.size if past else 0)
+            tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
+            run = Run(start, tracker, checkpoints, stopped)
+            left: SystemExit | None = None
+            try:
+                if not stopped:
+                    tracker.log(start, {PATCH: origin.patch} if origin.patch else {})
+                    remember_patch(root, origin.patch)
+                with sampled(run.observe):
+                    try:
+                        yield run
+                    except SystemExit as stop:
+                        if isinstance(stop, Terminated) or not _is_success(stop.code):
+                            raise
+                        left = stop
+                run._check_repeated()
+                end = _finished(run, origin, checkout, cwd)
+                end_waiting_on_signals(tracker.stop_waiting)
+                if place := record_of(checkout, origin.inputs.stage):
+                    _seal(writer, checkout, place, end, start)
+            except (KeyboardInterrupt, Terminated, GeneratorExit):  # the last: it was left behind
+                end_waiting_on_signals(tracker.stop_waiting)
+                if why := _why_stopped():
+                    run.tag(**{PRUNED: why})
+                    checkpoints.drop(run.id)
+                tracker.log(*_ended(run, "KILLED"))
+                tracker.close(KILLED_PATIENCE)
+                raise
+            except BaseException as error:
+                end_waiting_on_signals(tracker.stop_waiting)
+                tracker.log(*_ended(run, "FAILED", error))
+                tracker.close(PATIENCE)
+                raise
+            tracker.log(*end)
+            checkpoints.remove(run.id)
+            tracker.close(PATIENCE)
+            if left:
+                raise left
+
+
+def _is_success(code: object) -> bool:
+    """Does Python end with status 0 for that? A 0.0 or one of NumPy's is printed, with status 1."""
+    return code is None or (isinstance(code, int) and code == 0)
+
+
+def rank_in(environment: Mapping[str, str]) -> int:
+    """Which process of a job this is, as torchrun, SLURM and others say it; 0 if nobody does.
+
+    A trial of a study is one process, wherever in a job of SLURM's the study has put it.
+    """
+    names = ["RANK", "LOCAL_RANK"] if WHY in environment else ["RANK", "SLURM_PROCID", "LOCAL_RANK"]
+    said = (environment[name] for name in names if environment.get(name, "").isdecimal())
+    return int(next(said, "0"))
+
+
+def _seal(
+    writer: RecordWriter,
+    checkout: Path,
+    place: str,
+    end: tuple[RunEnded, Contents],
+    start: RunStarted,
+) -> None:
+    """Put the sealed record in its place, one process after the other; the last one's stays."""
+    note = ""
+    with held(state_folder(checkout) / "seal.lock"):
+        with suppress(RecordRefused, OSError):
+            earlier = Record(files_in(checkout / place)).start
+            if earlier.id != start.id and earlier.time > execution()[1] * 1000:
+                note = (
+                    f"note: {place} holds {start.id} now, run {start.number} of its stage; "
+                    f"{earlier.id} is in the run store alone."
+                )
+        writer.seal(checkout / place, *end)
+    if note:
+        print(note, file=sys.stderr)
+
+
+def _start(
+    run_id: str,
+    origin: Origin,
+    shown: Mapping[str, Any],
+    dataset: Dataset | None,
+    number: int = 1,
+) -> RunStarted:
+    program = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else Path(sys.argv[0]).name
+    patch = File(PATCH, sha256(origin.patch)) if origin.patch else None
+    try:
+        return RunStarted(
+            id=run_id,
+            stage=origin.inputs.stage.name,
+            time=now(),
+            host=host(),
+            params=shown,
+            tags=origin.tags,
+            dataset=dataset,
+            deps=origin.inputs.deps,
+            patch=patch,
+            command=tuple(map(printable, [program, *sys.argv[1:]])),
+            number=number,
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"this run cannot be recorded: {printable(str(error))}.") from None
+
+
+def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:
+    """The end of a run whose work is done.
+
+    Raises:
+        RunFailed: what the stage reads was changed while it ran.
+    """
+    if changed := changed_inputs(origin.inputs, checkout, cwd):
+        raise InputsChanged(origin.inputs.stage.name, changed)
+    return _ended(run, "FINISHED", outs=hash_outs(checkout, origin.inputs.stage))
+
+
+def _ended(
+    run: Run,
+    status: Status,
+    error: BaseException | None = None,
+    outs: Mapping[str, str] | None = None,
+) -> tuple[RunEnded, Contents]:
+    digest = sha256(run.output)
+    output = file_for("output", "output", digest, ".txt") if run.output else None
+    end = RunEnded(
+        now(),
+        status,
+        message=f"{type(error).__name__}: {error}" if error else "",
+        traceback="".join(traceback.format_exception(error)) if error else "",
+        changed=error.changed if isinstance(error, InputsChanged) else (),
+        outs=outs or {},
+        output=output,
+    )
+    return end, {output.name: run.output} if output else {}
+
+
+class InputsChanged(RunFailed):
+    """What a stage reads was changed while it ran."""
+
+    def __init__(self, stage: str, changed: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{', '.join(changed)} changed while {stage} ran: dvc.lock would name what was not "
+            "run; put it back, and 'dvc repro' goes on from the last checkpoint, or run it again "
+            "as it is now."
+        )
+        self.changed = changed
+
+
+def _identity(
+    origin: Origin,
+    shown: Mapping[str, Any],
+    device: str,
+    packages: Iterable[str],
+    length: str | None,
+) -> tuple[Identity, dict[str, Any]]:
+    """All that the result depends on, less the param that only says how long it goes on; and that.
+
+    Raises:
+        UserError: a param is not a value of JSON's.
+    """
+    try:
+        identity = identity_of(origin, shown, device, packages)
+        json.dumps(identity)
+        return (identity, {}) if length is None else without_length(identity, length)
+    except (TypeError, ValueError, RecursionError) as error:  # a param is no value of JSON's
+        raise UserError(f"this run cannot be recorded: params: {reason(error)}.") from None
+
+
+def _why_stopped(environment: Mapping[str, str] = os.environ) -> str:
+    try:
+        return printable(Path(environment[WHY]).read_text(encoding="utf-8"), _LONGEST_WHY)
+    except (KeyError, OSError, UnicodeDecodeError):
+        return ""
+
+
+def sinks_of(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:
+    """What shows the run, besides its record: what is installed; none if `RUNRECORD_SINKS=off`."""
+    if environment.get("RUNRECORD_SINKS") == "off":
+        return []
+    return [sink for sink in (TensorBoardSink, MlflowSink) if find_spec(sink.package)]

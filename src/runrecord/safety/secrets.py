@@ -1,0 +1,256 @@
+"""What is secret: one rule for all that leaves, be it a patch, a tag, a text or a message.
+
+By the environment (values of variables whose names say so), by form (tokens, keys and logins as
+their makers write them), and of files by their kind. Kept short on purpose: what is ordinary
+text must stay as it is, since a change that holds a secret is not recorded at all.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, unquote_plus
+
+from runrecord.record.events import Event, Logged, ModelEvaluated, RunEnded, RunStarted
+from runrecord.safety.secret_forms import FORMS, KINDS, NO_KINDS, PLACES, SETTINGS, SHORTEST
+
+HELD, OF_A_KIND = "holds a password or a token", "is of a kind that keeps passwords"
+"""Why a file is left out."""
+
+OWN_TAGS = ("git.commit", "git.dirty", "dvc.stage", "lock.sha256", "python", "platform")
+"""What the engine finds out and nobody can make secret: a run has them, whatever is in them."""
+
+STRUCK = "***"
+"""What stands in the place of a secret."""
+_PLAIN = {
+    *("true", "false", "yes", "no", "on", "off", "none", "null", "auto", "default"),
+    *("enabled", "disabled"),
+}
+
+# The words of a name in lower case, with `_` between and around them.
+_SAID = r"(password|passwd|passphrase)s?_|_(secrets?|credentials?)_|(api|access|secret|private)key_"
+_SAID += r"|_[a-z]*token_"
+_SAID += r"|_(api|access|account|auth|deploy|encryption|master|private|secret|service|signing)_key_"
+_SAID += r"|_sse_customer_key_"
+_SAID_OF_TEXT = re.compile(_SAID)
+_SAID_OF_VARIABLE = re.compile(
+    rf"{_SAID}|(?<!_public)(?<!_git_config)_key_|[a-z]_(pass|pwd|auth|pat|cookie)_$|_sshpass_"
+)
+
+_OF_A_VOCABULARY = re.compile(
+    r"_(pad|unk|oov|cls|mask|sep|separator|special|blank|newline|placeholder|trigger|lang|language"
+    r"|prefix|middle|suffix|start|begin|end|stop|bos|eos|sos|boi|eoi|eod|eom|eot)_token(?=_)"
+    r"|_token(?=_(type|level|mixer|pool|pooling|merging|embedding|embeddings)_)"
+)
+"""What language models call their own tokens, and what is done to them: no secrets."""
+
+_WORD = re.compile(r"[^\s\"<>]+")
+_NOT_ENCODED = "!#$&'()*+,/:;=?@[]^`{|}"
+
+E = TypeVar("E", bound=Event)
+
+
+def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """`text` with all that is secret struck out; done again, it stays as it is."""
+    own = _pattern(_secrets(environment))
+    return _struck(text, [*FORMS, own] if own else FORMS)
+
+
+def holds_secret(text: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Is there anything in `text` that `redact` would strike out?"""
+    return redact(text, environment) != text
+
+
+def without_secrets(event: E, environment: Mapping[str, str] = os.environ) -> E:
+    """An event whose texts are fit to leave; names, digests and files are as they were."""
+
+    def fit(value: Any) -> Any:
+        return _fit(value, environment)
+
+    changes: dict[str, Any] = {}
+    match event:
+        case RunStarted():
+            own = {name: value for name, value in event.tags.items() if name in OWN_TAGS}
+            changes = {"params": fit(event.params), "tags": {**fit(event.tags), **own}}
+            changes["command"] = tuple(redact_words(event.command, environment))
+            if event.dataset:
+                changes["dataset"] = replace(event.dataset, **fit(vars(event.dataset)))
+        case Logged():
+            changes = {"tags": fit(event.tags)}
+        case ModelEvaluated():
+            changes = {"config": fit(event.config)}
+        case RunEnded():
+            changes = {name: fit(getattr(event, name)) for name in ("message", "traceback")}
+            changes["changed"] = tuple(fit([*event.changed]))
+    changed = {name: new for name, new in changes.items() if new != getattr(event, name)}
+    return replace(event, **changed) if changed else event
+
+
+def redact_words(
+    words: Iterable[str], environment: Mapping[str, str] = os.environ
+) -> Iterable[str]:
+    """A command's words: what follows `--password` goes too, and what stands behind its `=`."""
+    option = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if option and not word.startswith("-") and _is_meant(word):
+            word = STRUCK
+        elif equals and name.startswith("-") and _says_secret(name) and _is_meant(value):
+            word = f"{name}={STRUCK}"
+        option = word if word.startswith("-") and not equals and _says_secret(word) else ""
+        yield redact(word, environment)
+
+
+def is_secret_kind(name: str) -> bool:
+    """Does a file of that name, or at that path, keep passwords?"""
+    path = name.lower()
+    base = path.rpartition("/")[2]
+    if any(fnmatchcase(base, kind) for kind in NO_KINDS):
+        return False
+    return any(fnmatchcase(base, kind) for kind in KINDS) or any(
+        fnmatchcase(f"/{path}", place) for place in PLACES
+    )
+
+
+def why_secret(name: str, content: bytes) -> str:
+    """Why a file is not to leave this machine, or nothing."""
+    return OF_A_KIND if is_secret_kind(name) else HELD if bytes_hold_secret(content, name) else ""
+
+
+def bytes_hold_secret(content: bytes, name: str = "") -> bool:
+    """Is there a secret in a file or its patch, be it text of one byte a character or of two?"""
+    text = content.replace(b"\0", b"").decode(errors="replace")
+    if holds_secret(text):
+        return True
+    if not any(fnmatchcase(f"/{name.lower()}", kind) for kind in SETTINGS):
+        return False
+    settings = (line.lstrip("+- \t").partition("=") for line in text.splitlines())
+    return any(
+        equals and _says_secret(key.strip()) and _is_meant(value.strip(" \t\"'"))
+        for key, equals, value in settings
+    )
+
+
+def secrets_in_patch(patch: bytes, root: Path, changed: Iterable[Path]) -> list[str]:
+    """The files whose change, by Git's patch of those `changed` in `root`, holds a secret.
+
+    Of what is no text, a patch has the bytes packed: then the file itself is read.
+    """
+    found = []
+    for part in re.split(rb"(?m)^(?=diff --git )", patch)[1:]:
+        names = part.partition(b"\n")[0].removeprefix(b"diff --git ").decode(errors="replace")
+        name = names[2 : 2 + (len(names) - 5) // 2]  # `a/NAME b/NAME`
+        if bytes_hold_secret(part, name):
+            found.append(name)
+    if b"\nGIT binary patch\n" in patch:
+        files = [path for path in changed if path.is_file() and not path.is_symlink()]
+        binary = [path for path in files if b"\0" in path.read_bytes()]
+        held = [path for path in binary if bytes_hold_secret(path.read_bytes())]
+        found += [path.relative_to(root).as_posix() for path in held]
+    return found
+
+
+def _fit(value: Any, environment: Mapping[str, str], name: str = "") -> Any:
+    """A value, and all inside it; of a text whose name says that it is secret, nothing is left."""
+    match value:
+        case str():
+            if _says_secret(name) and _is_meant(value):
+                return STRUCK
+            return redact(value, environment)
+        case list() | tuple():
+            return [_fit(one, environment, name) for one in value]
+        case Mapping():
+            return {key: _fit(one, environment, str(key)) for key, one in value.items()}
+    return value
+
+
+def _struck(text: str, forms: Sequence[re.Pattern[str]]) -> str:
+    before = None
+    while text != before:
+        before = text
+        if "%" in text:
+            text = _WORD.sub(lambda found: _percent_struck(found[0], forms), text)
+        for form in forms:
+            text = form.sub(_strike, text)
+    return text
+
+
+def _percent_struck(word: str, forms: Sequence[re.Pattern[str]]) -> str:
+    """A word that may be percent-encoded, as part of an address or of a form is."""
+    for decode in (unquote, unquote_plus) if "%" in word else ():
+        decoded = decode(word)
+        if decoded != word and (left := _struck(decoded, forms)) != decoded:
+            return quote(left, safe=_NOT_ENCODED)
+    return word
+
+
+def _strike(found: re.Match[str]) -> str:
+    return next(filter(None, found.groupdict().values()), "") + STRUCK
+
+
+@lru_cache(maxsize=1024)
+def _says_secret(name: str, variable: bool = False) -> bool:
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name.rpartition(".")[2] or name)
+    said = _OF_A_VOCABULARY.sub("", f"_{'_'.join(words).lower()}_")
+    return (_SAID_OF_VARIABLE if variable else _SAID_OF_TEXT).search(said) is not None
+
+
+def _is_meant(value: str) -> bool:
+    """Can that be a secret, and no text that stands for one, as `<password>`, `$TOKEN`, `[PAD]`?"""
+    return value[:1] not in "<[{*$" and _counts(value)
+
+
+def _counts(value: str) -> bool:
+    """Can that be a secret, or is it too short, a switch, a number or a path?"""
+    if len(value) < SHORTEST or value.lower() in _PLAIN or not value.strip("*"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return not os.path.exists(value)
+    return False
+
+
+def _secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The longest first: another one may be its beginning."""
+    found: set[str] = set()
+    for name, value in environment.items():
+        if _says_secret(name, variable=True):
+            lines = [line.strip() for line in value.splitlines() if line.strip()]
+            found |= {line for line in lines if len(lines) == 1 or len(line) >= 16}
+        found |= {password for password in _passwords(value) if len(password) >= SHORTEST}
+    return tuple(sorted(filter(_counts, found), key=lambda one: (-len(one), one)))
+
+
+def _passwords(value: str) -> Iterable[str]:
+    """The password of an address that is a variable's value."""
+    if (found := re.match(r"[a-z][\w+.-]*://([^\s/@:]*):([^\s/]+)@", value, re.IGNORECASE)) and (
+        found[1] != found[2]
+    ):
+        yield unquote(found[2])
+
+
+@lru_cache(maxsize=8)
+def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Any of those, as it is or in JSON."""
+    alternatives = ("".join(map(_in_json, secret)) for secret in secrets)
+    return re.compile("|".join(alternatives)) if secrets else None
+
+
+@cache
+def _in_json(character: str) -> str:
+    """A pattern of a character as it is and as JSON has it, in JSON itself too."""
+    if character == "\\":
+        return r"\\+"
+    if character in "\"'/":
+        return rf"\\*{character}"
+    if character.isascii() and character.isprintable():
+        return re.escape(character)
+    units = json.dumps(character)[1:-1].split("\\")[1:]  # of one beyond 16 bits there are two
+    escaped = "".join(rf"\\+{unit}" for unit in units)
+    return f"(?:{re.escape(character)}|(?i:{escaped}))"

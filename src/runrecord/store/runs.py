@@ -1,0 +1,263 @@
+"""The run store: the record of every run that was started here, whatever became of it."""
+
+import json
+import platform
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from runrecord.record.events import RunEnded
+from runrecord.record.reader import Record, files_in
+from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
+from runrecord.record.writer import RecordWriter
+from runrecord.store.files import remove_unfinished, sha256
+from runrecord.store.locks import no_locks
+from runrecord.store.place import PLACE, execution, here, is_alive, place_in, was_claimed_since
+
+_OLD, _NEW = ".generative/spool", ".runrecord/runs"
+STORES = (_OLD, _NEW)
+"""Where records are kept, from the root; version 0.1 had another place, which is still read."""
+_STAMP = len("20261126-184232-89f5fe")
+"""Characters of a new id that no other has: its time in UTC, and a random end."""
+_LONGEST_STEM = 70
+_AT_BIRTH = 60.0  # seconds that a run may take from its folder to its start
+_LOOKING = 60.0  # seconds that a `sync` may look at a record
+_SKEW = 60.0  # seconds that a disk's clock may be behind
+
+
+def state_folder(root: Path) -> Path:
+    """What is kept under the main repository's root and is no part of it: made, ignored by Git."""
+    folder = root / ".runrecord"
+    ignored = folder / ".gitignore"
+    with suppress(OSError):  # whoever writes there will say so
+        if not (ignored.exists() and ignored.stat().st_size):
+            folder.mkdir(parents=True, exist_ok=True)
+            ignored.write_text("*\n")
+    return folder
+
+
+def run_dir(root: Path, run_id: str) -> Path:
+    """The folder of a run's record, whether there is one or not; no id leads out of the store."""
+    run_id = run_id.replace("/", "_").lstrip(".") or "_"
+    old = root / _OLD / run_id
+    return old if (old / START).is_file() else root / _NEW / run_id
+
+
+def run_dirs(root: Path) -> list[Path]:
+    """The folders of all runs in the store, the oldest first."""
+    starts = [start.parent for place in STORES for start in root.glob(f"{place}/*/{START}")]
+    return sorted(starts, key=lambda folder: folder.name[-_STAMP:])
+
+
+def remove_stillborn(root: Path) -> None:
+    """Remove the folders of runs that died, a minute ago or more, before anything was on record."""
+    for folder in (root / _NEW).glob("*"):
+        with suppress(OSError):
+            empty = not ((folder / START).exists() or (folder / EVENTS).exists())
+            old = time.time() - folder.stat().st_mtime > _AT_BIRTH
+            if empty and old and not is_running(folder):
+                shutil.rmtree(folder)
+
+
+def host() -> str:
+    """This machine's name."""
+    return platform.node()
+
+
+def remember_patch(root: Path, patch: bytes) -> None:
+    """Note that code with that change was run from this repository on this machine."""
+    if patch:
+        note = _note_of(root, patch)
+        with suppress(OSError):  # a later `verify` asks, then
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
+
+
+def was_run_here(root: Path, patch: bytes) -> bool:
+    """Was code with that very change run from this repository on this machine?"""
+    return _note_of(root, patch).exists()
+
+
+def _note_of(root: Path, patch: bytes) -> Path:
+    return state_folder(root) / "patches" / sha256(patch)
+
+
+@contextmanager
+def claim_run(
+    root: Path, title: str, stage: str, wanted: str | None = None
+) -> Iterator[tuple[Path, int]]:
+    """A run's folder, its name the run's id; held until the run's process is done or dead.
+
+    It is that of the run `wanted`, unless that is gone or another process has it; else a new one,
+    whose id begins with `title`. Beside it, which run of this execution of `stage` a new one is: 1
+    is the first.
+    Where the store cannot be written, the folder is not made: the writer will say so.
+    """
+    with ExitStack() as stack:
+        folder, number = run_dir(root, wanted) if wanted else None, 0
+        try:
+            locks = folder is not None and stack.enter_context(working_on(folder, stage))
+        except Timeout:
+            folder = None
+        if folder is None:
+            with _one_at_a_time(root):
+                number = _number_here(root, stage)
+                folder = _new_folder(root, title)
+                locks = stack.enter_context(working_on(folder, stage))
+        if not locks:
+            print(
+                f"warning: {folder} is on a disk without file locks; the run goes on. If its "
+                f"process dies, this machine alone can tell: elsewhere, say 'runrecord reap "
+                f"{folder.name}' then.",
+                file=sys.stderr,
+            )
+        yield folder, number
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """No two runs are numbered at once, where the disk has locks."""
+    lock = FileLock(state_folder(root) / "number.lock", fallback_to_soft=False)
+    with suppress(OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.release()
+
+
+def _number_here(root: Path, stage: str) -> int:
+    (own, began), found = execution(), 1
+    for folder in (root / _NEW).glob("*"):
+        if was_claimed_since(folder, began - _SKEW):
+            place = place_in(folder)
+            found += (place.get("execution"), place.get("stage")) == (own, stage)
+    return found
+
+
+@contextmanager
+def working_on(folder: Path, stage: str = "") -> Iterator[bool]:
+    """Hold what this process works on, and note who it is; has the disk locks?
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    lock, locks = lock_of(folder), True
+    try:
+        _wait_for(lock, folder)
+    except Timeout:
+        raise
+    except OSError as error:
+        locks = not no_locks(error)
+    with suppress(OSError):  # who asks goes by the host's name, then
+        noted = here() | {"execution": execution()[0], "stage": stage}
+        (folder / PLACE).write_text(json.dumps(noted))
+    try:
+        yield locks
+    finally:
+        remove_unfinished(folder)
+        with suppress(OSError):  # it goes with the process
+            lock.release()
+
+
+def _wait_for(lock: FileLock, folder: Path) -> None:
+    """Take a run's lock, once a `sync` or `reap` that only looks lets go of it.
+
+    Raises:
+        Timeout: the process of a run holds it.
+        OSError: there are no locks.
+    """
+    deadline = time.monotonic() + _LOOKING
+    while True:
+        try:
+            lock.acquire(timeout=1.0)
+        except Timeout:
+            if is_running(folder) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def _new_folder(root: Path, title: str) -> Path:
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)[:_LONGEST_STEM].strip("-_.") or "run"
+    while True:
+        name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        folder = state_folder(root) / "runs" / name
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue  # another run has that id
+        except OSError:
+            pass
+        return folder
+
+
+def lock_of(folder: Path) -> FileLock:
+    """What the process of the run in `folder` holds for as long as it lives."""
+    return FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
+
+
+def is_running(folder: Path) -> bool:
+    """Does a process still work on the run in `folder`, for all that can be told?"""
+    if not folder.is_dir():
+        return False
+    try:
+        with lock_of(folder).acquire(blocking=False):
+            return False
+    except Timeout:  # by whoever only looks, if the process of the run is known to be dead
+        return is_alive(place_in(folder)) is not False
+    except OSError:  # a store that one may only read, or a disk without locks
+        alive = is_alive(place_in(folder))
+        return not _has_ended(folder) if alive is None else alive
+
+
+def close_if_dead(folder: Path, told: bool = False) -> Record | None:
+    """Close the run in `folder` as KILLED if its process is gone for certain.
+
+    Args:
+        folder: of its record.
+        told: a person says that it is; then it is closed unless it is known to live.
+
+    Returns the record as it was found, if it was closed.
+
+    Raises:
+        RecordRefused: the record is damaged.
+        OSError: it cannot be written.
+    """
+    with ExitStack() as stack:
+        locks = True
+        try:
+            stack.enter_context(lock_of(folder).acquire(blocking=False))
+        except Timeout:
+            return None
+        except OSError as error:
+            if not no_locks(error):
+                raise
+            locks = False
+        record = Record(files_in(folder))
+        if record.end is not None:
+            return None
+        alive = is_alive(place_in(folder) or {"host": record.start.host}, locks)
+        if alive or (alive is None and not told):
+            return None
+        remove_unfinished(folder)
+        message = "its process ended without a trace: SIGKILL, a crash or power loss"
+        end = RunEnded(record.last_sign_of_life, "KILLED", message)
+        RecordWriter(folder, record.size).write(end)
+        return record
+
+
+def _has_ended(folder: Path) -> bool:
+    try:
+        return Record(files_in(folder)).end is not None
+    except (RecordRefused, OSError):
+        return False

@@ -1,0 +1,1 @@
+"""MLflow: one module for each kind of thing that it keeps of a run."""

@@ -1,0 +1,187 @@
+"""What the tracking store has of runs already, and how it has their pictures and files."""
+
+import io
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from PIL import Image
+
+from runrecord.record.events import Event, File, Logged, ModelSaved, RunEnded, RunStarted
+from runrecord.record.reader import Record
+from runrecord.store.files import sha256
+from runrecord.trackers.base import write_content
+from runrecord.trackers.names import key_for
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+EVENTS_TAG = "record.events"
+"""How many events of its record a run shows; set with the last one."""
+
+BATCH = 800
+"""Metrics that MLflow takes at once, beside a hundred params and a hundred tags."""
+HAS_PICTURES = "mlflow.loggedImages"
+"""The tag by which MLflow's page knows that a run has pictures."""
+
+DEPS, CHANGE = "provenance/deps.json", "provenance/change.patch"
+TRACEBACK, _OUTPUT = "traceback.txt", "output.txt"
+"""Where some of a run's files are."""
+
+Point = tuple[str, int, int]
+"""A metric's or picture's name, step and time: what makes a point the same point."""
+
+_PICTURE = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
+_SHOWN = 256  # pixels of a picture's longer side on MLflow's page
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the tracking store has of a run."""
+
+    run_id: str
+    status: str
+    start: int
+    host: str
+    events: int
+    """How many of its record's events it shows for certain."""
+    deleted: bool
+    """A person deleted it in the user interface."""
+    has_files: bool = True
+    """The folders of its files are there, as far as that can be seen at no cost."""
+
+
+def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
+    """Where a run's files lie. MLflow's client would ask for the run anew, at each call."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
+
+
+def pictures_named(event: Logged) -> dict[Point, File]:
+    """The pictures of an event."""
+    return {(key_for(title), event.step, event.time): file for title, file in event.images.items()}
+
+
+def files_named(event: Event) -> dict[str, File]:
+    """Where other files of an event are put, which is as they are."""
+    match event:
+        case Logged():
+            return {
+                f"{file.name.partition('/')[0]}/{key_for(title)}{suffix}": file
+                for files, suffix in ((event.texts, ".txt"), (event.artifacts, ""))
+                for title, file in files.items()
+            }
+        case RunEnded(output=File() as output):
+            return {_OUTPUT: output}
+    return {}
+
+
+def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
+    """Does a run lack some picture, model or other file that its record has?
+
+    Raises:
+        RecordRefused: the record is damaged.
+    """
+    run = client.get_run(run_id)
+    files, pictures, has_model = {DEPS}, set[Point](), False
+    for event in record.events():
+        files |= files_named(event).keys()
+        match event:
+            case RunStarted(patch=File()):
+                files.add(CHANGE)
+            case Logged():
+                pictures |= pictures_named(event).keys()
+            case ModelSaved():
+                has_model = True
+            case RunEnded(traceback=str(trace)) if trace:
+                files.add(TRACEBACK)
+    repository = artifacts_of(client, run)
+    model = run.data.tags.get("model.id", "")
+    if model.startswith("runs:/"):
+        has_files = bool(repository.list_artifacts(model.partition(f"{run_id}/")[2]))
+    else:
+        has_files = bool(model and client.list_logged_model_artifacts(model))
+    return (
+        not files <= _there(repository, files)
+        or (bool(pictures) and not pictures <= pictures_of(client, run).keys())
+        or (has_model and not has_files)
+    )
+
+
+def pictures_of(client: "MlflowClient", run: "Run") -> dict[Point, str]:
+    """Where a run's pictures lie, by key, step and time: their files are named after these."""
+    found: dict[Point, str] = {}
+    for file in artifacts_of(client, run).list_artifacts("images"):
+        name = file.path.removeprefix("images/")
+        if match := _PICTURE.fullmatch(name):
+            key, step, time = match.groups()
+            found[key.replace("~", "/"), int(step), int(time)] = file.path
+    return found
+
+
+def picture_files(point: Point, png: bytes, shown: Mapping[Point, str]) -> dict[str, bytes]:
+    """A picture as MLflow keeps it: whole, and as small as its page shows it; by their paths.
+
+    As `log_image` makes them, but named by their content: put there again, it is the same file,
+    and whole if it was not. None, if that picture is `shown` from a file of another name.
+    """
+    key, step, time = point
+    number = UUID(sha256(png)[:32])
+    stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{time}+{number}"
+    if shown.get(point, f"{stem}.png") != f"{stem}.png":
+        return {}
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        scale = _SHOWN / max(image.size)
+        small = image.resize([max(1, int(side * scale)) for side in image.size])
+    file = io.BytesIO()
+    small.save(file, format="webp")
+    return {f"{stem}.png": png, f"{stem}+compressed.webp": file.getvalue()}
+
+
+def put_files(repository: "ArtifactRepository", files: Mapping[str, bytes | Path]) -> None:
+    """Put files among a run's, by their paths there, all in one go.
+
+    Raises:
+        OSError: a server took them, and does not have them.
+    """
+    from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in files.items():
+            write_content(content, Path(folder) / path)
+        repository.log_artifacts(folder)
+    proxied = isinstance(repository, HttpArtifactRepository)
+    if proxied and (lost := files.keys() - _there(repository, files)):
+        raise OSError(f"it took {min(lost)}, and does not have it")
+
+
+def _there(repository: "ArtifactRepository", paths: Iterable[str]) -> set[str]:
+    """The files that are in the folders of those."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    return {file.path for folder in folders for file in repository.list_artifacts(folder or None)}
+
+
+def latest_points(run: "Run") -> dict[str, tuple[int, int]]:
+    """The step and time of the last point of each of a run's metrics, by its name."""
+    points = run.data.to_proto().metrics
+    return {point.key: (point.step, point.timestamp) for point in points}
+
+
+def history_of(client: "MlflowClient", run_id: str, metric: str) -> dict[Point, float]:
+    """A metric's points."""
+    points = client.get_metric_history(run_id, metric)
+    return {(point.key, point.step, point.timestamp): point.value for point in points}
+
+
+def points_of(client: "MlflowClient", run: "Run") -> set[Point]:
+    """The points of all metrics of a run."""
+    return {
+        point for name in run.data.metrics for point in history_of(client, run.info.run_id, name)
+    }

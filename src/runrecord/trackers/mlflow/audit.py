@@ -1,0 +1,127 @@
+"""Does MLflow show what the record of a run says?"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved
+from runrecord.record.reader import Record
+from runrecord.record.schema import PATCH
+from runrecord.safety.text import printable
+from runrecord.store.files import sha256
+from runrecord.trackers.mlflow.artifacts import CHANGE, artifacts_of
+from runrecord.trackers.names import LONGEST_TAG, SYSTEM, name_for, text_for
+from runrecord.verify.compare import PARAM, TAG, Difference, differences
+from runrecord.verify.facts import METRIC, MODEL, Place, Value
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_CHANGE, _LATEST = "SHA-256 of", "latest value of"
+_ORIGIN = (TAG, _CHANGE)
+
+
+def is_of_origin(found: Difference) -> bool:
+    """Is it where the run came from? Then MLflow shows another run than the record's."""
+    return found.place.kind in _ORIGIN
+
+
+def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Difference]:
+    """Compare what a record says, first, with what MLflow shows of its run, second.
+
+    That is the run's origin, its params, its metrics' points and its model's SHA-256. Metrics of
+    other groups than the record's belong to others: to evaluations, or to people.
+
+    Raises:
+        RecordRefused: the record is damaged.
+        MlflowException: the store does not answer.
+    """
+    run = client.get_run(run_id)
+    events = list(record.events(files=False))
+    points = _points(events)
+    groups = {name.partition("/")[0] for name in points}
+    names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
+    names = {name for name in names if not name.startswith(SYSTEM)} | points.keys()
+    recorded: dict[Place, list[Value]] = {}
+    shown: dict[Place, list[Value]] = {}
+    for name in names:
+        history = client.get_metric_history(run_id, name)
+        there = {point.step for point in history}
+        own, its = points.get(name, {}), {step: list[float]() for step in there}
+        for point in history:
+            its[point.step].append(point.value)
+        for step, values in own.items():
+            recorded[Place(METRIC, name, step)] = _distinct(values)
+        for step, values in its.items():
+            place, found = Place(METRIC, name, step), _distinct(values)
+            # Of points of one step and time MLflow keeps one.
+            some = len(found) < len(recorded.get(place, ())) and {*found} <= {*recorded[place]}
+            shown[place] = recorded[place] if some else found
+        if there and max(there) in own and name in run.data.metrics:
+            recorded[Place(_LATEST, name, None)] = [_storable(own[max(there)][-1])]
+            shown[Place(_LATEST, name, None)] = [_storable(run.data.metrics[name])]
+    for key, value in record.start.params.items():
+        recorded[Place(PARAM, name_for(key), None)] = [text_for(value)]
+    for key, text in run.data.params.items():
+        shown[Place(PARAM, key, None)] = [text]
+    models = [event.file.sha256 for event in events if isinstance(event, ModelSaved)]
+    if models:
+        recorded[Place(MODEL, "model.sha256", None)] = [models[-1]]
+        if digest := run.data.tags.get("model.sha256"):
+            shown[Place(MODEL, "model.sha256", None)] = [digest]
+    for key, text in record.start.tags.items():
+        if (other := run.data.tags.get(name_for(key))) is not None:
+            recorded[Place(TAG, key, None)] = [text[:LONGEST_TAG]]
+            shown[Place(TAG, key, None)] = [printable(other)[:LONGEST_TAG]]
+    change = record.patch().decode(errors="replace")
+    clean = run.data.tags.get("git.dirty") == "false"
+    other_change = "" if clean else _patch(client, run)
+    if other_change is not None:
+        recorded[Place(_CHANGE, PATCH, None)] = [sha256(change.encode())]
+        shown[Place(_CHANGE, PATCH, None)] = [sha256(other_change.encode())]
+    listed = list(differences(recorded, shown))
+    return sorted(listed, key=lambda one: one.place.kind not in _ORIGIN)
+
+
+def _points(events: Iterable[Event]) -> dict[str, dict[int, list[float]]]:
+    """The values of each metric by step, by the name that MLflow has for it."""
+    found: dict[str, dict[int, list[float]]] = {}
+
+    def add(title: str, step: int, value: float) -> None:
+        found.setdefault(name_for(title), {}).setdefault(step, []).append(float(value))
+
+    for event in events:
+        if isinstance(event, Logged):
+            for title, value in event.metrics.items():
+                add(title, event.step, value)
+        elif isinstance(event, ModelEvaluated):
+            for title, value in event.metrics.items():
+                add(f"{event.model}/{title}", 0, value)
+            for title, points in event.series.items():
+                for x, y in points:
+                    add(f"{event.model}/{title}", x, y)
+    return found
+
+
+def _distinct(values: Iterable[float]) -> list[Value]:
+    """Those values once each, in an order: MLflow keeps equal points once, and in none."""
+    found = {value.hex(): value for value in map(_storable, values)}
+    return [found[key] for key in sorted(found)]
+
+
+def _patch(client: "MlflowClient", run: "Run") -> str | None:
+    """A run's uncommitted change as MLflow has it, if it has."""
+    repository = artifacts_of(client, run)
+    if CHANGE not in {file.path for file in repository.list_artifacts("provenance")}:
+        return None
+    with TemporaryDirectory() as folder:
+        return Path(repository.download_artifacts(CHANGE, folder)).read_bytes().decode()
+
+
+def _storable(value: float) -> float:
+    """A metric's value as any database of MLflow's can hold it: finite; SQLite has no -0.0."""
+    finite = max(-sys.float_info.max, min(sys.float_info.max, value)) if value == value else value
+    return finite + 0.0

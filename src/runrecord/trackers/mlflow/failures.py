@@ -1,0 +1,140 @@
+"""What went wrong in a call of MLflow's, and what a person can do about it, in a sentence."""
+
+import os
+import re
+import socket
+import sqlite3
+import ssl
+from collections.abc import Iterator
+from json import JSONDecodeError
+from pathlib import Path
+
+from runrecord.errors import UserError
+from runrecord.safety.secrets import redact
+from runrecord.safety.text import clause, reason
+from runrecord.trackers.mlflow.store import database_of, experiment_name, is_embedded, tracking_uri
+
+NO_MLFLOW = "answers, but not as MLflow does: something else is at that address"
+_STATUS = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error|^(\d{3}) \w+ Error")
+_REVISION = re.compile(r"found version (\w+)|Can't locate revision identified by '(\w+)'")
+_READS = re.compile(r"/(get|get-by-name|get-history\w*|search|list)\b")
+_NAMES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 413: "", 429: "RESOURCE_EXHAUSTED"}
+_SQLITE = {
+    "locked": ("is locked by another process", "end the one that writes it"),
+    "readonly": ("cannot be written", "correct its permissions, and its folder's"),
+    "unable to open": ("cannot be opened", "correct its permissions, and its folder's"),
+    "full": ("has no room: its disk is full", "make room"),
+    "malformed": ("is damaged", "remove {0}, {0}-wal and {0}-shm together"),
+    "not a database": ("is no database", "remove {0}, {0}-wal and {0}-shm together"),
+    "disk I/O": ("cannot be read or written: its disk fails", "move it to another disk"),
+}
+"""What SQLite says, what it means for the file, and the remedy."""
+
+
+def store_failure(error: Exception, root: Path) -> UserError:
+    """The tracking store did not do what it was asked to."""
+    why, remedy = explain(error, root)
+    if remedy:
+        return UserError(f"MLflow's tracking store cannot be used: {why}; {remedy}.")
+    return UserError(
+        f"MLflow's tracking store does not answer ({why}); start it, or correct "
+        "MLFLOW_TRACKING_URI and its user and password, and sync again."
+    )
+
+
+def explain(error: Exception, root: Path) -> tuple[str, str]:
+    """Why a call failed, as a clause; and what to do about it, where that is known."""
+    chain = list(_chain(error))
+    said = " ".join(map(str, chain))
+    if found := _REVISION.search(said):
+        return _of_another_version(found[1] or found[2], root)
+    uri = tracking_uri(root)
+    by_sqlite = " ".join(str(one) for one in chain if isinstance(one, sqlite3.Error))
+    if is_embedded(uri):
+        for words, (why, remedy) in _SQLITE.items():
+            if words in by_sqlite:
+                path = database_of(uri)
+                remedy = f"{remedy.format(path)}, and run 'runrecord sync --all'"
+                return f"{path} {why}", remedy
+    codes = [found for one in chain if (found := _STATUS.search(str(one)))]
+    status = int(next(filter(None, codes[0].groups()))) if codes else 0
+    named = {getattr(one, "error_code", None) for one in chain}
+    for number, name in _NAMES.items():
+        if status == number or name in named:
+            return _refused(number, said, root)
+    if status:
+        return f"it answers {status}", ""
+    if "IncompleteRead" in said:
+        return "its answer is cut off", ""
+    if "valid JSON format" in said or any(isinstance(one, JSONDecodeError) for one in chain):
+        return f"it {NO_MLFLOW}", ""
+    return _of_the_line(chain), ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _of_the_line(chain: list[BaseException]) -> str:
+    """What kept a call from its answer: the innermost that tells of a connection."""
+    for error in reversed(chain):
+        match error:
+            case socket.gaierror():
+                return f"its name leads nowhere: {error.strerror}"
+            case ssl.SSLCertVerificationError(verify_message=str(why)) if why:
+                return f"TLS: {why}"
+            case ssl.SSLError():
+                return f"TLS: {error.reason or error}"
+            case TimeoutError():
+                return "no answer in time"
+            case OSError(filename=str(file), strerror=str(why)):
+                return clause(f"{file}: {why}")
+            case OSError(strerror=str(why)) | OSError(args=(str(why),)):
+                return clause(why)
+    return reason(chain[0])
+
+
+def _refused(status: int, said: str, root: Path) -> tuple[str, str]:
+    """What a server, or what stands before it, does not let this user do."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    who = f"user '{user}'" if user else "your user"
+    if status == 401:
+        why = f"it does not know {who} by that password (401)"
+        return why, "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if status == 403:
+        name = experiment_name(root)
+        if "experiments/create" in said:
+            return (
+                f"{who} may not create the experiment '{name}' there (403)",
+                "have somebody create it, or name another by MLFLOW_EXPERIMENT_NAME",
+            )
+        right = "READ" if _READS.search(said) else "EDIT"
+        return (
+            f"{who} lacks the right {right} on the experiment '{name}' there (403)",
+            "have it granted, or name another experiment by MLFLOW_EXPERIMENT_NAME",
+        )
+    if status == 413:
+        return "something is larger than it, or a proxy before it, takes (413)", "raise that limit"
+    return "it is asked too often (429)", "sync again later"
+
+
+def _of_another_version(revision: str, root: Path) -> tuple[str, str]:
+    """What to do about a database whose tables are another MLflow's."""
+    import mlflow
+
+    uri = tracking_uri(root)
+    database = str(database_of(uri)) if is_embedded(uri) else redact(uri)
+    revisions = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    if any(revisions.glob(f"{revision}_*")):
+        named = f"'{uri}'" if is_embedded(uri) else '"$MLFLOW_TRACKING_URI"'
+        return (
+            f"{database} is of an older MLflow than this one, {mlflow.__version__}",
+            f"keep a copy of it, and run: mlflow db upgrade {named}",
+        )
+    return (
+        f"{database} is of a newer MLflow than this one, {mlflow.__version__}",
+        "install the one that wrote it: pip install --upgrade mlflow",
+    )

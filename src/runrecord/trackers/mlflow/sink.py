@@ -1,0 +1,298 @@
+"""The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runrecord.project import load_project
+from runrecord.record.events import (
+    Contents,
+    Dataset,
+    Event,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    Observed,
+    Resumed,
+    RunEnded,
+    RunStarted,
+)
+from runrecord.record.schema import RecordRefused
+from runrecord.trackers.base import Sink, content_of
+from runrecord.trackers.mlflow.artifacts import (
+    BATCH,
+    CHANGE,
+    DEPS,
+    EVENTS_TAG,
+    HAS_PICTURES,
+    TRACEBACK,
+    Point,
+    artifacts_of,
+    files_named,
+    picture_files,
+    pictures_named,
+    pictures_of,
+    points_of,
+    put_files,
+)
+from runrecord.trackers.mlflow.failures import explain
+from runrecord.trackers.mlflow.links import Links
+from runrecord.trackers.mlflow.models import Models
+from runrecord.trackers.mlflow.store import connect, key_of, remember
+from runrecord.trackers.names import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Run
+
+_SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
+_FILES = 10  # that are put there between two looks at what else there is
+
+
+class MlflowSink(Sink):
+    """Plays a run's events into the tracking store of the main repository at `root`.
+
+    Params, metrics, tags and status come first, whatever becomes of the rest: that is one step
+    after the other, each of which may fail, and then the run lacks what a later replay adds.
+    """
+
+    name = "MLflow"
+    package = "mlflow"
+    remedy = "'runrecord sync' completes MLflow later"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._project = load_project(root)
+        self._client, self._experiment = connect(root)
+        self._links = Links(self._client, self._experiment, self._project)
+        self._models = Models(self._client, self._experiment, self._project)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with no run: what another one left unshown, when it failed, is not the next one's.
+
+        What an event adds waits for the next flush: MLflow takes as long for one value as for all.
+        """
+        self.owed = ""
+        self._run: Run | None = None
+        self._run_id = ""
+        self._record_id = ""
+        self._began = 0
+        self._events = 0
+        self._made_now = False
+        self._params: dict[str, str] = {}
+        self._shown_points: set[Point] = set()
+        self._shown_pictures: dict[Point, str] | None = {}
+        self._new_points: dict[Point, float] = {}
+        self._new_params: dict[str, str] = {}
+        self._new_tags: dict[str, str] = {}
+        self._files: deque[tuple[str | Point, bytes | Path]] = deque()
+        self._steps: deque[Callable[[], None]] = deque()
+        self._last_steps: deque[Callable[[], None]] = deque()
+        """Those for which no run's end waits."""
+        self._ended = False
+
+    def handle(self, event: Event, contents: Contents) -> None:
+        match event:
+            case RunStarted():
+                self._start(event, contents)
+            case Resumed():
+                self._resume()
+            case Logged():
+                self._log(event, contents)
+            case Observed():
+                self._observe(event)
+            case ModelSaved():
+                self._last_steps.append(partial(self._log_model, event, contents))
+            case ModelEvaluated():
+                self._log_evaluation(event)
+            case RunEnded():
+                self._end(event, contents)
+        self._events += 1
+
+    def flush(self) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        points = self._new_points.items()
+        metrics = [Metric(name, value, time, step) for (name, step, time), value in points]
+        params = [Param(*param) for param in self._new_params.items()]
+        tags = [RunTag(*tag) for tag in self._new_tags.items()]
+        while metrics or params or tags:
+            parts = metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+            self._client.log_batch(self._run_id, *parts)
+            del metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+        self._shown_points |= self._new_points.keys()
+        self._new_points, self._new_params, self._new_tags = {}, {}, {}
+
+    def upload(self) -> bool:
+        if self._files:
+            step = self._put_some
+        elif self._steps:
+            step = self._steps.popleft()
+        elif self._ended and self._last_steps:
+            step = self._last_steps.popleft()
+        else:
+            return False
+        try:
+            step()
+        except Exception as error:
+            self.owed = self.owed or self.why(error, self._root)
+            self._files.clear()  # they would fail one by one, as slowly
+        return True
+
+    def close(self) -> None:
+        self.flush()
+        while self.upload():
+            pass
+
+    @classmethod
+    def why(cls, error: Exception, root: Path) -> str:
+        return ": ".join(filter(None, explain(error, root)))
+
+    def _start(self, event: RunStarted, contents: Contents) -> None:
+        """Create the run, or find it with what it has already: then only the rest is added."""
+        from mlflow.entities import Param, Run, RunData, RunInputs, RunTag
+
+        self._forget()
+        self._record_id, self._began = event.id, event.time
+        self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
+        self._new_params = dict(self._params)
+        found = self._links.search("record.id", event.id, count=1)
+        run = found[0] if found else self._create(event)
+        if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
+            raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
+        self._run, self._run_id = run, run.info.run_id
+        self._made_now = not found
+        if found:
+            self._shown_points = points_of(self._client, run)
+            self._shown_pictures = None
+        datasets = [_dataset_input(event.dataset)] if event.dataset else []
+        if datasets:
+            self._steps.append(partial(self._client.log_inputs, self._run_id, datasets))
+        if "study" in event.tags:
+            self._steps.append(partial(self._links.with_study, self._run_id, event))
+        self._files.append((DEPS, json.dumps(dict(event.deps), indent=2).encode()))
+        if event.patch:
+            patch = content_of(event.patch, contents).decode(errors="replace")
+            self._files.append((CHANGE, patch.encode()))
+        params = [Param(*param) for param in self._params.items()]
+        tags = [RunTag(*tag) for tag in run.data.tags.items()]
+        begun = Run(run.info, RunData([], params, tags), RunInputs(datasets))
+        self._new_tags |= self._links.description(begun)
+
+    def _resume(self) -> None:
+        """The run had ended, and goes on."""
+        if "error" in self._client.get_run(self._run_id).data.tags:
+            self._client.delete_tag(self._run_id, "error")
+        self._client.update_run(self._run_id, "RUNNING")
+
+    def _create(self, event: RunStarted) -> "Run":
+        tags = {
+            **{name_for(key): value for key, value in event.tags.items()},
+            "host": event.host,
+            "mlflow.source.name": event.stage,
+            "mlflow.source.type": "LOCAL",
+            "record.id": event.id,
+        }
+        if commit := event.tags.get("git.commit"):
+            tags["mlflow.source.git.commit"] = commit
+        return self._client.create_run(self._experiment, event.time, tags, event.id)
+
+    def _log(self, event: Logged, contents: Contents) -> None:
+        for name, value in event.metrics.items():
+            self._add_point(name, event.step, event.time, value)
+        for point, file in pictures_named(event).items():
+            self._files.append((point, contents[file.name]))
+            self._new_tags[HAS_PICTURES] = "True"
+        for path, file in files_named(event).items():
+            self._files.append((path, contents[file.name]))
+        for key, text in event.tags.items():
+            self._new_tags[name_for(key)] = text[:LONGEST_TAG]
+
+    def _put_some(self) -> None:
+        """Put the files there that have waited longest."""
+        assert self._run is not None, "a run's first event is RunStarted"
+        if self._shown_pictures is None:
+            self._shown_pictures = pictures_of(self._client, self._run)
+        files: dict[str, bytes | Path] = {}
+        for _ in range(min(_FILES, len(self._files))):
+            place, content = self._files.popleft()
+            if isinstance(place, str):
+                files[place] = content
+            else:
+                png = content if isinstance(content, bytes) else content.read_bytes()
+                files |= picture_files(place, png, self._shown_pictures)
+        put_files(artifacts_of(self._client, self._run), files)
+
+    def _observe(self, event: Observed) -> None:
+        """Show it where MLflow has its system metrics; the step is the run's second."""
+        for name, value in event.values.items():
+            self._add_point(SYSTEM + name, (event.time - self._began) // 1000, event.time, value)
+
+    def _add_point(self, name: str, step: int, time: int, value: float) -> None:
+        """Log a metric's value with the next flush, unless the run has that point."""
+        point = (name_for(name), step, time)
+        if point not in self._shown_points:
+            self._new_points[point] = value
+
+    def _log_model(self, event: ModelSaved, contents: Contents) -> None:
+        """Say that the run made a model; then link it, and put its files there."""
+        assert self._run is not None, "a run's first event is RunStarted"
+        name, again = model_for(event.name), not self._made_now
+        model = self._models.register(self._run, event, self._params, again)
+        self._new_tags |= self._models.tags(self._run, event, model)
+        self.flush()
+        link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256, again)
+        put = partial(self._models.put, self._run, event, contents, model)
+        self._last_steps.extendleft([put, link])
+
+    def _log_evaluation(self, event: ModelEvaluated) -> None:
+        """The metrics go to this run, and to every training run that made that very model."""
+        model = model_for(event.model)
+        for name, value in event.metrics.items():
+            self._add_point(f"{event.model}/{name}", 0, event.time, value)
+        for name, points in event.series.items():
+            for x, y in points:
+                self._add_point(f"{event.model}/{name}", x, event.time, y)
+        self._new_tags[f"{model}.sha256"] = event.sha256
+        again = not self._made_now
+        self._steps.append(
+            partial(self._links.to_trainings, self._run_id, model, event.sha256, again)
+        )
+
+    def _end(self, event: RunEnded, contents: Contents) -> None:
+        if event.message:
+            self._new_tags["error"] = event.message[:LONGEST_TAG]
+        if event.changed:
+            self._new_tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
+        if event.traceback:
+            self._files.append((TRACEBACK, event.traceback.encode(errors="replace")))
+        for path, file in files_named(event).items():
+            self._files.append((path, contents[file.name]))
+        self.flush()
+        self._client.set_terminated(self._run_id, event.status, event.time)
+        self._ended = True
+        self._last_steps.append(self._conclude)
+
+    def _conclude(self) -> None:
+        """All else is there, or is owed: say which."""
+        key = self._key
+        self._new_tags |= self._links.description(self._client.get_run(self._run_id))
+        if not self.owed:
+            self._new_tags[EVENTS_TAG] = str(self._events)
+        self.flush()
+        remember(self._root, key, [self._record_id])
+
+    @cached_property
+    def _key(self) -> str:
+        return key_of(self._client.get_experiment(self._experiment))
+
+
+def _dataset_input(dataset: Dataset) -> "DatasetInput":
+    from mlflow.entities import Dataset as MlflowDataset
+    from mlflow.entities import DatasetInput
+
+    source = json.dumps({"uri": dataset.source})
+    return DatasetInput(MlflowDataset(dataset.name, dataset.digest, "local", source))

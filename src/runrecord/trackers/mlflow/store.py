@@ -1,0 +1,263 @@
+"""Where MLflow keeps runs: the server of `MLFLOW_TRACKING_URI`, else one SQLite file."""
+
+import logging
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from runrecord.extras import require
+from runrecord.project import load_project
+from runrecord.store.locks import held
+from runrecord.store.runs import state_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+_SQLITE = "sqlite:///"
+_PATIENCE = 5.0  # seconds that a process which writes the file may take
+_LONG = 20.0  # the same, where this one has to write too
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow's tables hold whole addresses of artifacts."""
+_SAY_TWICE = (
+    *("mlflow.exceptions", "mlflow.store.db.utils", "urllib3.connectionpool"),
+    "urllib3.util.retry",
+)
+"""Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""What the addresses of databases begin with that MLflow uses without a server."""
+_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
+
+
+def tracking_uri(root: Path) -> str:
+    """The address of the tracking store, for a main repository rooted at `root`."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if is_embedded(given):
+        return f"{_SQLITE}{root / given.removeprefix(_SQLITE)}"  # an absolute path stays itself
+    return given
+
+
+def is_embedded(uri: str) -> bool:
+    """Is that tracking store a SQLite file of ours, and no server?"""
+    return uri.startswith(_SQLITE)
+
+
+def database_of(uri: str) -> Path:
+    """The SQLite file of an embedded store."""
+    return Path(uri.removeprefix(_SQLITE))
+
+
+def is_database(uri: str) -> bool:
+    """Is that tracking store a database that MLflow uses without a server?"""
+    return uri.partition(":")[0].partition("+")[0] in _DATABASES
+
+
+def artifact_location(root: Path) -> str:
+    """Where a store without a server keeps artifacts; its own default would depend on the cwd."""
+    return (root / "mlruns").as_uri()
+
+
+def experiment_name(root: Path) -> str:
+    """What MLflow calls the experiment: as a person says, the project, or the folder."""
+    given = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    return given or load_project(root).experiment or root.name
+
+
+def connect(root: Path) -> "tuple[MlflowClient, str]":
+    """A client of the tracking store, and the id of our experiment there, made if missing."""
+    # A server that is gone would block each call for minutes with MLflow's own defaults.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # it may be an hour
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    require("mlflow", "MLflow", "mlflow")
+    from mlflow import MlflowClient
+
+    from runrecord.trackers.mlflow.http import guard
+
+    guard()
+    for name in _SAY_TWICE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    uri, name = tracking_uri(root), experiment_name(root)
+    if not is_database(uri):
+        client = MlflowClient(uri)
+        return client, _own_experiment(client, name, None)
+
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 3  # a database that is gone or damaged would block for 100 s
+    # Processes that create the database at once crash each other in its migration.
+    with held(state_folder(root) / "mlflow.lock"):
+        location = artifact_location(root)
+        if is_embedded(uri):
+            database = database_of(uri)
+            if not _has_tables(database):
+                _create(database, state_folder(root) / "new-database")
+            else:
+                _follow(database, name, root)
+        client = MlflowClient(uri)
+        return client, _own_experiment(client, name, location)
+
+
+def server_version(uri: str) -> str:
+    """The version of an MLflow server; nothing where it does not say.
+
+    Raises:
+        MlflowException: it does not answer.
+    """
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET")
+    found = re.fullmatch(r"\d+(\.[a-z0-9]+)+", answer.text.strip()[:30])
+    return found[0] if found and answer.status_code == 200 else ""
+
+
+def key_of(experiment: "Experiment") -> str:
+    """What tells an experiment from one that was made anew under its name."""
+    return _key(experiment.experiment_id, experiment.creation_time)
+
+
+def open_to_read(root: Path) -> sqlite3.Connection:
+    """The SQLite file of an embedded store, which stays as it is.
+
+    Raises:
+        sqlite3.Error: it is not there, or is none.
+    """
+    address = f"file:{quote(str(database_of(tracking_uri(root))))}?mode=ro"
+    return sqlite3.connect(address, timeout=_PATIENCE, uri=True)
+
+
+def key_in_file(root: Path) -> str:
+    """The same of an embedded store, read from its file; nothing where it cannot be read."""
+    query = "SELECT experiment_id, creation_time FROM experiments WHERE name = ?"
+    with suppress(sqlite3.Error), closing(open_to_read(root)) as database:
+        found = database.execute(query, [experiment_name(root)]).fetchone()
+        return _key(*found) if found else ""
+    return ""
+
+
+def _key(experiment_id: object, creation_time: object) -> str:
+    return f"{experiment_id}-{creation_time}" if creation_time else ""
+
+
+def remember(root: Path, key: str, ids: Iterable[str]) -> None:
+    """Note that an experiment showed those runs: one that it no longer has was removed there."""
+    known = remembered(root, key)
+    if key and (new := [one for one in ids if one not in known]):
+        with suppress(OSError):  # such a one is shown again, then
+            file = _memory(root, key)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write("".join(f"{one}\n" for one in new))
+
+
+def remembered(root: Path, key: str) -> set[str]:
+    """The ids of the runs that an experiment is known to have shown."""
+    try:
+        return set(_memory(root, key).read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return set()
+
+
+def _memory(root: Path, key: str) -> Path:
+    return state_folder(root) / "shown" / key
+
+
+def _has_tables(database: Path) -> bool:
+    """Is anything in that file, and not just a name that a process reserved?"""
+    if not database.exists():
+        return False
+    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+
+
+def _create(database: Path, scratch: Path) -> None:
+    """Put MLflow's empty tables into `database`, all at once; `scratch` is a folder of our own.
+
+    Killed in the middle of its migrations, MLflow would leave a file that it never opens again.
+    A database that somebody else makes meanwhile, as a script that uses MLflow itself does, stays.
+    """
+    from mlflow import MlflowClient
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    new = scratch / database.name
+    MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
+    with closing(sqlite3.connect(new)) as connection:
+        _, *statements, _ = connection.iterdump()  # without its BEGIN and COMMIT
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database, timeout=_LONG, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        mine = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        for statement in statements if mine else ():
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        if mine:
+            connection.execute("PRAGMA journal_mode=WAL")
+    shutil.rmtree(scratch)
+
+
+def _follow(database: Path, experiment: str, root: Path) -> None:
+    """Let a store whose folder was moved or copied keep its artifacts beside it, not in the old.
+
+    MLflow writes down whole addresses; those under our experiment's old one become today's.
+    """
+    location = artifact_location(root)
+    with closing(sqlite3.connect(database, timeout=_LONG)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+            return  # MLflow has not made its tables yet
+        if not database.is_relative_to(root):
+            return
+        row = connection.execute(
+            "SELECT artifact_location FROM experiments WHERE name = ? "
+            "AND artifact_location LIKE 'file://%/mlruns'",
+            [experiment],
+        ).fetchone()
+        # A project in a subfolder, which shares the database, has its own artifacts there.
+        if row is None or row[0] == location or row[0].startswith(f"{root.as_uri()}/"):
+            return
+        (old,) = row
+        for table, column in _ADDRESSES:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                [location, len(old) + 1, old, len(old) + 1, f"{old}/"],
+            )
+    print(f"{database} was moved or copied: its artifacts are now those in {location}")
+
+
+def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> str:
+    """The id of our experiment, made where it is missing, with its artifacts at `location`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _experiment(client, name) or client.create_experiment(name, location, _TAGS)
+    except MlflowException:  # somebody else may have been first to create it
+        if found := _experiment(client, name):
+            return found
+        raise
+
+
+def _experiment(client: "MlflowClient", name: str) -> str | None:
+    """The id of our experiment, brought back where a person deleted it: its name stays taken."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)

@@ -1,0 +1,202 @@
+"""The TensorBoard sink: one folder of event files a run."""
+
+import io
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from runrecord.extras import require
+from runrecord.record.embedding import Embedding, unpack
+from runrecord.record.events import (
+    Contents,
+    Event,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    Observed,
+    Resumed,
+    RunEnded,
+    RunStarted,
+)
+from runrecord.trackers.base import Sink, content_of
+from runrecord.trackers.description import plain
+from runrecord.trackers.names import is_nested, key_for, text_for
+
+if TYPE_CHECKING:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.summary_pb2 import Summary
+
+_EVALUATION = "eval/"
+"""Before the names of test metrics: in lower case they come after the losses, which open first."""
+
+
+def event_folder(root: Path) -> Path:
+    """Where runs of the main repository at `root` leave their event files.
+
+    A folder a run, in one of their stage: TensorBoard sorts runs by that.
+    """
+    return root / "tensorboard"
+
+
+def shown_at(root: Path, start: RunStarted) -> Path:
+    """The folder of a run's event files."""
+    return event_folder(root) / _flat(start.stage) / start.id
+
+
+class TensorBoardSink(Sink):
+    """Writes every step's losses, every epoch's pictures, and what an evaluation found.
+
+    Through tensorboardX's `EventsWriter`: its `SummaryWriter` puts underscores into names, and both
+    that and `FileWriter` pass each event through a queue between processes.
+    """
+
+    name = "TensorBoard"
+    package = "tensorboardX"
+    remedy = "'runrecord sync --tensorboard' completes TensorBoard later"
+
+    def __init__(self, root: Path) -> None:
+        require("tensorboardX", self.name, "tensorboard")
+        self._root = root
+        self._writer: EventsWriter | None = None
+
+    def handle(self, event: Event, contents: Contents) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.summary import text
+
+        if isinstance(event, RunStarted):
+            self._run_folder = shown_at(self._root, event)
+            if self._run_folder.exists():  # played again: event files only grow, so begin anew
+                shutil.rmtree(self._run_folder)
+            before = event_folder(self._root) / event.id  # where version 0.1 had it
+            if before.exists() and any(path.is_file() for path in before.iterdir()):
+                shutil.rmtree(before)
+            self._run_folder.mkdir(parents=True)
+            self._writer = EventsWriter(str(self._run_folder / "events"))
+        assert self._writer is not None, "a run's first event is RunStarted"
+        seconds = event.time / 1000
+        match event:
+            case RunStarted():
+                rows = {**event.params, **event.tags}
+                rows |= {"data set": event.dataset.digest} if event.dataset else {}
+                table = "".join(
+                    f"\n| {plain(key)} | {plain(value)} |" for key, value in rows.items()
+                )
+                self._add(text("Run", f"| key | value |\n|---|---|{table}"), 0, seconds)
+            case Logged():
+                self._log(event, contents, seconds)
+            case ModelEvaluated():
+                embedding = (
+                    unpack(content_of(event.embedding, contents)) if event.embedding else None
+                )
+                _write_model(self._run_folder, event, embedding, seconds)
+            case RunEnded():
+                self._add(text("Status", event.status), 0, seconds)
+            case ModelSaved() | Observed() | Resumed():
+                pass
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _log(self, event: Logged, contents: Contents, seconds: float) -> None:
+        from tensorboardX.summary import text
+
+        for count in dict.fromkeys(map(len, event.steps.values())):
+            columns = {name: values for name, values in event.steps.items() if len(values) == count}
+            rows = zip(*columns.values(), strict=True)
+            for number, values in enumerate(rows, start=max(event.step - 1, 0) * count):
+                self._add(_scalars(dict(zip(columns, values, strict=True))), number, seconds)
+        whole = {name: value for name, value in event.metrics.items() if name not in event.steps}
+        self._add(_scalars(whole), event.step, seconds)
+        for title, file in event.images.items():
+            self._add(_image(title, content_of(file, contents)), event.step, seconds)
+        for title, file in event.texts.items():
+            shown = content_of(file, contents).decode(errors="replace")
+            self._add(text(title, f"```\n{shown}\n```"), event.step, seconds)
+
+    def _add(self, summary: "Summary", step: int, seconds: float) -> None:
+        assert self._writer is not None
+        _write(self._writer, summary, step, seconds)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _write(writer: "EventsWriter", summary: "Summary", step: int, seconds: float) -> None:
+    from tensorboardX.proto.event_pb2 import Event as FileEvent
+
+    writer.write_event(FileEvent(wall_time=seconds, step=step, summary=summary))
+
+
+def _write_model(
+    run: Path, event: ModelEvaluated, embedding: Embedding | None, seconds: float
+) -> None:
+    """What an evaluation says of one model, as a run of its own: a row of the HParams tab."""
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.summary import hparams
+
+    folder = run / _flat(event.model)
+    folder.mkdir(exist_ok=True)
+    metrics = {_EVALUATION + name: value for name, value in event.metrics.items()}
+    config = {
+        name: text_for(value) if is_nested(value) else value for name, value in event.config.items()
+    }
+    writer = EventsWriter(str(folder / "events"))
+    for summary in hparams({"model": event.model, **config}, metrics):
+        _write(writer, summary, 0, seconds)
+    _write(writer, _scalars(metrics), 0, seconds)
+    for name, points in event.series.items():
+        for x, y in points:
+            _write(writer, _scalars({_EVALUATION + name: y}), x, seconds)
+    writer.close()
+    if embedding is not None:
+        _write_embedding(folder, f"Embedding of {event.model}", embedding)
+
+
+def _write_embedding(folder: Path, title: str, found: Embedding) -> None:
+    """The files of TensorBoard's Projector tab: vectors, labels and thumbnails."""
+    from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
+
+    np.savetxt(folder / "vectors.tsv", found.vectors, fmt="%.6g", delimiter="\t")
+    count, height, width, *colours = found.thumbnails.shape
+    side = math.ceil(math.sqrt(count))  # it takes square pictures, filled row by row
+    padded = np.zeros((side * side, height, width, *colours), np.uint8)
+    padded[:count] = found.thumbnails
+    rows = padded.reshape(side, side, height, width, *colours).swapaxes(1, 2)
+    picture = rows.reshape(side * height, side * width, *colours)
+    Image.fromarray(picture).save(folder / "thumbnails.png")
+    config = ProjectorConfig()
+    embedding = config.embeddings.add(tensor_name=title, tensor_path="vectors.tsv")
+    if found.labels is not None:
+        np.savetxt(folder / "labels.tsv", found.labels, fmt="%d")
+        embedding.metadata_path = "labels.tsv"
+    embedding.sprite.image_path = "thumbnails.png"
+    embedding.sprite.single_image_dim.extend([width, height])
+    visualize_embeddings(str(folder), config)
+
+
+def _flat(title: str) -> str:
+    """A title as the name of one folder."""
+    return key_for(title).replace("/", "~")
+
+
+def _scalars(values: Mapping[str, float]) -> "Summary":
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    return Summary(
+        value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    )
+
+
+def _image(title: str, content: bytes) -> "Summary":
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    width, height = Image.open(io.BytesIO(content), formats=["PNG"]).size
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+    return Summary(value=[Summary.Value(tag=title, image=image)])
