@@ -178,7 +178,7 @@ def new_run(folder: Path, **start: Any) -> runrecord.Run:
         "tags": {},
     }
     started = RunStarted(**(given | start))
-    tracker = Tracker(RecordWriter(folder), folder.parent, [])
+    tracker = Tracker(RecordWriter(folder))
     tracker.log(started)
     return runrecord.Run(started, tracker, Checkpoints(folder.parent, {}))
 

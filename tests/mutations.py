@@ -39,8 +39,8 @@ MUTATIONS = [
     Mutation(
         1,
         "runrecord/run/tracker.py",
-        "event = without_secrets(event)",
-        "event = event",
+        "self._writer.write(without_secrets(event), contents)",
+        "self._writer.write(event, contents)",
         "runrecord/test_tracking.py::test_no_secret_reaches_a_record_or_a_tracker",
     ),
     Mutation(

@@ -19,7 +19,6 @@ from helpers import (
     RECORD_ONLY,
     TOY_STAGE,
     TOY_TRAIN,
-    TRAIN,
     Workspace,
     new_run,
     read_until,
@@ -29,14 +28,12 @@ from helpers import (
 
 import runrecord.run.start
 from runrecord.dvc.stages import find_stage
-from runrecord.record.events import Contents, Event
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.resume.saved_states import Arrays
 from runrecord.run.process import run_stage
 from runrecord.store.runs import run_dir, run_dirs
-from runrecord.trackers.base import Sink
 
 
 @pytest.fixture
@@ -60,11 +57,11 @@ def test_once_the_result_is_kept_a_signal_ends_only_the_waiting(
 ) -> None:
     with toy.start(*TOY_STAGE, MLFLOW_TRACKING_URI=silent_server) as stage:
         assert stage.stdout is not None
-        read_until(stage.stdout, "MLflow to show the run, at most 60 s")
+        read_until(stage.stdout, "waiting for the run to be shown, at most 60 s")
         stage.send_signal(signal.SIGTERM)
         output = stage.stdout.read()
     assert stage.returncode == 0, output
-    assert "MLflow is left behind: not waited for" in output
+    assert "not shown whole yet: not waited for" in output
     assert status_of(toy.path / "records/train") == "FINISHED"
 
 
@@ -74,12 +71,12 @@ def test_dvc_keeps_the_result_of_a_stage_whose_waiting_a_signal_ended(
     toy.set_params(train__lr=0.25)
     with toy.start("dvc", "repro", "train", MLFLOW_TRACKING_URI=silent_server) as dvc:
         assert dvc.stdout is not None
-        read_until(dvc.stdout, "MLflow to show the run, at most 60 s")
+        read_until(dvc.stdout, "waiting for the run to be shown, at most 60 s")
         (stage,) = stages_of(dvc)
         os.kill(stage, signal.SIGINT)
         output = dvc.stdout.read()
     assert dvc.returncode == 0, output
-    assert "MLflow is left behind: not waited for" in output
+    assert "not shown whole yet: not waited for" in output
     record = Record(files_in(toy.path / "records/train"))
     assert record.start.params["train.lr"] == 0.25
     assert status_of(toy.path / "records/train") == "FINISHED"
@@ -96,22 +93,13 @@ def stages_of(dvc: "subprocess.Popen[str]") -> list[int]:
     ]
 
 
-def test_a_pipe_that_closes_costs_no_training(toy: Workspace) -> None:
-    with toy.start(*TOY_TRAIN, **RECORD_ONLY, PAUSE_AFTER="1") as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        read_until(process.stdout, "epoch 1/")
-        process.stdout.close()
-        process.stdin.close()  # it goes on, and says seven times what nobody hears
-        assert process.wait(60) == 0
-    (folder,) = spool(toy)
-    assert status_of(folder) == "FINISHED"
-
-
-def test_a_terminal_that_closes_costs_no_training(toy: Workspace) -> None:
-    ours, its = os.openpty()
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+def test_a_console_that_closes_kills_a_run_that_can_be_resumed(
+    toy: Workspace, terminal: bool
+) -> None:
+    ours, its = os.openpty() if terminal else os.pipe()
     with subprocess.Popen(
-        TOY_TRAIN,
+        TOY_STAGE,
         cwd=toy.path,
         env=toy.environment | RECORD_ONLY | {"PAUSE_AFTER": "1"},
         stdin=subprocess.PIPE,
@@ -120,34 +108,15 @@ def test_a_terminal_that_closes_costs_no_training(toy: Workspace) -> None:
         start_new_session=True,
     ) as process:
         os.close(its)
-        with open(ours, errors="replace") as terminal:
-            read_until(terminal, "epoch 1/")
+        with open(ours, errors="replace") as console:
+            read_until(console, "epoch 1/")
         assert process.stdin is not None
-        process.stdin.close()
-        assert process.wait(60) == 0
+        process.stdin.close()  # it goes on, and says what nobody hears
+        assert process.wait(60) == 128 + signal.SIGPIPE
     (folder,) = spool(toy)
-    assert status_of(folder) == "FINISHED"
-
-
-@pytest.mark.slow
-def test_a_terminal_with_a_bar_that_closes_costs_no_training(workspace: Workspace) -> None:
-    """A real model's training draws there from a thread of its own, and moves the cursor."""
-    workspace.set_params(vae__batch_size=1, vae__epochs=3)
-    ours, its = os.openpty()
-    process = subprocess.Popen(
-        TRAIN,
-        cwd=workspace.path,
-        env=workspace.environment | RECORD_ONLY,
-        stdin=its,
-        stdout=its,
-        stderr=its,
-        start_new_session=True,
-    )
-    os.close(its)
-    with open(ours, errors="replace") as terminal:
-        read_until(terminal, "epoch 1/")
-    assert process.wait(120) == 0
-    (folder,) = spool(workspace)
+    assert status_of(folder) == "KILLED"
+    output = toy.run(*TOY_STAGE, environment=RECORD_ONLY)
+    assert f"going on with {folder.name} after epoch 1" in output
     assert status_of(folder) == "FINISHED"
 
 
@@ -288,7 +257,6 @@ CONSOLES: dict[str, Callable[[], object]] = {
     "stdout unread": lambda: unread_pipe(1),
     "both unread": lambda: unread_pipe(1, 2),
     "terminal closed": lambda: closed_terminal(1, 2),
-    "stdout closed by the script": lambda: sys.stdout.close(),
     "another thing for stdout": lambda: setattr(sys, "stdout", _Tee()),
 }
 
@@ -307,47 +275,11 @@ def test_nor_does_a_script_that_has_printed_before_its_run(name: str, small: Pat
     assert_finished(small)
 
 
-def test_a_console_that_a_disk_refuses_takes_the_next_line_again(small: Path) -> None:
-    """What a full disk did not take is lost; no more is, and not what programs print besides."""
-
-    def work() -> None:
-        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-        def for_a_while() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-            print("lost")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-            print("kept")
-
-        train(for_a_while)
-
-    status, said = status_and_output(forked(work, as_stage=False))
-    assert status == 0, said
-    assert_finished(small)
-    assert "kept" in said
-    assert "lost" not in said
-    assert "epoch 3" in said
-
-
-class Hanging(Sink):
-    """A tracker that never answers."""
-
-    name, package, remedy = "Hanging", "json", "somebody completes it"
-
-    def __init__(self, root: Path) -> None:
-        pass
-
-    def handle(self, event: Event, contents: Contents) -> None:  # noqa: ARG002
-        threading.Event().wait(60)
-
-    def close(self) -> None:
-        pass
-
-
 @pytest.fixture
-def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other tracker than that."""
-    monkeypatch.setattr(runrecord.run.start, "sinks_of", lambda: [Hanging])
+def hanging(here: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """MLflow never answers."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server)
+    monkeypatch.setenv("RUNRECORD_SINKS", "on")
 
 
 # Signals that follow each other, and the status they leave; in an epoch, and once all is sealed.

@@ -81,7 +81,7 @@ def test_a_sample_that_cannot_be_had_ends_no_run(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_sample_after_the_end_is_no_part_of_the_run(tmp_path: Path) -> None:
-    tracker = Tracker(RecordWriter(tmp_path / "record"), tmp_path, [])
+    tracker = Tracker(RecordWriter(tmp_path / "record"))
     tracker.log(RunStarted("run-1", "train", 0, "host", {}, {}))
     tracker.log(RunEnded(2, "FINISHED"))
     with pytest.raises(UserError, match="the run has ended"):

@@ -11,6 +11,7 @@ import re
 import socket
 import sqlite3
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Workspace
+from helpers import Workspace, new_run, play
 
 import runrecord
 from runrecord.cli.reap import reap
@@ -34,6 +35,7 @@ from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.tracker import Tracker
 from runrecord.store.runs import host
+from runrecord.trackers.follow import Showing
 from runrecord.trackers.mlflow import http as mlflow_http
 from runrecord.trackers.mlflow.sink import MlflowSink
 
@@ -244,39 +246,46 @@ def repository(folder: Path, experiment: str, monkeypatch: pytest.MonkeyPatch) -
     return Workspace(folder)
 
 
-def live(root: Path, run_id: str, stage: str) -> tuple[runrecord.Run, Tracker]:
-    """A run that goes on, which MLflow shows meanwhile."""
-    data = Dataset("mnist", "digest", "data/mnist")
-    start = RunStarted(run_id, stage, 1, host(), {"lr": 0.1}, {"git.dirty": "false"}, data)
-    writer = RecordWriter(root / ".runrecord" / "runs" / run_id)
-    tracker = Tracker(writer, root, [MlflowSink])
-    tracker.log(start)
-    return runrecord.Run(start, tracker, Checkpoints(root, {})), tracker
+class Followed:
+    """A run that goes on, and what shows it in MLflow meanwhile, in this process."""
 
+    def __init__(self, root: Path, run_id: str, stage: str) -> None:
+        folder = root / ".runrecord" / "runs" / run_id
+        data = Dataset("mnist", "digest", "data/mnist")
+        start = RunStarted(run_id, stage, 1, host(), {"lr": 0.1}, {"git.dirty": "false"}, data)
+        self.tracker = Tracker(RecordWriter(folder))
+        self.tracker.log(start)
+        self.run = runrecord.Run(start, self.tracker, Checkpoints(root, {}))
+        self.showing = Showing(
+            MlflowSink, root, folder, 0, lambda text: print(text, file=sys.stderr)
+        )
+        self.showing.start()
+        self._folder = folder
 
-def ended(tracker: Tracker, root: Path, run_id: str) -> None:
-    """End a run well; whatever MLflow does, its record is sealed."""
-    tracker.log(RunEnded(9000, "FINISHED"))
-    tracker.close(60)
-    record = Record(files_in(root / ".runrecord" / "runs" / run_id))
-    assert record.end is not None
-    assert record.end.status == "FINISHED"
+    def end(self) -> None:
+        """End it well: whatever MLflow does, its record has that, all of it."""
+        self.tracker.log(RunEnded(9000, "FINISHED"))
+        record = Record(files_in(self._folder))
+        assert record.end is not None
+        assert record.end.status == "FINISHED"
 
 
 def train_and_evaluate(root: Path) -> None:
     model = root / "model.bin"
-    run, tracker = live(root, "training", "train")
+    training = Followed(root, "training", "train")
     for epoch in (1, 2):
-        run.log({"Loss": 1.0 / epoch}, epoch)
-        run.image("place", np.full((4, 4), epoch, np.uint8), epoch)
+        training.run.log({"Loss": 1.0 / epoch}, epoch)
+        training.run.image("place", np.full((4, 4), epoch, np.uint8), epoch)
     model.write_bytes(b"weights")
-    run.model(model, step=2)
-    ended(tracker, root, "training")
-    run, tracker = live(root, "evaluation", "evaluate")
-    run.image("model_samples", np.full((4, 4), 9, np.uint8))
-    run.text("words", "all of them")
-    run.evaluation("model", model, {"Size": 3.0}, {"Curve": [(1, 0.5), (2, 0.25)]})
-    ended(tracker, root, "evaluation")
+    training.run.model(model, step=2)
+    training.end()
+    training.showing.join()
+    evaluation = Followed(root, "evaluation", "evaluate")
+    evaluation.run.image("model_samples", np.full((4, 4), 9, np.uint8))
+    evaluation.run.text("words", "all of them")
+    evaluation.run.evaluation("model", model, {"Size": 3.0}, {"Curve": [(1, 0.5), (2, 0.25)]})
+    evaluation.end()
+    evaluation.showing.join()
 
 
 TABLES = {
@@ -370,7 +379,7 @@ def disturbed(
     proxy.fault, proxy.call = fault, call
     train_and_evaluate(root)
     lines = warned(said)
-    assert all(line.startswith("warning: MLflow is left behind: ") for line in lines), lines
+    assert all(line.startswith("warning: MLflow unavailable: ") for line in lines), lines
     assert all(line.endswith("'runrecord sync' completes MLflow later.") for line in lines), lines
     assert len(lines) <= 2, "one for each run"
     if proxy.hits:
@@ -530,18 +539,15 @@ def test_the_status_waits_for_no_upload(
     proxy.fault, proxy.call = "silent", "upload a model"
     model = root / "model.bin"
     model.write_bytes(b"weights")
-    run, tracker = live(root, "training", "train")
-    run.model(model)
+    training = Followed(root, "training", "train")
+    training.run.model(model)
     model.write_bytes(b"others")
-    tracker.log(RunEnded(9000, "FINISHED"))
-    waiting = threading.Thread(target=tracker.close, args=(60,))
-    waiting.start()
+    training.end()
     while not proxy.hits:
-        waiting.join(0.01)
+        training.showing.join(0.01)
     assert shown(store, "slow")["training"]["told"][0] == "FINISHED"
-    tracker.stop_waiting()
-    waiting.join()
     proxy.over.set()
+    training.showing.join()
     proxy.fault = ""
     capsys.readouterr()
     sync()
@@ -554,9 +560,9 @@ def test_reap_counts_what_mlflow_says_is_closed(
     store: Path, proxy: Proxy, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = repository(tmp_path / "root", "reaped", monkeypatch).path
-    run, tracker = live(root, "training", "train")
-    run.log({"Loss": 1.0}, 1)
-    tracker.close(60)
+    folder = root / ".runrecord" / "runs" / "training"
+    new_run(folder, id="training", host=host()).log({"Loss": 1.0}, 1)
+    play(root, Record(files_in(folder)), MlflowSink)
     proxy.fault, proxy.call = "503", "update the run"
     with pytest.raises(RunFailed):
         reap()

@@ -10,10 +10,14 @@ from runrecord.store.paths import RUN_NAMES
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
-    from runrecord.run.process import exit_status, set_up_process
+    from runrecord.provenance.git import unsteered_process
+    from runrecord.run.process import exit_status, release_console, set_up_process
 
-    set_up_process(lossless=True)
-    sys.exit(exit_status(_command(_parser().parse_args())))
+    set_up_process()
+    with unsteered_process():
+        status = exit_status(_command(_parser().parse_args()))
+    release_console()
+    sys.exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:

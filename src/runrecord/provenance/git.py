@@ -3,7 +3,8 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -202,12 +203,24 @@ def _is_safe_directory(name: str, value: str) -> bool:
     return name.startswith("GIT_CONFIG_KEY_") and value.lower() == "safe.directory"
 
 
-def forget_steering() -> None:
-    """Free this process of what steers Git: DVC, which it may load, runs Git too."""
-    kept = unsteered(os.environ)
-    for name in os.environ.keys() - kept:
-        del os.environ[name]
-    os.environ.update(kept)
+@contextmanager
+def unsteered_process() -> Iterator[None]:
+    """For as long as DVC is used in this process, nothing steers Git, which it runs too."""
+    before, kept = dict(os.environ), unsteered(os.environ)
+    changed = {name for name in before.keys() | kept if before.get(name) != kept.get(name)}
+    _set(changed, kept)
+    try:
+        yield
+    finally:
+        _set(changed, before)
+
+
+def _set(names: Iterable[str], environment: Environment) -> None:
+    for name in names:
+        if name in environment:
+            os.environ[name] = environment[name]
+        else:
+            os.environ.pop(name, None)
 
 
 def commit_of(folder: Path, revision: str) -> str | None:

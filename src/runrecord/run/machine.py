@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from runrecord.run.follower import FOLLOWER
+
 _INTERVAL = 10.0  # seconds
 _PATIENCE = 5.0  # seconds that a run waits for a sample at most: a GPU may not answer
 _MEGABYTE = 1e6
@@ -43,7 +45,10 @@ def sampled(observe: Callable[[Mapping[str, float]], None]) -> Iterator[None]:
 
 
 def _cpu_and_memory() -> dict[str, float]:
-    """Of all CPUs; of the machine's memory, and of that of this process and those it began."""
+    """Of all CPUs; of the machine's memory, and of that of this process and those it began.
+
+    What shows the run is none of its own.
+    """
     import psutil
 
     memory = psutil.virtual_memory()
@@ -51,7 +56,8 @@ def _cpu_and_memory() -> dict[str, float]:
     used = 0
     for process in [here, *here.children(recursive=True)]:
         with suppress(psutil.Error):  # it has ended since
-            used += process.memory_info().rss
+            if FOLLOWER not in process.cmdline():
+                used += process.memory_info().rss
     return {
         "cpu_utilization_percentage": psutil.cpu_percent(),
         "system_memory_usage_megabytes": memory.used / _MEGABYTE,

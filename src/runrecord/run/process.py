@@ -2,9 +2,7 @@
 
 import ctypes
 import errno
-import io
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -12,19 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from runrecord.errors import RunFailed, UserError
-from runrecord.provenance.git import forget_steering
-from runrecord.safety.text import reason, shown
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from runrecord.safety.text import reason, say, shown
 
 GRACE = 10.0  # seconds that a program has which is told to end
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
@@ -55,75 +48,40 @@ def run_stage(main: Callable[[], None], mistakes: Kinds = (), failures: Kinds = 
     set_up_process()
     raise_on_signals()
     status = exit_status(main, mistakes, failures)
-    with suppress(AttributeError, OSError, ValueError):  # of what a script has put in their place
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)  # threads of trackers that are not waited for must not hold up the end
+    release_console()
+    sys.exit(status)
 
 
-def set_up_process(*, lossless: bool = False) -> None:
-    """Outlive the console, not the `dvc` that started this, and nothing by what steers its Git.
+def set_up_process() -> None:
+    """Set up a process of ours: it ends with `dvc`, and prints any letter, some as question marks."""
+    stop_with_dvc()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it is closed, or no console
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
-    Args:
-        lossless: what this prints is all that it is for: a disk that is full then ends it.
-    """
-    if "DVC_STAGE" in os.environ:  # a stage started by hand may outlive its shell
+
+def stop_with_dvc() -> None:
+    """End when the `dvc` that started this process is gone; one by hand may outlive its shell."""
+    if "DVC_STAGE" in os.environ:
         stop_with_parent()
-    forget_steering()
-    sys.stdout = _lasting(sys.stdout, 1, lossless)
-    sys.stderr = _lasting(sys.stderr, 2, lossless)
 
 
-class _LastingFile(io.FileIO):
-    """A console. Once it is gone (its reader has ended, its terminal was closed), nobody's.
-
-    What a full disk does not take is lost; what comes when there is room again is not.
-    """
-
-    def __init__(self, number: int, lossless: bool) -> None:
-        super().__init__(number, "w", closefd=False)
-        self._lossless = lossless
-
-    def write(self, data: "ReadableBuffer") -> int:
+def release_console() -> None:
+    """Let no console that is full or gone change the status with which this process ends."""
+    for stream in (sys.stdout, sys.stderr):
         try:
-            while (written := super().write(data)) is None:  # nobody has read what came before
-                select.select([], [self], [])
-        except OSError as error:
-            if error.errno not in _FULL:
-                _give_up(self.fileno())
-            elif self._lossless:
-                raise OSError(error.errno, os.strerror(error.errno), "the output") from None
-            return memoryview(data).nbytes
-        return written
+            if stream is not None:
+                stream.flush()
+        except (AttributeError, OSError, ValueError):  # of what a script has put in its place, too
+            with suppress(AttributeError, OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
-def _give_up(number: int) -> None:
-    """Let what goes to a console go nowhere: that of programs that this one starts, too."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    if nowhere != number:
-        os.dup2(nowhere, number)
-        os.close(nowhere)
-
-
-def _lasting(stream: TextIO | None, number: int, lossless: bool) -> TextIO:
-    """The same console, on which work does not depend: neither on its end nor on its encoding."""
-    if stream is None or getattr(stream, "closed", False):  # before this process began, or by it
-        try:
-            os.fstat(number)
-        except OSError:
-            _give_up(number)  # else the next file that is opened would be what is printed to
-        return open(os.devnull, "w")
-    try:
-        number = stream.fileno()
-    except (AttributeError, OSError, ValueError):  # it is no file
-        return stream
-    try:
-        stream.flush()
-    except OSError:
-        _give_up(number)
-    file = io.BufferedWriter(_LastingFile(number, lossless))
-    encoding = stream.encoding or "utf-8"
-    return io.TextIOWrapper(file, encoding, "replace", line_buffering=True, write_through=True)
+def is_console_gone(error: OSError) -> bool:
+    """Did whoever read what this prints end, or was its terminal closed?"""
+    return error.filename is None and error.errno in (errno.EPIPE, errno.EIO)
 
 
 def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: Kinds = ()) -> int:
@@ -133,30 +91,29 @@ def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: 
         return main() or 0
     except mistakes as error:
         stop = "" if str(error).endswith((".", "?")) else "."
-        print(f"error: {shown(str(error))}{stop}", file=sys.stderr)
+        say(f"error: {shown(str(error))}{stop}")
         return 2
     except failures as error:
-        print(f"error: {shown(str(error))}", file=sys.stderr)
+        say(f"error: {shown(str(error))}")
         return 1
     except (MemoryError, RuntimeError) as error:  # PyTorch has no common class for these
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
-        print(
-            f"error: out of memory ({reason(error)}); try smaller sizes in params.yaml.",
-            file=sys.stderr,
-        )
-        return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {shown(f'{error.filename}: {error.strerror}')}.", file=sys.stderr)
+        say(f"error: out of memory ({reason(error)}); try smaller sizes in params.yaml.")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except Terminated as stop:
-        print("terminated", file=sys.stderr)
+        say("terminated")
         return int(str(stop.code))
+    except OSError as error:
+        if is_console_gone(error):
+            return 128 + signal.SIGPIPE
+        if error.filename is None:
+            raise
+        say(f"error: {shown(f'{error.filename}: {error.strerror}')}.")
+        return 1
 
 
 def raise_on_signals(*, instead: bool = False) -> None:
@@ -177,7 +134,7 @@ def own_signals() -> Iterator[None]:
     if _is_stage:
         yield
         return
-    set_up_process()
+    stop_with_dvc()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -200,12 +157,12 @@ def one_sentence() -> Iterator[None]:
     except (UserError, RunFailed) as error:
         if _is_stage:
             raise
-        print(f"error: {shown(str(error))}", file=sys.stderr)
+        say(f"error: {shown(str(error))}")
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
     except KeyboardInterrupt:
         if _is_stage:
             raise
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         raise SystemExit(130) from None
 
 

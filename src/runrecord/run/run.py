@@ -1,7 +1,6 @@
 """The face of a run that goes on: what a stage, or any script, logs to."""
 
 import io
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from operator import index
@@ -40,7 +39,7 @@ from runrecord.resume.checkpoints import Checkpoint, Checkpoints, State
 from runrecord.run.repeated import DIFFERS, OnRecord, difference, found_in, not_logged_again
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.secrets import redact
-from runrecord.safety.text import printable
+from runrecord.safety.text import printable, say
 from runrecord.store.files import sha256
 
 
@@ -224,13 +223,13 @@ class Run:
             state.load_state_dict(saved.arrays)
             self._epoch, self._begun = saved.epoch, saved.begun
             self._tracker.log(Resumed(now(), saved.epoch))
-            print(f"going on with {self.id} after epoch {saved.epoch}")
+            say(f"going on with {self.id} after epoch {saved.epoch}")
             return saved.epoch
         self._begun = self._tracker.length
         earlier = self._checkpoints.earlier(count)
         if earlier is None:
             if why := self._checkpoints.why_anew(count):
-                print(why)
+                say(why)
             return 0
         saved, contents = earlier.saved, earlier.record.contents
         state.load_state_dict(saved.arrays)
@@ -240,7 +239,7 @@ class Run:
                 self._tracker.log(replace(event, time=now()), files)
         self._epoch = saved.epoch
         self.tag(continues=saved.run_id)
-        print(f"going on from {saved.run_id}, whose epochs 1 to {saved.epoch} this run has too")
+        say(f"going on from {saved.run_id}, whose epochs 1 to {saved.epoch} this run has too")
         return saved.epoch
 
     def _at(self, step: int | None) -> int:
@@ -264,7 +263,7 @@ class Run:
     def _say_once(self, differs: str) -> None:
         if differs and not self._differs and ("tags", DIFFERS, 0) not in self._on_record:
             self._differs = True
-            print(f"warning: {printable(differs)}.", file=sys.stderr)
+            say(f"warning: {printable(differs)}.")
             self.tag(**{DIFFERS: differs})
 
     def _log_file(

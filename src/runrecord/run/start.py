@@ -6,13 +6,13 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from runrecord.errors import RunFailed, UserError
 from runrecord.project import load_project
 from runrecord.provenance.environment import Origin, collect_origin
+from runrecord.provenance.git import unsteered_process
 from runrecord.provenance.patch import LESS
 from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
 from runrecord.record.events import Contents, Dataset, File, RunEnded, RunStarted, Status
@@ -24,22 +24,26 @@ from runrecord.resume.checkpoints import PRUNED as PRUNED
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.resume.identity import Identity, identity_of, without_length
 from runrecord.run.machine import sampled
-from runrecord.run.process import Terminated, end_waiting_on_signals, one_sentence, own_signals
+from runrecord.run.process import (
+    Terminated,
+    end_waiting_on_signals,
+    is_console_gone,
+    one_sentence,
+    own_signals,
+)
 from runrecord.run.run import Run
 from runrecord.run.tracker import NoTracker, Tracker
-from runrecord.safety.text import printable, reason
+from runrecord.safety.text import printable, reason, say
 from runrecord.store.files import sha256
 from runrecord.store.locks import held
 from runrecord.store.paths import checkout_root, repo_root
 from runrecord.store.place import execution
 from runrecord.store.runs import claim_run, host, remember_patch, state_folder
-from runrecord.trackers.base import Sink
-from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.trackers.tensorboard import TensorBoardSink
 
 _LONGEST_WHY = 500  # characters
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
 KILLED_PATIENCE = 4.0  # seconds that one which was told to stop waits for them
+_STOPPED = (KeyboardInterrupt, Terminated, GeneratorExit)  # the last: the block was left behind
 WHY = "RUNRECORD_WHY"
 """The variable that names a file: who ends a trial of a study writes there why, for `PRUNED`."""
 
@@ -85,25 +89,22 @@ def start_run(
             )
         root, checkout, cwd = repo_root(), checkout_root(), Path.cwd()
         project = load_project(checkout)
-        origin = collect_origin(checkout, stage, cwd, project, tags or {})
+        with unsteered_process():
+            origin = collect_origin(checkout, stage, cwd, project, tags or {})
         if origin.trouble:
             lost = "" if LESS in origin.trouble else " It cannot be rebuilt later."
-            print(f"warning: {printable(origin.trouble)}{lost}", file=sys.stderr)
+            say(f"warning: {printable(origin.trouble)}{lost}")
         if ignored := origin.tags.get("git.ignored"):
-            print(
-                f"note: not recorded, as your own Git settings alone ignore it: {ignored}",
-                file=sys.stderr,
-            )
+            say(f"note: not recorded, as your own Git settings alone ignore it: {ignored}")
         shown = origin.inputs.params if params is None else params
         rank = rank_in(os.environ)
         identity = _identity(origin, shown, device, project.packages, length)
         checkpoints = Checkpoints(root, *identity, follows=bool(rank))
         stopped = checkpoints.latest()
         if rank:
-            print(
+            say(
                 f"note: rank {rank} of several processes records nothing, rank 0 does; set RANK=0 "
-                "for a process that is to have a run of its own.",
-                file=sys.stderr,
+                "for a process that is to have a run of its own."
             )
             run_id = stopped.saved.run_id if stopped else "unrecorded"
             yield Run(_start(run_id, origin, shown, dataset), NoTracker(), checkpoints, stopped)
@@ -116,13 +117,14 @@ def start_run(
             number = past.start.number if past else number
             start = _start(folder.name, origin, shown, dataset, number)
             writer = RecordWriter(folder, past.size if past else 0)
-            tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
+            tracker = Tracker(writer, past.length if past else 0)
             run = Run(start, tracker, checkpoints, stopped)
             left: SystemExit | None = None
             try:
                 if not stopped:
                     tracker.log(start, {PATCH: origin.patch} if origin.patch else {})
                     remember_patch(root, origin.patch)
+                tracker.follow()
                 with sampled(run.observe):
                     try:
                         yield run
@@ -135,18 +137,16 @@ def start_run(
                 end_waiting_on_signals(tracker.stop_waiting)
                 if place := record_of(checkout, origin.inputs.stage):
                     _seal(writer, checkout, place, end, start)
-            except (KeyboardInterrupt, Terminated, GeneratorExit):  # the last: it was left behind
-                end_waiting_on_signals(tracker.stop_waiting)
-                if why := _why_stopped():
-                    run.tag(**{PRUNED: why})
-                    checkpoints.drop(run.id)
-                tracker.log(*_ended(run, "KILLED"))
-                tracker.close(KILLED_PATIENCE)
-                raise
             except BaseException as error:
                 end_waiting_on_signals(tracker.stop_waiting)
-                tracker.log(*_ended(run, "FAILED", error))
-                tracker.close(PATIENCE)
+                killed = isinstance(error, _STOPPED) or (
+                    isinstance(error, OSError) and is_console_gone(error)
+                )
+                if killed and (why := _why_stopped()):
+                    run.tag(**{PRUNED: why})
+                    checkpoints.drop(run.id)
+                tracker.log(*(_ended(run, "KILLED") if killed else _ended(run, "FAILED", error)))
+                tracker.close(KILLED_PATIENCE if killed else PATIENCE)
                 raise
             tracker.log(*end)
             checkpoints.remove(run.id)
@@ -189,7 +189,7 @@ def _seal(
                 )
         writer.seal(checkout / place, *end)
     if note:
-        print(note, file=sys.stderr)
+        say(note)
 
 
 def _start(
@@ -287,10 +287,3 @@ def _why_stopped(environment: Mapping[str, str] = os.environ) -> str:
         return printable(Path(environment[WHY]).read_text(encoding="utf-8"), _LONGEST_WHY)
     except (KeyError, OSError, UnicodeDecodeError):
         return ""
-
-
-def sinks_of(environment: Mapping[str, str] = os.environ) -> list[type[Sink]]:
-    """What shows the run, besides its record: what is installed; none if `RUNRECORD_SINKS=off`."""
-    if environment.get("RUNRECORD_SINKS") == "off":
-        return []
-    return [sink for sink in (TensorBoardSink, MlflowSink) if find_spec(sink.package)]

@@ -1,5 +1,8 @@
 """Text made harmless: what comes from elsewhere and is shown to a person."""
 
+import sys
+from contextlib import suppress
+from typing import TextIO
 from unicodedata import category
 
 from runrecord.safety.secrets import redact
@@ -41,3 +44,15 @@ def clause(text: str) -> str:
     """The first line of a text, fit to be shown, without a full stop."""
     first = next(iter(text.splitlines()), "")
     return printable(redact(first.rstrip(".")), _LONGEST)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line, on standard error unless told otherwise; nothing depends on its reader.
+
+    A console that is closed, full or gone does not take it, and a letter that it does not have is a
+    question mark.
+    """
+    stream = stream or sys.stderr
+    with suppress(OSError, ValueError, AttributeError):
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)

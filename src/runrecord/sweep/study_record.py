@@ -25,7 +25,7 @@ from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.process import Terminated, end_waiting_on_signals
 from runrecord.run.run import Run, now
-from runrecord.run.start import KILLED_PATIENCE, PATIENCE, PRUNED, sinks_of
+from runrecord.run.start import KILLED_PATIENCE, PATIENCE, PRUNED
 from runrecord.run.tracker import Tracker
 from runrecord.store.files import sha256
 from runrecord.store.runs import STORES, claim_run, host, remember_patch, state_folder
@@ -105,7 +105,7 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
         if past and (past.start.stage != STAGE or past.start.tags.get(STUDY) != study.name):
             raise UserError(f"{study.name}: {folder.name} is not its run, as its trials say.")
         writer = RecordWriter(folder, past.size if past else 0)
-        tracker = Tracker(writer, root, sinks_of(), past.length if past else 0)
+        tracker = Tracker(writer, past.length if past else 0)
         begun = past.start if past else _start(folder.name, study, tags)
         run = Run(begun, tracker, Checkpoints(root, {}))
         if past is None:
@@ -116,6 +116,7 @@ def recorded(root: Path, study: Study, tags: Mapping[str, str]) -> Iterator[tupl
             note_best(run, study.definition, study.trials.values())
         else:
             tracker.log(Resumed(now(), len(study.trials)))
+        tracker.follow()
         try:
             yield run, replace(study, id=run.id, time=begun.time, host=begun.host)
         except (KeyboardInterrupt, Terminated):

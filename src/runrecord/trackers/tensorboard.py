@@ -3,6 +3,7 @@
 import io
 import math
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,21 @@ _EVALUATION = "eval/"
 """Before the names of test metrics: in lower case they come after the losses, which open first."""
 
 
+def import_tensorboardx() -> None:
+    """Import it without PyTorch, which it would load for three seconds and needs for nothing here.
+
+    Where PyTorch is loaded already, it stays.
+    """
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        pass
+    finally:
+        if absent:
+            del sys.modules["torch"]
+
+
 def event_folder(root: Path) -> Path:
     """Where runs of the main repository at `root` leave their event files.
 
@@ -61,6 +77,7 @@ class TensorBoardSink(Sink):
 
     def __init__(self, root: Path) -> None:
         require("tensorboardX", self.name, "tensorboard")
+        import_tensorboardx()
         self._root = root
         self._writer: EventsWriter | None = None
 

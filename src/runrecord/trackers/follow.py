@@ -1,0 +1,200 @@
+"""`python -m runrecord.trackers.follow RECORD PID PAST`: plays a record while its run goes on.
+
+The run's process starts it and writes the record; this one reads that and shows it. Once the run's
+process is gone without an end on record, it is closed as KILLED here.
+"""
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from runrecord.record.events import Event, RunEnded, files_of
+from runrecord.record.schema import EVENTS, START, read_line, read_start
+from runrecord.safety.text import shown
+from runrecord.store.runs import close_if_dead, is_running
+from runrecord.trackers.base import Sink
+from runrecord.trackers.mlflow.sink import MlflowSink
+from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx
+
+LOG = ".follow.log"
+"""The file in a run's folder with what its follower said; no part of the record."""
+RETRY = 10.0  # seconds that a tracker which failed is left alone
+_LOOK = 0.2  # seconds between two looks at the record
+_LOWER = 10  # of 19: training comes first
+_ORPHANED = 60.0  # seconds that it goes on without the run's process
+
+
+def main() -> None:
+    """Follow the record that the command line names, until all of it is shown."""
+    os.nice(_LOWER)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # the run ends it, once it has ended itself
+    folder, process, past = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    root = folder.parents[2]
+    trackers = [one for one in (TensorBoardSink, MlflowSink) if find_spec(one.package)]
+
+    def say(text: str) -> None:
+        line = shown(text).encode(errors="replace") + b"\n"
+        with suppress(OSError):  # the run's process is gone
+            os.write(1, line)
+        with suppress(OSError), (folder / LOG).open("ab") as log:
+            log.write(line)
+
+    threads = [Showing(tracker, root, folder, past, say) for tracker in trackers]
+    if TensorBoardSink in trackers:
+        import_tensorboardx()  # while nothing else is imported
+    for thread in threads:
+        thread.start()
+    alive = _Process(process)
+    while any(thread.is_alive() for thread in threads):
+        if alive.has_ended(within=_LOOK):
+            _after_its_death(folder, threads)
+            break
+    os._exit(0)  # a call that hangs holds up nothing
+
+
+def _after_its_death(folder: Path, threads: "list[Showing]") -> None:
+    """Close the run and show its end; another process that resumes it has a follower of its own."""
+    deadline = time.monotonic() + _ORPHANED
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        if is_running(folder):
+            return
+        with suppress(Exception):  # `sync` closes it, or says what is wrong
+            close_if_dead(folder)
+        for thread in threads:
+            thread.join(_LOOK)
+
+
+class _Process:
+    """The process that started this one."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._poll = select.poll()
+        self._watched = False
+        with suppress(OSError, AttributeError):  # it is gone already; this system has no such calls
+            self._poll.register(os.pidfd_open(number), select.POLLIN)
+            self._watched = True
+
+    def has_ended(self, within: float) -> bool:
+        """Wait for its end for some seconds."""
+        if os.getppid() != self._number:
+            return True
+        if not self._watched:
+            time.sleep(within)
+        return bool(self._poll.poll(within * 1000)) if self._watched else False
+
+
+class Showing(threading.Thread):
+    """Shows a run in one tracker, which after a failure is made anew and played all of it."""
+
+    def __init__(
+        self,
+        tracker: type[Sink],
+        root: Path,
+        folder: Path,
+        past: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """Show the record in `folder`, `past` events of which are an earlier attempt's."""
+        super().__init__(name=tracker.name, daemon=True)
+        self._tracker, self._root, self._folder, self._past = tracker, root, folder, past
+        self._say = say
+        self._warned = False
+
+    def run(self) -> None:
+        """Show it; once the run has ended, nothing is tried more than once again."""
+        watched = _Growing(self._folder, self._past)
+        while True:
+            last_attempt = watched.has_ended()
+            try:
+                self._show()
+            except Exception as error:
+                self._warn(self._tracker.why(error, self._root))
+            else:
+                return
+            if last_attempt:
+                return
+            deadline = time.monotonic() + RETRY
+            while time.monotonic() < deadline and not watched.has_ended():
+                time.sleep(_LOOK)
+
+    def _show(self) -> None:
+        """Show the record from its start to its end, as it grows."""
+        tracker = self._tracker(self._root)
+        record = _Growing(self._folder, self._past)
+        while not record.ended:
+            new = False
+            for event in record.new_events():
+                files = {file.name: self._folder / file.name for file in files_of(event)}
+                tracker.handle(event, files)
+                new = True
+            if new:
+                tracker.flush()
+            if new and self._warned and not tracker.owed:
+                self._say(f"{tracker.name} is back, and shows all that it missed.")
+                self._warned = False
+            if not record.ended and not tracker.upload():
+                time.sleep(_LOOK)
+            self._warn_of_owed(tracker)
+        tracker.close()
+        self._warn_of_owed(tracker)
+
+    def _warn_of_owed(self, tracker: Sink) -> None:
+        if tracker.owed:
+            self._warn(f"some pictures, models or files are not there ({tracker.owed})")
+
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            self._say(
+                f"warning: {self._tracker.name} unavailable: {why}; the run goes on and is "
+                f"recorded, and {self._tracker.remedy}."
+            )
+        self._warned = True
+
+
+class _Growing:
+    """A record that another process writes, read from where it was left."""
+
+    def __init__(self, folder: Path, past: int) -> None:
+        """Read from its start; an end among the first `past` events is not its last."""
+        self._folder, self._past = folder, past
+        self._size = self._count = 0
+        self.ended = False
+        """The run's end has been read."""
+
+    def new_events(self) -> Iterator[Event]:
+        """The events since; a line that is not whole yet is left for later."""
+        if not self._count:
+            start = self._folder / START
+            if not start.exists():
+                return
+            self._count = 1
+            yield read_start(start.read_bytes())
+        with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as file:
+            file.seek(self._size)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                event = read_line(line)
+                self._size += len(line)
+                self._count += 1
+                self.ended = isinstance(event, RunEnded) and self._count > self._past
+                yield event
+
+    def has_ended(self) -> bool:
+        """Is the run's end on record?"""
+        for _ in self.new_events():
+            pass
+        return self.ended
+
+
+if __name__ == "__main__":
+    main()
