@@ -22,29 +22,19 @@ from runrecord.trackers.mlflow.store import connect, is_database
 
 
 @pytest.mark.timeout(200)
-def test_an_empty_file_becomes_a_store_and_only_what_was_moved_is_followed(tmp_path: Path) -> None:
-    root = tmp_path / "한글 폴더"
+def test_an_empty_file_becomes_a_store_in_any_folder(tmp_path: Path) -> None:
+    root = tmp_path / "here" / "한글 폴더 100%"
     (root / ".dvc").mkdir(parents=True)
     (root / "mlflow.db").touch()
-    (root / "pyproject.toml").write_text("[tool.runrecord]\nproject = 'named:PROJECT'\n")
-    source = "from runrecord.project import Project\nPROJECT = Project(experiment='mine')\n"
-    (root / "named.py").write_text(source)
     client, experiment = connect(root)
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    others = {"bucket": "s3://bucket/mlruns", "other": "file:///other/project/mlruns"}
-    for name, location in others.items():
-        client.create_experiment(name, location, tags)
+    assert client.get_experiment(experiment).artifact_location == (root / "mlruns").as_uri()
     run = client.create_run(experiment)
     client.log_text(run.info.run_id, "mine", "note.txt")
-
-    root = root.rename(tmp_path / "moved 100%")
-    client, experiment = connect(root)
-    client, experiment = connect(root)
-    found = {found.name: found.artifact_location for found in client.search_experiments()}
-    assert found["mine"] == (root / "mlruns").as_uri()
     (file,) = client.list_artifacts(run.info.run_id)
     assert Path(client.download_artifacts(run.info.run_id, file.path)).read_text() == "mine"
-    assert {name: found[name] for name in others} == others
+    root.parent.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="was moved or copied"):
+        connect(tmp_path / "moved" / root.name)
 
 
 @pytest.mark.timeout(200)

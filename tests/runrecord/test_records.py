@@ -45,8 +45,8 @@ from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.start import start_run
 from runrecord.safety.text import printable
 from runrecord.store.files import sha256, write_atomic
-from runrecord.store.index import RunIndex
 from runrecord.store.runs import run_dir
+from runrecord.store.summaries import summary_of
 from runrecord.verify.compare import compare
 
 VECTORS = Embedding(
@@ -985,7 +985,7 @@ def test_files_are_for_whom_the_umask_has_them(umask: int, tmp_path: Path) -> No
         tmp_path / "records/train", RunEnded(9, "FINISHED")
     )
     Checkpoints(tmp_path, {}).save("run-1", 1, 1, {"weights": np.zeros(3)})
-    RunIndex(tmp_path).close()
+    summary_of(tmp_path / "record")
     assert readable_by_others(tmp_path, umask) == []
     for path in (model, tmp_path / "metrics.json", tmp_path / "record/run.json"):
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask

@@ -114,7 +114,7 @@ def _run_store(root: Path, store: Store) -> str:
     runs = newest_of_each(known, on_failure)
     if failures:
         raise UserError(f"{failures[0]}; move that folder away")
-    behind = [run for run in runs if not store.holds(run) and not run.goes_on]
+    behind = [run for run in runs if not store.holds(run) and not run.is_live]
     if behind:
         raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
     shown = [run for run in runs if run.ended and store.lacks_files(run)]

@@ -13,7 +13,7 @@ from runrecord.dvc.cache import known_records
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, Files, RecordRefused
 from runrecord.resume.checkpoints import folders_of
-from runrecord.store.catalog import Run, all_runs
+from runrecord.store.catalog import RecordedRun, all_runs
 from runrecord.store.files import sha256
 from runrecord.store.paths import repo_root
 from runrecord.store.runs import lock_of, state_folder
@@ -74,28 +74,28 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
             print(_FROM_NOW_ON)
 
 
-def _old(root: Path, keep: int | None, days: int | None) -> list[Run]:
+def _old(root: Path, keep: int | None, days: int | None) -> list[RecordedRun]:
     """The runs of the store that are not to be kept, and have ended."""
     runs = [run for run in all_runs(root, say_failure) if not run.sealed]
-    runs.sort(key=lambda run: run.told.time, reverse=True)
+    runs.sort(key=lambda run: run.summary.time, reverse=True)
     since = time.time_ns() // 1_000_000 - days * _DAY if days is not None else None
     seen: dict[str, int] = {}
     old = []
     for run in runs:
-        newer = seen.get(run.told.stage, 0)
-        seen[run.told.stage] = newer + 1
-        wanted = run.told.time >= since if since is not None else newer < (keep or 1)
-        if newer and not wanted and run.ended and not run.goes_on:
+        newer = seen.get(run.summary.stage, 0)
+        seen[run.summary.stage] = newer + 1
+        wanted = run.summary.time >= since if since is not None else newer < (keep or 1)
+        if newer and not wanted and run.ended and not run.is_live:
             old.append(run)
     return old
 
 
-def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
+def _needless(root: Path, old: Collection[RecordedRun]) -> Iterator[_Needless]:
     """Those of them of which DVC keeps an equal record, each once.
 
     What DVC's run cache alone names is not kept: any `dvc gc` takes it.
     """
-    left = {run.told.id: run for run in old}
+    left = {run.id: run for run in old}
     for label, files in known_records(root, run_cache=False) if left else ():
         try:
             copy = Record(files or {})
@@ -105,14 +105,14 @@ def _needless(root: Path, old: Collection[Run]) -> Iterator[_Needless]:
         except (RecordRefused, OSError):
             continue  # it is none, or damaged: no copy
         del left[copy.start.id]
-        folders = (Path(run.label), shown_at(root, copy.start), *folders_of(root, run.told.id))
+        folders = (Path(run.label), shown_at(root, copy.start), *folders_of(root, run.id))
         yield _Needless(copy.start.id, tuple(filter(Path.is_dir, folders)), label)
 
 
-def _equal(run: Run, copy: Record, files: Files) -> bool:
+def _equal(run: RecordedRun, copy: Record, files: Files) -> bool:
     """Has the copy all of the run, as it was? Its files are checked by their SHA-256."""
     own = files_in(Path(run.label))
-    if run.told.id != Path(run.label).name or not own.keys() - {LOCK} <= files.keys():
+    if run.id != Path(run.label).name or not own.keys() - {LOCK} <= files.keys():
         return False
     for _ in copy.events():
         pass

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from runrecord.cli.console import say
 from runrecord.cli.reporting import Report
 from runrecord.errors import UserError
-from runrecord.store.catalog import Run, all_runs, newest_of_each
+from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each
 from runrecord.store.paths import repo_root
-from runrecord.trackers.player import Store, close_dead_runs, shown_in, sync_lock
+from runrecord.trackers.mlflow.notes import Noted, Notes
+from runrecord.trackers.player import Store, close_dead_runs, sync_lock
 
 
 def reap(names: Sequence[str] = (), host: str | None = None) -> None:
@@ -28,36 +29,50 @@ def reap(names: Sequence[str] = (), host: str | None = None) -> None:
     root, report = repo_root(), Report()
     with sync_lock(root):
         runs = all_runs(root, report.failed)
-        told = {*names, *(run.told.id for run in runs if run.told.host == host)}
-        if unknown := {*names} - {run.told.id for run in runs if not run.sealed}:
+        told = {*names, *(run.id for run in runs if run.summary.host == host)}
+        if unknown := {*names} - {run.id for run in runs if not run.sealed}:
             raise UserError(
                 f"{min(unknown)}: no such run is in the run store; 'runrecord runs' lists them"
             )
         runs, closed = close_dead_runs(root, runs, report.failed, told)
         report.closed(closed)
         _say_what_is_left(runs, told)
-        gone = {key for key, shown in shown_in(root).items() if shown.status == "RUNNING"}
-        gone |= {record.start.id for record in closed}
+        notes, now_closed = Notes(root), {record.start.id for record in closed}
         runs = newest_of_each((run for run in runs if not run.sealed), report.failed)
-        stale = [run for run in runs if run.ended and run.told.id in gone]
+        stale = [
+            run
+            for run in runs
+            if run.ended and (run.id in now_closed or _is_open(notes.runs.get(run.id), run))
+        ]
+        done: list[str] = []
         if stale:
-            report.each("MLflow", stale, Store(root).play)
-            shown = shown_in(root)
-            gone = {key for key, one in shown.items() if one.status != "RUNNING"}
-        print(f"{len([run for run in stale if run.told.id in gone])} closed in MLflow")
+            store = Store(root)
+
+            def close(run: RecordedRun) -> str | None:
+                outcome = store.play(run)
+                done.append(run.id)
+                return outcome
+
+            report.each("MLflow", stale, close)
+        print(f"{len(done)} closed in MLflow")
     report.conclude()
 
 
-def _say_what_is_left(runs: Iterable[Run], told: Iterable[str]) -> None:
+def _is_open(noted: Noted | None, run: RecordedRun) -> bool:
+    """Was it shown in MLflow, but not to its end?"""
+    return noted is not None and not noted.removed and noted.events < run.summary.length
+
+
+def _say_what_is_left(runs: Iterable[RecordedRun], told: Iterable[str]) -> None:
     """Of runs that did not end, and were not closed: why."""
-    sealed = {run.told.id for run in runs if run.sealed}
+    sealed = {run.id for run in runs if run.sealed}
     for run in runs:
-        run_id, host = run.told.id, run.told.host
+        run_id, host = run.id, run.summary.host
         if run.ended or run_id in sealed:
             continue
-        if run.goes_on and run_id in told:
+        if run.is_live and run_id in told:
             say(f"{run_id}: a process works on it; it is left alone.")
-        elif not run.goes_on:
+        elif not run.is_live:
             say(
                 f"{run_id}: its process on {host} may be gone, which cannot be told from here; if "
                 f"it is, say 'runrecord reap {run_id}', or 'runrecord reap --host {host}' for all."

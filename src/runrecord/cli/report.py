@@ -1,7 +1,7 @@
 """`runrecord report`: one page about runs, to open from a file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from typing import NoReturn
@@ -11,13 +11,12 @@ from runrecord.errors import UserError
 from runrecord.project import Project, load_project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused
+from runrecord.record.schema import START, RecordRefused, read_start
 from runrecord.record.view import RunView, view
 from runrecord.report.page import all_metrics, render
 from runrecord.report.seed_spread import apart_from_seed
-from runrecord.store.catalog import sealed_records
+from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, sealed_records
 from runrecord.store.files import remove_unfinished, write_atomic
-from runrecord.store.index import RunIndex
 from runrecord.store.lookup import find_records
 from runrecord.store.paths import repo_root
 
@@ -43,32 +42,47 @@ def report(names: Sequence[str], output: Path) -> None:
         runs = {key: run for key, run in runs.items() if run.models or run.evaluated} or runs
     project = load_project(root)
     shown = [*runs.values()]
-    with closing(RunIndex(root)) as index:
-        evaluations = [one for run in shown if run.model for one in _newest(index, run.model)]
-        replicas = [*_replicas(index, shown, project)]
+    there = newest_of_each(all_runs(root, _ignore), _ignore)
+    evaluations = [one for run in shown if run.model for one in _newest(there, run.model)]
+    replicas = [*_replicas(there, shown, project)]
     page = render(shown, [*evaluations, *shown], project, replicas)
     remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
     say(f"{output}: {f'{len(shown)} runs side by side' if len(shown) > 1 else shown[0].start.id}")
 
 
-def _newest(index: RunIndex, model: str) -> Iterator[RunView]:
+def _ignore(_label: str, _error: Exception) -> None:
+    """Another run's record: the page does without."""
+
+
+def _newest(there: Sequence[RecordedRun], model: str) -> Iterator[RunView]:
     """The newest evaluation of a model whose record can be read, if there is one."""
-    for folder in index.evaluations(model):
-        with suppress(RecordRefused):
-            yield view(Record(files_in(folder)))
-            return
+    for run in reversed(there):
+        if model in (run.summary.evaluated or {}):
+            with suppress(RecordRefused):
+                yield view(run.record())
+                return
 
 
 def _replicas(
-    index: RunIndex, shown: Sequence[RunView], project: Project
+    there: Sequence[RecordedRun], shown: Sequence[RunView], project: Project
 ) -> Iterator[tuple[RunStarted, Mapping[str, float]]]:
-    """The finished runs that differ from one of those shown by their seed alone; their metrics."""
+    """The finished runs that differ from one of those shown by their seed alone; their metrics.
+
+    A model's metrics are what its newest evaluation says.
+    """
     groups = {apart_from_seed(run.start, project) for run in shown}
-    for stage in {run.start.stage for run in shown}:
-        for start, metrics, tested in index.finished(stage):
-            if apart_from_seed(start, project) in groups:
-                yield start, all_metrics(metrics, tested)
+    stages = {run.start.stage for run in shown}
+    tested: dict[str, Mapping[str, float]] = {}
+    for run in there:
+        tested |= run.summary.evaluated or {}
+    for run in there:
+        summary = run.summary
+        if summary.stage in stages and summary.status == "FINISHED" and summary.metrics is not None:
+            with suppress(OSError, ValueError):
+                start = read_start(run.files()[START].read_bytes())
+                if apart_from_seed(start, project) in groups:
+                    yield start, all_metrics(summary.metrics, tested.get(summary.model or "", {}))
 
 
 def _opened(folder: Path) -> Record:

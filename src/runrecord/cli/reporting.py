@@ -10,7 +10,7 @@ from runrecord.errors import RunFailed, UserError
 from runrecord.record.reader import Record
 from runrecord.record.schema import Files
 from runrecord.safety.text import printable, reason
-from runrecord.store.catalog import Run
+from runrecord.store.catalog import RecordedRun
 from runrecord.trackers.player import CUT_OFF
 
 
@@ -44,11 +44,13 @@ class Report:
                 "made elsewhere and not pushed, pruned since, or the remote failed."
             )
 
-    def each(self, title: str, runs: list[Run], play: Callable[[Run], str | None]) -> None:
+    def each(
+        self, title: str, runs: list[RecordedRun], play: Callable[[RecordedRun], str | None]
+    ) -> None:
         """Play every run, showing how far it is."""
         with Progress(console=self._console, disable=not self._console.is_terminal) as bar:
             for run in bar.track(runs, description=title):
-                if run.sealed and run.told.cut_off:
+                if run.sealed and run.summary.cut_off:
                     self._console.print(f"{printable(run.label)}: {CUT_OFF}.")
                 try:
                     outcome = play(run)

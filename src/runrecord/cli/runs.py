@@ -15,10 +15,10 @@ def list_runs() -> None:
     root, console = repo_root(), page()
     table = Table("run", "status", "begun (UTC)", "took", "commit", "experiment")
     for run in newest_of_each(all_runs(root, say_failure), say_failure):
-        told = run.told
-        begun = datetime.fromtimestamp(told.time / 1000, UTC)
-        status = told.status or ("RUNNING" if run.goes_on else "cut off")
-        took = f"{(told.last - told.time) / 1000:.0f} s"
-        row = (told.id, status, f"{begun:%Y-%m-%d %H:%M:%S}", took)
-        table.add_row(*map(printable, (*row, told.git_commit[:10], told.experiment)))
+        summary = run.summary
+        begun = datetime.fromtimestamp(summary.time / 1000, UTC)
+        status = summary.status or ("RUNNING" if run.is_live else "cut off")
+        took = f"{(summary.last - summary.time) / 1000:.0f} s"
+        row = (summary.id, status, f"{begun:%Y-%m-%d %H:%M:%S}", took)
+        table.add_row(*map(printable, (*row, summary.git_commit[:10], summary.experiment)))
     console.print(table)

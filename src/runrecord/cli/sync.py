@@ -4,11 +4,18 @@ from pathlib import Path
 
 from runrecord.cli.reporting import Report
 from runrecord.dvc.cache import known_records
-from runrecord.store.catalog import Run, all_runs, newest_of_each, read_runs
+from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs
 from runrecord.store.lookup import find_record
 from runrecord.store.paths import repo_root
-from runrecord.trackers.mlflow.sync_plan import outcomes_in_file
-from runrecord.trackers.player import NotShown, Store, close_dead_runs, sync_lock
+from runrecord.trackers.mlflow.notes import Notes
+from runrecord.trackers.player import (
+    NotShown,
+    Store,
+    close_dead_runs,
+    is_live,
+    outcome_noted,
+    sync_lock,
+)
 from runrecord.trackers.tensorboard import TensorBoardSink
 
 
@@ -36,9 +43,12 @@ def sync(
         if name:
             runs = _of_that_name(root, name, runs)
         ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
-        outcomes = None if check or name else outcomes_in_file(root, ended)
-        if outcomes is not None:
-            report.each("MLflow", ended, lambda run: outcomes.get(run.told.id))
+        notes = Notes(root)
+        noted = {run.id: outcome_noted(notes, run) for run in ended}
+        live = {run.id for run in ended if noted[run.id] is None and is_live(root, run)}
+        nothing = notes.unchanged() and all(one or name in live for name, one in noted.items())
+        if nothing and not check and not name:
+            report.each("MLflow", ended, lambda run: noted[run.id])
         else:
             store = Store(root)
             if name:
@@ -46,6 +56,7 @@ def sync(
                     store.bring_back(run)
             report.each("MLflow", ended, lambda run: store.play(run, check))
             store.save_views()
+            store.looked_at()
         print(report.summary())
         if tensorboard:
             report.each("TensorBoard", ended, lambda run: _write_event_files(run, root))
@@ -56,17 +67,17 @@ def _ignore(_label: str, _error: Exception) -> None:
     """It is another run's."""
 
 
-def _of_that_name(root: Path, name: str, runs: list[Run]) -> list[Run]:
+def _of_that_name(root: Path, name: str, runs: list[RecordedRun]) -> list[RecordedRun]:
     """The records of the run of that name: among those, or known to DVC."""
     wanted = find_record(root, name).start.id
-    found = [run for run in runs if run.told.id == wanted]
+    found = [run for run in runs if run.id == wanted]
     if not found:
         there = ((label, files) for label, files in known_records(root) if files is not None)
-        found = [run for run in read_runs(there, _ignore) if run.told.id == wanted]
+        found = [run for run in read_runs(there, _ignore) if run.id == wanted]
     return found
 
 
-def _write_event_files(run: Run, root: Path) -> None:
+def _write_event_files(run: RecordedRun, root: Path) -> None:
     """Write TensorBoard's event files of a run anew.
 
     Raises:

@@ -1,7 +1,6 @@
 """`runrecord which FILE`: the run that made a file, by its SHA-256."""
 
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 
 from runrecord.cli.console import say, say_failure
@@ -9,9 +8,9 @@ from runrecord.dvc.cache import known_records
 from runrecord.dvc.checkout import hash_paths
 from runrecord.errors import RunFailed
 from runrecord.record.events import files_of
-from runrecord.record.reader import Record, files_in
+from runrecord.record.reader import Record
 from runrecord.record.schema import Files, RecordRefused
-from runrecord.store.index import RunIndex
+from runrecord.store.catalog import all_runs
 from runrecord.store.paths import repo_root
 
 
@@ -28,10 +27,8 @@ def which(file: Path) -> None:
     if not file.exists():
         raise FileNotFoundError(2, "No such file or directory", str(file))
     (digest,) = hash_paths(root, [str(file.resolve())], compiled=True).values()
-    with closing(RunIndex(root)) as index:
-        for label, error in index.refused:
-            say_failure(label, error)
-        here = [(str(folder), files_in(folder)) for folder in index.writers(digest)]
+    runs = all_runs(root, say_failure)
+    here = [(run.label, run.files()) for run in runs if run.summary.may_have_written(digest)]
     found = _writers(here, digest)
     if not found:
         known = ((label, files) for label, files in known_records(root) if files is not None)

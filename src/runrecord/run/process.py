@@ -53,7 +53,7 @@ def run_stage(main: Callable[[], None], mistakes: Kinds = (), failures: Kinds = 
 
 
 def set_up_process() -> None:
-    """Set up a process of ours: it ends with `dvc`, and prints any letter, some as question marks."""
+    """Let a process of ours end with `dvc`, and print question marks for what its console lacks."""
     stop_with_dvc()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # it is closed, or no console

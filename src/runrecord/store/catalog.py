@@ -1,40 +1,44 @@
 """Which records of runs there are on this machine."""
 
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from runrecord.record.events import Event, RunEnded
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import START, Files, RecordRefused
-from runrecord.store.index import RunIndex, Told, told_by
+from runrecord.record.schema import Files, RecordRefused
 from runrecord.store.paths import RECORDS
-from runrecord.store.runs import is_running
+from runrecord.store.runs import is_running, run_dirs
+from runrecord.store.summaries import RunSummary, folders_of_records, read_summary, summary_of
 
 OnFailure = Callable[[str, Exception], None]
 """Told the label of a record that cannot be used, and why."""
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """A run that a record tells of."""
 
     label: str
-    told: Told
+    summary: RunSummary
     sealed: bool
     """It comes from outside the run store: no process can still be writing it."""
     files: Callable[[], Files]
     """Finds those of its record."""
 
     @property
-    def ended(self) -> bool:
-        """Will nothing be added to it?"""
-        return self.sealed or self.told.status is not None
+    def id(self) -> str:
+        """The run's name."""
+        return self.summary.id
 
     @property
-    def goes_on(self) -> bool:
+    def ended(self) -> bool:
+        """Will nothing be added to it?"""
+        return self.sealed or self.summary.status is not None
+
+    @property
+    def is_live(self) -> bool:
         """Does a process still work on it, and show it itself?"""
         return not self.sealed and is_running(Path(self.label))
 
@@ -59,47 +63,49 @@ class Run:
         return events
 
 
-def all_runs(root: Path, on_failure: OnFailure) -> list[Run]:
-    """What every record of the store and of the workspace tells of, none of them opened again.
+def all_runs(root: Path, on_failure: OnFailure) -> list[RecordedRun]:
+    """What every record of the store and of the workspace tells of.
 
     A run can have several, and those that go on are among them.
     """
-    with closing(RunIndex(root)) as index:
-        for label, error in index.refused:
-            on_failure(label, error)
-        return [
-            Run(str(one.folder), one.told, one.sealed, partial(files_in, one.folder))
-            for one in index.all()
-        ]
+    found = []
+    for folders, sealed in ((run_dirs(root), False), (sealed_records(root), True)):
+        for folder in folders:
+            try:
+                summary = read_summary(Record(files_in(folder))) if sealed else summary_of(folder)
+            except (RecordRefused, OSError) as error:
+                on_failure(str(folder), error)
+            else:
+                found.append(RecordedRun(str(folder), summary, sealed, partial(files_in, folder)))
+    return found
 
 
 def sealed_records(root: Path) -> list[Path]:
     """The folder of each sealed record in the workspace."""
-    return sorted(start.parent for start in (root / RECORDS).glob(f"[!.]*/{START}"))
+    return list(folders_of_records(root / RECORDS))
 
 
-def read_runs(found: Iterable[tuple[str, Files]], on_failure: OnFailure) -> list[Run]:
+def read_runs(found: Iterable[tuple[str, Files]], on_failure: OnFailure) -> list[RecordedRun]:
     """The runs that those sealed records tell of."""
     runs = []
     for label, files in found:
         try:
-            told = told_by(Record(files))
+            summary = read_summary(Record(files))
         except RecordRefused as error:
             on_failure(label, error)
         else:
-            runs.append(Run(label, told, sealed=True, files=lambda files=files: files))  # type: ignore[misc]
+            runs.append(RecordedRun(label, summary, True, lambda files=files: files))  # type: ignore[misc]
     return runs
 
 
-def newest_of_each(runs: Iterable[Run], on_failure: OnFailure) -> list[Run]:
+def newest_of_each(runs: Iterable[RecordedRun], on_failure: OnFailure) -> list[RecordedRun]:
     """One record of each run, the most complete, in the order in which the runs began."""
-    best: dict[str, Run] = {}
+    best: dict[str, RecordedRun] = {}
     for run in runs:
-        told = run.told
-        other = best.setdefault(told.id, run)
-        if other.told.origin != told.origin:
-            reason = f"its id '{told.id}' is that of another run, in {other.label}."
+        other = best.setdefault(run.id, run)
+        if other.summary.origin != run.summary.origin:
+            reason = f"its id '{run.id}' is that of another run, in {other.label}."
             on_failure(run.label, RecordRefused(reason))
-        elif (run.ended, told.length) > (other.ended, other.told.length):
-            best[told.id] = run
-    return sorted(best.values(), key=lambda run: (run.told.time, run.told.id))
+        elif (run.ended, run.summary.length) > (other.ended, other.summary.length):
+            best[run.id] = run
+    return sorted(best.values(), key=lambda run: (run.summary.time, run.id))

@@ -75,8 +75,7 @@ def _find(root: Path, name: str) -> list[Record]:
 
     if study := study_record(root, name):
         return [study]
-    shown = find_shown(root, name)
-    return _by_id(root, shown[0] if shown else name)
+    return _by_id(root, find_shown(root, name) or name)
 
 
 def _of_equal_run(root: Path, revision: str, path: str) -> Record | None:

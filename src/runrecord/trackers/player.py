@@ -1,28 +1,30 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-from collections.abc import Collection, Iterator, Mapping, Set
-from contextlib import AbstractContextManager, contextmanager
+import os
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 from runrecord.errors import UserError
 from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
-from runrecord.store.catalog import OnFailure, Run, all_runs
+from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
 from runrecord.store.locks import held
-from runrecord.store.runs import close_if_dead, remove_stillborn, state_folder
-from runrecord.trackers.mlflow.artifacts import Shown, lacks_files
+from runrecord.store.runs import close_if_dead, is_running, remove_stillborn, run_dir, state_folder
+from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
-from runrecord.trackers.mlflow.reads import ask_shown, shown_in_file
+from runrecord.trackers.mlflow.notes import Noted, Notes
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.mlflow.store import connect, database_of, is_embedded, key_of, tracking_uri
-from runrecord.trackers.mlflow.sync_plan import Outcome, goes_on, note_views, outcome_of, removed
 from runrecord.trackers.mlflow.views import save_views
 from runrecord.verify.compare import Difference
 
+Outcome = Literal["created", "completed", "already there", "removed there"]
 CUT_OFF = "its last line is cut off; the rest is used"
 
 
@@ -36,8 +38,8 @@ def sync_lock(root: Path) -> AbstractContextManager[None]:
 
 
 def close_dead_runs(
-    root: Path, runs: list[Run], on_failure: OnFailure, told: Collection[str] = ()
-) -> tuple[list[Run], list[Record]]:
+    root: Path, runs: list[RecordedRun], on_failure: OnFailure, told: Collection[str] = ()
+) -> tuple[list[RecordedRun], list[Record]]:
     """Close as KILLED the runs whose process is gone for certain, or is said to be.
 
     Args:
@@ -49,7 +51,7 @@ def close_dead_runs(
     Returns all runs as they are now, and the records of those closed, as they were found.
     """
     # A run that was sealed ended well, though the store may lack its end: the disk was full.
-    sealed = {run.told.id for run in runs if run.sealed}
+    sealed = {run.id for run in runs if run.sealed}
     remove_stillborn(root)
     closed = []
     for run in runs:
@@ -57,7 +59,7 @@ def close_dead_runs(
         if run.ended or folder.name in sealed:
             continue
         try:
-            record = close_if_dead(folder, run.told.id in told)
+            record = close_if_dead(folder, run.id in told)
         except (RecordRefused, OSError) as error:
             on_failure(run.label, error)
         else:
@@ -69,43 +71,60 @@ def _ignore(_label: str, _error: Exception) -> None:
     """It was said before."""
 
 
+def is_live(root: Path, run: RecordedRun) -> bool:
+    """Does a process still work on it, or show what it has sealed?"""
+    return run.is_live or is_running(run_dir(root, run.id))
+
+
 def has_store(root: Path) -> bool:
     """Is there a tracking store to connect to, or would connecting make an empty one?"""
     uri = tracking_uri(root)
     return not is_embedded(uri) or database_of(uri).exists()
 
 
-def shown_in(root: Path) -> Mapping[str, Shown]:
-    """What the tracking store shows, by the records' ids; MLflow is imported where it has to be.
+def outcome_noted(notes: Notes, run: RecordedRun) -> Outcome | None:
+    """Is all of that run noted as shown, or as removed by a person? Neither: None."""
+    noted = notes.runs.get(run.id)
+    if noted is None or noted.time != run.summary.time:
+        return None
+    if noted.removed:
+        return "removed there"
+    return "already there" if noted.events >= run.summary.length else None
 
-    Raises:
-        UserError: it cannot be reached.
-    """
-    shown = shown_in_file(root)
-    return Store(root).shown if shown is None else shown
 
-
-def find_shown(root: Path, name: str) -> tuple[str, Shown] | None:
-    """The record's id, and what the tracking store shows, of the run with that name or MLflow id.
+def find_shown(root: Path, name: str) -> str | None:
+    """The record's id of the run with that id in MLflow; its store is asked where no note tells.
 
     Raises:
         UserError: the store cannot be reached.
     """
+    for record_id, noted in Notes(root).runs.items():
+        if noted.run_id == name:
+            return record_id
     if not has_store(root):
         return None
-    shown = shown_in_file(root, name)
-    return next(iter(shown.items()), None) if shown is not None else Store(root).find(name)
+    found = Store(root).find(name)
+    return found[0] if found else None
 
 
-@contextmanager
-def _refusals_said(root: Path) -> Iterator[None]:
-    """Say what the tracking store does not do, as a UserError; what a person was told stays so."""
-    try:
-        yield
-    except (UserError, RecordRefused):
-        raise
-    except Exception as error:
-        raise store_failure(error, root) from None
+class _Saying:
+    """A client whose every failure is a sentence for a person."""
+
+    def __init__(self, client: Any, root: Path) -> None:
+        self._client, self._root = client, root
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not callable(found):
+            return found
+
+        def call(*given: Any, **named: Any) -> Any:
+            try:
+                return found(*given, **named)
+            except Exception as error:
+                raise store_failure(error, self._root) from None
+
+        return call
 
 
 class Store:
@@ -115,85 +134,89 @@ class Store:
         """Connect.
 
         Raises:
-            UserError: it cannot be reached, or refuses.
+            UserError: it cannot be reached, or refuses; so do all of its methods.
         """
         self._root = root
-        with _refusals_said(root):
-            self._client, self.experiment = connect(root)
-
-    @cached_property
-    def removed(self) -> Set[str]:
-        """The runs that it showed once, and whoever deleted them had it forget.
-
-        Raises:
-            UserError: the store no longer answers.
-        """
-        with _refusals_said(self._root):
-            key = key_of(self._client.get_experiment(self.experiment))
-        return removed(self._root, key, self.shown)
+        try:
+            client, self.experiment = connect(root)
+        except UserError:
+            raise
+        except Exception as error:
+            raise store_failure(error, root) from None
+        self._client = _Saying(client, root)
+        self._notes = Notes(root)
+        self._notes.of(key_of(self._client.get_experiment(self.experiment)))
+        self._unchanged = self._notes.unchanged()
 
     @cached_property
     def shown(self) -> dict[str, Shown]:
-        """What it showed when it was first asked, by the records' ids.
-
-        Raises:
-            UserError: the store no longer answers.
-        """
-        return self._shown()
+        """What it showed when it was first asked, by the records' ids; all of that is noted."""
+        shown = self._with_files(runs_shown(self._client, self.experiment))
+        for name, found in shown.items():
+            events = found.events if found.has_files else 0
+            self._notes.add(name, Noted(found.run_id, events, found.start))
+        for name, noted in [*self._notes.runs.items()]:
+            if name not in shown:
+                self._notes.add(name, replace(noted, removed=True))
+        return shown
 
     def find(self, name: str) -> tuple[str, Shown] | None:
-        """The record's id, and what is shown, of the run with that name or MLflow id.
+        """The record's id, and what is shown, of the run with that name or MLflow id."""
+        found = self._with_files(runs_shown(self._client, self.experiment, name))
+        return next(iter(found.items()), None)
 
-        Raises:
-            UserError: the store no longer answers.
-        """
-        return next(iter(self._shown(name).items()), None)
-
-    def _shown(self, name: str | None = None) -> dict[str, Shown]:
-        shown = shown_in_file(self._root, name)
-        if shown is not None:
+    def _with_files(self, shown: dict[str, Shown]) -> dict[str, Shown]:
+        """The same, and whether the folders of its files are there: of a store of our own."""
+        if not is_embedded(tracking_uri(self._root)):
             return shown
-        with _refusals_said(self._root):
-            return ask_shown(self._client, self.experiment, name)
+        folders = _names_in(self._root / "mlruns")
+        models = _names_in(self._root / "mlruns" / "models") | {""}
+        return {
+            name: replace(one, has_files=one.run_id in folders and one.model_id in models)
+            for name, one in shown.items()
+        }
 
     @cached_property
     def _sink(self) -> MlflowSink:
         return MlflowSink(self._root)
 
-    def holds(self, run: Run) -> Outcome | None:
+    def holds(self, run: RecordedRun) -> Outcome | None:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""
-        return outcome_of(self.shown, self.removed, run)
+        if self._unchanged:
+            return outcome_noted(self._notes, run)
+        found = self.shown.get(run.id)
+        if found is None:
+            return "removed there" if run.id in self._notes.runs else None
+        if found.start != run.summary.time:
+            return None
+        whole = found.events >= run.summary.length and found.status != "RUNNING"
+        return "already there" if found.deleted or (whole and found.has_files) else None
 
-    def lacks_files(self, run: Run) -> bool:
+    def lacks_files(self, run: RecordedRun) -> bool:
         """Does it show that run, but not all of its pictures, models and other files?
 
         Those that are damaged count.
 
         Raises:
             RecordRefused: the record is damaged.
-            UserError: the store no longer answers.
         """
-        found = self.shown.get(run.told.id)
+        found = self.shown.get(run.id)
         if found is None or found.deleted:
             return False
-        with _refusals_said(self._root):
-            record = run.record()
-            return lacks_files(self._client, found.run_id, record) or bool(record.damaged)
+        record = run.record()
+        return lacks_files(self._client, found.run_id, record) or bool(record.damaged)
 
-    def bring_back(self, run: Run) -> None:
-        """Let a run that was deleted there be one that is not.
-
-        Raises:
-            UserError: the store refuses, or no longer answers.
-        """
-        found = self.shown.get(run.told.id)
+    def bring_back(self, run: RecordedRun) -> None:
+        """Let a run that was deleted there be one that is not."""
+        found = self.shown.get(run.id)
         if found and found.deleted:
-            with _refusals_said(self._root):
-                self._client.restore_run(found.run_id)
-            self.shown[run.told.id] = replace(found, deleted=False)
-        self.removed -= {run.told.id}
+            self._client.restore_run(found.run_id)
+            self.shown[run.id] = replace(found, deleted=False)
+        if found is None:
+            self._notes.runs.pop(run.id, None)
+        self._unchanged = False
 
-    def play(self, run: Run, check: bool = False) -> Outcome | None:
+    def play(self, run: RecordedRun, check: bool = False) -> Outcome | None:
         """Add what is missing of a run; one that goes on is left alone.
 
         Args:
@@ -201,14 +224,13 @@ class Store:
             check: look for each of its files, also where all seems to be there.
 
         Raises:
-            UserError: the store no longer answers, or refuses.
             RecordRefused: the record is damaged.
             NotShown: this run cannot be shown, or not with all of its files.
         """
-        held = self.holds(run)
-        if held and not (check and self.lacks_files(run)):
-            return held
-        if goes_on(self._root, run):
+        outcome = self.holds(run)
+        if outcome and not (check and self.lacks_files(run)):
+            return outcome
+        if is_live(self._root, run):
             return None
         record = run.record()
         events = run.events(record)
@@ -228,7 +250,7 @@ class Store:
             raise NotShown(
                 f"MLflow shows it, but not all its pictures, models and files ({self._sink.owed})"
             )
-        return "completed" if run.told.id in self.shown else "created"
+        return "created" if self._sink.made_now else "completed"
 
     def differences(self, record: Record) -> list[Difference] | None:
         """What MLflow shows otherwise than the record has it; None if it does not show that run.
@@ -237,54 +259,43 @@ class Store:
 
         Raises:
             RecordRefused: the record is damaged.
-            UserError: the store no longer answers.
         """
         _, shown = self.find(record.start.id) or ("", None)
         if shown is None or shown.deleted:
             return None
-        with _refusals_said(self._root):
-            found = audit(self._client, shown.run_id, record)
+        found = audit(self._client, shown.run_id, record)
         whole = shown.events >= record.length
         return [one for one in found if whole or one.state != "missing"]
 
     def tag(self, record_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run, if it is shown.
-
-        Raises:
-            UserError: the store cannot be written.
-        """
-        found = self.find(record_id)
-        if found is None:
-            return
-        with _refusals_said(self._root):
+        """Set tags of a run, if it is shown."""
+        if found := self.find(record_id):
             for key, value in tags.items():
                 self._client.set_tag(found[1].run_id, key, value)
 
     def save_views(self) -> None:
-        """Make MLflow's saved views show what there is by now.
+        """Make MLflow's saved views show what there is by now."""
+        save_views(self._client, self.experiment, load_project(self._root))
 
-        Raises:
-            UserError: the store no longer answers.
-        """
-        with _refusals_said(self._root):
-            save_views(self._client, self.experiment, load_project(self._root))
-        note_views(self._root)
+    def looked_at(self) -> None:
+        """All of it was looked at: until it changes, the notes tell what it shows."""
+        self._notes = Notes(self._root)
+        self._notes.looked_at()
+        self._notes.tidy()
 
     def write_probe(self) -> None:
-        """Write something harmless.
-
-        Raises:
-            UserError: the store cannot be written.
-        """
+        """Write something harmless."""
         try:
             self._client.set_experiment_tag(self.experiment, "doctor", "was here")
-        except Exception as error:
-            why, remedy = explain(error, self._root)
-            remedy = remedy or "correct its permissions, or your user's"
-            raise UserError(
-                f"MLflow's tracking store can be read but not written ({why}); {remedy}."
-            ) from None
+        except UserError as error:
+            raise UserError(f"MLflow can be read but not written: {error}") from None
 
     def _still_there(self) -> None:
-        with _refusals_said(self._root):
-            self._client.get_experiment(self.experiment)
+        self._client.get_experiment(self.experiment)
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()

@@ -53,8 +53,46 @@ class Shown:
     """How many of its record's events it shows for certain."""
     deleted: bool
     """A person deleted it in the user interface."""
+    model_id: str = ""
+    """Of the model that it made."""
     has_files: bool = True
     """The folders of its files are there, as far as that can be seen at no cost."""
+
+
+def runs_shown(client: "MlflowClient", experiment: str, name: str = "") -> dict[str, Shown]:
+    """The runs of ours in a store, by their records' ids; or the one with that name or id."""
+    if not name:
+        return _search(client, experiment, "")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        return {}
+    by_name = _search(client, experiment, f"tags.`record.id` = '{name}'")
+    return by_name or _search(client, experiment, f"attributes.run_id = '{name}'")
+
+
+def _search(client: "MlflowClient", experiment: str, wanted: str) -> dict[str, Shown]:
+    from mlflow.entities import ViewType
+
+    runs: dict[str, Shown] = {}
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], wanted, run_view_type=ViewType.ALL, max_results=1000, page_token=token
+        )
+        for run in page:
+            tags, info = run.data.tags, run.info
+            if record_id := tags.get("record.id"):
+                runs[record_id] = Shown(
+                    info.run_id,
+                    info.status,
+                    info.start_time,
+                    tags.get("host", ""),
+                    int(tags.get(EVENTS_TAG, 0)),
+                    info.lifecycle_stage == "deleted",
+                    tags.get("model.id", ""),
+                )
+        token = page.token
+        if not token:
+            return runs
 
 
 def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":

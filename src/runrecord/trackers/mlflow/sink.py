@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,8 @@ from runrecord.trackers.mlflow.artifacts import (
 from runrecord.trackers.mlflow.failures import explain
 from runrecord.trackers.mlflow.links import Links
 from runrecord.trackers.mlflow.models import Models
-from runrecord.trackers.mlflow.store import connect, key_of, remember
+from runrecord.trackers.mlflow.notes import Noted, Notes
+from runrecord.trackers.mlflow.store import connect, key_of
 from runrecord.trackers.names import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class MlflowSink(Sink):
         self._root = root
         self._project = load_project(root)
         self._client, self._experiment = connect(root)
+        self._notes = Notes(root)
+        self._notes.of(key_of(self._client.get_experiment(self._experiment)))
         self._links = Links(self._client, self._experiment, self._project)
         self._models = Models(self._client, self._experiment, self._project)
         self._forget()
@@ -81,7 +84,8 @@ class MlflowSink(Sink):
         self._record_id = ""
         self._began = 0
         self._events = 0
-        self._made_now = False
+        self.made_now = False
+        """The run was not there before."""
         self._params: dict[str, str] = {}
         self._shown_points: set[Point] = set()
         self._shown_pictures: dict[Point, str] | None = {}
@@ -164,7 +168,8 @@ class MlflowSink(Sink):
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
         self._run, self._run_id = run, run.info.run_id
-        self._made_now = not found
+        self.made_now = not found
+        self._note(0)
         if found:
             self._shown_points = points_of(self._client, run)
             self._shown_pictures = None
@@ -240,7 +245,7 @@ class MlflowSink(Sink):
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
         assert self._run is not None, "a run's first event is RunStarted"
-        name, again = model_for(event.name), not self._made_now
+        name, again = model_for(event.name), not self.made_now
         model = self._models.register(self._run, event, self._params, again)
         self._new_tags |= self._models.tags(self._run, event, model)
         self.flush()
@@ -257,7 +262,7 @@ class MlflowSink(Sink):
             for x, y in points:
                 self._add_point(f"{event.model}/{name}", x, event.time, y)
         self._new_tags[f"{model}.sha256"] = event.sha256
-        again = not self._made_now
+        again = not self.made_now
         self._steps.append(
             partial(self._links.to_trainings, self._run_id, model, event.sha256, again)
         )
@@ -278,16 +283,16 @@ class MlflowSink(Sink):
 
     def _conclude(self) -> None:
         """All else is there, or is owed: say which."""
-        key = self._key
         self._new_tags |= self._links.description(self._client.get_run(self._run_id))
         if not self.owed:
             self._new_tags[EVENTS_TAG] = str(self._events)
         self.flush()
-        remember(self._root, key, [self._record_id])
+        if not self.owed:
+            self._note(self._events)
+            self._notes.looked_at()
 
-    @cached_property
-    def _key(self) -> str:
-        return key_of(self._client.get_experiment(self._experiment))
+    def _note(self, events: int) -> None:
+        self._notes.add(self._record_id, Noted(self._run_id, events, self._began))
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

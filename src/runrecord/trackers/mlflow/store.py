@@ -5,12 +5,11 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
+from runrecord.errors import UserError
 from runrecord.extras import require
 from runrecord.project import load_project
 from runrecord.store.locks import held
@@ -21,16 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 _SQLITE = "sqlite:///"
-_PATIENCE = 5.0  # seconds that a process which writes the file may take
-_LONG = 20.0  # the same, where this one has to write too
-_ADDRESSES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-"""Where MLflow's tables hold whole addresses of artifacts."""
+_LONG = 20.0  # seconds that another process which writes the file may take
 _SAY_TWICE = (
     *("mlflow.exceptions", "mlflow.store.db.utils", "urllib3.connectionpool"),
     "urllib3.util.retry",
@@ -107,10 +97,11 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
             database = database_of(uri)
             if not _has_tables(database):
                 _create(database, state_folder(root) / "new-database")
-            else:
-                _follow(database, name, root)
         client = MlflowClient(uri)
-        return client, _own_experiment(client, name, location)
+        own = _own_experiment(client, name, location)
+        if is_embedded(uri):
+            _check_place(client.get_experiment(own), database, location)
+        return client, own
 
 
 def server_version(uri: str) -> str:
@@ -129,53 +120,7 @@ def server_version(uri: str) -> str:
 
 def key_of(experiment: "Experiment") -> str:
     """What tells an experiment from one that was made anew under its name."""
-    return _key(experiment.experiment_id, experiment.creation_time)
-
-
-def open_to_read(root: Path) -> sqlite3.Connection:
-    """The SQLite file of an embedded store, which stays as it is.
-
-    Raises:
-        sqlite3.Error: it is not there, or is none.
-    """
-    address = f"file:{quote(str(database_of(tracking_uri(root))))}?mode=ro"
-    return sqlite3.connect(address, timeout=_PATIENCE, uri=True)
-
-
-def key_in_file(root: Path) -> str:
-    """The same of an embedded store, read from its file; nothing where it cannot be read."""
-    query = "SELECT experiment_id, creation_time FROM experiments WHERE name = ?"
-    with suppress(sqlite3.Error), closing(open_to_read(root)) as database:
-        found = database.execute(query, [experiment_name(root)]).fetchone()
-        return _key(*found) if found else ""
-    return ""
-
-
-def _key(experiment_id: object, creation_time: object) -> str:
-    return f"{experiment_id}-{creation_time}" if creation_time else ""
-
-
-def remember(root: Path, key: str, ids: Iterable[str]) -> None:
-    """Note that an experiment showed those runs: one that it no longer has was removed there."""
-    known = remembered(root, key)
-    if key and (new := [one for one in ids if one not in known]):
-        with suppress(OSError):  # such a one is shown again, then
-            file = _memory(root, key)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write("".join(f"{one}\n" for one in new))
-
-
-def remembered(root: Path, key: str) -> set[str]:
-    """The ids of the runs that an experiment is known to have shown."""
-    try:
-        return set(_memory(root, key).read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError):
-        return set()
-
-
-def _memory(root: Path, key: str) -> Path:
-    return state_folder(root) / "shown" / key
+    return f"{experiment.experiment_id}-{experiment.creation_time}"
 
 
 def _has_tables(database: Path) -> bool:
@@ -212,33 +157,20 @@ def _create(database: Path, scratch: Path) -> None:
     shutil.rmtree(scratch)
 
 
-def _follow(database: Path, experiment: str, root: Path) -> None:
-    """Let a store whose folder was moved or copied keep its artifacts beside it, not in the old.
+def _check_place(found: "Experiment", database: Path, location: str) -> None:
+    """Refuse a store whose folder was moved or copied: MLflow writes down whole addresses.
 
-    MLflow writes down whole addresses; those under our experiment's old one become today's.
+    Raises:
+        UserError: it keeps its files elsewhere.
     """
-    location = artifact_location(root)
-    with closing(sqlite3.connect(database, timeout=_LONG)) as connection, connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
-            return  # MLflow has not made its tables yet
-        if not database.is_relative_to(root):
-            return
-        row = connection.execute(
-            "SELECT artifact_location FROM experiments WHERE name = ? "
-            "AND artifact_location LIKE 'file://%/mlruns'",
-            [experiment],
-        ).fetchone()
-        # A project in a subfolder, which shares the database, has its own artifacts there.
-        if row is None or row[0] == location or row[0].startswith(f"{root.as_uri()}/"):
-            return
-        (old,) = row
-        for table, column in _ADDRESSES:
-            connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
-                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                [location, len(old) + 1, old, len(old) + 1, f"{old}/"],
-            )
-    print(f"{database} was moved or copied: its artifacts are now those in {location}")
+    there = found.artifact_location
+    # A project in a subfolder, which shares the database, has its own artifacts there.
+    ours = there == location or not there.endswith("/mlruns") or not there.startswith("file:")
+    if not ours and not there.startswith(f"{location.removesuffix('/mlruns')}/"):
+        raise UserError(
+            f"{database} was moved or copied: its pictures and models are in {there}; remove it, "
+            "and run 'runrecord sync --all'."
+        )
 
 
 def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> str:
