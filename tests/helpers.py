@@ -140,7 +140,7 @@ class Workspace:
     def copy(self, to: Path) -> "Workspace":
         """An equal workspace elsewhere, without the runs of this one."""
         ignored = shutil.ignore_patterns(
-            "mlflow.db*", "mlruns", "tensorboard", ".generative", ".runrecord", "__pycache__"
+            "mlflow.db*", "mlruns", "tensorboard", ".runrecord", "__pycache__"
         )
         shutil.copytree(self.path, to, symlinks=True, ignore=ignored)
         return Workspace(to)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from helpers import STAGES, Workspace, end_run, new_repository, new_run, spool
 
-from generative.pipeline.check import main as generative_main
 from runrecord.cli.runs import list_runs
 from runrecord.cli.show import show
 from runrecord.cli.which import which
@@ -177,14 +176,6 @@ def test_which_names_the_run_of_every_kind_of_out_and_looks_into_dvcs_cache(
         "runrecord", "which", copy.name, status=1
     )
     assert "No such file" in workspace.run("runrecord", "which", "nothing", status=1)
-
-
-def test_the_old_command_says_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["generative", "verify", "HEAD", "--yes"])
-    with pytest.raises(SystemExit) as end:
-        generative_main()
-    # Python prints such a code and ends with 1.
-    assert end.value.code == "error: the command is now: runrecord verify HEAD --yes"
 
 
 def test_the_params_of_the_pipeline_are_right(built: Workspace) -> None:

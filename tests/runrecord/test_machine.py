@@ -134,8 +134,3 @@ def test_a_run_named_like_a_stage_takes_nobodys_folder_in_tensorboard(tmp_path: 
         new_run(tmp_path / run_id, id=run_id, stage=stage).log({"Loss": 1.0}, step=1)
         play(tmp_path, end_run(tmp_path / run_id), TensorBoardSink)
     assert list((event_folder(tmp_path) / "train/real").iterdir())
-    before = event_folder(tmp_path) / "real"  # as version 0.1 laid it out
-    before.mkdir()
-    (before / "events.1.v2").touch()
-    play(tmp_path, Record(files_in(tmp_path / "real")), TensorBoardSink)
-    assert not before.exists(), "one run is shown once"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
@@ -23,16 +22,13 @@ import safetensors.numpy
 from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, history, new_run, spool
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 import generative.files
 from runrecord.errors import UserError
-from runrecord.record.embedding import Embedding, pack, unpack
+from runrecord.record.embedding import Embedding, unpack
 from runrecord.record.events import (
     Dataset,
     Logged,
-    ModelEvaluated,
-    ModelSaved,
     RunEnded,
     RunStarted,
     files_of,
@@ -165,7 +161,7 @@ def with_another_patch(record: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(with_start(format=3), "reads up to 2; update", id="newer format"),
+        pytest.param(with_start(format=3), "not read format 3, only 2; update", id="newer format"),
         pytest.param(with_start(id="../../etc"), "'../../etc' is no id of a run", id="id"),
         pytest.param(with_start(stage="a\nb"), "is no name", id="stage"),
         pytest.param(with_start(time="now"), "run.json: time: ", id="time"),
@@ -576,69 +572,6 @@ def test_any_title_and_any_number_is_read_again(tmp_path: Path) -> None:
     assert [seen.record.read(seen.files[title].name).decode() for title in TITLES] == TITLES
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A record as version 0.1 wrote it."""
-    folder = tmp_path / "old"
-    (folder / "images").mkdir(parents=True)
-    (folder / "projections").mkdir()
-    (folder / "model.bin").write_bytes(b"weights")
-    image = io.BytesIO()
-    Image.fromarray(np.zeros((2, 2), np.uint8)).save(image, format="png")
-    (folder / "images" / "1.png").write_bytes(image.getvalue())
-    (folder / "projections" / "ae.safetensors").write_bytes(pack(VECTORS))
-    digest = hashlib.sha256(b"weights").hexdigest()
-    start = {
-        "format": 1,
-        "id": "run-1",
-        "stage": "train-ae",
-        "time": 5,
-        "host": "host",
-        "params": {"lr": 0.1},
-        "tags": {},
-        "dataset": {"name": "mnist", "digest": "d", "source": "data"},
-        "models": {"ae": digest},
-        "deps": {},
-        "patch": None,
-    }
-    (folder / "run.json").write_text(json.dumps(start))
-    images = {"Original": "images/1.png"}
-    model = {"name": "ae", "file": "model.bin", "sha256": digest, "epoch": 1}
-    found = {"figures": {"ae": {"MSE": 0.5}}, "series": {"ae": {"KL": [[1, 2.0]]}}}
-    end = {"status": "FINISHED", "message": "", "traceback": "", "changed": [], "outs": {}}
-    write_lines(
-        folder,
-        [
-            {"event": "epoch", "time": 6, "epoch": 1, "means": {"L": 2.0}, "steps": {"L": [3, 1]}}
-            | {"images": images},
-            {"event": "resumed", "time": 7, "epoch": 1},
-            {"event": "model", "time": 8, **model},
-            {"event": "evaluation", "time": 9, "images": images, "configs": {"ae": {"z": 4}}}
-            | {"projections": {"ae": "projections/ae.safetensors"}, **found},
-            {"event": "end", "time": 10, **end},
-        ],
-    )
-    return folder
-
-
-def test_a_record_of_format_1_is_read_as_events_of_today(old: Path) -> None:
-    events = read(old)
-    assert [type(event).__name__ for event in events] == [
-        *("RunStarted", "Logged", "Resumed", "ModelSaved", "Logged", "ModelEvaluated", "RunEnded")
-    ]
-    seen = view(Record(files_in(old)))
-    assert seen.series == {
-        "L": {1: (2.0, [3, 1])},
-        "ae/MSE": {0: (0.5, [])},
-        "ae/KL": {1: (2.0, [])},
-    }
-    assert isinstance(events[3], ModelSaved)
-    assert isinstance(events[5], ModelEvaluated)
-    assert events[5].sha256 == events[3].file.sha256
-    assert isinstance(events[6], RunEnded)
-    assert seen.last_images().keys() == {"Original"}
-
-
 DAMAGE: list[object] = [
     *(None, True, -1, 2**70, math.inf, "", "../x", "\ud800", [], [[1]]),
     *({}, {"a": None}, {"a": {"b": "c"}}, {"ae": [["x"]]}),
@@ -659,11 +592,8 @@ def is_read(folder: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("kind", ["record", "old"])
-def test_a_record_with_other_values_is_read_or_refused_in_a_sentence(
-    request: pytest.FixtureRequest, kind: str
-) -> None:
-    folder: Path = request.getfixturevalue(kind)
+def test_a_record_with_other_values_is_read_or_refused_in_a_sentence(record: Path) -> None:
+    folder = record
     start, whole = json.loads((folder / "run.json").read_text()), lines(folder)
     outcomes = set()
     for value in DAMAGE:
@@ -684,12 +614,11 @@ def test_a_record_with_other_values_is_read_or_refused_in_a_sentence(
     assert is_read(folder)
 
 
-@pytest.mark.parametrize("kind", ["record", "old"])
 @pytest.mark.parametrize("name", ["run.json", "events.jsonl"])
 def test_a_record_whose_bytes_are_lost_or_others_is_read_or_refused_in_a_sentence(
-    request: pytest.FixtureRequest, kind: str, name: str
+    record: Path, name: str
 ) -> None:
-    folder: Path = request.getfixturevalue(kind)
+    folder = record
     whole = (folder / name).read_bytes()
     generator, outcomes = random.Random(0), set()
     for _ in range(200):
@@ -711,10 +640,11 @@ def test_a_record_whose_bytes_are_lost_or_others_is_read_or_refused_in_a_sentenc
     assert is_read(folder)
 
 
-@pytest.mark.parametrize("version", [3, 0, -1, 2.5, "2", None, [], math.inf, "\x1b[2J"], ids=str)
+@pytest.mark.parametrize("version", [1, 3, 0, -1, 2.5, "2", None, [], math.inf, "\x1b[2J"], ids=str)
 def test_another_format_is_refused_in_a_sentence(record: Path, version: object) -> None:
     with_start(format=version)(record)
-    with pytest.raises(RecordRefused, match="update this checkout") as refusal:
+    remedy = "check out commit ce461c1, which does" if version == 1 else "update this checkout"
+    with pytest.raises(RecordRefused, match=remedy) as refusal:
         Record(files_in(record))
     assert "\x1b" not in str(refusal.value)
 

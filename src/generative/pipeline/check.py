@@ -36,11 +36,8 @@ def check() -> None:
 
 
 def main() -> None:
-    """The command line; what was `generative COMMAND` before is `runrecord COMMAND`."""
-    match sys.argv[1:]:
-        case ["check"]:
-            sys.exit(exit_status(check, mistakes=(UserError,), failures=(RunFailed,)))
-        case ["-h" | "--help"]:
-            print("usage: generative check    (all other commands: runrecord --help)")
-        case given:
-            sys.exit(f"error: the command is now: {' '.join(['runrecord', *given])}")
+    """The command line."""
+    if sys.argv[1:] != ["check"]:
+        print("usage: generative check    (all other commands: runrecord --help)")
+        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
+    sys.exit(exit_status(check, mistakes=(UserError,), failures=(RunFailed,)))

@@ -20,7 +20,6 @@ from runrecord.record.events import (
     RunStarted,
     files_of,
 )
-from runrecord.record.old_format import start_of_format_1, upgraded
 from runrecord.record.picture import is_png
 from runrecord.record.schema import (
     EVENTS,
@@ -90,13 +89,12 @@ class Record:
             if not line.endswith(b"\n"):
                 return
             try:
-                events = self._events_of(line)
+                event = read_line(line)
             except ValueError as error:
                 raise RecordRefused(f"{EVENTS}, line {number}: {printable(str(error))}.") from None
-            for event in events:
-                usable = self.usable(event) if files else event
-                if usable is not None:
-                    yield usable
+            usable = self.usable(event) if files else event
+            if usable is not None:
+                yield usable
 
     def usable(self, event: Event) -> Event | None:
         """An event without its bad files, which are noted in `damaged`; None if it has no other."""
@@ -144,29 +142,23 @@ class Record:
         content = self.read(START)
         try:
             document: Any = json.loads(content)
-            self.format = document["format"]
+            found = document["format"]
         except (ValueError, TypeError, KeyError, RecursionError):
             raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
-        if self.format not in (1, FORMAT):
+        if found != FORMAT:
+            remedy = (
+                "check out commit ce461c1, which does" if found == 1 else "update this checkout"
+            )
             raise RecordRefused(
-                f"it has format {_called(str(self.format))}, and this version reads up to "
-                f"{FORMAT}; update this checkout."
+                f"this version does not read format {_called(str(found))}, only {FORMAT}; {remedy}."
             )
         try:
-            if self.format == 1:
-                start, self._models = start_of_format_1(document)
-            else:
-                start = read_start(content)
+            start = read_start(content)
         except ValueError as error:
             raise RecordRefused(f"{START}: {printable(str(error))}.") from None
         if start.patch and (why := self._why_bad(start.patch, _fits)):
             raise RecordRefused(f"'{_called(start.patch.name)}': {why}.")
         return replace(start, tags={key: printable(value) for key, value in start.tags.items()})
-
-    def _events_of(self, line: bytes) -> list[Event]:
-        if self.format == 1:
-            return upgraded(line, self._models, self._sha256)
-        return [read_line(line)]
 
     def _why_bad(self, file: File, check: Callable[[Path], None] | None) -> str:
         """Why a file is not to be used, as a clause; empty if it is.
@@ -184,13 +176,6 @@ class Record:
         except (ValueError, OSError) as error:
             return _why(error)
         return ""
-
-    def _sha256(self, name: str) -> str:
-        """Of a file that format 1 names by nothing else."""
-        try:
-            return sha256(self._path(name))
-        except (ValueError, OSError):
-            return "0" * 64
 
     def _path(self, name: str) -> Path:
         """Where a file lies. Names are looked up, not joined to a path: none leads outside.

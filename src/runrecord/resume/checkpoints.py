@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from runrecord.record.events import Event
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import FORMAT, START, RecordRefused, read_start
+from runrecord.record.schema import START, RecordRefused, read_start
 from runrecord.resume.identity import Identity, differences, redacted
 from runrecord.resume.saved_states import (
     FINISHED,
@@ -265,7 +265,7 @@ class Checkpoints:
             record = Record(files_in(run_dir(self._root, run_id)))
         except (RecordRefused, OSError):
             return None
-        return record if record.format == FORMAT and record.length >= length else None
+        return record if record.length >= length else None
 
     def _goes_on(self, run_id: str) -> bool:
         folder = run_dir(self._root, run_id)

@@ -22,9 +22,8 @@ from runrecord.store.files import remove_unfinished, sha256
 from runrecord.store.locks import no_locks
 from runrecord.store.place import PLACE, execution, here, is_alive, place_in, was_claimed_since
 
-_OLD, _NEW = ".generative/spool", ".runrecord/runs"
-STORES = (_OLD, _NEW)
-"""Where records are kept, from the root; version 0.1 had another place, which is still read."""
+STORE = ".runrecord/runs"
+"""Where the records of all runs are, from the root."""
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
@@ -47,19 +46,18 @@ def state_folder(root: Path) -> Path:
 def run_dir(root: Path, run_id: str) -> Path:
     """The folder of a run's record, whether there is one or not; no id leads out of the store."""
     run_id = run_id.replace("/", "_").lstrip(".") or "_"
-    old = root / _OLD / run_id
-    return old if (old / START).is_file() else root / _NEW / run_id
+    return root / STORE / run_id
 
 
 def run_dirs(root: Path) -> list[Path]:
     """The folders of all runs in the store, the oldest first."""
-    starts = [start.parent for place in STORES for start in root.glob(f"{place}/*/{START}")]
-    return sorted(starts, key=lambda folder: folder.name[-_STAMP:])
+    folders = (start.parent for start in root.glob(f"{STORE}/*/{START}"))
+    return sorted(folders, key=lambda folder: folder.name[-_STAMP:])
 
 
 def remove_stillborn(root: Path) -> None:
     """Remove the folders of runs that died, a minute ago or more, before anything was on record."""
-    for folder in (root / _NEW).glob("*"):
+    for folder in (root / STORE).glob("*"):
         with suppress(OSError):
             empty = not ((folder / START).exists() or (folder / EVENTS).exists())
             old = time.time() - folder.stat().st_mtime > _AT_BIRTH
@@ -137,7 +135,7 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
 
 def _number_here(root: Path, stage: str) -> int:
     (own, began), found = execution(), 1
-    for folder in (root / _NEW).glob("*"):
+    for folder in (root / STORE).glob("*"):
         if was_claimed_since(folder, began - _SKEW):
             place = place_in(folder)
             found += (place.get("execution"), place.get("stage")) == (own, stage)

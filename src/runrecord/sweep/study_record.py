@@ -28,7 +28,7 @@ from runrecord.run.run import Run, now
 from runrecord.run.start import KILLED_PATIENCE, PATIENCE, PRUNED
 from runrecord.run.tracker import Tracker
 from runrecord.store.files import sha256
-from runrecord.store.runs import STORES, claim_run, host, remember_patch, state_folder
+from runrecord.store.runs import STORE, claim_run, host, remember_patch, state_folder
 from runrecord.sweep.study import (
     TRIAL,
     Definition,
@@ -190,9 +190,8 @@ def _records(root: Path, title: str) -> list[Record]:
 
 
 def _folders(root: Path, title: str) -> Iterator[Path]:
-    for place in STORES:
-        for start in root.glob(f"{place}/{title}-*/{START}"):
-            yield start.parent
+    for start in root.glob(f"{STORE}/{title}-*/{START}"):
+        yield start.parent
 
 
 def _start(run_id: str, study: Study, tags: Mapping[str, str]) -> RunStarted:

@@ -89,9 +89,6 @@ class TensorBoardSink(Sink):
             self._run_folder = shown_at(self._root, event)
             if self._run_folder.exists():  # played again: event files only grow, so begin anew
                 shutil.rmtree(self._run_folder)
-            before = event_folder(self._root) / event.id  # where version 0.1 had it
-            if before.exists() and any(path.is_file() for path in before.iterdir()):
-                shutil.rmtree(before)
             self._run_folder.mkdir(parents=True)
             self._writer = EventsWriter(str(self._run_folder / "events"))
         assert self._writer is not None, "a run's first event is RunStarted"

@@ -26,7 +26,7 @@ from runrecord.store.runs import is_running, run_dirs, state_folder, working_on
 from runrecord.verify.inputs import Work
 from runrecord.verify.stage import CannotRebuild, run_command, run_stage
 
-_NOT_INHERITED = ("DVC_", "GENERATIVE_", "GIT_", "MLFLOW_", "RUNRECORD_")
+_NOT_INHERITED = ("DVC_", "GIT_", "MLFLOW_", "RUNRECORD_")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # a rebuilt run is on record wherever verify runs
 
 
@@ -196,8 +196,7 @@ def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, s
         "DVC_ROOT": str(checkout),
         "RUNRECORD_SINKS": "off",
         EXECUTION: token_hex(8),
-        "GENERATIVE_TRACKERS": "off",  # for commits of version 0.1
-        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",  # in the clone, for code that knows no `off`
+        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",  # in the clone, for a script's own runs
     }
 
 
