@@ -1,8 +1,12 @@
 # Two commands matter: `make repro` and `make test`. Python 3.11 or newer, git and make are enough.
 PYTHON ?= python3
 VENV := .venv
-# uv, told where pip is set to take packages from.
-UV = $(VENV)/bin/python -I src/runrecord/package_index.py $(VENV)/bin/uv
+# uv, told where pip is set to take packages from: variables (`:env:.`) count before files.
+UV_TERMS = s/\(=.\)\\n/\1/; s/\\n/ /g; s/^[^.]*[.]index-url=/export UV_DEFAULT_INDEX=/p; \
+    s/^[^.]*[.]extra-index-url=/export UV_INDEX=/p; s/^[^.]*[.]cert=/export SSL_CERT_FILE=/p; \
+    s/^[^.]*[.]trusted-host=/export UV_INSECURE_HOST=/p; s/^[^.]*[.]proxy=/export ALL_PROXY=/p; \
+    /[.]find-links=/{ s/ /,/g; s/^[^=]*=/export UV_FIND_LINKS=/p; }
+UV = eval "$$($(VENV)/bin/python -m pip config list | sort -r | sed -n '$(UV_TERMS)')"; UV_INDEX_STRATEGY=unsafe-best-match $(VENV)/bin/uv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: setup repro test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale lock mlflow tensorboard

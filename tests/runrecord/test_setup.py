@@ -1,4 +1,4 @@
-"""Setting up: what pip is set to holds for uv too, and uv itself is the locked one."""
+"""Setting up: what pip is set to holds for uv and `verify --env`; uv itself is the locked one."""
 
 import hashlib
 import os
@@ -6,17 +6,14 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import IDENTICAL, RECORD_ONLY, ROOT, new_project, verify
 
-from runrecord.package_index import uv_environment
-
-PROGRAM = ROOT / "src/runrecord/package_index.py"
 MIRROR = "http://mirror.invalid/simple"
 OTHER = "http://other.invalid/simple"
 
@@ -30,19 +27,26 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.setenv("UV_NO_CONFIG", "1")
     (tmp_path / "pip.conf").touch()
-    _before()
     return tmp_path / "pip.conf"
+
+
+def by_make(folder: Path, command: str, **variables: str) -> str:
+    """What a command prints that the Makefile runs."""
+    (folder / "by.mk").write_text(f"include {ROOT}/Makefile\nby:\n\t@{command}\n")
+    return subprocess.run(
+        ["make", "-f", folder / "by.mk", f"VENV={sys.prefix}", "by"],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 @pytest.mark.parametrize(
     ("file", "variables", "wanted"),
     [
         ("", {"PIP_INDEX_URL": MIRROR}, {"UV_DEFAULT_INDEX": MIRROR}),
-        (
-            f"[global]\nindex-url = {OTHER}\n[install]\nindex-url = {MIRROR}\n",
-            {},
-            {"UV_DEFAULT_INDEX": MIRROR},
-        ),
+        (f"[global]\nindex-url = {MIRROR}\n", {}, {"UV_DEFAULT_INDEX": MIRROR}),
         (
             f"[global]\nindex-url = {OTHER}\n",
             {"PIP_INDEX_URL": MIRROR},
@@ -50,21 +54,15 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (
             f"[global]\nextra-index-url =\n  {MIRROR}\n  {OTHER}\ntrusted-host = a b\n"
-            "cert = /etc/a b.pem\nfind-links = /x\n  /y\nproxy = http://p:1\n",
+            "cert = /etc/a b.pem\nfind-links =\n  /x\n  /y\nproxy = http://p:1\n",
             {},
             {
                 "UV_INDEX": f"{MIRROR} {OTHER}",
-                "UV_INDEX_STRATEGY": "unsafe-best-match",
                 "UV_INSECURE_HOST": "a b",
                 "SSL_CERT_FILE": "/etc/a b.pem",
                 "UV_FIND_LINKS": "/x,/y",
                 "ALL_PROXY": "http://p:1",
             },
-        ),
-        (
-            f"[global]\nindex-url = {MIRROR}\nextra-index-url = {MIRROR}\ncert = /x\n",
-            {"UV_INDEX_URL": OTHER, "SSL_CERT_FILE": "/y"},
-            {"UV_INDEX_URL": OTHER, "SSL_CERT_FILE": "/y"},
         ),
     ],
 )
@@ -72,22 +70,14 @@ def test_what_pip_is_set_to_holds_for_uv(
     machine: Path, file: str, variables: dict[str, str], wanted: dict[str, str]
 ) -> None:
     machine.write_text(file)
-    shown = _shown(uv_environment(environment={**os.environ, **variables}))
-    before = _before()
-    if "UV_INDEX_URL" in variables:
-        before = {name: value for name, value in before.items() if not name.startswith("UV_INDEX")}
-    assert shown == {**before, **wanted}
+    shown = by_make(machine.parent, "$(UV) --version; env", **variables).splitlines()
+    assert {f"{name}={value}" for name, value in wanted.items()} <= {*shown}
 
 
-@cache
-def _before() -> dict[str, str]:
-    """By this machine's own file, which nothing turns off."""
-    return _shown(uv_environment())
-
-
-def _shown(environment: Mapping[str, str]) -> dict[str, str]:
-    names = ("SSL_", "ALL_PROXY", "UV_")
-    return {name: value for name, value in environment.items() if name.startswith(names)}
+def test_without_settings_uv_takes_its_own_index(machine: Path) -> None:
+    shown = by_make(machine.parent, "$(UV) --version; env")
+    assert shown.startswith("uv ")
+    assert "UV_DEFAULT_INDEX" not in shown
 
 
 @pytest.fixture
@@ -125,18 +115,41 @@ def test_uv_installs_from_the_mirror_that_pip_is_set_to(
     machine: Path, mirror: tuple[str, str], tmp_path: Path, by: str
 ) -> None:
     address, line = mirror
-    environment = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
-    environment["PIP_EXTRA_INDEX_URL"] = ""  # of this machine's own file
+    variables = {"UV_CACHE_DIR": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+    variables["PIP_EXTRA_INDEX_URL"] = ""  # of this machine's own file
     if by == "pip.conf":
         machine.write_text(f"[global]\nindex-url = {address}\n")
     else:
-        environment["PIP_INDEX_URL"] = address
+        variables["PIP_INDEX_URL"] = address
     (tmp_path / "lock").write_text(line)
-    uv = Path(sys.executable).with_name("uv")
-    command = [sys.executable, "-I", str(PROGRAM), str(uv), "pip", "install", "--require-hashes"]
-    command += ["--quiet", "--target", str(tmp_path / "there"), "--requirements"]
-    subprocess.run([*command, str(tmp_path / "lock")], env=environment, check=True)
+    command = f"$(UV) pip install --quiet --require-hashes --target {tmp_path}/there"
+    by_make(tmp_path, f"{command} --requirements {tmp_path}/lock", **variables)
     assert (tmp_path / "there/only_there.py").exists()
+
+
+def test_verify_rebuilds_the_environment_from_the_mirror_that_pip_is_set_to(
+    machine: Path, mirror: tuple[str, str], tmp_path: Path
+) -> None:
+    """No other environment has the package that the stage imports."""
+    address, line = mirror
+    files = {
+        ".gitignore": "/.runrecord\n/records\n/o.txt\n",
+        ".dvcignore": "/.runrecord\n",
+        "requirements.lock": line,
+        "use.py": "import only_there\nopen('o.txt', 'w').write(only_there.__name__)\n",
+        "dvc.yaml": "stages: {use: {cmd: runrecord exec -- python use.py, deps: [use.py],"
+        " outs: [o.txt, records/use]}}\n",
+    }
+    workspace = new_project(tmp_path / "project", files)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "only_there.py").touch()
+    path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
+    workspace.run("dvc", "repro", environment=RECORD_ONLY, PYTHONPATH=path)
+    machine.write_text(f"[global]\nindex-url = {address}\n")
+    failed = verify(workspace, "records/use", status=2)
+    assert "No module named 'only_there'" in failed
+    assert IDENTICAL in verify(workspace, "records/use", "--env", NO_PROXY="127.0.0.1")
 
 
 def test_set_up_takes_uv_by_its_hash_and_all_else_by_uv(tmp_path: Path) -> None:
@@ -157,7 +170,10 @@ def test_set_up_takes_uv_by_its_hash_and_all_else_by_uv(tmp_path: Path) -> None:
     assert len(installs) == 3
     for line in installs:
         assert "--require-hashes" in line or "--no-deps" in line
-        assert "package_index.py .venv/bin/uv pip" in line or "--requirement .venv/uv.lock" in line
+        assert (
+            "; UV_INDEX_STRATEGY=unsafe-best-match .venv/bin/uv pip" in line
+            or "--requirement .venv/uv.lock" in line
+        )
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ from runrecord.dvc.checkout import hash_paths, is_related
 from runrecord.dvc.lockfiles import states
 from runrecord.dvc.stages import Stage, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
-from runrecord.package_index import uv_environment
 from runrecord.provenance.environment import variables_of
 from runrecord.provenance.git import GitFailed, commit_of, top_of
 from runrecord.provenance.patch import LEFT_OUT, check_out
@@ -171,15 +170,12 @@ def _install(checkout: Path, environment: Path) -> Path:
     lock = checkout / "requirements.lock"
     if not lock.exists():
         raise CannotRebuild("its commit has no requirements.lock to install from")
-    python = environment / "bin" / "python"
-    uv = shutil.which("uv", path=_search(Path(sys.executable).parent)) or "uv"
-    install = [uv, "pip", "install", "--quiet", "--require-hashes", "--requirements", str(lock)]
-    for command in (
-        [sys.executable, "-m", "venv", "--without-pip", str(environment)],
-        [*install, "--python", str(python)],
-    ):
-        run_command("--env", command, checkout, uv_environment())
-    return python.parent
+    programs = environment / "bin"
+    pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--require-hashes"]
+    pip += ["--disable-pip-version-check", "--requirement", str(lock)]
+    for command in ([sys.executable, "-m", "venv", str(environment)], pip):
+        run_command("--env", command, checkout, {**os.environ, "PIP_USER": "0"})
+    return programs
 
 
 def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, str]:
