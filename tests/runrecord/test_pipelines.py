@@ -1,6 +1,7 @@
 """What DVC allows in a pipeline, on the engine: run for real, rebuilt for real."""
 
 import json
+import os
 import signal
 import subprocess
 from contextlib import suppress
@@ -211,6 +212,67 @@ def test_a_long_output_is_kept_in_part(tmp_path: Path) -> None:
     assert kept.endswith(b"199999\n200000\n")
     assert len(kept) < 2**19 + 100
     assert b"bytes left out]" in kept
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("sh", "-c", r"printf '\r50%%'; read word < go; exit 7"),
+        ("python", "-c", r"print('\r50%', end=''); exit(int(open('go').read()))"),
+    ],
+    ids=["sh", "python"],
+)
+def test_progress_without_a_line_end_is_seen_at_once(
+    tmp_path: Path, program: tuple[str, ...]
+) -> None:
+    """The program waits until it was."""
+    workspace = new_project(tmp_path / "project", ONE)
+    os.mkfifo(workspace.path / "go")
+    with workspace.start("runrecord", "exec", "--", *program, **BY_HAND) as process:
+        assert process.stdout is not None
+        seen = ""
+        while not seen.endswith("50%"):
+            seen += process.stdout.read(1)
+        (workspace.path / "go").write_text("7\n")
+    assert process.returncode == 7
+
+
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def test_output_without_line_ends_takes_no_memory(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", ONE)
+    program = ("runrecord", "exec", "--", "head", "-c", "300M", "/dev/zero")
+    said = workspace.run("python", "-c", MEASURED, *program, environment=BY_HAND)
+    assert int(said.split()[-1]) < 250_000, "KiB"
+    (record,) = records(workspace)
+    assert record.end is not None
+    assert record.end.output is not None
+
+
+def test_a_program_ends_when_it_ends_and_not_with_what_it_leaves_running(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", ONE)
+    said = workspace.run(*EXEC, "sleep 250 & echo $!; seq 20000", environment=BY_HAND)
+    numbers = [int(line) for line in said.splitlines() if line.isdecimal()]
+    assert numbers[1:] == [*range(1, 20001)]
+    assert is_alive(numbers[0])
+    os.kill(numbers[0], signal.SIGKILL)
+
+
+def test_a_long_output_is_cut_between_lines_so_that_no_secret_is_cut(tmp_path: Path) -> None:
+    workspace = new_project(tmp_path / "project", ONE)
+    program = "yes $SECRET_TOKEN | head -n 100000"
+    workspace.run(*EXEC, program, environment=BY_HAND, SECRET_TOKEN="swordfish")
+    (record,) = records(workspace)
+    assert record.end is not None
+    assert record.end.output is not None
+    kept = record.read(record.end.output.name).splitlines()
+    assert len(kept) > 1000
+    assert [line for line in kept if line != b"***"] == [b"", b"[475720 bytes left out]"]
 
 
 def test_a_script_may_log_after_its_run_and_be_used_without_dvc(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """`runrecord exec -- COMMAND`: any program as a run, without a line of it changed."""
 
+import os
+import re
+import selectors
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import IO
 
 from runrecord.errors import UserError
@@ -13,6 +16,8 @@ from runrecord.run.start import start_run
 from runrecord.safety.secrets import redact
 
 _KEPT = 2**18  # bytes of the beginning of the output, and of its end
+_AT_ONCE = 2**16  # bytes that are read at once
+_LARGEST_PIPE = 2**20  # bytes that one may hold
 
 
 class ProgramFailed(Exception):
@@ -24,41 +29,56 @@ class ProgramFailed(Exception):
 
 
 class _Output:
-    """What a program prints: passed on as it comes, its beginning and its end kept."""
+    """What a program prints: passed on as it comes; its beginning and its end are kept."""
 
     def __init__(self) -> None:
-        self._first = bytearray()
-        self._last: deque[bytes] = deque()
-        self._size = self._left_out = 0
-        self._lock = threading.Lock()
+        self._first, self._last = bytearray(), bytearray()
+        self._left_out = 0
 
-    def follow(self, source: IO[bytes], target: IO[bytes]) -> threading.Thread:
-        thread = threading.Thread(target=self._copy, args=(source, target))
-        thread.start()
-        return thread
+    def follow(self, pipes: Mapping[int, IO[bytes]], ended: int) -> None:
+        """Pass on what comes from each pipe until all are closed, or `ended` can be read.
+
+        Then what is in them is the program's last; what still holds them open is not waited for.
+        """
+        still_open = dict(pipes)
+        with selectors.DefaultSelector() as selector:
+            for pipe in (*pipes, ended):
+                selector.register(pipe, selectors.EVENT_READ)
+            while still_open:
+                ready = {key.fd for key, _ in selector.select()}
+                if ended in ready:
+                    break
+                for pipe in ready:
+                    if not self._pass_on(os.read(pipe, _AT_ONCE), pipes[pipe]):
+                        selector.unregister(pipe)
+                        del still_open[pipe]
+        for pipe, target in still_open.items():
+            os.set_blocking(pipe, False)
+            with suppress(BlockingIOError):
+                self._pass_on(os.read(pipe, _LARGEST_PIPE), target)
 
     def kept(self) -> bytes:
-        left_out = f"\n[{self._left_out} bytes left out]\n" if self._left_out else ""
-        whole = bytes(self._first) + left_out.encode() + b"".join(self._last)
+        """The beginning and the end, without secrets; whole lines, so that none is cut in two."""
+        first, last = bytes(self._first), bytes(self._last)
+        if not self._left_out:
+            return redact((first + last).decode(errors="replace")).encode()
+        first = first[: max(first.rfind(b"\n"), first.rfind(b"\r")) + 1] or first
+        last = re.sub(rb"\A[^\r\n]*[\r\n]", b"", last)
+        left_out = self._left_out + len(self._first) + len(self._last) - len(first) - len(last)
+        whole = first + f"\n[{left_out} bytes left out]\n".encode() + last
         return redact(whole.decode(errors="replace")).encode()
 
-    def _copy(self, source: IO[bytes], target: IO[bytes]) -> None:
-        for line in iter(source.readline, b""):
-            target.write(line)
+    def _pass_on(self, chunk: bytes, target: IO[bytes]) -> bytes:
+        room = _KEPT - len(self._first)
+        self._first += chunk[:room]
+        self._last += chunk[room:]
+        surplus = max(0, len(self._last) - _KEPT)
+        del self._last[:surplus]
+        self._left_out += surplus
+        with suppress(OSError):  # nobody reads it any more; the record has it
+            target.write(chunk)
             target.flush()
-            with self._lock:
-                self._keep(line)
-
-    def _keep(self, line: bytes) -> None:
-        if len(self._first) + len(line) <= _KEPT and not self._last:
-            self._first += line
-            return
-        self._last.append(line[-_KEPT:])
-        self._size += len(self._last[-1])
-        self._left_out += len(line) - len(self._last[-1])
-        while self._size > _KEPT:
-            gone = len(self._last.popleft())
-            self._size, self._left_out = self._size - gone, self._left_out + gone
+        return chunk
 
 
 def execute(command: Sequence[str]) -> int:
@@ -91,19 +111,28 @@ def _run(command: Sequence[str], output: _Output) -> int:
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env={"PYTHONUNBUFFERED": "1", **os.environ},  # what Python prints is seen at once
             preexec_fn=stop_with_parent,
         )
     except OSError as error:
         raise UserError(f"{command[0]}: {error.strerror}") from None
     assert process.stdout is not None
     assert process.stderr is not None
-    threads = []
-    try:  # a signal may come at once
-        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            threads.append(output.follow(source, target.buffer))
-        process.wait()
-    finally:
-        end_program(process, process.send_signal)
-        for thread in threads:
-            thread.join(GRACE)
+    targets = {
+        process.stdout.fileno(): sys.stdout.buffer,
+        process.stderr.fileno(): sys.stderr.buffer,
+    }
+    ended, until = os.pipe()  # the one can be read once the other is closed
+    reader = threading.Thread(target=output.follow, args=(targets, ended), daemon=True)
+    with open(until, "wb") as end:
+        try:  # a signal may come at once
+            reader.start()
+            process.wait()
+            end.close()
+            reader.join()
+        finally:
+            end_program(process, process.send_signal)
+            end.close()
+            if reader.ident is not None:
+                reader.join(GRACE)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
