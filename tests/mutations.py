@@ -94,7 +94,7 @@ MUTATIONS = [
     ),
     Mutation(
         9,
-        "runrecord/dvc/restore.py",
+        "runrecord/dvc/cache.py",
         "for path in sorted(path for path in wanted if found.get(path) == wanted[path]):",
         "for path in sorted(path for path in wanted if path in found):",
         "runrecord/test_layouts.py::test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now",

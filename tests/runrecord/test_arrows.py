@@ -18,7 +18,7 @@ MODULES = {
 HEAVY = ("torch", "sklearn", "matplotlib")
 DVC = ("dvc", "dvc_data", "dvc_objects", "dvc_http", "scmrepo")
 MAY_DVC = (
-    "runrecord.dvc.checkout",
+    "runrecord.dvc.cache",
     "runrecord.dvc.stages",
     "runrecord.dvc.params",
     "runrecord.dvc.remote",

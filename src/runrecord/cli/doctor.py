@@ -10,8 +10,7 @@ from platform import python_version
 
 from rich.console import Console
 
-from runrecord.dvc.cache import missing_outs, remote_state
-from runrecord.dvc.remote import lost_records
+from runrecord.dvc.cache import lost_records, missing_outs, remote_state
 from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.project import Project, load_project

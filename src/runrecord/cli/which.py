@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc.cache import known_records
-from runrecord.dvc.checkout import hash_paths
+from runrecord.dvc.stages import hash_paths
 from runrecord.errors import RunFailed
 from runrecord.record.events import files_of
 from runrecord.record.reader import Record

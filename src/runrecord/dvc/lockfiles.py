@@ -4,17 +4,16 @@ import io
 import posixpath
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from runrecord.errors import UserError
 from runrecord.provenance.git import OutsideGit, commit_of, git
-from runrecord.safety.text import printable
 
 _LOCK, _YAML, _TRACKED = "dvc.lock", "dvc.yaml", ".dvc"
 _GLOBS = (f":(glob)**/{_LOCK}", f":(glob)**/{_YAML}", f":(glob)**/?*{_TRACKED}")
@@ -44,7 +43,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class LockedStage:
-    """A stage in a dvc.lock, or a .dvc file; what else stands there is not asked for."""
+    """A stage in a dvc.lock, or a .dvc file; other keys are not read."""
 
     cmd: str | list[str] = ""
     deps: list[_Entry] = field(default_factory=list)
@@ -52,6 +51,16 @@ class LockedStage:
     outs: list[_Entry] = field(default_factory=list)
     wdir: str = "."
     """Where its paths begin."""
+
+    def outs_from(self, where: str) -> Iterator[Out]:
+        """The outs that DVC's cache may have."""
+        for out in self.outs:
+            if out.md5 and MD5.fullmatch(out.md5):
+                yield Out(self.from_root(out.path), out.md5, where)
+
+    def from_root(self, path: str) -> str:
+        """One of its paths, from the DVC root; an address as it is."""
+        return path if "://" in path else posixpath.normpath(posixpath.join(self.wdir, path))
 
 
 @dataclass(frozen=True)
@@ -70,14 +79,11 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Pipeline:
-    stages: dict[str, Annotated[_Form, BeforeValidator(lambda one: one or {})]] = field(
-        default_factory=dict
-    )
+    stages: dict[str, _Form | None] = field(default_factory=dict)
 
 
-_LOCK_FILE = TypeAdapter(list[_LockFile])
-_PIPELINE = TypeAdapter(list[_Pipeline])
-_ONE_STAGE = TypeAdapter(list[LockedStage])
+_LOCK_FILE, _PIPELINE = TypeAdapter(_LockFile | None), TypeAdapter(_Pipeline | None)
+_ONE_STAGE = TypeAdapter(LockedStage | None)
 T = TypeVar("T")
 
 
@@ -87,8 +93,8 @@ class State:
 
     commit: str | None
     """None for the working tree."""
-    stages: tuple[LockedStage, ...]
-    outs: tuple[Out, ...]
+    stages: tuple[LockedStage, ...] = ()
+    outs: tuple[Out, ...] = ()
     """What DVC's cache may have of them."""
     ids: tuple[str, ...] = ()
     """Git's ids of the files and folders that were asked for, in that commit."""
@@ -101,29 +107,19 @@ def states(root: Path, *paths: str) -> Iterator[State]:
         root: of the DVC repository.
         paths: files and folders whose ids in Git are asked for; a commit that changed one counts.
     """
+    at_work = files_at_work(root).items()
+    files = {name: (f"{name} of the working tree", text) for name, text in at_work}
+    yield _state(None, files, {})
     paths = tuple(path for path in paths if "\n" not in path)  # Git is asked line by line
-    at_work = files_at_work(root)
-    yield _state(None, at_work, dict.fromkeys(at_work, "the working tree"), {})
+    wanted = (*_GLOBS, *(f":(literal){path}" for path in paths))
+    listing = ("rev-list", "--all", "--full-history", "--objects", "--", *wanted)
     try:
-        commits, names = _versions(root, paths)
-        below = git(root, "rev-parse", "--show-prefix").decode(errors="replace").rstrip("\n")
+        listed = git(root, *listing).decode(errors="replace").splitlines()
     except OutsideGit:
         return
-    names = [name for name in names if name.startswith(below) and "\n" not in name]
-    asked = [*names, *(below + path for path in paths)]
-    ids = _ids(root, [f"{commit}:{name}" for commit in commits for name in asked])
-    rows = [tuple(ids[at : at + len(asked)]) for at in range(0, len(ids), len(asked) or 1)]
-    blobs = sorted({one for row in rows for one in row[: len(names)] if one})
-    contents = dict(zip(blobs, _contents(root, blobs), strict=True))
-    parsed: dict[tuple[str, str, bytes], list[LockedStage]] = {}
-    seen: set[tuple[str, ...]] = set()
-    for commit, row in zip(commits, rows, strict=True):
-        if row not in seen:
-            seen.add(row)
-            own = {name[len(below) :]: one for name, one in zip(names, row, strict=False) if one}
-            files = {name: contents[one] for name, one in own.items()}
-            labels = {name: f"a {_kind(name)} in Git ({one[:10]})" for name, one in own.items()}
-            yield replace(_state(commit, files, labels, parsed), ids=row[len(names) :])
+    lines = [line.partition(" ") for line in listed]  # a commit; or an id and a name
+    commits = [oid for oid, space, _ in lines if not space]
+    yield from _committed(root, commits, sorted({name for *_, name in lines}), paths)
 
 
 def state_at(root: Path, revision: str) -> State | None:
@@ -138,15 +134,10 @@ def state_at(root: Path, revision: str) -> State | None:
         if not commit:
             return None
         listed = git(root, "ls-tree", "-r", "-z", "--full-tree", "--name-only", commit)
-        below = git(root, "rev-parse", "--show-prefix").decode(errors="replace").rstrip("\n")
     except OutsideGit:
         return None
-    found = listed.decode(errors="replace").split("\0")
-    names = [name for name in found if name.startswith(below) and _kind(name)]
-    blobs = _ids(root, [f"{commit}:{name}" for name in names])
-    texts = _contents(root, blobs)
-    files = {name[len(below) :]: text for name, text in zip(names, texts, strict=True)}
-    return _state(commit, files, {name: f"{name} of {printable(revision)}" for name in files}, {})
+    names = listed.decode(errors="replace").split("\0")
+    return next(_committed(root, [commit], names), State(commit))
 
 
 def files_at_work(root: Path) -> dict[str, bytes]:
@@ -162,20 +153,8 @@ def files_at_work(root: Path) -> dict[str, bytes]:
 
 
 def stage_in(text: bytes, where: str) -> list[LockedStage]:
-    """The one stage of a .dvc file or of DVC's run cache; of what is none, nothing: it is said."""
-    return _read(_ONE_STAGE, text, where)
-
-
-def outs_of(stage: LockedStage) -> Iterator[Out]:
-    """What DVC's cache may have of a stage's outs."""
-    for out in stage.outs:
-        if out.md5 and MD5.fullmatch(out.md5):
-            yield Out(from_root(stage, out.path), out.md5)
-
-
-def from_root(stage: LockedStage, path: str) -> str:
-    """A path of a stage's, from the DVC root; an address as it is."""
-    return path if "://" in path else posixpath.normpath(posixpath.join(stage.wdir, path))
+    """The one stage of a .dvc file or of an entry of DVC's run cache; none is said."""
+    return [stage for stage in [_read(_ONE_STAGE, text, where)] if stage]
 
 
 def _kind(name: str) -> str:
@@ -186,82 +165,89 @@ def _kind(name: str) -> str:
     return f"{_TRACKED} file" if base.endswith(_TRACKED) and base != _TRACKED else ""
 
 
+def _committed(
+    root: Path, commits: Sequence[str], names: Iterable[str], paths: Sequence[str] = ()
+) -> Iterator[State]:
+    """What DVC's files tell in each of those commits; commits with the same files count once.
+
+    Args:
+        root: of the DVC repository.
+        commits: by their ids.
+        names: from Git's root; only DVC's files below `root` count.
+        paths: whose ids in Git are asked for.
+    """
+    below = git(root, "rev-parse", "--show-prefix").decode(errors="replace").rstrip("\n")
+    own = [name for name in names if name.startswith(below) and _kind(name) and "\n" not in name]
+    asked = [*own, *(below + path for path in paths)]
+    ids = iter(_ids(root, [f"{commit}:{name}" for commit in commits for name in asked]))
+    rows = {commit: tuple(next(ids) for _ in asked) for commit in commits}
+    blobs = sorted({one for row in rows.values() for one in row[: len(own)] if one})
+    contents = dict(zip(blobs, _contents(root, blobs), strict=True))
+    parsed: dict[object, list[LockedStage]] = {}
+    seen: set[tuple[str, ...]] = {()}
+    for commit, row in rows.items():
+        if row not in seen:
+            seen.add(row)
+            files = {
+                name.removeprefix(below): (f"a {_kind(name)} in Git ({one[:10]})", contents[one])
+                for name, one in zip(own, row, strict=False)
+                if one
+            }
+            yield replace(_state(commit, files, parsed), ids=row[len(own) :])
+
+
 def _state(
     commit: str | None,
-    files: Mapping[str, bytes],
-    labels: Mapping[str, str],
-    parsed: dict[tuple[str, str, bytes], list[LockedStage]],
+    files: Mapping[str, tuple[str, bytes]],
+    parsed: dict[object, list[LockedStage]],
 ) -> State:
-    """What DVC's files, by their paths, tell.
+    """What DVC's files tell.
 
     Args:
         commit: that they are of.
-        files: their contents.
-        labels: what they are called where one is passed over.
-        parsed: what was read of such files before; each is read, and complained of, once.
+        files: by path, what each is called where it is passed over, and its content.
+        parsed: what was read before; each file is read, and complained of, once.
     """
-    stages = []
-    for name, text in files.items():
+    stages: list[LockedStage] = []
+    for name, (label, text) in files.items():
         kind, folder = _kind(name), posixpath.dirname(name)
-        if kind == _YAML:
-            continue
-        beside = files.get(posixpath.join(folder, _YAML), b"") if kind == _LOCK else b""
-        key = (folder, labels[name], beside)
-        if commit is None or key not in parsed:
-            read = (
-                _locked(text, beside, labels[name])
-                if kind == _LOCK
-                else stage_in(text, labels[name])
-            )
+        _, beside = files.get(posixpath.join(folder, _YAML), ("", b""))
+        key = folder, label, beside if kind == _LOCK else b""
+        if kind != _YAML and key not in parsed:
+            read = _locked(text, beside, label) if kind == _LOCK else stage_in(text, label)
             parsed[key] = [replace(one, wdir=posixpath.join(folder, one.wdir)) for one in read]
-        stages += parsed[key]
+        stages += parsed.get(key, ())
     where = "the working tree" if commit is None else f"commit {commit[:10]}"
-    outs = [replace(out, where=where) for stage in stages for out in outs_of(stage)]
+    outs = (out for stage in stages for out in stage.outs_from(where))
     return State(commit, tuple(stages), tuple(outs))
 
 
-def _locked(text: bytes, pipeline: bytes, where: str) -> list[LockedStage]:
+def _locked(text: bytes, pipeline: bytes, where: str) -> Iterable[LockedStage]:
     """The stages of a dvc.lock, whose folders the dvc.yaml beside it names."""
-    forms: dict[str, _Form] = {}
-    if b"wdir" in pipeline:
-        for beside in _read(_PIPELINE, pipeline, f"the {_YAML} beside {where}"):
-            forms |= beside.stages
-    found: list[LockedStage] = []
-    for file in _read(_LOCK_FILE, text, where):
-        for name, stage in file.stages.items():
-            form = forms.get(name.partition("@")[0], _Form())
-            found.append(replace(stage, wdir=(form.do or form).wdir))
-    return found
+    named = pipeline if b"wdir" in pipeline else b""
+    beside = _read(_PIPELINE, named, f"the {_YAML} beside {where}") or _Pipeline()
+    file = _read(_LOCK_FILE, text, where) or _LockFile("2.0")
+    for name, stage in file.stages.items():
+        form = beside.stages.get(name.partition("@")[0]) or _Form()
+        yield replace(stage, wdir=(form.do or form).wdir)
 
 
-def _read(kind: TypeAdapter[list[T]], text: bytes, where: str) -> list[T]:
+def _read(kind: TypeAdapter[T | None], text: bytes, where: str) -> T | None:
     """What DVC wrote, if it did: a file may be empty, or be in the middle of a merge."""
     why = f"it has {len(text)} bytes" if len(text) > _LARGEST else ""
     try:
         # The fast one ends the process where too much is in each other.
         deep = text.count(b"[") + text.count(b"{") > _DEEPEST or _DEEP.search(text)
         loader = yaml.SafeLoader if deep else yaml.CSafeLoader
-        document = None if why else yaml.load(text, loader)  # noqa: S506
-        found = kind.validate_python([] if document is None else [document])
+        return kind.validate_python(None if why else yaml.load(text, loader))  # noqa: S506
     except ValidationError:
         why = "DVC of today writes no such thing"
     except (yaml.YAMLError, ValueError, RecursionError):
         why = "it holds conflict markers" if _CONFLICT.search(text) else "it is no YAML"
-    if not why:
-        return found
-    print(f"{where}: {why}; passed over", file=sys.stderr)
-    return []
-
-
-def _versions(root: Path, paths: Collection[str]) -> tuple[list[str], list[str]]:
-    """The commits that changed DVC's files or those, the newest first; and DVC's files' names."""
-    wanted = (*_GLOBS, *(f":(literal){path}" for path in paths))
-    listing = ("rev-list", "--all", "--full-history", "--objects", "--", *wanted)
-    lines = [
-        line.partition(" ") for line in git(root, *listing).decode(errors="replace").splitlines()
-    ]
-    commits = [oid for oid, space, _ in lines if not space]
-    return commits, sorted({name for _, _, name in lines if _kind(name)})
+    finally:
+        if why:
+            print(f"{where}: {why}; passed over", file=sys.stderr)
+    return None
 
 
 def _ids(root: Path, names: Iterable[str]) -> list[str]:

@@ -5,15 +5,11 @@ import re
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runrecord.dvc.lockfiles import states
-from runrecord.dvc.stages import opened
 from runrecord.errors import UserError
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import reason
-from runrecord.store.paths import RECORDS
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -58,39 +54,19 @@ def state(repo: "Repo") -> tuple[str, str] | None:
         return None if odb is None else (_address(repo), _look(odb))
 
 
-def lost_records(root: Path) -> tuple[int, int]:
-    """How many records dvc.lock names, here and in Git; how many DVC has nowhere.
-
-    Nothing is fetched: of a folder, the remote has all if it has the listing, which comes last.
+def lacking(repo: "Repo", oids: Collection[str]) -> Collection[str]:
+    """Those of these hashes that the remote, if there is one, does not have; nothing is fetched.
 
     Raises:
-        UserError: the remote cannot be used.
+        UserError: it cannot be used.
     """
-    named = {
-        out.oid for known in states(root) for out in known.outs if out.path.startswith(RECORDS)
-    }
-    with opened(root) as repo:
-        lacked = [oid for oid in named if not _is_whole(repo.cache.local, oid)]
-        with _refusals_said(repo):
-            odb = _remote(repo) if lacked else None
-            if odb is not None:
-                there = odb.oids_exist(lacked)  # type: ignore[no-untyped-call]
-                lacked = [oid for oid in lacked if oid not in there]
-                if lacked:
-                    _look(odb)
-    return len(named), len(lacked)
-
-
-def _is_whole(cache: "HashFileDB", oid: str) -> bool:
-    """Is all in the cache that has that hash, of a folder its files too?"""
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.tree import Tree
-
-    try:
-        listed = Tree.load(cache, HashInfo("md5", oid)) if oid.endswith(".dir") else ()
-        return cache.exists(oid) and all(cache.exists(info.value) for *_, info in listed)
-    except Exception:  # it is not there, or is no listing
-        return False
+    with _refusals_said(repo):
+        odb = _remote(repo) if oids else None
+        if odb is not None:
+            oids = {*oids} - {*odb.oids_exist(list(oids))}  # type: ignore[no-untyped-call]
+            if oids:
+                _look(odb)
+    return oids
 
 
 def _remote(repo: "Repo") -> "HashFileDB | None":

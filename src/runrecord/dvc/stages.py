@@ -1,7 +1,7 @@
-"""The stages of a DVC repository, as DVC itself resolves them."""
+"""The stages of a DVC repository, as DVC itself resolves them; and which files it sees."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 from runrecord.errors import RunFailed, UserError
 from runrecord.provenance.git import GitFailed, git
 from runrecord.safety.text import clause
+from runrecord.store.files import sha256, sha256_of_files
 from runrecord.store.place import dvc_above
 
 if TYPE_CHECKING:
+    from dvc.ignore import DvcIgnoreFilter
     from dvc.repo import Repo
+
+_COMPILED = "__pycache__/"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def opened(root: Path) -> "Iterator[Repo]":
 
 
 def stages_of(root: Path) -> dict[str, Stage]:
-    """Every stage with a name, by that.
+    """Every named stage.
 
     Raises:
         UserError: DVC cannot read its files.
@@ -77,7 +81,7 @@ def stages_of(root: Path) -> dict[str, Stage]:
 
 
 def tracked_by_dvc(root: Path) -> tuple[str, ...]:
-    """What .dvc files name, by paths from the root: added, or imported.
+    """What .dvc files name, by paths from the root: files added or imported.
 
     Raises:
         UserError: DVC cannot read its files.
@@ -136,29 +140,18 @@ def _of_name(stages: list[Any], name: str, root: Path, cwd: Path) -> Any | None:
     here = [one for one in named if Path(one.wdir).resolve() == cwd] or named
     if len(here) < 2:
         return here[0] if here else None
-    file = Path(path or "dvc.yaml")
-    started = _where_dvc_started()
-    for base in (started, root) if started else (root,):
-        if exact := [one for one in here if Path(one.path).resolve() == (base / file).resolve()]:
-            return exact[0]
-    tail = "/".join(part for part in file.parts if part != "..")
-    if len(ending := [one for one in here if f"{one.path}".endswith(f"/{tail}")]) == 1:
-        return ending[0]
-    files = ", ".join(
-        sorted(f"{Path(one.path).relative_to(root).as_posix()}:{own}" for one in here)
-    )
+    places = [root]
+    with suppress(OSError):
+        places = [Path(process.cwd()), root] if (process := dvc_above()) else places
+    files = {Path(one.path).resolve(): one for one in here}
+    for place in places:
+        if exact := files.get((place / (path or "dvc.yaml")).resolve()):
+            return exact
+    names = ", ".join(sorted(f"{file.relative_to(root).as_posix()}:{own}" for file in files))
     raise UserError(
-        f"DVC_STAGE is '{name}', which several stages may be that run in {cwd} ({files}); start "
+        f"DVC_STAGE is '{name}', which may be any of {names}, which run in {cwd}; start "
         "'dvc repro' from the repository's root"
     )
-
-
-def _where_dvc_started() -> Path | None:
-    """The folder in which the `dvc` was started that this process runs under, if it does."""
-    with suppress(OSError):
-        process = dvc_above()
-        return Path(process.cwd()) if process else None
-    return None
 
 
 def committed_params(root: Path) -> dict[str, object]:
@@ -171,6 +164,64 @@ def committed_params(root: Path) -> dict[str, object]:
         return _leaves("", parse_yaml(git(root, "cat-file", "blob", f"HEAD:./{name}"), name))
     except (DvcException, GitFailed, AttributeError):  # AttributeError: it holds no names
         return {}
+
+
+def is_related(one: str, other: str) -> bool:
+    """Are two paths the same, or is one inside the other?"""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def hash_paths(root: Path, paths: Iterable[str], compiled: bool = False) -> dict[str, str]:
+    """SHA-256 of each file and folder that is there, by its path.
+
+    A folder counts by its files that DVC sees, without those that .dvcignore names. Files behind a
+    link to a folder count too, though DVC does not see them.
+
+    Args:
+        root: of the DVC repository.
+        paths: from there.
+        compiled: count what Python compiles, too: a stage that only reads a folder writes that.
+    """
+    there = [path for path in paths if (root / path).exists()]
+    folders = files_in_folders(root, [path for path in there if (root / path).is_dir()])
+    found = {}
+    for path in there:
+        files = folders.get(path)
+        if files is None:
+            found[path] = sha256(root / path)
+        else:
+            counted = (name for name in files if compiled or f"/{_COMPILED}" not in f"/{name}")
+            found[path] = sha256_of_files({name: files[name] for name in counted})
+    return found
+
+
+def files_in_folders(root: Path, folders: Collection[str]) -> dict[str, Mapping[str, Path]]:
+    """The files of each of those folders by their names in it, less what .dvcignore names."""
+    if not folders:
+        return {}
+    from dvc.fs import localfs
+    from dvc.ignore import DvcIgnoreFilter
+
+    place = root.resolve()
+    ignore = DvcIgnoreFilter(localfs, str(place))
+    return {name: dict(_files(ignore, place / name, "", frozenset())) for name in folders}
+
+
+def _files(
+    ignore: "DvcIgnoreFilter", folder: Path, name: str, above: frozenset[Path]
+) -> Iterator[tuple[str, Path]]:
+    """The files in a folder, which is behind those links, by their names from the first one."""
+    if folder.resolve() in above:
+        return  # a link to where it is itself
+    for place, folders, files in ignore.walk(ignore.fs, str(folder)):
+        here = Path(place)
+        below = Path(name, here.relative_to(folder))
+        for file in files:
+            yield (below / file).as_posix(), here / file
+        for one in folders:
+            if (here / one).is_symlink():
+                behind = above | {folder.resolve()}
+                yield from _files(ignore, here / one, (below / one).as_posix(), behind)
 
 
 def _named(repo: "Repo") -> list[Any]:

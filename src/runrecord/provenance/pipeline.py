@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runrecord.dvc.checkout import hash_paths
-from runrecord.dvc.stages import Stage, StageAtWork, find_stage
+from runrecord.dvc.stages import Stage, StageAtWork, find_stage, hash_paths
 from runrecord.errors import UserError
 from runrecord.record.schema import START
 from runrecord.safety.text import printable

@@ -12,9 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from runrecord.dvc.cache import records_at
+from runrecord.dvc.cache import records_at, restore
 from runrecord.dvc.params import value_in
-from runrecord.dvc.restore import restore
 from runrecord.errors import UserError
 from runrecord.provenance.git import git
 from runrecord.record.events import File, Resumed, RunEnded, RunStarted, Status

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.dvc.checkout import bring, is_related
+from runrecord.dvc.cache import bring
 from runrecord.dvc.params import share_cache, value_in
-from runrecord.dvc.stages import stages_of, tracked_by_dvc
+from runrecord.dvc.stages import is_related, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
 from runrecord.provenance.git import git
 from runrecord.provenance.patch import check_out

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runrecord.dvc.checkout import bring, files_in_folders, hash_paths, is_related
-from runrecord.dvc.restore import restore
-from runrecord.dvc.stages import Stage, tracked_by_dvc
+from runrecord.dvc.cache import bring, restore
+from runrecord.dvc.stages import Stage, files_in_folders, hash_paths, is_related, tracked_by_dvc
 from runrecord.record.reader import Record
 from runrecord.safety.text import shown
 from runrecord.store.files import sha256

@@ -10,9 +10,8 @@ from itertools import pairwise, product
 from pathlib import Path
 from secrets import token_hex
 
-from runrecord.dvc.checkout import hash_paths, is_related
 from runrecord.dvc.lockfiles import states
-from runrecord.dvc.stages import Stage, stages_of, tracked_by_dvc
+from runrecord.dvc.stages import Stage, hash_paths, is_related, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
 from runrecord.provenance.environment import variables_of
 from runrecord.provenance.git import GitFailed, commit_of, top_of

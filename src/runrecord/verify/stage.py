@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from runrecord.dvc.restore import remove
+from runrecord.dvc.cache import remove
 from runrecord.dvc.stages import Stage
 from runrecord.run.process import end_program
 from runrecord.safety.secrets import redact
