@@ -1,4 +1,4 @@
-"""Runs Git: free of its caller's steering, and never taken at less than its word when it fails."""
+"""Runs Git free of what steers its caller; a failure is said in Git's own words."""
 
 import os
 import re
@@ -14,14 +14,14 @@ from runrecord.safety.text import printable
 
 _SAFE = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 
-# Without a person's settings. Their attributes and ignored files have places besides those, too.
-_ALONE = {
+# Without a person's settings; their attributes and ignored files have places of their own.
+_ISOLATED = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
 }
-_ALONE_TOO = ("-c", "core.attributesFile=/dev/null", "-c", "core.excludesFile=/dev/null")
+_ISOLATED_TOO = ("-c", "core.attributesFile=/dev/null", "-c", "core.excludesFile=/dev/null")
 _BYTES = "* -text !eol !ident !filter !working-tree-encoding !diff !whitespace\n"
 
 # Who somebody is, and where Git and its configuration are, steers nothing. All other variables do:
@@ -30,7 +30,6 @@ _KEPT = re.compile(
     r"GIT_(AUTHOR|COMMITTER)_\w+|GIT_CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|GIT_EXEC_PATH|GIT_SSL_\w+"
     r"|GIT_SSH|GIT_SSH_COMMAND|GIT_DISCOVERY_ACROSS_FILESYSTEM|GIT_TEST_ASSUME_DIFFERENT_OWNER"
 )
-
 
 Environment = Mapping[str, str]
 
@@ -83,7 +82,7 @@ def top_of(folder: Path) -> Path:
     return Path(os.fsdecode(git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
 
 
-class Apart:
+class IsolatedRepo:
     """A new repository with the objects of another one, and nothing else of it or of a person's.
 
     No settings, no attributes but those that are committed, no index, no refs: what it writes and
@@ -101,11 +100,14 @@ class Apart:
             GitFailed: Git refuses.
         """
         self.folder, self._of = folder, of
-        git(of, *_ALONE_TOO, "init", "--quiet", "--template=", str(folder), environment=_ALONE)
+        git(
+            of, *_ISOLATED_TOO, "init", "--quiet", "--template=", str(folder), environment=_ISOLATED
+        )
         objects = os.fsdecode(git(of, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
         alternates = folder / ".git/objects/info/alternates"
         alternates.parent.mkdir(exist_ok=True)
-        alternates.write_bytes(_line((of / objects).resolve()))
+        alternates.write_bytes(os.fsencode((of / objects).resolve()) + b"\n")
+        (folder / ".git/info").mkdir(exist_ok=True)
 
     def git(
         self,
@@ -113,43 +115,27 @@ class Apart:
         tree: Path | None = None,
         cwd: Path | None = None,
         given: bytes | None = None,
+        as_committed: bool = False,
     ) -> bytes:
-        """What a Git command prints that takes files for the bytes they are.
+        """What a Git command prints.
 
         Args:
             arguments: of the command.
             tree: the files' folder, if not that of the repository.
             cwd: where in it the command is run, if not at its root.
             given: what the command reads.
+            as_committed: turn files into what is committed, and back, by the attributes in the tree
+                and the filters that those name, as Git LFS; else files are the bytes they are.
 
         Raises:
             GitFailed: Git refuses.
         """
-        attributes = self.folder / ".git/info/attributes"
-        attributes.parent.mkdir(exist_ok=True)
-        attributes.write_text(_BYTES)  # they count before those in the tree
-        try:
-            return self.git_as_committed(*arguments, tree=tree, cwd=cwd, given=given, filters={})
-        finally:
-            attributes.unlink()
-
-    def git_as_committed(
-        self,
-        *arguments: str,
-        tree: Path | None = None,
-        cwd: Path | None = None,
-        given: bytes | None = None,
-        filters: Environment | None = None,
-    ) -> bytes:
-        """The same of a command that turns files into what is committed, and back.
-
-        It does so by the attributes in the tree, and by the filters that those name: without
-        Git LFS, for instance, nothing could be had.
-        """
         tree = tree or self.folder
         place = {"GIT_DIR": str(self.folder / ".git"), "GIT_WORK_TREE": str(tree)}
-        environment = {**_ALONE, **place, **(self.filters if filters is None else filters)}
-        return git(cwd or tree, *_ALONE_TOO, *arguments, environment=environment, given=given)
+        environment = {**_ISOLATED, **place, **(self.filters if as_committed else {})}
+        attributes = self.folder / ".git/info/attributes"  # they count before those in the tree
+        attributes.write_text("" if as_committed else _BYTES)
+        return git(cwd or tree, *_ISOLATED_TOO, *arguments, environment=environment, given=given)
 
     def has_filter(self, name: str) -> bool:
         """Does a person's Git know a filter of that name?"""
@@ -165,21 +151,11 @@ class Apart:
 
 def settings(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Git settings as variables."""
-    found = {}
-    count = 0
-    for count, (key, value) in enumerate(pairs, 1):
-        found[f"GIT_CONFIG_KEY_{count - 1}"] = key
-        found[f"GIT_CONFIG_VALUE_{count - 1}"] = value
-    return {**found, "GIT_CONFIG_COUNT": str(count)}
-
-
-def _line(path: Path) -> bytes:
-    """A path as a line of a file of Git's: in quotes, which not all read, if it has to be."""
-    name = os.fsencode(path)
-    if b"\n" in name:
-        name = name.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
-        name = b'"' + name + b'"'
-    return name + b"\n"
+    listed = [*pairs]
+    found = {"GIT_CONFIG_COUNT": str(len(listed))}
+    for at, (key, value) in enumerate(listed):
+        found |= {f"GIT_CONFIG_KEY_{at}": key, f"GIT_CONFIG_VALUE_{at}": value}
+    return found
 
 
 def unsteered(environment: Environment) -> dict[str, str]:
@@ -192,15 +168,12 @@ def unsteered(environment: Environment) -> dict[str, str]:
         for name, value in environment.items()
         if not name.startswith("GIT_") or _KEPT.fullmatch(name)
     }
-    keys = [name for name, value in environment.items() if _is_safe_directory(name, value)]
     safe = [
-        ("safe.directory", environment.get(name.replace("_KEY_", "_VALUE_"), "")) for name in keys
+        (value, environment.get(name.replace("_KEY_", "_VALUE_"), ""))
+        for name, value in environment.items()
+        if name.startswith("GIT_CONFIG_KEY_") and value.lower() == "safe.directory"
     ]
     return {**kept, **settings(safe)} if safe else kept
-
-
-def _is_safe_directory(name: str, value: str) -> bool:
-    return name.startswith("GIT_CONFIG_KEY_") and value.lower() == "safe.directory"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runrecord.provenance.git import Apart, GitFailed, OutsideGit, commit_of, git, top_of
+from runrecord.provenance.git import GitFailed, IsolatedRepo, OutsideGit, commit_of, git, top_of
 from runrecord.safety.secrets import HELD, OF_A_KIND, is_secret_kind, redact, secrets_in_patch
 from runrecord.safety.text import printable
 
@@ -23,6 +23,7 @@ _NAMES = ("-z", "--stdin")
 _SUBMODULE = "160000"
 LEFT_OUT, LESS = "left out: ", "recorded without "
 """How the tag `git.patch` begins: nothing of the change is recorded, or all but some files."""
+_IS_SPARSE = ("config", "--get", "--default=false", "--type=bool", "core.sparseCheckout")
 _STATUS = ("status", "--porcelain", "--ignore-submodules=none")
 
 
@@ -65,18 +66,16 @@ def describe_code(
 
 
 def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
-    """Make in `clone` the code of a run of the repository that `of` is in.
-
-    A change of what is there already goes.
+    """Make in `clone` the code of a run of the repository that `of` is in, whatever is there.
 
     Raises:
         GitFailed: Git refuses; it is a change of other files, for instance.
     """
-    own = Apart(of, clone)
+    own = IsolatedRepo(of, clone)
     refs = git(of, "for-each-ref", "--format=create %(refname) %(objectname)", *_REFS)
     with suppress(GitFailed):  # some are broken; what asks for them will say so
         own.git("update-ref", "--stdin", given=refs)
-    own.git_as_committed("checkout", "--quiet", "--force", "--detach", commit)
+    own.git("checkout", "--quiet", "--force", "--detach", commit, as_committed=True)
     if patch:
         own.git("apply", "--whitespace=nowarn", "-", given=patch)
 
@@ -102,8 +101,8 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
 
     Also what is hidden, and what the change is recorded without, both as tags.
 
-    It leads from the bytes that a checkout of the commit gives anybody to those of the files, and
-    is tried at once.
+    It leads from the bytes that are committed to those of the files. It is tried at once, on what a
+    checkout makes of the commit: Git's attributes may give that other bytes.
 
     Raises:
         GitFailed: Git refuses a file.
@@ -113,33 +112,39 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
     if not checkout.resolve().is_relative_to(top.resolve()):
         raise _LeftOut(f"Git's core.worktree is {top}, which {checkout} is not in")
     with _scratch(checkout) as folder:
-        own = Apart(checkout, folder)
+        own = IsolatedRepo(checkout, folder)
         own.git("read-tree", commit)
         changed, converted, hidden, without = _look(own, checkout, top, commit, there)
         less = LESS + ", and without ".join(without) if without else ""
         if not changed | converted:
             return b"", hidden, less
-        before = _committed(own, folder / "was", converted)
-        _add(own, top, changed | converted)
-        after = own.git("write-tree").decode().strip()
-        patch = own.git("diff-tree", "-p", "-r", "--binary", "--full-index", before, after)
+        committed = {*_split(own.git("ls-files", "-z"))} & (changed | converted)
+        _add(own, top, changed)
+        patch = own.git("diff-index", "-p", "--cached", "--binary", "--full-index", commit)
         if len(patch) > _LONGEST_PATCH:
             raise _LeftOut(f"it has {len(patch)} bytes, more than {_LONGEST_PATCH}")
-        files = [top / name for name in sorted(changed | converted)]
-        if found := secrets_in_patch(patch, top, files):
+        if found := secrets_in_patch(patch, top, [top / name for name in sorted(changed)]):
             raise _LeftOut(f"{', '.join(found)} {HELD}")
+        was = folder / "was"
+        was.mkdir()
+        own.git("read-tree", commit)
+        given = _listed(committed)
+        own.git("checkout-index", *_NAMES, tree=was, given=given, as_committed=True)
         if patch:
-            own.git("read-tree", before)
-            own.git("apply", "--cached", "--whitespace=nowarn", "-", given=patch)
-            if own.git("write-tree").decode().strip() != after:
-                raise _LeftOut("Git makes other files of it")
+            own.git("apply", "--whitespace=nowarn", "-", tree=was, given=patch)
+        trees = []
+        for tree in (top, was):
+            _add(own, tree, changed | converted)
+            trees.append(own.git("write-tree").decode().strip())
+        if other := _split(own.git("diff-tree", "-r", "-z", "--name-only", *trees)):
+            raise _LeftOut(f"a checkout of it gives other bytes of {other[0]}")
     return patch, hidden, less
 
 
 def _look(
-    own: Apart, checkout: Path, top: Path, commit: str, there: Sequence[str]
+    own: IsolatedRepo, checkout: Path, top: Path, commit: str, there: Sequence[str]
 ) -> tuple[set[str], set[str], str, list[str]]:
-    """What may differ: by its bytes; by what attributes make of it. What is hidden, as a tag.
+    """What differs by its bytes; what attributes make other bytes of. What is hidden, as a tag.
 
     Last, new files that are not recorded, in clauses: those that keep passwords or are too large.
 
@@ -150,21 +155,29 @@ def _look(
     listing = ("ls-files", "-z", "--full-name")
     staged = _split(own.git(*listing, "--stage", "--", *there, tree=top, cwd=checkout))
     modes = {name: about[:6] for about, _, name in (line.partition("\t") for line in staged)}
-    unlike = (*listing, "--modified", "--others", "--exclude-standard", "--", *there)
-    changed = {*_split(own.git(*unlike, tree=top, cwd=checkout))}
-    hidden = _hidden(checkout, top, changed, modes.keys(), there)
+    unlike = ("--others", "--exclude-standard", "--", *there)
+    changed = {*_split(own.git(*listing, "--modified", *unlike, tree=top, cwd=checkout))}
+    gone = sorted((changed & modes.keys()) - {*_there(top, changed)})
+    if gone and _said(checkout, *_IS_SPARSE) == "true":
+        raise _LeftOut(f"{gone[0]} is not in this sparse checkout (see 'git sparse-checkout')")
+    new, hidden = changed - modes.keys(), set[str]()
+    if new:  # those that a person's own settings alone ignore are hidden
+        exact = ("-c", "core.ignoreCase=false")
+        hidden = new - {*_split(git(checkout, *exact, *listing, "--cached", *unlike))}
     changed -= hidden
-    secret = sorted(name for name in changed - modes.keys() if is_secret_kind(name))
+    secret = sorted(name for name in new - hidden if is_secret_kind(name))
     without = [f"{printable(', '.join(secret))}, which {OF_A_KIND}"] if secret else []
     changed -= {*secret}
     changed -= _repositories(top, changed, modes)
-    converted, filtered = _attributes(own, modes.keys() - hidden)
+    converted, filtered = _attributes(own, modes.keys())
+    converted |= filtered - changed
+    changed -= converted
     changed -= _unchanged(own, top, commit, changed & filtered)
-    sizes = {name: (top / name).lstat().st_size for name in _there(top, changed - converted)}
+    sizes = {name: (top / name).lstat().st_size for name in _there(top, changed)}
     if large := _too_large(sizes, modes.keys()):
         size = sum(sizes[name] for name in large) / 1e6
         without.append(f"{_some(large)} (too large: {size:.1f} MB)")
-    return changed - {*large}, converted, _named(hidden - modes.keys()), without
+    return changed - {*large}, converted, _named(hidden), without
 
 
 def _too_large(sizes: Mapping[str, int], tracked: Set[str]) -> list[str]:
@@ -183,19 +196,6 @@ def _too_large(sizes: Mapping[str, int], tracked: Set[str]) -> list[str]:
     return large
 
 
-def _committed(own: Apart, folder: Path, converted: Set[str]) -> str:
-    """The tree of what a checkout of the commit in the index makes, `converted` being other bytes.
-
-    `folder` is for these.
-    """
-    if converted:
-        folder.mkdir()
-        given = _listed(converted)
-        own.git_as_committed("checkout-index", *_NAMES, tree=folder, given=given)
-        _add(own, folder, converted)
-    return own.git("write-tree").decode().strip()
-
-
 @contextmanager
 def _scratch(checkout: Path) -> Iterator[Path]:
     """A folder that goes again, on the disk that the files are on, where that can be written."""
@@ -203,19 +203,6 @@ def _scratch(checkout: Path) -> Iterator[Path]:
     place = beside if os.access(beside, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="runrecord-", dir=place) as folder:
         yield Path(folder)
-
-
-def _hidden(
-    checkout: Path, top: Path, changed: Set[str], tracked: Set[str], there: Sequence[str]
-) -> set[str]:
-    """New files that a person's own settings ignore, and old ones outside a sparse checkout."""
-    unseen = {*changed} - {*_there(top, changed & tracked)}
-    if not unseen:
-        return set()
-    listing = ("ls-files", "-z", "--full-name", "-t", "--cached", "--others", "--exclude-standard")
-    exact = ("-c", "core.ignoreCase=false")
-    seen = {line[2:]: line[0] for line in _split(git(checkout, *exact, *listing, "--", *there))}
-    return {name for name in unseen if seen.get(name, "S" if name not in tracked else "") == "S"}
 
 
 def _repositories(top: Path, changed: Set[str], modes: Mapping[str, str]) -> set[str]:
@@ -234,11 +221,11 @@ def _repositories(top: Path, changed: Set[str], modes: Mapping[str, str]) -> set
     return submodules
 
 
-def _attributes(own: Apart, tracked: Set[str]) -> tuple[set[str], set[str]]:
-    """Of what is committed, that whose attributes make other bytes of it; that with a filter."""
+def _attributes(own: IsolatedRepo, tracked: Set[str]) -> tuple[set[str], set[str]]:
+    """Committed files whose attributes may make other bytes of them; those with a filter."""
     wanted = ("eol", "ident", "working-tree-encoding", "filter")
     command = ("check-attr", "--cached", *_NAMES, *wanted)
-    told = _split(own.git_as_committed(*command, given=_listed(tracked)))
+    told = _split(own.git(*command, given=_listed(tracked), as_committed=True))
     converted, filtered = set(), set()
     for name, attribute, value in zip(told[::3], told[1::3], told[2::3], strict=True):
         if attribute == "filter" and own.has_filter(value):
@@ -248,22 +235,22 @@ def _attributes(own: Apart, tracked: Set[str]) -> tuple[set[str], set[str]]:
     return converted - filtered, filtered
 
 
-def _unchanged(own: Apart, top: Path, commit: str, filtered: Set[str]) -> set[str]:
-    """Those files that their filters make of what is committed, or the other way round.
+def _unchanged(own: IsolatedRepo, top: Path, commit: str, filtered: Set[str]) -> set[str]:
+    """Those of these files that are there, which their filters make what is committed.
 
     Raises:
         _LeftOut: one is changed.
     """
     there = {*_there(top, filtered)}
     if there:
-        own.git_as_committed("update-index", *_NAMES, tree=top, given=_listed(there))
+        own.git("update-index", *_NAMES, tree=top, given=_listed(there), as_committed=True)
         other = _split(own.git("diff-index", "-z", "--cached", "--name-only", commit))
         if other:
             raise _LeftOut(f"{other[0]} goes through a filter of Git's")
     return there
 
 
-def _add(own: Apart, tree: Path, names: Set[str]) -> None:
+def _add(own: IsolatedRepo, tree: Path, names: Set[str]) -> None:
     """Make the index hold those files as they are in `tree`, or not where they are not there."""
     there = {*_there(tree, names)}
     if gone := names - there:

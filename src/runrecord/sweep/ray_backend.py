@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runrecord.dvc.cache import cache_of
 from runrecord.errors import UserError
 from runrecord.provenance.environment import STUDY_TAGS, changes_numbers
-from runrecord.provenance.git import Apart, GitFailed, git, top_of
+from runrecord.provenance.git import GitFailed, IsolatedRepo, git, top_of
 from runrecord.run.process import GRACE
 from runrecord.safety.text import reason
 from runrecord.sweep.study import Trial, experiment_of
@@ -265,6 +265,6 @@ def _person(root: Path) -> tuple[str, str]:
 def _bundle(root: Path, commit: str) -> bytes:
     """A commit and all that it needs, as Git packs it for another machine."""
     with tempfile.TemporaryDirectory() as folder:
-        own = Apart(root, Path(folder) / "code")
+        own = IsolatedRepo(root, Path(folder) / "code")
         own.git("update-ref", "refs/heads/study", commit)
         return own.git("bundle", "create", "--quiet", "-", "refs/heads/study")
