@@ -1,14 +1,14 @@
 """Why two runs differ: one list of all that differs, over all that either of them has."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
 from runrecord.provenance.environment import is_environment
-from runrecord.record.events import Logged, ModelEvaluated, RunEnded, RunStarted
+from runrecord.record.events import Logged, ModelEvaluated, RunStarted
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused, strict_json
 from runrecord.safety.secrets import STRUCK
@@ -96,7 +96,7 @@ class Comparison:
     not_compared: tuple[str, ...]
     """What differs, or may, and does not count: a clause each."""
     tolerance: float
-    """The largest relative difference of two numbers that can still count as equal."""
+    """The largest relative difference of two numbers that can count as equal."""
     number_steps: frozenset[int | None]
     """The steps at which a run has numbers."""
 
@@ -122,13 +122,12 @@ class Comparison:
         an environment that differs, and files that differ only where numbers do: at a step whose
         numbers differ or, where there are no numbers at that step, in a run whose numbers do.
         """
-        results = self.results
-        if not results:
+        if not self.results:
             return "bit-identical"
-        both = all(one.state == "differs" for one in results)
-        if not (both and self.numbers and self.causes() and self.largest <= self.tolerance):
-            return "different"
-        return "different" if self.unexplained() else "equal within tolerance"
+        both = all(one.state == "differs" for one in self.results)
+        close = both and self.numbers and self.largest <= self.tolerance
+        explained = close and self.causes() and not self.unexplained()
+        return "equal within tolerance" if explained else "different"
 
     def causes(self) -> list[str]:
         """What of the environment differs. What one record does not tell is not known to differ.
@@ -144,30 +143,24 @@ class Comparison:
     def unexplained(self) -> list[Difference]:
         """The files and texts that differ where no number does."""
         steps = {one.place.step for one in self.of(*NUMBERS)}
-        explained = FILES if steps else ()
+        equal = self.number_steps - steps
         return [
             one
             for one in self.results
-            if one.place.kind not in (*NUMBERS, *explained)
-            or (one.place.kind in FILES and one.place.step in self.number_steps - steps)
+            if one.place.kind not in NUMBERS
+            and not (one.place.kind in FILES and steps and one.place.step not in equal)
         ]
 
     def as_json(self) -> dict[str, Any]:
         """As values that JSON has."""
+        named = ("index", "state", "first", "second")
         listed = [
-            {**one.place._asdict(), "index": one.index, "state": one.state}
-            | {"first": one.first, "second": one.second}
-            for one in self.all
+            one.place._asdict() | {name: getattr(one, name) for name in named} for one in self.all
         ]
-        return {
-            "verdict": self.verdict,
-            "largest": strict_json(self.largest),
-            "tolerance": self.tolerance,
-            "compared": self.compared,
-            "numbers": self.numbers,
-            "not_compared": list(self.not_compared),
-            "differences": strict_json(listed),
-        }
+        own = ("verdict", "largest", "tolerance", "compared", "numbers")
+        found = {name: getattr(self, name) for name in own}
+        found |= {"not_compared": [*self.not_compared], "differences": listed}
+        return {key: strict_json(value) for key, value in found.items()}
 
 
 def compare(
@@ -211,15 +204,17 @@ def _went_in(start: RunStarted, code: Sequence[str], packages: frozenset[str]) -
     """What went into a run: code, params and data; the environment; what else tags say."""
     tags = {name: text for name, text in start.tags.items() if not name.startswith(_NOT_COMPARED)}
     environment = {name: text for name, text in tags.items() if is_environment(name, packages)}
-    others = {name: text for name, text in tags.items() if name not in environment}
+    data = {path: digest for path, digest in start.deps.items() if not _is_code(path, code)}
+    if start.dataset:
+        data[f"{start.dataset.name} (digest)"] = start.dataset.digest
     commit = start.tags.get("git.commit")
     return {
         **values_of(COMMIT, {"commit": commit} if commit else {}),
         **values_of(CODE, {p: d for p, d in start.deps.items() if _is_code(p, code)}),
         **values_of(PARAM, start.params),
-        **values_of(DATA, _data(start, code)),
+        **values_of(DATA, data),
         **values_of(ENVIRONMENT, environment),
-        **values_of(TAG, {**others, "host": start.host}),
+        **values_of(TAG, {n: tags[n] for n in tags if n not in environment} | {"host": start.host}),
     }
 
 
@@ -227,25 +222,16 @@ def _is_code(path: str, code: Sequence[str]) -> bool:
     return path.endswith(".py") or any(f"{path}/".startswith(f"{place}/") for place in code)
 
 
-def _data(start: RunStarted, code: Sequence[str]) -> dict[str, str]:
-    """What the run read besides code: the data set, models, histories."""
-    read = {path: digest for path, digest in start.deps.items() if not _is_code(path, code)}
-    own = {f"{start.dataset.name} (digest)": start.dataset.digest} if start.dataset else {}
-    return read | own
-
-
-def _not_compared(first: Record, second: Record) -> Iterator[str]:
+def _not_compared(*records: Record) -> Iterator[str]:
     """What a person might think was compared."""
-    hidden = [
-        name for name, text in _both(first.start.params, second.start.params) if STRUCK in text
-    ]
-    if hidden:
-        yield f"params that are secret ({', '.join(sorted(hidden))})"
-    struck = sorted({*_struck(first), *_struck(second)})
-    if struck:
+    params = [record.start.params for record in records]
+    both = params[0].keys() & params[1].keys()
+    if hidden := sorted(name for name in both if any(STRUCK in str(one[name]) for one in params)):
+        yield f"params that are secret ({', '.join(hidden)})"
+    if struck := sorted({name for record in records for name in _struck(record)}):
         yield f"what is struck out as secret in {', '.join(struck)}"
-    printed = [_output(record.end) for record in (first, second)]
-    if printed[0] != printed[1]:
+    ends = [record.end for record in records]
+    if len({end.output.sha256 if end and end.output else None for end in ends}) > 1:
         yield "what the program printed, which differs"
 
 
@@ -259,12 +245,3 @@ def _struck(record: Record) -> Iterator[str]:
                         yield f"the text {title}"
         elif isinstance(event, ModelEvaluated) and STRUCK in str(event.config):
             yield f"the config of {event.model}"
-
-
-def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in first.keys() & second.keys():
-        yield name, str(first[name]) + str(second[name])
-
-
-def _output(end: RunEnded | None) -> str | None:
-    return end.output.sha256 if end and end.output else None

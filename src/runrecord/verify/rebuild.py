@@ -21,8 +21,7 @@ from runrecord.record.events import COMMIT, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.store.place import EXECUTION
 from runrecord.store.runs import is_running, run_dirs, state_folder, working_on
-from runrecord.verify.inputs import Work
-from runrecord.verify.stage import CannotRebuild, run_command, run_stage
+from runrecord.verify.stage import CannotRebuild, Work, run_command, run_stage
 
 _NOT_INHERITED = ("DVC_", "GIT_", "MLFLOW_", "RUNRECORD_")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # a rebuilt run is on record wherever verify runs
