@@ -3,7 +3,7 @@
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -148,70 +148,26 @@ def assert_same_again(folder: Path, clone: Path, *, dirty: bool = True) -> bytes
     return patch
 
 
-SETTINGS = {
-    kind: told.split()
-    for kind, told in {
-        "bytes": """
-            core.autocrlf=true core.autocrlf=input core.eol=crlf core.eol=lf core.safecrlf=true
-            core.checkRoundtripEncoding=UTF-16 core.bigFileThreshold=1 core.compression=0
-            core.looseCompression=9 core.fsync=all core.fsyncObjectFiles=true
-            core.whitespace=cr-at-eol,tab-in-indent merge.renormalize=true
-            core.createObject=rename core.deltaBaseCacheLimit=1
-        """,
-        "names": """
-            core.quotePath=true core.quotePath=false core.precomposeUnicode=true
-            core.ignoreCase=true core.protectHFS=true core.protectNTFS=true core.hideDotFiles=true
-            core.restrictInheritedHandles=false
-        """,
-        "modes": """
-            core.fileMode=false core.symlinks=false core.trustctime=false core.checkStat=minimal
-            core.ignoreStat=true core.sharedRepository=0600
-        """,
-        "index": """
-            core.splitIndex=true core.untrackedCache=true core.fsmonitor=/no/such/program
-            core.preloadIndex=false index.version=4 index.threads=2 index.sparse=true
-            index.recordEndOfIndexEntries=true feature.manyFiles=true core.commitGraph=false
-            feature.experimental=true core.multiPackIndex=false splitIndex.maxPercentChange=0
-        """,
-        "diff": """
-            diff.noprefix=true diff.mnemonicPrefix=true diff.srcPrefix=x/ diff.context=0
-            diff.dstPrefix=y/ diff.interHunkContext=9 diff.algorithm=patience
-            diff.suppressBlankEmpty=true diff.orderFile=/no/such/file diff.external=false
-            diff.renames=copies diff.renameLimit=1 diff.ignoreSubmodules=all diff.submodule=log
-            diff.relative=true diff.indentHeuristic=false diff.colorMoved=zebra
-            diff.wsErrorHighlight=all diff.wordRegex=. diff.dirstat=files diff.statGraphWidth=1
-            diff.autoRefreshIndex=false diff.default.xfuncname=.* diff.default.binary=true
-            diff.tool=none core.abbrev=4 core.attributesFile=/no/such/file
-        """,
-        "apply and add": """
-            apply.whitespace=fix apply.whitespace=error-all apply.ignoreWhitespace=change
-            add.ignoreErrors=true advice.addIgnoredFile=false core.excludesFile=/dev/null
-        """,
-        "clone and checkout": """
-            clone.defaultRemoteName=other clone.rejectShallow=true init.defaultBranch=odd
-            init.templateDir={folder}/template checkout.defaultRemote=other checkout.guess=false
-            checkout.workers=4 checkout.thresholdForParallelism=1 protocol.allow=never
-            protocol.file.allow=never safe.bareRepository=explicit transfer.fsckObjects=true
-            fetch.fsckObjects=true receive.fsckObjects=true transfer.hideRefs=refs
-            uploadpack.hideRefs=refs url./nowhere/.insteadOf=/ submodule.recurse=true
-            submodule.active=* core.hooksPath={folder}/hooks uploadpack.packObjectsHook=false
-            core.alternateRefsCommand=false core.useReplaceRefs=false core.logAllRefUpdates=always
-            core.gitProxy=false core.sshCommand=false credential.helper=!false gc.auto=1
-            gc.autoDetach=false init.defaultObjectFormat=sha256 init.defaultRefFormat=reftable
-        """,
-        "words": """
-            color.ui=always color.diff=always color.branch=always color.status=always
-            core.pager=false pager.branch=true pager.config=true pager.ls-files=true
-            log.showSignature=true log.date=raw log.decorate=full log.abbrevCommit=true
-            i18n.commitEncoding=UTF-16 i18n.logOutputEncoding=UTF-16 column.ui=always
-            advice.detachedHead=true core.commentChar=% core.editor=false
-            core.warnAmbiguousRefs=true alias.ls-files=!false alias.apply=!false
-            status.showUntrackedFiles=no status.relativePaths=false status.branch=true
-            branch.sort=-committerdate branch.main.remote=other trace2.normalTarget=2
-            trace2.eventTarget=2 user.useConfigOnly=true commit.gpgSign=true
-        """,
-    }.items()
-}
+SETTINGS = """
+    core.autocrlf=true core.eol=crlf core.safecrlf=true core.bigFileThreshold=1 core.compression=0
+    core.whitespace=cr-at-eol,tab-in-indent merge.renormalize=true core.quotePath=true
+    core.precomposeUnicode=true core.ignoreCase=true core.protectHFS=true core.protectNTFS=true
+    core.fileMode=false core.symlinks=false core.trustctime=false core.checkStat=minimal
+    core.ignoreStat=true core.sharedRepository=0600 core.splitIndex=true core.untrackedCache=true
+    core.fsmonitor=/no/such/program index.sparse=true index.version=4 feature.manyFiles=true
+    core.hooksPath={folder}/hooks core.useReplaceRefs=false init.templateDir={folder}/template
+    init.defaultObjectFormat=sha256 init.defaultRefFormat=reftable checkout.workers=4
+    diff.noprefix=true diff.mnemonicPrefix=true diff.srcPrefix=x/ diff.dstPrefix=y/ diff.context=0
+    diff.interHunkContext=9 diff.algorithm=patience diff.suppressBlankEmpty=true
+    diff.orderFile=/no/such/file diff.external=false diff.renames=copies diff.submodule=log
+    diff.ignoreSubmodules=all diff.relative=true diff.wsErrorHighlight=all diff.wordRegex=.
+    diff.default.binary=true core.abbrev=4 core.attributesFile=/no/such/file
+    apply.whitespace=error-all apply.ignoreWhitespace=change add.ignoreErrors=true
+    core.excludesFile=/dev/null submodule.recurse=true transfer.hideRefs=refs color.ui=always
+    core.pager=false pager.ls-files=true column.ui=always core.warnAmbiguousRefs=true
+    alias.ls-files=!false alias.apply=!false status.showUntrackedFiles=no status.branch=true
+    status.relativePaths=false i18n.logOutputEncoding=UTF-16
+"""
 
 
 def prepare(folder: Path, found: Iterable[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,30 +183,10 @@ def prepare(folder: Path, found: Iterable[str], monkeypatch: pytest.MonkeyPatch)
             git(folder, "config", "--file", str(file), key, value)
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
 def test_no_setting_shapes_a_change_or_what_is_made_of_it(
-    repository: Path,
-    expected: bytes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
+    repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tmp_path, SETTINGS[kind], monkeypatch)
-    assert assert_same_again(repository, tmp_path / "clone") == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "setting", [one for kind in SETTINGS if kind != "words" for one in SETTINGS[kind]]
-)
-def test_no_setting_alone_shapes_a_change(
-    repository: Path,
-    expected: bytes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    setting: str,
-) -> None:
-    prepare(tmp_path, (setting,), monkeypatch)
+    prepare(tmp_path, SETTINGS.split(), monkeypatch)
     assert assert_same_again(repository, tmp_path / "clone") == expected
 
 
@@ -289,17 +225,10 @@ LEFT_OUT_OR_RIGHT: dict[str, tuple[str, str, str, str]] = {
     "no such encoding": ("*.py working-tree-encoding=no-such\n", "", "right", "left out"),
     "a filter nobody has": (FILTER, "", "right", "right"),
     "a filter": (FILTER, "clean=sed s/up/1/;smudge=sed s/1/up/", "right", "left out"),
-    "a filter that did not run": (
-        FILTER,
-        "clean=sed s/up/1/;smudge=sed s/1/up/",
-        "left out",
-        "left out",
-    ),
+    "a filter that did not run": (FILTER, "smudge=sed s/1/up/", "left out", "left out"),
     "a filter that loses": (FILTER, "clean=sed s/1/2/;smudge=cat", "right", "left out"),
     "a filter that fails": (FILTER, "clean=false;smudge=false", "right", "left out"),
-    "a filter that must not fail": (
-        *(FILTER, "clean=no-such-program;smudge=cat;required=true", "right", "left out"),
-    ),
+    "a filter that must not fail": (FILTER, "clean=no;smudge=cat;required=1", "right", "left out"),
 }
 
 
@@ -353,25 +282,27 @@ def test_a_change_that_git_itself_does_not_see_is_left_out_or_right(
     assert as_recorded(repository, tmp_path / "clone") == expected
 
 
+def own_file(kind: str, place: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which a person's own attributes, or what they ignore, can stand."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    own = {"attributes": "attributes", "ignore": "exclude"}[kind]
+    if place == "global":
+        name = {"attributes": "core.attributesFile", "ignore": "core.excludesFile"}[kind]
+        git(folder, "config", "--global", name, str(folder / own))
+    files = {"global": own, "home": f"git/{kind}", "info": f"repository/.git/info/{own}"}
+    path = folder / (files | {"tree": "repository/src/.gitattributes"})[place]
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
 @pytest.mark.parametrize("place", ["global", "home", "info", "tree"])
 def test_no_attribute_of_a_persons_shapes_a_change(
     repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    filters = ("filter.odd.clean=sed s/1/7/", "filter.odd.smudge=sed s/1/8/")
-    prepare(tmp_path, filters, monkeypatch)
-    given = "* filter=odd\n" + "".join(
-        one for kind, (one, *_) in LEFT_OUT_OR_RIGHT.items() if kind != "no such encoding"
-    )
-    file = {
-        "global": tmp_path / "attributes",
-        "home": tmp_path / "git/attributes",
-        "info": repository / ".git/info/attributes",
-        "tree": repository / "src/.gitattributes",
-    }[place]
-    write(file.parent, {file.name: given.encode()})
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    if place == "global":
-        git(repository, "config", "--global", "core.attributesFile", str(file))
+    prepare(tmp_path, ("filter.odd.clean=sed s/1/7/", "filter.odd.smudge=sed s/1/8/"), monkeypatch)
+    given = [one for kind, (one, *_) in LEFT_OUT_OR_RIGHT.items() if kind != "no such encoding"]
+    path = own_file("attributes", place, tmp_path, monkeypatch)
+    path.write_text("".join(["* filter=odd\n", *given]))
     patch = assert_same_again(repository, tmp_path / "clone")
     assert patch == expected or place == "tree", "that file is new itself"
 
@@ -409,15 +340,8 @@ def test_what_only_a_persons_own_settings_ignore_is_left_out_and_named(
     repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     prepare(tmp_path, (), monkeypatch)
-    file = {
-        "global": tmp_path / "ignore",
-        "home": tmp_path / "git/ignore",
-        "info": repository / ".git/info/exclude",
-    }[place]
-    write(file.parent, {file.name: b"mine*\n.DS_Store\n__pycache__\ncode.py\n"})
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    if place == "global":
-        git(repository, "config", "--global", "core.excludesFile", str(file))
+    path = own_file("ignore", place, tmp_path, monkeypatch)
+    path.write_text("mine*\n.DS_Store\n__pycache__\ncode.py\n")
     names = ("mine1.py", "mine2/x.py", "mine2/y.py", ".DS_Store", "__pycache__/x.pyc", "z.ignored")
     write(repository / "src", dict.fromkeys(names, b"MINE = 1\n"))
     tags, patch, trouble = describe(repository)
@@ -429,87 +353,42 @@ def test_what_only_a_persons_own_settings_ignore_is_left_out_and_named(
     assert b"b/src/mine1.py" in patch, "whoever adds a file means it"
 
 
-def worktree(repository: Path, folder: Path) -> Path:
-    git(repository, "worktree", "add", "--quiet", "--detach", str(folder / "other"))
-    return folder / "other"
+# Of each kind of repository, its folder beside the committed one, and what Git makes it by.
+ODD_FOLDER = "a\"b\"\\'c'#:;"
+KINDS = {
+    "a worktree": ("other", "-C repository worktree add --detach ../other"),
+    "shallow": ("other", "clone --depth=1 file://{folder}/repository other"),
+    "shared": ("other", "clone --shared repository other"),
+    "partial": ("other", "clone --filter=blob:none file://{folder}/repository other"),
+    "a submodule": ("top/x", "-C top -c protocol.file.allow=always submodule add ../repository x"),
+    "oddly named": (ODD_FOLDER, f"clone repository {ODD_FOLDER}"),
+    "behind a link": ("link", "version"),
+    "packed": ("repository", "-C repository gc"),
+    "on an odd branch": ("repository", "-C repository branch -m HEAD-\udcff/\udcea"),
+    "with replaced objects": ("repository", "-C repository replace HEAD~ HEAD"),
+    "with a broken ref": ("repository", "version"),
+}
 
 
-def shallow(repository: Path, folder: Path) -> Path:
-    commit(repository)
-    git(folder, "clone", "--quiet", "--depth=1", f"file://{repository}", str(folder / "shallow"))
-    return folder / "shallow"
-
-
-def shared(repository: Path, folder: Path) -> Path:
-    git(folder, "clone", "--quiet", "--shared", str(repository), str(folder / "shared"))
-    return folder / "shared"
-
-
-def partial(repository: Path, folder: Path) -> Path:
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_a_repository_of_any_kind(committed: Path, tmp_path: Path, kind: str) -> None:
+    name, command = KINDS[kind]
+    repository = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
     git(repository, "config", "uploadpack.allowFilter", "true")
-    address = f"file://{repository}"
-    git(folder, "clone", "--quiet", "--filter=blob:none", address, str(folder / "partial"))
-    return folder / "partial"
-
-
-def submodule(repository: Path, folder: Path) -> Path:
-    git(folder, "init", "--quiet", str(folder / "above"))
-    allowed = ("-c", "protocol.file.allow=always")
-    git(folder / "above", *allowed, "submodule", "add", "--quiet", str(repository), "below")
-    return folder / "above/below"
-
-
-def oddly_named(repository: Path, folder: Path) -> Path:
-    return repository.rename(folder / "a \"b\"\\'c' #:;")
-
-
-def behind_a_link(repository: Path, folder: Path) -> Path:
-    (folder / "link").symlink_to(repository)
-    return folder / "link"
-
-
-def packed(repository: Path, folder: Path) -> Path:  # noqa: ARG001
-    git(repository, "gc", "--quiet")
-    return repository
-
-
-def on_an_odd_branch(repository: Path, folder: Path) -> Path:  # noqa: ARG001
-    git(repository, "checkout", "--quiet", "-b", os.fsdecode(b"HEAD-\xff/\xea"))
+    git(tmp_path, "init", "--quiet", "top")
+    (tmp_path / "link").symlink_to(repository)
+    if kind == "with replaced objects":
+        write(repository, {"src/kept.py": b"KEPT = 2\n"})
+        commit(repository)
     git(repository, "update-ref", "refs/heads/HEAD", "HEAD")
-    return repository
-
-
-def with_replaced_objects(repository: Path, folder: Path) -> Path:  # noqa: ARG001
-    before = git(repository, "rev-parse", "HEAD").decode().strip()
-    write(repository, {"src/kept.py": b"KEPT = 2\n"})
-    commit(repository)
-    git(repository, "replace", before, "HEAD")
-    git(repository, "reset", "--quiet", "--hard", before)
-    return repository
-
-
-def with_a_broken_ref(repository: Path, folder: Path) -> Path:  # noqa: ARG001
-    write(repository, {".git/refs/heads/broken": b"1" * 40 + b"\n"})
-    return repository
-
-
-KINDS: tuple[Callable[[Path, Path], Path], ...] = (
-    *(worktree, shallow, shared, partial, submodule, oddly_named, behind_a_link, packed),
-    *(on_an_odd_branch, with_replaced_objects, with_a_broken_ref),
-)
-LIKE_OTHERS = (shallow, shared, packed, behind_a_link, with_a_broken_ref)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=pytest.mark.slow) if kind in LIKE_OTHERS else kind for kind in KINDS],
-)
-def test_in_a_repository_of_any_kind(
-    committed: Path, tmp_path: Path, kind: Callable[[Path, Path], Path]
-) -> None:
-    folder = kind(shutil.copytree(committed, tmp_path / "repository", symlinks=True), tmp_path)
+    git(tmp_path, *command.format(folder=tmp_path).split())
+    if kind == "with replaced objects":
+        git(repository, "reset", "--quiet", "--hard", "HEAD~")
+    if kind == "with a broken ref":
+        write(repository, {".git/refs/heads/broken": b"1" * 40 + b"\n"})
+    folder = tmp_path / name
     (folder / ".dvc/tmp").mkdir(exist_ok=True)
-    if kind is not with_replaced_objects:
+    if kind != "with replaced objects":
         assert_same_again(folder, tmp_path / "clean", dirty=False)
     assert_same_again(change(folder), tmp_path / "clone")
 
@@ -606,22 +485,20 @@ def test_large_new_files_are_left_out_alone_and_the_rest_is_recorded(
     assert files_of(clone).keys() == expected.keys() | {b"src/small.bin"}
 
 
-def test_a_large_change_of_a_committed_file_is_left_out_whole(
+def test_a_large_change_of_committed_files_is_left_out_whole(
     committed: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
-    write(folder, {"src/code.py": b"x" * (2**20 + 1), "src/new.bin": b"x" * 2**20})
-    tags, patch, _ = describe(folder)
-    assert patch == b""
-    assert tags["git.patch"] == "left out: 1048577 bytes of files are changed, more than 1048576"
-
-
-def test_what_is_removed_counts_too(committed: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
     write(folder, {"src/big.txt": b"0123456789abcdef\n" * 2**18})
     commit(folder)
     (folder / "src/big.txt").unlink()
-    assert "bytes, more than" in describe(folder)[1:][1]
+    tags, patch, trouble = describe(folder)
+    assert patch == b""
+    assert "bytes, more than" in trouble, "what is removed counts too"
+    write(folder, {"src/code.py": b"x" * (2**20 + 1), "src/new.bin": b"x" * 2**20})
+    tags, patch, _ = describe(folder)
+    assert patch == b""
+    assert tags["git.patch"] == "left out: 1048577 bytes of files are changed, more than 1048576"
 
 
 def test_no_room_for_the_trial_is_said(
@@ -644,12 +521,7 @@ TREES: st.SearchStrategy[dict[bytes, object]] = st.recursive(
     lambda inner: st.dictionaries(NAMES, FILES | inner, max_size=4),
     max_leaves=8,
 )
-CONFIGURATIONS = st.sets(
-    st.sampled_from(
-        [one for kind in ("bytes", "names", "modes", "diff") for one in SETTINGS[kind]]
-    ),
-    max_size=3,
-)
+CONFIGURATIONS = st.sets(st.sampled_from(SETTINGS.split()), max_size=3)
 
 
 def plant(folder: bytes, tree: Mapping[bytes, object]) -> None:
@@ -672,14 +544,23 @@ def plant(folder: bytes, tree: Mapping[bytes, object]) -> None:
         os.chmod(path, 0o755 if kind == "program" else 0o644)
 
 
-@settings(deadline=None, derandomize=True, max_examples=15)
-@given(before=TREES, after=TREES, configuration=CONFIGURATIONS)
-def test_any_tree_that_git_can_hold_comes_back(
+ATTRIBUTES = st.just("") | st.sampled_from(
+    ["text=auto", "text eol=crlf", "ident", "working-tree-encoding=LATIN-1", "-text", "filter=odd"]
+)
+FILTERS = st.sampled_from(["", "clean=cat", "smudge=sed s/o/u/", "clean=sed s/o/u/"])
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(TREES, TREES, CONFIGURATIONS, ATTRIBUTES, FILTERS)
+def test_any_tree_that_git_can_hold_comes_back_or_is_left_out(
     tmp_path_factory: pytest.TempPathFactory,
     before: dict[bytes, object],
     after: dict[bytes, object],
     configuration: set[str],
+    attributes: str,
+    filtered: str,
 ) -> None:
+    """It is left out under attributes alone."""
     folder = tmp_path_factory.mktemp("tree")
     repository = folder / "repository"
     source = os.fsencode(repository / "src")
@@ -690,7 +571,11 @@ def test_any_tree_that_git_can_hold_comes_back(
     shutil.rmtree(source)
     plant(source, after)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        prepare(folder, tuple(configuration), monkeypatch)
-        tags, patch, trouble = describe(repository)
-        assert trouble == ""
-        assert files_of(rebuilt(repository, tags, patch, folder / "clone")) == files_of(repository)
+        prepare(folder, configuration, monkeypatch)
+        assert as_recorded(repository, folder / "clone") == "right"
+    if attributes:
+        write(repository, {".gitattributes": f"* {attributes}\n".encode()})
+        commit(repository, ".gitattributes")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        prepare(folder, [f"filter.odd.{filtered}"] if filtered else [], monkeypatch)
+        as_recorded(repository, folder / "again")
