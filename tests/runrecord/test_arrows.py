@@ -66,12 +66,6 @@ def test_no_module_imports_what_it_must_not_know(module: str) -> None:
     assert wrong == []
 
 
-def test_the_vocabulary_needs_the_standard_library_alone() -> None:
-    found = modules_imported(MODULES["runrecord.record.events"].read_text())
-    assert "dataclasses" in found
-    assert {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) == set()
-
-
 def test_dvc_is_used_where_stages_and_outs_are_looked_up_and_nowhere_else() -> None:
     users = {
         module

@@ -449,7 +449,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a beginning of 8 GiB": (sparse("run.json", 2**33), "has 8589934592 bytes, more than"),
     "a line of 8 GiB": (sparse("events.jsonl", 2**33), "a line has more than"),
     **{
-        f"the id {short(name)}": (start(id=name), "is no id of a run")
+        f"the id {short(name)}": (start(id=name), "is not an id of a run")
         for name in (
             "../x",
             "/x",
@@ -473,16 +473,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a shell that is an option": (tags(dvc_shell="-c"), "'dvc.shell' begins with '-'"),
     "a tag of MLflow's": (tags(mlflow_note="x"), "is not a record's to set"),
     "a tag of the record's": (tags(record_id="x"), "is not a record's to set"),
-    "a stage of two lines": (start(stage="a\nb"), "is no name"),
-    "a param of no name": (start(params={"": 1}), "is no name"),
-    "a metric of two lines": (line("logged", metrics={"a\rb": 1.0}), "is no name"),
+    "a stage of two lines": (start(stage="a\nb"), "is not a name"),
+    "a param of no name": (start(params={"": 1}), "is not a name"),
+    "a metric of two lines": (line("logged", metrics={"a\rb": 1.0}), "is not a name"),
     "a beginning nested a million deep": (text("run.json", DEEP), "it is no JSON"),
     "a line nested a million deep": (text("events.jsonl", DEEP + b"\n"), "damaged"),
     "params nested a million deep": (
         text("run.json", b'{"format": 2, "params": ' + DEEP + b"]" * 10**6 + b"}"),
         "it is no JSON",
     ),
-    "the last id of two": (duplicate, "'../x' is no id of a run"),
+    "the last id of two": (duplicate, "'../x' is not an id of a run"),
     **{
         f"the start {short(time)}": (start(time=time), "time")
         for time in (-1, 2**70, 1e300, "now", None, True, 10**4000)
@@ -506,22 +506,22 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "events.jsonl, line 1: ",
     ),
     **{
-        f"a model's file {short(name)}": (line("model", filename=name), "is no file's name")
+        f"a model's file {short(name)}": (line("model", filename=name), "is not a file's name")
         for name in ("..", ".", "a/b", "../x", "한" * 100)
     },
     "a metric that is a text": (line("logged", metrics={"a": "1e5"}), "metrics.a"),
-    "an out without a digest": (line("end", outs={"a": "x"}), "has no SHA-256"),
+    "an out without a digest": (line("end", outs={"a": "x"}), "is not a SHA-256"),
 }
 ITS = {"sha256": hashlib.sha256(b"x").hexdigest()}
 PATH_LIKE = ["../../x", "/etc/passwd", "a/../../b", "..", ".", "//", "a//b", "C:\\x", "~", "-x"]
 READ: dict[str, Change] = {
     "infinite": lambda record: _put(
         record / "events.jsonl",
-        (record / "events.jsonl").read_bytes().replace(b'{"Loss": 1.0}', b'{"Loss": 1e999}'),
+        (record / "events.jsonl").read_bytes().replace(b'{"Loss":1.0}', b'{"Loss": 1e999}'),
     ),
     "not a number, bare": lambda record: _put(
         record / "events.jsonl",
-        (record / "events.jsonl").read_bytes().replace(b'{"Loss": 1.0}', b'{"Loss": NaN}'),
+        (record / "events.jsonl").read_bytes().replace(b'{"Loss":1.0}', b'{"Loss": NaN}'),
     ),
     "metrics like paths": line("logged", metrics=dict.fromkeys(PATH_LIKE, 1.0)),
     "texts like paths": named(

@@ -10,11 +10,12 @@ import numpy as np
 
 from runrecord.errors import UserError
 from runrecord.record.embedding import Embedding, pack
-from runrecord.record.events import Event, File
+from runrecord.record.events import File
 from runrecord.record.picture import is_png, png_of
+from runrecord.record.schema import why
 from runrecord.safety.text import printable
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E")
 ANY_FILE = File("any", "0" * 64)
 """Stands for a file until its content is known."""
 
@@ -26,11 +27,11 @@ class Figure(Protocol):
 
 
 def made(make: Callable[[], E]) -> E:
-    """The event that `make` makes."""
+    """What `make` makes of a script's values."""
     try:
         return make()
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"this cannot be recorded: {printable(str(error))}.") from None
+        raise UserError(f"this cannot be recorded: {printable(why(error))}.") from None
 
 
 def numbers_of(values: Mapping[str, float]) -> dict[str, float]:

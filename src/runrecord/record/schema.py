@@ -1,16 +1,14 @@
-"""The folder format of a record, version 2: one schema, the events themselves; docs/records.md."""
+"""The folder of a record, and its events as JSON: docs/records.md."""
 
-import json
-import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from runrecord.record.events import FORMAT as FORMAT
 from runrecord.record.events import (
-    NUMBER,
     Event,
     File,
     Logged,
@@ -21,8 +19,8 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
+from runrecord.record.events import strict_json as strict_json
 
-FORMAT = 2
 MOST = 2**28
 """Bytes of what is read as a whole: `run.json`, a line, a picture, a patch, an embedding."""
 _LONGEST = 500  # characters of what is wrong with a record
@@ -40,7 +38,66 @@ _Line = Annotated[
     Field(discriminator="event"),
 ]
 _START: TypeAdapter[RunStarted] = TypeAdapter(RunStarted)
-_LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
+_LINE: TypeAdapter[_Line] = TypeAdapter(_Line, config=ConfigDict(ser_json_inf_nan="strings"))
+_FIELDS = {kind.__name__: [one.name for one in fields(kind)] for kind in get_args(Event)}
+
+
+class RecordRefused(Exception):
+    """A record cannot be used; the message is one sentence for a person."""
+
+
+def read_start(content: bytes) -> RunStarted:
+    """The beginning of a run, from JSON.
+
+    Raises:
+        ValueError: it is not one; the message is a clause.
+    """
+    return _read(_START, content)
+
+
+def read_line(content: bytes) -> Event:
+    """A later event, from a line of JSON.
+
+    Raises:
+        ValueError: it is not one; the message is a clause.
+    """
+    return _read(_LINE, content)
+
+
+def as_json(event: Event) -> bytes:
+    """An event as JSON that can be read again: it is tried.
+
+    Raises:
+        ValueError: it cannot; the message is a clause.
+    """
+    start = isinstance(event, RunStarted)
+    adapter: TypeAdapter[Any] = _START if start else _LINE
+    content = adapter.dump_json(
+        event, indent=2 if start else None, ensure_ascii=True, warnings="error"
+    )
+    _read(adapter, content)
+    if len(content) >= MOST:
+        raise ValueError(f"an event has {len(content)} bytes, more than {MOST}")
+    return content + b"\n"
+
+
+def _read(adapter: TypeAdapter[T], content: bytes) -> T:
+    try:
+        return adapter.validate_json(content, extra="ignore")
+    except ValidationError as error:
+        raise ValueError(why(error)) from None
+
+
+def why(error: Exception) -> str:
+    """What is wrong with an event, as a clause."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    detail = error.errors(include_url=False, include_input=False)[0]
+    place = [*detail["loc"]]
+    if place and isinstance(place[0], int) and error.title in _FIELDS:  # given by its position
+        place[0] = _FIELDS[error.title][place[0]]
+    named = ".".join(map(str, place)) or "it"
+    return f"{named}: {detail['msg'].removeprefix('Value error, ')}"[:_LONGEST]
 
 
 def without_files(event: Event, names: Collection[str]) -> Event | None:
@@ -59,89 +116,3 @@ def without_files(event: Event, names: Collection[str]) -> Event | None:
         case RunEnded(output=File() as file) if file.name in names:
             return replace(event, output=None)
     return event
-
-
-class RecordRefused(Exception):
-    """A record cannot be used; the message is one sentence for a person."""
-
-
-def read_start(content: bytes) -> RunStarted:
-    """The beginning of a run, from JSON.
-
-    Raises:
-        ValueError: it is not as it should be; the message is a clause.
-    """
-    return _checked(_START, content)
-
-
-def read_line(content: bytes) -> Event:
-    """An event, from a line of JSON.
-
-    Raises:
-        ValueError: it is not as it should be; the message is a clause.
-    """
-    return _checked(_LINE, content)
-
-
-def as_json(event: Event) -> bytes:
-    """An event as JSON that can be read again: it is tried.
-
-    Raises:
-        ValueError: it holds what JSON or its own type has not; the message is a clause.
-    """
-    try:
-        if isinstance(event, RunStarted):
-            content = _dumps({"format": FORMAT, **asdict(event)}, indent=2)
-            read_start(content)
-        else:
-            content = _dumps(_written_once(asdict(event)))
-            read_line(content)
-    except (TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
-    if len(content) >= MOST:
-        raise ValueError(f"an event has {len(content)} bytes, more than {MOST}")
-    return content + b"\n"
-
-
-def strict_json(value: Any, free: bool = False) -> Any:
-    """A value of JSON whose numbers all are: NaN and the infinities are texts.
-
-    Where a text could be meant (`free`, as in params), they are objects that say what they are.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        text = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        return {NUMBER: text} if free else text
-    if isinstance(value, dict):
-        return {key: strict_json(one, free) for key, one in value.items()}
-    return [strict_json(one, free) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _dumps(document: dict[str, Any], indent: int | None = None) -> bytes:
-    try:
-        return json.dumps(document, indent=indent, allow_nan=False).encode()
-    except ValueError:
-        whole = {
-            key: strict_json(value, free=key in ("params", "config"))
-            for key, value in document.items()
-        }
-        return json.dumps(whole, indent=indent, allow_nan=False).encode()
-
-
-def _written_once(document: dict[str, Any]) -> dict[str, Any]:
-    """A list of values that another title of the line has too, as that title."""
-    first: dict[str, str] = {}
-    for title, values in document.get("steps", {}).items():
-        written = json.dumps(values)
-        if first.setdefault(written, title) != title:
-            document["steps"][title] = first[written]
-    return document
-
-
-def _checked(adapter: TypeAdapter[T], content: bytes) -> T:
-    try:
-        return adapter.validate_json(content)
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in detail["loc"]) or "it"
-        message = detail["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{place}: {message}"[:_LONGEST]) from None

@@ -18,7 +18,7 @@ from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
 from runrecord.record.events import Contents, Dataset, File, RunEnded, RunStarted, Status
 from runrecord.record.reader import Record, files_in
 from runrecord.record.recordable import now
-from runrecord.record.schema import PATCH, RecordRefused
+from runrecord.record.schema import PATCH, RecordRefused, why
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.resume.checkpoints import PRUNED as PRUNED
 from runrecord.resume.checkpoints import Checkpoints
@@ -216,7 +216,7 @@ def _start(
             number=number,
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"this run cannot be recorded: {printable(str(error))}.") from None
+        raise UserError(f"this run cannot be recorded: {printable(why(error))}.") from None
 
 
 def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:
