@@ -476,11 +476,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a stage of two lines": (start(stage="a\nb"), "is not a name"),
     "a param of no name": (start(params={"": 1}), "is not a name"),
     "a metric of two lines": (line("logged", metrics={"a\rb": 1.0}), "is not a name"),
-    "a beginning nested a million deep": (text("run.json", DEEP), "it is no JSON"),
-    "a line nested a million deep": (text("events.jsonl", DEEP + b"\n"), "damaged"),
+    "a beginning nested a million deep": (text("run.json", DEEP), "it is not JSON"),
+    "a line nested a million deep": (text("events.jsonl", DEEP + b"\n"), "events.jsonl, line 1: "),
     "params nested a million deep": (
         text("run.json", b'{"format": 2, "params": ' + DEEP + b"]" * 10**6 + b"}"),
-        "it is no JSON",
+        "it is not JSON",
     ),
     "the last id of two": (duplicate, "'../x' is not an id of a run"),
     **{
@@ -499,8 +499,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
         f"the format {short(version)}": (start(format=version), "update this checkout")
         for version in (3, -1, "2", None, [2])
     },
-    "bytes that are no text": (text("run.json", b"\xff\xfe\x00{"), "it is no JSON"),
-    "a line that is no text": (text("events.jsonl", b'{"event": "\xff"}\n'), "damaged"),
+    "bytes that are no text": (text("run.json", b"\xff\xfe\x00{"), "it is not JSON"),
+    "a line that is no text": (
+        text("events.jsonl", b'{"event": "\xff"}\n'),
+        "events.jsonl, line 1: ",
+    ),
     "an event of no kind": (
         text("events.jsonl", b'{"event": "exec", "time": 1, "command": "touch victim.txt"}\n'),
         "events.jsonl, line 1: ",
@@ -737,7 +740,7 @@ def test_records_that_are_read_are_played_and_others_are_named(
     assert f"MLflow: {ended} created, 0 completed, 0 already there, " in output
     named_ones = [*REFUSED, *DAMAGED]
     silent = [name for name in named_ones if f"{folders[name]}: " not in output]
-    assert silent == ["an event of no kind", "an out without a digest"], "their end is not read"
+    assert silent == []
     assert [name for name in READ if f"{folders[name]}: " in output] == []
     assert state(alone) == before
     infinite = Record(files_in(folders["infinite"]))

@@ -187,7 +187,7 @@ def with_another_patch(record: Path) -> None:
         pytest.param(with_another_patch, "'change.patch': its SHA-256 is another.", id="patch"),
         pytest.param(lambda record: (record / "run.json").unlink(), "'run.json'", id="no start"),
         pytest.param(
-            lambda record: (record / "run.json").write_text("[]"), "it is no JSON", id="no object"
+            lambda record: (record / "run.json").write_text("[]"), "it is not JSON", id="no object"
         ),
     ],
 )
@@ -657,7 +657,7 @@ def test_another_format_is_refused_in_a_sentence(record: Path, version: object) 
 def test_a_last_line_whose_time_is_none_is_refused(record: Path, time: str) -> None:
     line = f'{{"event": "resumed", "epoch": 1, "time": {time}}}\n'
     (record / "events.jsonl").write_text(line)
-    with pytest.raises(RecordRefused, match="damaged"):
+    with pytest.raises(RecordRefused, match=r"events\.jsonl, line 1: "):
         Record(files_in(record))
 
 

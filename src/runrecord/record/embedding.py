@@ -1,12 +1,10 @@
-"""Vectors that stand for examples, as the bytes of a safetensors file and back."""
+"""Vectors that stand for examples, and a safetensors file of them."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-
-from runrecord.record.schema import MOST
 
 
 @dataclass(frozen=True)
@@ -21,29 +19,11 @@ class Embedding:
     """(N, H, W), grey, or (N, H, W, 3), red, green and blue."""
 
 
-def pack(embedding: Embedding) -> bytes:
-    """An embedding as the content of a file.
-
-    Raises:
-        ValueError: it is none that could be unpacked again.
-    """
-    arrays = {"codes": embedding.vectors, "images": embedding.thumbnails}
-    if embedding.labels is not None:
-        arrays["labels"] = embedding.labels
-    content = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    )
-    if len(content) > MOST:
-        raise ValueError(f"an embedding of {len(content)} bytes, more than {MOST}")
-    unpack(content)
-    return content
-
-
 def unpack(content: bytes) -> Embedding:
-    """What `pack` packed.
+    """The embedding in the content of a file.
 
     Raises:
-        ValueError: it is none, or damaged.
+        ValueError: it is not an embedding, or damaged.
     """
     try:
         found = safetensors.numpy.load(content)

@@ -272,19 +272,15 @@ class RunEnded:
 Event = RunStarted | Resumed | Logged | Observed | ModelSaved | ModelEvaluated | RunEnded
 
 
+def fields_with_files(event: Event) -> list[tuple[str, File]]:
+    """The files that an event names, each with the field that names it."""
+    found = []
+    for name, value in vars(event).items():
+        values = value.values() if isinstance(value, Mapping) else [value]
+        found += [(name, one) for one in values if isinstance(one, File)]
+    return found
+
+
 def files_of(event: Event) -> list[File]:
     """The files that an event names."""
-    match event:
-        case RunStarted():
-            found = [event.patch]
-        case Logged():
-            found = [*event.images.values(), *event.texts.values(), *event.artifacts.values()]
-        case ModelSaved():
-            found = [event.file]
-        case ModelEvaluated():
-            found = [event.embedding]
-        case RunEnded():
-            found = [event.output]
-        case Resumed() | Observed():
-            found = []
-    return [file for file in found if file is not None]
+    return [file for _, file in fields_with_files(event)]

@@ -7,20 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from runrecord.record.embedding import unpack
 from runrecord.record.events import (
     Contents,
     Event,
     File,
-    Logged,
-    ModelEvaluated,
     RunEnded,
     RunStarted,
-    files_of,
+    fields_with_files,
 )
-from runrecord.record.picture import is_png
+from runrecord.record.recordable import is_png
 from runrecord.record.schema import (
     EVENTS,
     FORMAT,
@@ -40,46 +37,43 @@ class Record:
     """A record that was written, opened to be read."""
 
     def __init__(self, files: Files) -> None:
-        """Read how the run began, and how much there is.
+        """Read how the run began, and the last that happened.
 
         Raises:
-            RecordRefused: this is no record, is damaged, or comes from a newer version.
+            RecordRefused: this is not a record, is damaged, or comes from another version.
         """
+        self.contents: Contents = files
+        """Where the files lie that events name; `events` has checked those that it left in."""
         self._files = files
         self.damaged: dict[str, str] = {}
         """Why a file that an event names is not used, as a clause, by its name; `events` adds."""
         self.start = self._read_start()
         """How the run began."""
         self.size = 0
-        """How many bytes of whole lines there are."""
+        """Bytes of whole lines."""
         self.length = 1
-        """How many events there are, the start among them."""
-        last = rest = b""
-        for line in self._lines():
-            if not line.endswith(b"\n"):
-                rest = line
-                break
-            last = line
-            self.size += len(line)
-            self.length += 1
-        self.cut_off = bool(rest)
+        """Number of events, the start among them."""
+        self.cut_off = False
         """The last line is not whole: the machine stopped while it was written."""
-        self.end = _ended(last) if last else None
-        self.last_sign_of_life = _time(last) if last else self.start.time
+        last = b""
+        for line in self._lines():
+            self.cut_off = not line.endswith(b"\n")
+            if not self.cut_off:
+                last = line
+                self.size += len(line)
+                self.length += 1
+        event = self._event(self.length - 1, last) if last else None
+        self.end = event if isinstance(event, RunEnded) else None
+        self.last_sign_of_life = event.time if event else self.start.time
         """When the last event was, in milliseconds since 1970."""
-
-    @property
-    def contents(self) -> Contents:
-        """Where the files lie that events name; `events` has checked those that it left in."""
-        return self._files
 
     def events(self, files: bool = True) -> Iterator[Event]:
         """What happened, in order, from the start on.
 
         Args:
             files: check the files that events name: an event comes without its bad ones, which
-                are noted in `damaged`, and not at all if it is nothing but one. Otherwise no file
-                is looked at, and events are as they were written.
+                are noted in `damaged`, and not at all if it is about nothing but one. Otherwise
+                no file is looked at, and events are as they were written.
 
         Raises:
             RecordRefused: a line is damaged or not to be trusted.
@@ -88,26 +82,24 @@ class Record:
         for number, line in enumerate(self._lines(), start=1):
             if not line.endswith(b"\n"):
                 return
-            try:
-                event = read_line(line)
-            except ValueError as error:
-                raise RecordRefused(f"{EVENTS}, line {number}: {printable(str(error))}.") from None
+            event = self._event(number, line)
             usable = self.usable(event) if files else event
             if usable is not None:
                 yield usable
 
     def usable(self, event: Event) -> Event | None:
-        """An event without its bad files, which are noted in `damaged`; None if it has no other."""
-        bad = {}
-        for file in files_of(event):
-            if why := self._why_bad(file, _check_of(event, file)):
-                bad[file.name] = why
+        """An event without its bad files, which are noted in `damaged`; None if nothing is left."""
+        bad = {
+            file.name: why
+            for field, file in fields_with_files(event)
+            if (why := self._why_bad(file, _CHECKS.get(field)))
+        }
         self.damaged |= bad
         return without_files(event, bad) if bad else event
 
     def damage(self) -> str:
         """The files in `damaged` and why, as a clause; empty if there are none."""
-        return "; ".join(f"{_called(name)}: {why}" for name, why in self.damaged.items())
+        return "; ".join(f"{_shown(name)}: {why}" for name, why in self.damaged.items())
 
     def read(self, name: str) -> bytes:
         """The content of a file that an event named.
@@ -120,7 +112,11 @@ class Record:
             _fits(path)
             return path.read_bytes()
         except (ValueError, OSError) as error:
-            raise RecordRefused(f"'{_called(name)}': {_why(error)}.") from None
+            raise RecordRefused(f"'{_shown(name)}': {_why(error)}.") from None
+
+    def patch(self) -> bytes:
+        """What the code differed by from its commit; empty if it did not."""
+        return self.read(self.start.patch.name) if self.start.patch else b""
 
     def _lines(self) -> Iterator[bytes]:
         if EVENTS not in self._files:
@@ -134,30 +130,33 @@ class Record:
         except OSError as error:
             raise RecordRefused(f"'{EVENTS}': {_why(error)}.") from None
 
-    def patch(self) -> bytes:
-        """What the code differed by from its commit; nothing if it did not."""
-        return self.read(self.start.patch.name) if self.start.patch else b""
+    def _event(self, number: int, line: bytes) -> Event:
+        try:
+            return read_line(line)
+        except ValueError as error:
+            raise RecordRefused(f"{EVENTS}, line {number}: {printable(str(error))}.") from None
 
     def _read_start(self) -> RunStarted:
         content = self.read(START)
         try:
-            document: Any = json.loads(content)
-            found = document["format"]
+            found = json.loads(content)["format"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise RecordRefused(f"{START} is not a run's: it is no JSON with a 'format'.") from None
+            raise RecordRefused(
+                f"{START} is not a run's: it is not JSON with a 'format'."
+            ) from None
         if found != FORMAT:
             remedy = (
                 "check out commit ce461c1, which does" if found == 1 else "update this checkout"
             )
             raise RecordRefused(
-                f"this version does not read format {_called(str(found))}, only {FORMAT}; {remedy}."
+                f"this version does not read format {_shown(str(found))}, only {FORMAT}; {remedy}."
             )
         try:
             start = read_start(content)
         except ValueError as error:
             raise RecordRefused(f"{START}: {printable(str(error))}.") from None
         if start.patch and (why := self._why_bad(start.patch, _fits)):
-            raise RecordRefused(f"'{_called(start.patch.name)}': {why}.")
+            raise RecordRefused(f"'{_shown(start.patch.name)}': {why}.")
         return replace(start, tags={key: printable(value) for key, value in start.tags.items()})
 
     def _why_bad(self, file: File, check: Callable[[Path], None] | None) -> str:
@@ -178,28 +177,10 @@ class Record:
         return ""
 
     def _path(self, name: str) -> Path:
-        """Where a file lies. Names are looked up, not joined to a path: none leads outside.
-
-        Raises:
-            ValueError: the record has none of that name.
-        """
+        """Where a file lies. Names are looked up, not joined to a path: none leads outside."""
         if name not in self._files:
             raise ValueError("the record has no such file")
         return self._files[name]
-
-
-def _check_of(event: Event, file: File) -> Callable[[Path], None] | None:
-    """What a file has to be that an event names; None if it may be anything, of any size."""
-    match event:
-        case Logged() if file in event.images.values():
-            return _is_picture
-        case Logged() if file in event.texts.values():
-            return _fits
-        case ModelEvaluated():
-            return _is_embedding
-        case RunEnded():
-            return _fits
-    return None
 
 
 def _fits(path: Path) -> None:
@@ -220,12 +201,16 @@ def _is_embedding(path: Path) -> None:
         raise ValueError(f"it holds {error}") from None
 
 
+_CHECKS = {"images": _is_picture, "texts": _fits, "embedding": _is_embedding, "output": _fits}
+"""What files have to be, by the field that names them; others may be anything, of any size."""
+
+
 def _why(error: ValueError | OSError) -> str:
     """What is wrong with a file, as a clause."""
     return f"it cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-def _called(name: str) -> str:
+def _shown(name: str) -> str:
     return printable(name, 250)
 
 
@@ -249,18 +234,3 @@ def _stays(path: Path, folder: Path) -> bool:
     with target.open("rb") as file:
         content = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))
     return content.hexdigest() == "".join(in_cache.groups())
-
-
-def _ended(line: bytes) -> RunEnded | None:
-    try:
-        event = read_line(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, RunEnded) else None
-
-
-def _time(line: bytes) -> int:
-    try:
-        return int(json.loads(line)["time"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        raise RecordRefused(f"the last line of {EVENTS} is damaged.") from None

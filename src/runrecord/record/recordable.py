@@ -1,23 +1,28 @@
-"""What a script gives its run, as events hold it; a UserError says what they cannot."""
+"""What a script gives its run, as events and files hold it; a UserError says what they cannot."""
 
 import io
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from operator import index
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from PIL import Image
+from safetensors.numpy import save
 
 from runrecord.errors import UserError
-from runrecord.record.embedding import Embedding, pack
+from runrecord.record.embedding import Embedding, unpack
 from runrecord.record.events import File
-from runrecord.record.picture import is_png, png_of
-from runrecord.record.schema import why
+from runrecord.record.schema import MOST, why
 from runrecord.safety.text import printable
 
-E = TypeVar("E")
+T = TypeVar("T")
 ANY_FILE = File("any", "0" * 64)
 """Stands for a file until its content is known."""
+_MOST_PIXELS = 2**26
+"""What shows pictures has them in memory, whatever size a small file says that they have."""
 
 
 class Figure(Protocol):
@@ -26,7 +31,7 @@ class Figure(Protocol):
     def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
 
 
-def made(make: Callable[[], E]) -> E:
+def made(make: Callable[[], T]) -> T:
     """What `make` makes of a script's values."""
     try:
         return make()
@@ -45,7 +50,7 @@ def number_of(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # as PyTorch says it
         raise UserError(
-            f"this cannot be recorded: {name!r} is {repr(value)[:60]}, which is no number."
+            f"cannot record metric {name!r}: {repr(value)[:60]} is not a number."
         ) from None
 
 
@@ -55,32 +60,57 @@ def points_of(title: str, points: Any) -> list[tuple[int, float]]:
         return [(index(x), number_of(title, y)) for x, y in points]
     except (TypeError, ValueError):
         raise UserError(
-            f"this cannot be recorded: {title!r} is {repr(points)[:60]}, which is no list of pairs "
-            "of a whole number and a number."
+            f"cannot record curve {title!r}: {repr(points)[:60]} is not a list of pairs of a whole "
+            "number and a number."
         ) from None
 
 
 def packed(model: str, embedding: Embedding) -> bytes:
     """An embedding, as the content of a file."""
+    arrays = {"codes": embedding.vectors, "images": embedding.thumbnails}
+    if embedding.labels is not None:
+        arrays["labels"] = embedding.labels
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     try:
-        return pack(embedding)
+        if len(content) > MOST:
+            raise ValueError(f"it has {len(content)} bytes, more than {MOST}")
+        unpack(content)
     except ValueError as error:
-        raise UserError(f"this cannot be recorded: {model!r} has {error}.") from None
+        raise UserError(f"cannot record the embedding of {model!r}: {error}.") from None
+    return content
+
+
+def is_png(file: Path | io.BytesIO) -> bool:
+    """Is that a whole PNG file, of as many pixels as can be shown?"""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=["PNG"]) as image:
+            image.verify()
+            return image.width * image.height <= _MOST_PIXELS
+    except Exception:  # whatever Pillow says of a damaged one
+        return False
 
 
 def checked_png(title: str, png: bytes) -> bytes:
     """A PNG file's content, if it is one."""
     if not is_png(io.BytesIO(png)):
-        raise UserError(f"this cannot be recorded: {title!r} is no PNG file's content.")
+        raise UserError(f"cannot record picture {title!r}: its bytes are not a PNG file.")
     return png
 
 
 def png_from(pixels: "np.ndarray[Any, Any]") -> bytes:
-    """The PNG file of some pixels."""
-    try:
-        return png_of(np.asarray(pixels))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    """The PNG file of uint8 pixels, (H, W), (H, W, 3) or (H, W, 4)."""
+    pixels = np.asarray(pixels)
+    fits = 0 < pixels.size <= 4 * _MOST_PIXELS and (
+        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    )
+    if pixels.dtype != np.uint8 or not fits:
+        raise UserError(
+            f"a picture has {pixels.dtype} values of shape {pixels.shape}; it should be uint8, "
+            f"(H, W) or (H, W, 3), of at most {_MOST_PIXELS} pixels."
+        )
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="png")
+    return file.getvalue()
 
 
 def now() -> int:

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from runrecord.record.events import FORMAT as FORMAT
 from runrecord.record.events import (
     Event,
-    File,
     Logged,
     ModelEvaluated,
     ModelSaved,
@@ -18,6 +17,7 @@ from runrecord.record.events import (
     Resumed,
     RunEnded,
     RunStarted,
+    fields_with_files,
 )
 from runrecord.record.events import strict_json as strict_json
 
@@ -102,17 +102,12 @@ def why(error: Exception) -> str:
 
 def without_files(event: Event, names: Collection[str]) -> Event | None:
     """An event without the files of those names; None if it is about nothing but one of them."""
-    match event:
-        case Logged():
-            images, texts, artifacts = (
-                {title: file for title, file in files.items() if file.name not in names}
-                for files in (event.images, event.texts, event.artifacts)
-            )
-            return replace(event, images=images, texts=texts, artifacts=artifacts)
-        case ModelSaved(file=file) if file.name in names:
-            return None
-        case ModelEvaluated(embedding=File() as file) if file.name in names:
-            return replace(event, embedding=None)
-        case RunEnded(output=File() as file) if file.name in names:
-            return replace(event, output=None)
-    return event
+    bad = {name for name, file in fields_with_files(event) if file.name in names}
+    if isinstance(event, ModelSaved):
+        return None if bad else event
+    changes: dict[str, Any] = dict.fromkeys(bad)
+    if isinstance(event, Logged):
+        for field in bad:
+            files = getattr(event, field).items()
+            changes[field] = {title: file for title, file in files if file.name not in names}
+    return replace(event, **changes)

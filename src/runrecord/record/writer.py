@@ -22,12 +22,12 @@ from runrecord.store.files import link, sha256, write_atomic
 class RecordWriter:
     """Writes the record in `folder` while the run goes on, event by event, each safe on the disk.
 
-    An event that could not be written (disk full) is kept and written before the next one. Of its
-    files, bytes are kept too; one that lies elsewhere is taken then, if it is still as it was.
+    An event that could not be written (disk full) is kept and written before the next one, with
+    its files: bytes are kept; a file that lies elsewhere is copied then, if it has not changed.
     """
 
     def __init__(self, folder: Path, size: int = 0) -> None:
-        """Begin a record in `folder`, or go on with one whose lines are `size` bytes so far."""
+        """Begin a record in `folder`, or continue one whose lines have `size` bytes so far."""
         self.folder = folder
         self._size = size
         self._pending: list[tuple[Event, bytes, Contents]] = []
@@ -36,28 +36,24 @@ class RecordWriter:
     def keep(
         self, folder: str, title: str, content: bytes | Path, suffix: str = ""
     ) -> tuple[File, Contents]:
-        """What content is called in the record, and where it is from now on, for `write`.
+        """The name of content in the record, and where it is from now on, for `write`.
 
-        A file is copied into the record as it is now, and the copy is hashed: whoever writes to the
-        file meanwhile changes neither. Without room for that, the file itself has to do.
+        A file is copied into the record first and the copy is hashed: whoever writes to the file
+        meanwhile changes neither. If there is no room for a copy, the file itself is hashed.
 
         Raises:
             OSError: the file cannot be read.
         """
-        if isinstance(content, bytes):
-            file = file_for(folder, title, sha256(content), suffix)
-            return file, {file.name: content}
-        with content.open("rb"):
-            pass  # an error here is the file's; others are the record's
-        copy = self.folder / folder / f".{token_hex(4)}.new"
-        try:
-            write_atomic(copy, content)
-            file = file_for(folder, title, sha256(copy), suffix)
-            _place(copy, self.folder / file.name)
-        except OSError:
-            file = file_for(folder, title, sha256(content), suffix)
-            return file, {file.name: content}
-        return file, {file.name: self.folder / file.name}
+        if isinstance(content, Path):
+            with content.open("rb"):
+                pass  # an error here is the file's; others are the record's
+            with suppress(OSError):
+                copy = self._copy(content, self.folder / folder)
+                file = file_for(folder, title, sha256(copy), suffix)
+                _rename(copy, self.folder / file.name)
+                return file, {file.name: self.folder / file.name}
+        file = file_for(folder, title, sha256(content), suffix)
+        return file, {file.name: content}
 
     def write(self, event: Event, contents: Contents | None = None) -> None:
         """Add an event, and the files that it names.
@@ -116,33 +112,39 @@ class RecordWriter:
             if isinstance(event, RunStarted):
                 write_atomic(self.folder / START, data)
             else:
-                self._append(as_json(_less(event, lost)) if lost else data)
+                if lost:  # checkpoints count events: one that is about nothing else stays, empty
+                    kept = without_files(event, lost)
+                    data = as_json(kept or Logged(event.time, getattr(event, "step", 0)))
+                self._append(data)
             self._pending = self._pending[1:]
 
     def _take(self, file: File, content: bytes | Path) -> bool:
-        """Have a file that an event names in the record; is it still as it was?"""
+        """Copy a file that an event names into the record; False if it has changed since."""
         target = self.folder / file.name
         if target.exists():
             return True
         if isinstance(content, bytes):
             write_atomic(target, content)
             return True
-        copy = target.with_name(f".{token_hex(4)}.new")
         if content.exists():
-            write_atomic(copy, content)
+            copy = self._copy(content, target.parent)
             if sha256(copy) == file.sha256:
-                _place(copy, target)
+                _rename(copy, target)
                 return True
             copy.unlink()
         if file.name not in self._lost:
             self._lost.add(file.name)
-            what = printable(str(content))
             print(
-                f"warning: {what} is lost to the run's record: when it was logged it could not be "
-                "written, and by now it is another, or gone.",
+                f"warning: {printable(str(content))} is lost to the run's record: it could not be "
+                "written when it was logged, and has changed or is gone since.",
                 file=sys.stderr,
             )
         return False
+
+    def _copy(self, file: Path, folder: Path) -> Path:
+        copy = folder / f".{token_hex(4)}.new"
+        write_atomic(copy, file)
+        return copy
 
     def _append(self, data: bytes) -> None:
         """Add a line; doing it again after a failure is harmless."""
@@ -159,18 +161,13 @@ class RecordWriter:
         self._size += len(data)
 
 
-def _place(copy: Path, target: Path) -> None:
+def _rename(copy: Path, target: Path) -> None:
     """Give a copy its name, unless the record has the same file already."""
     if target.exists():
         with suppress(OSError):
             copy.unlink()
     else:
         copy.rename(target)
-
-
-def _less(event: Event, lost: set[str]) -> Event:
-    """An event without files that are lost; one that is nothing else stays as an empty one."""
-    return without_files(event, lost) or Logged(event.time, getattr(event, "step", 0))
 
 
 def place_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -187,10 +184,7 @@ def place_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def file_for(folder: str, title: str, digest: str, suffix: str = "") -> File:
-    """What content is called in a record, which has `folder`s: by its title and its SHA-256.
-
-    Titles are data and may be anything; in a file's name, a few of their letters stay.
-    """
+    """The name of content in a record: a few letters of its title, and its SHA-256."""
     slug = re.sub(r"[^a-z0-9]+", "-", str(title).lower())[:40].strip("-")
     name = "-".join(filter(None, [slug, digest[:12]]))
     return File(f"{folder}/{name}{quote(suffix, safe='', errors='replace')[:20]}", digest)
