@@ -39,7 +39,6 @@ def packages(*modules: str) -> bool:
 CHROMIUM = program("chromium", "chromium-browser")
 SSHD = program("sshd")
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-MLFLOW_2 = os.environ.get("MLFLOW_2", "")
 MOUNT = ("mount", "-t", "tmpfs", "none", "/mnt")
 AS_ROOT = os.geteuid() == 0
 PRIVILEGED = "run the tests as root, a container's with: docker run --privileged"
@@ -70,11 +69,6 @@ NEEDS = {
     "s3": Need("dvc-s3 is not installed: make setup EXTRAS=s3", lambda: packages("dvc_s3")),
     "s3-server": Need(
         "moto's S3 server is not installed: make setup EXTRAS=s3-server", lambda: packages("moto")
-    ),
-    "mlflow-2": Need(
-        "MLFLOW_2 names no `mlflow` of a version 2: pip install mlflow==2.22 in a virtual "
-        "environment of its own, and set MLFLOW_2 to its bin/mlflow",
-        lambda: MLFLOW_2,
     ),
     "root": Need(f"this user is not root: {PRIVILEGED}", lambda: AS_ROOT),
     "namespaces": Need(

@@ -1,6 +1,5 @@
 """Tracking over HTTP: a server on PostgreSQL with users, and servers that go away."""
 
-import json
 import os
 import signal
 import warnings
@@ -20,14 +19,12 @@ from helpers import (
 )
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from needs import MLFLOW_2
 from test_viewers import viewing
 
 from runrecord.cli.viewers import free_port
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view
 from runrecord.store.runs import run_dirs
-from runrecord.trackers.mlflow.artifacts import artifacts_of
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong-staple-7"
@@ -237,33 +234,3 @@ def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> 
             assert len(output.splitlines()) == 1
     output = toy.run("runrecord", "sync", status=2, environment=environment)
     assert len(output.splitlines()) == 1, "it is gone"
-
-
-@pytest.mark.slow
-@pytest.mark.needs("mlflow-2")
-def test_a_real_server_of_mlflow_2(toy: Workspace, tmp_path: Path) -> None:
-    with mlflow_server(
-        tmp_path, free_port(5550), f"sqlite:///{tmp_path / 'server.db'}", program=MLFLOW_2
-    ) as address:
-        environment = {"MLFLOW_TRACKING_URI": address}
-        output = "".join(
-            toy.run("python", script, environment=environment)
-            for script in ("train.py", "evaluate.py")
-        )
-        assert "warning" not in output
-        assert output.count("MLflow's server is 2.") == 1
-        output = toy.run("runrecord", "sync", environment=environment)
-        assert "0 created, 0 completed, 2 already there, 0 failed" in output
-        output = toy.run("runrecord", "sync", "--check", environment=environment)
-        assert "0 created, 0 completed, 2 already there, 0 failed" in output
-        assert "http" in toy.run("runrecord", "mlflow", environment=environment)
-        evaluation, training = runs_at(address)[:2]
-        assert {run.info.status for run in runs_at(address)} == {"FINISHED"}
-        assert training.data.tags["evaluation.run_id"] == evaluation.info.run_id
-        (length,) = json.loads(toy.read("metrics.json")).values()
-        assert training.data.metrics["Eval/Size"] == length
-        assert training.data.tags["model.id"] == f"runs:/{training.info.run_id}/models/model"
-        toy.run("runrecord", "show", training.info.run_id, environment=environment)
-        found = artifacts_of(MlflowClient(address), training)  # the client's own list fails there
-        files = found.list_artifacts("models/model")
-        assert [Path(file.path).name for file in files] == ["model.bin"]

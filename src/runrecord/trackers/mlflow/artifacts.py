@@ -142,10 +142,7 @@ def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
                 files.add(TRACEBACK)
     repository = artifacts_of(client, run)
     model = run.data.tags.get("model.id", "")
-    if model.startswith("runs:/"):
-        has_files = bool(repository.list_artifacts(model.partition(f"{run_id}/")[2]))
-    else:
-        has_files = bool(model and client.list_logged_model_artifacts(model))
+    has_files = bool(model and client.list_logged_model_artifacts(model))
     return (
         not files <= _there(repository, files)
         or (bool(pictures) and not pictures <= pictures_of(client, run).keys())

@@ -62,6 +62,8 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
     for number, name in _NAMES.items():
         if status == number or name in named:
             return _refused(number, said, root)
+    if "ENDPOINT_NOT_FOUND" in named:
+        return "it is older than MLflow 3", "upgrade it: pip install --upgrade mlflow"
     if status:
         return f"it answers {status}", ""
     if "IncompleteRead" in said:

@@ -245,12 +245,12 @@ class MlflowSink(Sink):
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
         assert self._run is not None, "a run's first event is RunStarted"
-        name, again = model_for(event.name), not self.made_now
-        model = self._models.register(self._run, event, self._params, again)
-        self._new_tags |= self._models.tags(self._run, event, model)
+        name = model_for(event.name)
+        model = self._models.register(self._run, event, self._params, again=not self.made_now)
+        self._new_tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
         self.flush()
-        link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256, again)
-        put = partial(self._models.put, self._run, event, contents, model)
+        link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256)
+        put = partial(self._models.put, self._run_id, event, contents, model)
         self._last_steps.extendleft([put, link])
 
     def _log_evaluation(self, event: ModelEvaluated) -> None:
@@ -262,10 +262,7 @@ class MlflowSink(Sink):
             for x, y in points:
                 self._add_point(f"{event.model}/{name}", x, event.time, y)
         self._new_tags[f"{model}.sha256"] = event.sha256
-        again = not self.made_now
-        self._steps.append(
-            partial(self._links.to_trainings, self._run_id, model, event.sha256, again)
-        )
+        self._steps.append(partial(self._links.to_trainings, self._run_id, model, event.sha256))
 
     def _end(self, event: RunEnded, contents: Contents) -> None:
         if event.message:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -102,20 +101,6 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
         if is_embedded(uri):
             _check_place(client.get_experiment(own), database, location)
         return client, own
-
-
-def server_version(uri: str) -> str:
-    """The version of an MLflow server; nothing where it does not say.
-
-    Raises:
-        MlflowException: it does not answer.
-    """
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    answer = http_request(get_default_host_creds(uri), "/version", "GET")
-    found = re.fullmatch(r"\d+(\.[a-z0-9]+)+", answer.text.strip()[:30])
-    return found[0] if found and answer.status_code == 200 else ""
 
 
 def key_of(experiment: "Experiment") -> str:
