@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -178,7 +179,11 @@ def unsteered(environment: Environment) -> dict[str, str]:
 
 @contextmanager
 def unsteered_process() -> Iterator[None]:
-    """For as long as DVC is used in this process, nothing steers Git, which it runs too."""
+    """For as long as DVC is used in this process, nothing steers Git, which it runs too.
+
+    DVC's imports put others in the place of the standard streams; these are put back.
+    """
+    streams = sys.stdout, sys.stderr
     before, kept = dict(os.environ), unsteered(os.environ)
     changed = {name for name in before.keys() | kept if before.get(name) != kept.get(name)}
     _set(changed, kept)
@@ -186,6 +191,7 @@ def unsteered_process() -> Iterator[None]:
         yield
     finally:
         _set(changed, before)
+        sys.stdout, sys.stderr = streams
 
 
 def _set(names: Iterable[str], environment: Environment) -> None:

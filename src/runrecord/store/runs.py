@@ -1,6 +1,7 @@
 """The run store: the record of every run that was started here, whatever became of it."""
 
 import json
+import os
 import platform
 import re
 import secrets
@@ -149,7 +150,7 @@ def working_on(folder: Path, stage: str = "") -> Iterator[bool]:
     Raises:
         Timeout: another process holds it.
     """
-    lock, locks = lock_of(folder), True
+    lock, locks, process = lock_of(folder), True, os.getpid()
     try:
         _wait_for(lock, folder)
     except Timeout:
@@ -162,9 +163,10 @@ def working_on(folder: Path, stage: str = "") -> Iterator[bool]:
     try:
         yield locks
     finally:
-        remove_unfinished(folder)
-        with suppress(OSError):  # it goes with the process
-            lock.release()
+        if os.getpid() == process:  # else this one was forked from it, and shares its lock
+            remove_unfinished(folder)
+            with suppress(OSError):  # it goes with the process
+                lock.release()
 
 
 def _wait_for(lock: FileLock, folder: Path) -> None:

@@ -1,0 +1,132 @@
+"""Scripts of strangers: forks, threads, MLflow used by the script itself, a notebook's streams."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import Workspace, new_repository, spool
+
+from runrecord.record.reader import Record, files_in
+from runrecord.record.view import view
+
+FORK = """
+import os, runrecord
+with runrecord.start_run("train") as run:
+    run.log({"loss": 1.0}, 1)
+    child = os.fork()
+    if child == 0:
+        run.log({"loss": 9.0}, 2)
+    _, status = os.waitpid(child, 0)
+    print("child", os.waitstatus_to_exitcode(status))
+    run.log({"loss": 0.5}, 2)
+"""
+THREADS = """
+import threading, runrecord
+with runrecord.start_run("train") as run:
+    def log(name):
+        for step in range(20):
+            run.log({name: float(step)}, step)
+    threads = [threading.Thread(target=log, args=(f"t{n}",)) for n in range(4)]
+    for one in threads: one.start()
+    for one in threads: one.join()
+"""
+SEVERAL = """
+import runrecord
+for number in range(3):
+    with runrecord.start_run("train") as run:
+        run.log({"loss": float(number)})
+"""
+UNTOUCHED = """
+import os, signal, sys, runrecord
+mine = sys.stdout, sys.stderr, dict(os.environ)
+handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+with runrecord.start_run("train") as run:
+    assert (sys.stdout, sys.stderr) == mine[:2]
+    assert dict(os.environ) == mine[2]
+    run.log({"loss": 1.0})
+loaded = {"mlflow", "tensorboardX", "tensorboard", "torch"} & {*sys.modules}
+assert not loaded, loaded
+assert (sys.stdout, sys.stderr, dict(os.environ)) == mine
+assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+"""
+AUTOLOG = """
+import warnings; warnings.simplefilter("ignore")
+import mlflow, numpy, runrecord
+mlflow.set_tracking_uri("sqlite:///own.db")
+mlflow.sklearn.autolog(silent=True)
+from sklearn.linear_model import LinearRegression
+with mlflow.start_run(), runrecord.start_run("train") as run:
+    LinearRegression().fit(numpy.arange(8.0)[:, None], numpy.arange(8.0))
+    run.log({"loss": 1.0})
+print("own", len(mlflow.search_runs()))
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Workspace:
+    return Workspace(new_repository(tmp_path / "repository"))
+
+
+def run(workspace: Workspace, script: str, status: int = 0, **environment: str) -> str:
+    (workspace.path / "train.py").write_text(script)
+    return workspace.run("python", "train.py", status=status, environment=environment)
+
+
+OFF = {"RUNRECORD_SINKS": "off"}
+
+
+def test_a_forked_child_cannot_log_to_its_parents_run(stranger: Workspace) -> None:
+    output = run(stranger, FORK, **OFF)
+    assert "error: the run belongs to the process that this one was forked from" in output
+    assert "child 2" in output
+    assert "Traceback" not in output
+    (folder,) = spool(stranger)
+    record = Record(files_in(folder))
+    assert record.end is not None
+    assert record.end.status == "FINISHED"
+    assert view(record).series["loss"] == {1: (1.0, []), 2: (0.5, [])}
+
+
+def test_threads_log_to_one_run(stranger: Workspace) -> None:
+    run(stranger, THREADS, **OFF)
+    (folder,) = spool(stranger)
+    series = view(Record(files_in(folder))).series
+    assert {name: len(points) for name, points in series.items()} == {f"t{n}": 20 for n in range(4)}
+
+
+def test_one_process_has_several_runs_each_shown(stranger: Workspace) -> None:
+    run(stranger, SEVERAL)
+    folders = spool(stranger)
+    assert sorted(json.loads((one / "run.json").read_text())["number"] for one in folders) == [
+        1,
+        2,
+        3,
+    ]
+    shown = os.listdir(stranger.path / "tensorboard" / "train")
+    assert sorted(shown) == sorted(one.name for one in folders)
+
+
+def test_a_script_keeps_its_streams_environment_signals_and_libraries(stranger: Workspace) -> None:
+    run(stranger, UNTOUCHED, GIT_DIR=str(stranger.path / ".git"))
+
+
+def test_a_script_that_uses_mlflow_itself_has_its_own_runs_there(stranger: Workspace) -> None:
+    assert "own 1" in run(stranger, AUTOLOG)
+    own = {"MLFLOW_TRACKING_URI": "sqlite:///own.db"}  # by which MLflow tells what it starts, too
+    assert "1 already there" in stranger.run("runrecord", "sync", environment=own)
+
+
+@pytest.mark.slow
+def test_under_torchrun_rank_0_alone_has_a_run(stranger: Workspace) -> None:
+    (stranger.path / "train.py").write_text(
+        "import runrecord\nwith runrecord.start_run('train') as run: run.log({'loss': 1.0})\n"
+    )
+    torchrun = Path(sys.executable).with_name("torchrun")
+    output = stranger.run(
+        *(str(torchrun), "--standalone", "--nproc-per-node=2", "train.py"), environment=OFF
+    )
+    assert "rank 1 of several processes records nothing" in output
+    (folder,) = spool(stranger)
+    assert Record(files_in(folder)).length > 1
