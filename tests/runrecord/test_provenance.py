@@ -1,6 +1,10 @@
 """What a run says of where it came from, and that it is enough to get there again."""
 
 import hashlib
+import os
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -262,6 +266,34 @@ def test_what_the_stage_reads_and_is_edited_while_it_runs_fails_the_run(
     assert end.changed[0].startswith(changed)
     assert len(end.changed) == 1
     assert not (repository / "records").exists(), "nothing is sealed for DVC"
+
+
+def test_a_large_dependency_is_read_again_only_if_it_was_touched(repository: Path) -> None:
+    file = repository / "data/set/large.bin"
+    file.write_bytes(b"1" * 2**20)
+    notes = repository / ".runrecord/digests.db"
+
+    def noted() -> list[str]:
+        with closing(sqlite3.connect(notes)) as database:
+            return [digest for (digest,) in database.execute("SELECT sha256 FROM digests")]
+
+    first = read_inputs(repository, "train", repository).deps
+    assert noted() == [], "it could change again within the same time"
+    time.sleep(2.1)
+    assert read_inputs(repository, "train", repository).deps == first
+    assert noted() == [sha256(b"1" * 2**20)]
+    with closing(sqlite3.connect(notes)) as database, database:
+        database.execute("UPDATE digests SET sha256 = 'another'")
+    assert read_inputs(repository, "train", repository).deps != first, "the file is not read"
+    status = file.stat()
+    file.write_bytes(b"2" * 2**20)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # its size and time are as before
+    changed = read_inputs(repository, "train", repository).deps
+    file.write_bytes(b"1" * 2**20)
+    assert read_inputs(repository, "train", repository).deps == first
+    assert changed["data/set"] != first["data/set"]
+    notes.write_bytes(b"no database")
+    assert read_inputs(repository, "train", repository).deps == first
 
 
 def test_what_is_put_back_or_not_read_changes_nothing(repository: Path) -> None:

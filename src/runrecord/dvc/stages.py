@@ -1,7 +1,7 @@
 """The stages of a DVC repository, as DVC itself resolves them; and which files it sees."""
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +171,12 @@ def is_related(one: str, other: str) -> bool:
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
-def hash_paths(root: Path, paths: Iterable[str], compiled: bool = False) -> dict[str, str]:
+def hash_paths(
+    root: Path,
+    paths: Iterable[str],
+    compiled: bool = False,
+    digest_of: Callable[[Path], str] = sha256,
+) -> dict[str, str]:
     """SHA-256 of each file and folder that is there, by its path.
 
     A folder counts by its files that DVC sees, without those that .dvcignore names. Files behind a
@@ -181,6 +186,7 @@ def hash_paths(root: Path, paths: Iterable[str], compiled: bool = False) -> dict
         root: of the DVC repository.
         paths: from there.
         compiled: count what Python compiles, too: a stage that only reads a folder writes that.
+        digest_of: gives a file's SHA-256.
     """
     there = [path for path in paths if (root / path).exists()]
     folders = files_in_folders(root, [path for path in there if (root / path).is_dir()])
@@ -188,10 +194,10 @@ def hash_paths(root: Path, paths: Iterable[str], compiled: bool = False) -> dict
     for path in there:
         files = folders.get(path)
         if files is None:
-            found[path] = sha256(root / path)
+            found[path] = digest_of(root / path)
         else:
             counted = (name for name in files if compiled or f"/{_COMPILED}" not in f"/{name}")
-            found[path] = sha256_of_files({name: files[name] for name in counted})
+            found[path] = sha256_of_files({name: files[name] for name in counted}, digest_of)
     return found
 
 

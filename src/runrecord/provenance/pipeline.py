@@ -9,7 +9,9 @@ from runrecord.dvc.stages import Stage, StageAtWork, find_stage, hash_paths
 from runrecord.errors import UserError
 from runrecord.record.schema import START
 from runrecord.safety.text import printable
-from runrecord.store.paths import RECORDS
+from runrecord.store.digests import known_digests
+from runrecord.store.paths import RECORDS, repo_root
+from runrecord.store.runs import state_folder
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
         UserError: DVC cannot read its files.
     """
     found = find_stage(checkout, stage, cwd)
-    return Inputs(**vars(found), deps=hash_paths(checkout, found.stage.deps))
+    with known_digests(state_folder(repo_root(checkout)) / "digests.db") as digest_of:
+        return Inputs(**vars(found), deps=hash_paths(checkout, found.stage.deps, False, digest_of))
 
 
 def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:

@@ -88,15 +88,15 @@ def link(source: Path, target: Path) -> None:
 def sha256(content: bytes | Path) -> str:
     """The SHA-256 of some content, or of a file's, in hexadecimal.
 
-    A file is read once in a process, until its size or time is another, as DVC sees it.
+    A file is read once in a process, until its size or one of its times is another.
     """
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     status = content.stat()
-    age = time.time_ns() - status.st_mtime_ns
-    if age < _TICK:
+    times = status.st_mtime_ns, status.st_ctime_ns
+    if time.time_ns() - max(times) < _TICK:
         return _digest.__wrapped__(str(content))
-    return _digest(str(content), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _digest(str(content), status.st_dev, status.st_ino, status.st_size, *times)
 
 
 @lru_cache(maxsize=2**16)
@@ -110,7 +110,7 @@ def _in_a_line(name: str) -> str:
     return name.replace("\\", "\\\\").replace("\n", "\\n") if "\n" in name else name
 
 
-def sha256_of_files(files: Mapping[str, Path]) -> str:
+def sha256_of_files(files: Mapping[str, Path], digest_of: Callable[[Path], str] = sha256) -> str:
     """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
-    lines = [f"{sha256(files[name])}  {_in_a_line(name)}\n" for name in sorted(files)]
+    lines = [f"{digest_of(files[name])}  {_in_a_line(name)}\n" for name in sorted(files)]
     return sha256("".join(lines).encode())
