@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from runrecord.provenance.git import GitFailed, IsolatedRepo, OutsideGit, commit_of, git, top_of
@@ -17,7 +17,7 @@ _NO_CODE = ("dvc.lock", _DVC_TMP, *_MLFLOW, "tensorboard")
 _PATCH_LIMIT = 2**20  # bytes of changed files
 _LONGEST_PATCH = 4 * _PATCH_LIMIT  # what is removed is in it too
 _NAMED = 3  # files, in a tag
-_NO_PROGRAM = re.compile(r"(^|/)(\.|__pycache__/)|\.pyc$|~$")
+_NO_PROGRAM = re.compile(r"(^|/)(\.|__pycache__/)|\.pyc$|~$")  # nobody imports it
 _REFS = ("refs/heads", "refs/tags", "refs/remotes")
 _NAMES = ("-z", "--stdin")
 _SUBMODULE = "160000"
@@ -111,7 +111,10 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
     top = top_of(checkout)
     if not checkout.resolve().is_relative_to(top.resolve()):
         raise _LeftOut(f"Git's core.worktree is {top}, which {checkout} is not in")
-    with _scratch(checkout) as folder:
+    beside = checkout / _DVC_TMP  # on the disk that the files are on, where that can be written
+    place = beside if os.access(beside, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="runrecord-", dir=place) as name:
+        folder = Path(name)
         own = IsolatedRepo(checkout, folder)
         own.git("read-tree", commit)
         changed, converted, hidden, without = _look(own, checkout, top, commit, there)
@@ -155,9 +158,10 @@ def _look(
     listing = ("ls-files", "-z", "--full-name")
     staged = _split(own.git(*listing, "--stage", "--", *there, tree=top, cwd=checkout))
     modes = {name: about[:6] for about, _, name in (line.partition("\t") for line in staged)}
+    submodules = {name for name, mode in modes.items() if mode == _SUBMODULE}
     unlike = ("--others", "--exclude-standard", "--", *there)
     changed = {*_split(own.git(*listing, "--modified", *unlike, tree=top, cwd=checkout))}
-    gone = sorted((changed & modes.keys()) - {*_there(top, changed)})
+    gone = sorted((changed & modes.keys()) - {*_there(top, changed)} - submodules)
     if gone and _said(checkout, *_IS_SPARSE) == "true":
         raise _LeftOut(f"{gone[0]} is not in this sparse checkout (see 'git sparse-checkout')")
     new, hidden = changed - modes.keys(), set[str]()
@@ -168,16 +172,27 @@ def _look(
     secret = sorted(name for name in new - hidden if is_secret_kind(name))
     without = [f"{printable(', '.join(secret))}, which {OF_A_KIND}"] if secret else []
     changed -= {*secret}
-    changed -= _repositories(top, changed, modes)
+    for name in sorted(submodules):
+        if (top / name / ".git").exists() and (name in changed or git(top / name, *_STATUS)):
+            raise _LeftOut(f"the submodule {name} is not as it is committed")
+    changed -= submodules
+    if nested := sorted(name for name in changed if name.endswith("/")):
+        raise _LeftOut(f"{nested[0]} is a Git repository of its own")
     converted, filtered = _attributes(own, modes.keys())
     converted |= filtered - changed
     changed -= converted
-    changed -= _unchanged(own, top, commit, changed & filtered)
+    if behind := {*_there(top, changed & filtered)}:
+        given = _listed(behind)
+        own.git("update-index", *_NAMES, tree=top, given=given, as_committed=True)
+        if other := _split(own.git("diff-index", "-z", "--cached", "--name-only", commit)):
+            raise _LeftOut(f"{other[0]} goes through a filter of Git's")
+        changed -= behind
     sizes = {name: (top / name).lstat().st_size for name in _there(top, changed)}
     if large := _too_large(sizes, modes.keys()):
         size = sum(sizes[name] for name in large) / 1e6
         without.append(f"{_some(large)} (too large: {size:.1f} MB)")
-    return changed - {*large}, converted, _named(hidden), without
+    named = sorted(name for name in hidden if not _NO_PROGRAM.search(name))
+    return changed - {*large}, converted, _some(named), without
 
 
 def _too_large(sizes: Mapping[str, int], tracked: Set[str]) -> list[str]:
@@ -196,31 +211,6 @@ def _too_large(sizes: Mapping[str, int], tracked: Set[str]) -> list[str]:
     return large
 
 
-@contextmanager
-def _scratch(checkout: Path) -> Iterator[Path]:
-    """A folder that goes again, on the disk that the files are on, where that can be written."""
-    beside = checkout / _DVC_TMP
-    place = beside if os.access(beside, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="runrecord-", dir=place) as folder:
-        yield Path(folder)
-
-
-def _repositories(top: Path, changed: Set[str], modes: Mapping[str, str]) -> set[str]:
-    """Submodules, which are as they are committed.
-
-    Raises:
-        _LeftOut: one is not, or another repository lies among the files.
-    """
-    submodules = {name for name, mode in modes.items() if mode == _SUBMODULE}
-    for name in sorted(submodules):
-        if (top / name / ".git").exists() and (name in changed or git(top / name, *_STATUS)):
-            raise _LeftOut(f"the submodule {name} is not as it is committed")
-    for name in sorted(changed - submodules):
-        if name.endswith("/"):
-            raise _LeftOut(f"{name} is a Git repository of its own")
-    return submodules
-
-
 def _attributes(own: IsolatedRepo, tracked: Set[str]) -> tuple[set[str], set[str]]:
     """Committed files whose attributes may make other bytes of them; those with a filter."""
     wanted = ("eol", "ident", "working-tree-encoding", "filter")
@@ -233,21 +223,6 @@ def _attributes(own: IsolatedRepo, tracked: Set[str]) -> tuple[set[str], set[str
         elif attribute != "filter" and value not in ("unspecified", "unset", "lf"):
             converted.add(name)
     return converted - filtered, filtered
-
-
-def _unchanged(own: IsolatedRepo, top: Path, commit: str, filtered: Set[str]) -> set[str]:
-    """Those of these files that are there, which their filters make what is committed.
-
-    Raises:
-        _LeftOut: one is changed.
-    """
-    there = {*_there(top, filtered)}
-    if there:
-        own.git("update-index", *_NAMES, tree=top, given=_listed(there), as_committed=True)
-        other = _split(own.git("diff-index", "-z", "--cached", "--name-only", commit))
-        if other:
-            raise _LeftOut(f"{other[0]} goes through a filter of Git's")
-    return there
 
 
 def _add(own: IsolatedRepo, tree: Path, names: Set[str]) -> None:
@@ -266,11 +241,6 @@ def _there(tree: Path, names: Iterable[str]) -> Iterator[str]:
         behind = path.parents[: name.count("/")]
         if (path.is_symlink() or path.is_file()) and not any(map(Path.is_symlink, behind)):
             yield name
-
-
-def _named(names: Iterable[str]) -> str:
-    """Those names as a tag, less what no program imports."""
-    return _some(sorted(name for name in names if not _NO_PROGRAM.search(name)))
 
 
 def _some(names: Sequence[str]) -> str:
