@@ -109,8 +109,8 @@ def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None
     assert evaluation.name in said
 
     text = (evaluation / "events.jsonl").read_text()
-    assert '"Size": ' in text
-    (evaluation / "events.jsonl").write_text(text.replace('"Size": ', '"Size": 1'))
+    assert '"Size":' in text
+    (evaluation / "events.jsonl").write_text(text.replace('"Size":', '"Size": 1'))
     (picture,) = list((old / "images").iterdir())[:1]
     cached = [
         path

@@ -319,7 +319,7 @@ def showing(tracker: type[Sink], root: Path) -> tuple[Showing, list[str]]:
     return thread, said
 
 
-def test_a_tracker_that_fails_is_warned_about_and_catches_up_by_the_end(
+def test_a_tracker_that_fails_once_catches_up_and_one_that_fails_at_the_end_is_said(
     tmp_path: Path,
 ) -> None:
     handled: list[str] = []
@@ -352,7 +352,8 @@ def test_a_tracker_that_fails_is_warned_about_and_catches_up_by_the_end(
     tracker.log(RunEnded(3, "FINISHED"))
     thread.join()
     whole = ["made", "RunStarted", "Logged", "Logged", "RunEnded"]
-    assert handled == ["made", "RunStarted", "Logged", *whole]
+    assert handled[:3] == ["made", "RunStarted", "Logged"]
+    assert handled[3:] in (whole, whole * 2), "nothing is lost"
     assert "Failing unavailable: [Errno 2] no such place" in said[0]
     assert "somebody completes it later" in said[0]
     assert said[1:] == [

@@ -25,7 +25,8 @@ from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx
 
 LOG = ".follow.log"
 """The file in a run's folder with what its follower said; no part of the record."""
-RETRY = 10.0  # seconds that a tracker which failed is left alone
+RETRY = 10.0  # seconds that a tracker which failed twice in a row is left alone
+_SOON = 1.0  # the same, after its first failure, of which nothing is said yet
 _LOOK = 0.2  # seconds between two looks at the record
 _LOWER = 10  # of 19: training comes first
 _ORPHANED = 60.0  # seconds that it goes on without the run's process
@@ -111,20 +112,22 @@ class Showing(threading.Thread):
 
     def run(self) -> None:
         """Show it; once the run has ended, nothing is tried more than once again."""
-        watched = _Growing(self._folder, self._past)
+        watched, again = _Growing(self._folder, self._past), False
         while True:
             last_attempt = watched.has_ended()
             try:
                 self._show()
             except Exception as error:
-                self._warn(self._tracker.why(error, self._root))
+                if again or last_attempt:
+                    self._warn(self._tracker.why(error, self._root))
             else:
                 return
             if last_attempt:
                 return
-            deadline = time.monotonic() + RETRY
+            deadline = time.monotonic() + (RETRY if again else _SOON)
             while time.monotonic() < deadline and not watched.has_ended():
                 time.sleep(_LOOK)
+            again = True
 
     def _show(self) -> None:
         """Show the record from its start to its end, as it grows."""
