@@ -4,6 +4,8 @@ import logging
 import os
 import shutil
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ _SAY_TWICE = (
     "urllib3.util.retry",
 )
 """Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
+_IN_THE_MAKING = ("migration expected", "already exists", "no such table")
+"""What MLflow's migrations say while another process makes the same tables."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """What the addresses of databases begin with that MLflow uses without a server."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
@@ -97,10 +101,23 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
             if not _has_tables(database):
                 _create(database, state_folder(root) / "new-database")
         client = MlflowClient(uri)
-        own = _own_experiment(client, name, location)
+        own = _once_made(lambda: _own_experiment(client, name, location))
         if is_embedded(uri):
             _check_place(client.get_experiment(own), database, location)
         return client, own
+
+
+def _once_made(call: Callable[[], str]) -> str:
+    """What a call gives, once a script that uses MLflow itself has made the database's tables."""
+    deadline = time.monotonic() + _LONG
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            in_the_making = any(words in str(error) for words in _IN_THE_MAKING)
+            if not in_the_making or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def key_of(experiment: "Experiment") -> str:
