@@ -731,7 +731,8 @@ def _train_again(
     ]
     if sealed_in(root / job.record) is None:
         faults.append("the second time, no record is sealed")
-    if (left := _checkpoints(root)) and not KINDS[stop.kind].error:
+    left = [path for path in _checkpoints(root) if _may_go_on(root, path)]
+    if left and not KINDS[stop.kind].error:
         faults.append(f"checkpoints left: {left}")
     if job.by_dvc:
         answer = stand.must(partial(_become, "dvc", "status", "train"))

@@ -30,8 +30,7 @@ import runrecord.run.start
 from runrecord.dvc.stages import find_stage
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.resume.checkpoints import Checkpoints
-from runrecord.resume.saved_states import Arrays
+from runrecord.resume.checkpoints import Arrays, Checkpoints
 from runrecord.run.process import run_stage
 from runrecord.store.runs import run_dir, run_dirs
 

@@ -54,7 +54,9 @@ def test_what_dvc_can_give_back_goes_and_can_be_had_again(four: Workspace, here:
     start = Record(files_in(old)).start
     play(four.path, Record(files_in(old)), TensorBoardSink)
     assert stages(four) == ["train", "evaluate"] * 2
-    checkpoint = four.path / ".runrecord" / "checkpoints" / "of-all" / old.name / "000008.finished"
+    checkpoint = (
+        four.path / ".runrecord" / "checkpoints" / "of-all" / old.name / "000008.safetensors"
+    )
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     said = here("--keep", "1")

@@ -1,4 +1,4 @@
-"""What a result depends on: only that decides whether a stopped run is gone on with."""
+"""What a result depends on: only that decides whether a stopped run is resumed."""
 
 import json
 from collections.abc import Mapping
@@ -73,8 +73,8 @@ NOT_NUMERIC = """
 @pytest.mark.parametrize("name", NUMERIC.split())
 def test_a_variable_that_changes_numbers_is_identity(name: str) -> None:
     was, now = identity(environment={name: "1"}), identity(environment={name: "2"})
-    assert differences(was, now) == [f"{name} was 1, is 2"]
-    assert differences(was, identity()) == [f"{name} was 1, is not set"]
+    assert differences(was, now) == [f"{name} changed from 1 to 2"]
+    assert differences(was, identity()) == [f"{name} changed from 1 to not set"]
 
 
 def test_a_variable_that_changes_none_is_not(tmp_path: Path) -> None:
@@ -108,41 +108,44 @@ def test_what_changes_no_number_is_no_difference(change: dict[str, Any], tmp_pat
 OTHER: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a param": (
         {"inputs": {"params": PARAMS | {"vae.lr": 5e-05}}},
-        ["vae.lr was 0.001, is 5e-05"],
+        ["vae.lr changed from 0.001 to 5e-05"],
     ),
     "a param by two names": (
         {"inputs": {"params": PARAMS | {"vae.lr": 0.002}}, "shown": SHOWN | {"lr": 0.002}},
-        ["vae.lr was 0.001, is 0.002"],
+        ["vae.lr changed from 0.001 to 0.002"],
     ),
-    "a shown param alone": ({"shown": SHOWN | {"lr": 3}}, ["lr was 0.001, is 3"]),
+    "a shown param alone": ({"shown": SHOWN | {"lr": 3}}, ["lr changed from 0.001 to 3"]),
     "a number and a text": (
         {"inputs": {"params": PARAMS | {"seed": "0"}}},
-        ['seed was 0, is "0"'],
+        ['seed changed from 0 to "0"'],
     ),
-    "true and 1": ({"inputs": {"params": PARAMS | {"seed": False}}}, ["seed was 0, is false"]),
+    "true and 1": (
+        {"inputs": {"params": PARAMS | {"seed": False}}},
+        ["seed changed from 0 to false"],
+    ),
     "a list in another order": (
         {"inputs": {"params": PARAMS | {"vae.sizes": [4, 3]}}},
-        ["vae.sizes was [3, 4], is [4, 3]"],
+        ["vae.sizes changed from [3, 4] to [4, 3]"],
     ),
     "null and nothing": (
         {"inputs": {"params": {k: v for k, v in PARAMS.items() if k != "vae.clip"}}},
-        ["vae.clip was null, is not set"],
+        ["vae.clip changed from null to not set"],
     ),
     "a param of two lines": (
         {"inputs": {"params": PARAMS | {"note": "a\n\x1b[31mb"}}},
-        ['note was not set, is "a\\n\\u001b[31mb"'],
+        ['note changed from not set to "a\\n\\u001b[31mb"'],
     ),
-    "code": ({"inputs": {"deps": DEPS | {"train.py": "c" * 64}}}, ["train.py is another"]),
+    "code": ({"inputs": {"deps": DEPS | {"train.py": "c" * 64}}}, ["train.py changed"]),
     "a file more": ({"inputs": {"deps": DEPS | {"x": "c" * 64}}}, ["x is new"]),
     "a file less": ({"inputs": {"deps": {"train.py": "a" * 64}}}, ["data is gone"]),
     "the command": (
         {"inputs": {"stage": replace(STAGE, commands=("python -O train.py",))}},
-        ["the command was python train.py, is python -O train.py"],
+        ["the command changed from python train.py to python -O train.py"],
     ),
-    "the device": ({"device": "cuda H100"}, ["the device was cpu AVX2, is cuda H100"]),
+    "the device": ({"device": "cuda H100"}, ["the device changed from cpu AVX2 to cuda H100"]),
     "a package": (
         {"packages": ("numpy", "dvc", "safetensors")},
-        [f"safetensors was not set, is {version('safetensors')}"],
+        [f"safetensors changed from not set to {version('safetensors')}"],
     ),
 }
 
@@ -186,7 +189,7 @@ def test_a_length_by_which_several_params_go_is_refused() -> None:
 NEAR: dict[str, tuple[Identity, str]] = {
     "two params": (
         identity({"params": PARAMS | {"vae.lr": 1, "seed": 1}}),
-        ": seed was 0, is 1, vae.lr was 0.001, is 1",
+        ": seed changed from 0 to 1, vae.lr changed from 0.001 to 1",
     ),
     "many": (
         identity({"params": {f"p{number}": 0 for number in range(9)}}, {}),
@@ -202,9 +205,9 @@ def test_of_a_checkpoint_that_does_not_serve_it_is_said_why(
 ) -> None:
     new_run(run_dir(tmp_path, "run-1"), id="run-1")
     Checkpoints(tmp_path, identity()).save("run-1", 12, 1, {"w": np.zeros(1)})
-    found = Checkpoints(tmp_path, now).why_anew(30)
+    found = Checkpoints(tmp_path, now).why_anew()
     if said:
-        assert found.startswith("epochs 1 to 12 of run-1 are not gone on with: ")
+        assert found.startswith("not resuming run-1 (12 epochs): ")
         assert found.endswith(said)
         assert "\n" not in found
     else:
@@ -218,7 +221,7 @@ def test_of_several_the_one_that_differs_least_is_told_of(tmp_path: Path) -> Non
         other = PARAMS | {"vae.lr": lr, "seed": number}
         Checkpoints(tmp_path, identity({"params": other})).save(name, 1, 1, {"w": np.zeros(1)})
     here = Checkpoints(tmp_path, identity({"params": PARAMS | {"seed": 2}}))
-    assert here.why_anew(30) == "epoch 1 of run-1 is not gone on with: seed was 1, is 2"
+    assert here.why_anew() == "not resuming run-1 (1 epoch): seed changed from 1 to 2"
 
 
 def test_secrets_are_not_kept_beside_a_checkpoint(
@@ -234,7 +237,7 @@ def test_secrets_are_not_kept_beside_a_checkpoint(
     assert "pw" not in text
     other = identity({"params": {"url": "https://me:other@host/", "token": "abcdefgh"}})
     assert Checkpoints(tmp_path, other).latest() is None
-    assert "something secret was another" in Checkpoints(tmp_path, other).why_anew(9)
+    assert "a secret value changed" in Checkpoints(tmp_path, other).why_anew()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"stage": 3}', b"\xff", b"[" * 100_000])
@@ -246,5 +249,5 @@ def test_a_damaged_note_beside_a_checkpoint_is_none(tmp_path: Path, content: byt
     assert json.loads(note.read_text())["params"]["vae.lr"] == 0.001
     note.write_bytes(content)
     other = Checkpoints(tmp_path, identity(device="another"))
-    assert other.why_anew(9) == ""
+    assert other.why_anew() == ""
     assert kept.latest() is not None

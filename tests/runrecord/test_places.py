@@ -223,7 +223,7 @@ def test_on_a_disk_without_locks_a_run_is_gone_on_with_once_it_is_known_to_be_go
     dead, unknown = left_behind(tmp_path, "dead"), left_behind(tmp_path, "unknown", processes="x")
     kept.save("unknown", 2, 1, {"one": np.ones(1)})
     assert kept.latest() is None
-    assert "if it does not, say 'runrecord reap unknown'" in kept.why_anew(9)
+    assert "if it does not, run 'runrecord reap unknown'" in kept.why_anew()
     kept.save("dead", 1, 1, {"one": np.ones(1)})
     found = kept.latest()
     assert found is not None

@@ -1,48 +1,43 @@
-"""Checkpoints: a run that was stopped goes on where it was, and ends with the same bytes.
+"""Checkpoints: a run that was stopped resumes where it was, and ends with the same bytes.
 
-Kept under the main repository's root, a folder a run, in one that is named by all that the result
-depends on: a run with another parameter, code, library or kind of device never takes them. What
-that was is kept beside them, so that it can be said why.
+They lie under the main repository's root: a folder per identity, which is all that a result
+depends on, in it a folder per run, and in it a file per epoch. A run with another parameter, code,
+library or kind of device never finds them. The identity lies beside them, for the reason why not.
 """
 
 import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from runrecord.errors import UserError
 from runrecord.record.events import Event
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import START, RecordRefused, read_start
+from runrecord.record.schema import RecordRefused
 from runrecord.resume.identity import Identity, differences, redacted
-from runrecord.resume.saved_states import (
-    FINISHED,
-    KINDS,
-    UNFINISHED,
-    Arrays,
-    Saved,
-    epoch_of,
-    identity_in,
-    read_states,
-    states_in,
-    time_of,
-    write_state,
-)
-from runrecord.run.repeated import OnRecord, has_tags, on_record
-from runrecord.store.files import sha256
+from runrecord.resume.repeated import OnRecord, has_tags, on_record
+from runrecord.store.files import remove_unfinished, sha256, write_atomic
 from runrecord.store.place import process_began, was_claimed_since
 from runrecord.store.runs import is_running, run_dir, state_folder
 
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 PRUNED = "study.pruned"
-"""The tag that says why a study ended a run, which nothing goes on from."""
-_KEPT = 5  # of a stage, or of a study's trial: runs that ended, and as many that did not
+"""The tag that says why a study ended a run; such a run is never resumed."""
+_KEY, _IDENTITY = "runrecord", "identity.json"
+_STATES = 2  # kept of a run: the newest, and the one before it in case that is damaged
+_RUNS = 5  # kept of a stage, or of a study's trial: finished ones, and as many unfinished ones
 _TOGETHER = 60.0  # seconds within which the ranks of one job start
-_TOLD = 4  # differences, at most
+_SHOWN = 4  # differences, at most
 
 
 class State(Protocol):
@@ -56,14 +51,43 @@ class State(Protocol):
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint's file, and what it says of itself."""
+
+    path: Path
+    file: safe_open
+    """Opened: it can be read even if another process removes it."""
+    length: int
+    """Number of events in its run's record at that time."""
+    begun: int
+    """Number of events when the epochs began."""
+    wanted: Any
+    """The params that say how long the run was to last."""
+
+    @property
+    def run_id(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def epoch(self) -> int:
+        return int(self.path.stem)
+
+    @property
+    def arrays(self) -> Arrays:
+        """The state, read now: it may be larger than what is to be kept in memory."""
+        file: Any = self.file  # its methods have no types
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """Where an earlier run had got to."""
+    """How far an earlier run got."""
 
     saved: Saved
     record: Record
     """Of that run."""
     logged: OnRecord
-    """All that the run has on record that goes on from here."""
+    """What a run that resumes has on record, and does not log again."""
 
     def events(self) -> Iterator[Event]:
         """What the earlier run logged in its epochs up to this one."""
@@ -72,7 +96,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one stage: of every run that would come to the same result."""
+    """The checkpoints of every run that would come to the same result."""
 
     def __init__(
         self,
@@ -81,205 +105,210 @@ class Checkpoints:
         wanted: Mapping[str, Any] | None = None,
         follows: bool = False,
     ) -> None:
-        """Those of a main repository's runs.
+        """Find checkpoints of a main repository.
 
         Args:
             root: of the repository.
             identity: all that the result depends on, as JSON values.
-            wanted: the params that only say how long the run is to go on; none of the identity.
-            follows: this process records nothing, as rank 0 of the same job does: it goes on from
-                where that one does, which may have claimed its run already, and writes none.
+            wanted: the params that only say how long the run is to last; not in the identity.
+            follows: this process records nothing, as rank 0 of the same job does. It resumes from
+                the checkpoint that rank 0 takes, whose run that may have claimed already, and
+                saves none.
         """
-        self._follows = follows
-        digest = sha256(json.dumps(identity, sort_keys=True).encode())
-        self._root = root
+        self._root, self._follows = root, follows
         self._identity: Identity = redacted(identity)
         self._wanted = json.loads(json.dumps(wanted or {}))
         self._all = state_folder(root) / "checkpoints"
-        self._folder = self._all / digest[:32]
+        self._folder = self._all / sha256(json.dumps(identity, sort_keys=True).encode())[:32]
+        self._refused: dict[str, tuple[int, str]] = {}
+        """The epoch of a run's last checkpoint, and why it is not used, by the run's id."""
 
     def latest(self) -> Checkpoint | None:
-        """The furthest that an unfinished run of this length got which no process works on."""
-        own = (one for one in self._saved(UNFINISHED) if one.wanted == self._wanted)
-        return self._furthest(own, anew=False)
+        """The furthest checkpoint of an unfinished run of this length which no process works on."""
+        return self._first(lambda saved: saved.wanted == self._wanted, resumes=True)
 
     def earlier(self, count: int) -> Checkpoint | None:
-        """The furthest that a run of another length got, short of `count` epochs."""
-        others = (one for one in self._saved(*KINDS) if one.wanted != self._wanted)
-        return self._furthest((one for one in others if one.epoch < count), anew=True)
+        """The furthest checkpoint of a run of another length, before epoch `count`."""
 
-    def why_anew(self, count: int) -> str:
-        """Why no checkpoint of this stage serves a run of `count` epochs; empty if there is none.
+        def fits(saved: Saved) -> bool:
+            if saved.wanted != self._wanted and saved.epoch >= count:
+                self._refuse(saved, f"only {count} are wanted")
+            return saved.wanted != self._wanted and saved.epoch < count
 
-        Of several that an earlier run left, the one is told of that differs least.
+        return self._first(fits, resumes=False)
+
+    def why_anew(self) -> str:
+        """Why no checkpoint of this stage was used, as a sentence; empty if there is none.
+
+        Of several runs that left checkpoints, the one is named that differs least.
         """
-        near = []
+        near = [
+            (1, -_time_of(self._folder / run_id), run_id, epoch, [reason])
+            for run_id, (epoch, reason) in self._refused.items()
+        ]
         for folder in self._run_folders():
-            epochs = [epoch_of(path) for path in states_in(folder, *KINDS)]
-            if epochs and (reasons := self._reasons(folder, epochs[-1], count)):
-                near.append((len(reasons), -time_of(folder), folder.name, epochs[-1], reasons))
+            was, states = identity_in(folder), states_in(folder)
+            record = self._record(folder.name)
+            if (
+                not states
+                or folder.parent == self._folder
+                or was.get("stage", {}).get("name") != self._identity.get("stage", {}).get("name")
+                or _is_finished(record)
+                or self._is_running(folder.name)
+            ):
+                continue
+            reasons = differences(was, self._identity) or ["a secret value changed"]
+            if record is None:
+                reasons = ["its record is gone or damaged"]
+            epoch = int(states[-1].stem)
+            near.append((len(reasons), -_time_of(folder), folder.name, epoch, reasons))
         if not near:
             return ""
         _, _, run_id, epoch, reasons = min(near)
-        whose = f"epochs 1 to {epoch} of {run_id} are" if epoch > 1 else f"epoch 1 of {run_id} is"
-        more = f" and {len(reasons) - _TOLD} more" if len(reasons) > _TOLD else ""
-        return f"{whose} not gone on with: {', '.join(reasons[:_TOLD])}{more}"
+        epochs = "1 epoch" if epoch == 1 else f"{epoch} epochs"
+        more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+        return f"not resuming {run_id} ({epochs}): {', '.join(reasons[:_SHOWN])}{more}"
 
     def save(self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int = 0) -> None:
-        """Write a checkpoint, at once or not at all, and remove those it makes needless.
+        """Write a checkpoint, at once or not at all, and remove those that it makes needless.
 
         Args:
             run_id: of the run.
             epoch: that has ended.
-            length: how many events the run's record has by now.
+            length: number of events in the run's record by now.
             arrays: the state.
-            begun: how many it had when the epochs began.
+            begun: number of events when the epochs began.
 
         Raises:
             UserError: an array does not hold numbers.
         """
         if self._follows:
             return
-        told = {"length": length, "begun": begun, "wanted": self._wanted}
-        write_state(self._folder / run_id, epoch, arrays, told, self._identity)
+        for name, array in arrays.items():
+            if np.asarray(array).dtype.kind not in "biuf":
+                raise UserError(f"state_dict: '{name}' is not an array of numbers.")
+        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        metadata = {_KEY: json.dumps({"length": length, "begun": begun, "wanted": self._wanted})}
+        folder = self._folder / run_id
+        file = folder / f"{epoch:06}.safetensors"
+        try:
+            if not (folder / _IDENTITY).exists():
+                write_atomic(folder / _IDENTITY, json.dumps(self._identity, indent=2).encode())
+            write_atomic(file, lambda new: safetensors.numpy.save_file(whole, new, metadata))
+        except (OSError, SafetensorError) as error:  # the latter: as its own library says it
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            print(
+                f"warning: no checkpoint of epoch {epoch} ({file}: {why}); make room: a run that "
+                "is stopped now resumes from an earlier one.",
+                file=sys.stderr,
+            )
+            return
+        remove_unfinished(folder)
+        with suppress(OSError):  # they are for the next epoch to remove
+            for old in states_in(folder)[:-_STATES]:
+                old.unlink()
 
     def remove(self, run_id: str) -> None:
-        """Remove a run's checkpoints: it ended well. Those that nobody will need go too.
+        """Remove the checkpoints of a run that finished, and those that nobody will need.
 
-        The last one stays where the run may be wanted longer. What cannot be removed now, or goes
-        while another process does the same, is for next time.
+        The last one stays where the run may be wanted longer. What cannot be removed now is left
+        for the next time.
         """
         with suppress(OSError):
-            self._finish(run_id)
+            if not self._wanted:
+                self.drop(run_id)
+            for needless in states_in(self._folder / run_id)[:-1]:
+                needless.unlink()
         with suppress(OSError):
             self._tidy()
 
     def drop(self, run_id: str) -> None:
-        """Remove a run's checkpoints: nothing is to go on from it."""
+        """Remove a run's checkpoints: it is never to be resumed."""
         shutil.rmtree(self._folder / run_id, ignore_errors=True)
 
-    def _finish(self, run_id: str) -> None:
-        folder = self._folder / run_id
-        files = states_in(folder, UNFINISHED)
-        if not self._wanted or not files:
-            shutil.rmtree(folder, ignore_errors=True)
-            return
-        *needless, last = files
-        last.rename(last.with_suffix(FINISHED))
-        for path in needless:
-            path.unlink()
-
     def _tidy(self) -> None:
-        kept: Counter[tuple[str, ...]] = Counter()
-        for folder in sorted(self._run_folders(), key=time_of, reverse=True):
-            stage, *trial = self._whose(folder)
-            finished = bool(states_in(folder, FINISHED))
-            group = (stage, FINISHED) if finished else (stage, UNFINISHED, *trial)
-            if kept[group] < _KEPT and (finished or self._may_go_on(folder)):
+        kept: Counter[tuple[str | bool, ...]] = Counter()
+        for folder in sorted(self._run_folders(), key=_time_of, reverse=True):
+            record, group = self._record(folder.name), None
+            if record and states_in(folder):
+                tags, finished = record.start.tags, _is_finished(record)
+                trial = () if finished else (tags.get("study", ""), tags.get("study.trial", ""))
+                group = (record.start.stage, finished, *trial)
+            if group and kept[group] < _RUNS:
                 kept[group] += 1
-            elif not self._goes_on(folder.name):
+            elif not self._is_running(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in self._all.glob("*/"):
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
-    def _whose(self, folder: Path) -> tuple[str, str, str]:
-        """The stage of the run in a folder, and its study and trial, if it is of one."""
-        try:
-            start = read_start((run_dir(self._root, folder.name) / START).read_bytes())
-        except (OSError, ValueError):
-            return str(_stage(identity_in(folder))), "", ""
-        return start.stage, start.tags.get("study", ""), start.tags.get("study.trial", "")
-
     def _run_folders(self) -> list[Path]:
         return [path for path in self._all.glob("*/*/") if path.is_dir()]
 
-    def _saved(self, *kinds: str) -> Iterator[Saved]:
-        """The checkpoints of this identity, the furthest first."""
-        return read_states(
-            path for folder in self._folder.glob("*/") for path in states_in(folder, *kinds)
-        )
-
-    def _furthest(self, found: Iterable[Saved], anew: bool) -> Checkpoint | None:
-        """The first that can be gone on from: by its own run, or `anew` by another one."""
-        refused: set[str] = set()
-        for saved in found:
-            record = self._record(saved.run_id, saved.length)
-            if record is None or saved.run_id in refused or self._goes_on(saved.run_id):
+    def _first(self, fits: Callable[[Saved], bool], resumes: bool) -> Checkpoint | None:
+        """The furthest checkpoint that fits, for its own run that `resumes`, or for another one."""
+        unusable: set[str] = set()
+        for saved in filter(fits, _opened(self._folder)):
+            record = self._record(saved.run_id)
+            if saved.run_id in unusable or (resumes and _is_finished(record)):
                 continue
-            if not anew and _is_finished(record):
-                continue
-            first, last = (saved.begun, saved.length) if anew else (0, None)
-            try:
-                events = enumerate(islice(record.events(files=False), first, last), first)
-                usable = ((number, record.usable(event)) for number, event in events)
-                # What epochs up to the checkpoint logged is not logged again; all else is.
-                logged = on_record(
-                    event
-                    for number, event in usable
-                    if event and (not saved.begun <= number < saved.length or has_tags(event))
+            if record is None or record.length < saved.length:
+                self._refuse(saved, "its record is gone, damaged or lacks an epoch")
+            elif self._is_running(saved.run_id):
+                self._refuse(
+                    saved,
+                    "it still runs, as far as this machine can tell; if it does not, run "
+                    f"'runrecord reap {saved.run_id}'",
                 )
-            except (RecordRefused, OSError) as error:
-                refused.add(saved.run_id)
-                print(f"warning: {saved.run_id} is not gone on with: {error}", file=sys.stderr)
-                continue
-            if not anew and ("tags", PRUNED, 0) in logged:
-                refused.add(saved.run_id)
-                continue
-            if damage := record.damage():
-                what = "is not gone on with" if anew else "goes on, its record with damaged files"
-                print(f"warning: {saved.run_id} {what}: {damage}.", file=sys.stderr)
-                if anew:  # its epochs would be lacking in the new run's record
-                    refused.add(saved.run_id)
-                    continue
+            elif found := self._read(saved, record, resumes):
+                return found
+            else:
+                unusable.add(saved.run_id)
+        return None
+
+    def _read(self, saved: Saved, record: Record, resumes: bool) -> Checkpoint | None:
+        first, last = (0, None) if resumes else (saved.begun, saved.length)
+        try:
+            events = enumerate(islice(record.events(files=False), first, last), first)
+            usable = ((number, record.usable(event)) for number, event in events)
+            # What epochs up to the checkpoint logged is not logged again; all else is.
+            logged = on_record(
+                event
+                for number, event in usable
+                if event and (not saved.begun <= number < saved.length or has_tags(event))
+            )
+        except (RecordRefused, OSError) as error:
+            self._refuse(saved, f"its record cannot be used: {error}")
+            return None
+        damage = record.damage()
+        if damage and not resumes:  # the new run's record would lack what is damaged
+            self._refuse(saved, f"its record has damaged files: {damage}")
+        elif resumes and ("tags", PRUNED, 0) in logged:
+            self._refuse(saved, "its study ended it")
+        else:
+            if damage:
+                print(
+                    f"warning: {saved.run_id} resumes without damaged files of its record: "
+                    f"{damage}.",
+                    file=sys.stderr,
+                )
             return Checkpoint(saved, record, logged)
         return None
 
-    def _reasons(self, folder: Path, epoch: int, count: int) -> list[str]:
-        """Why a run's checkpoints do not serve this one, if that is worth a word."""
-        was, run_id = identity_in(folder), folder.name
-        if _stage(was) != _stage(self._identity):
-            return []
-        record, equal = self._record(run_id), folder.parent == self._folder
-        finished = bool(states_in(folder, FINISHED)) or _is_finished(record)
-        if finished and not equal:
-            return []
-        own = [*read_states(states_in(folder, *KINDS))] if equal else []
-        if equal and epoch >= count and not any(one.wanted == self._wanted for one in own):
-            return [f"only {count} are wanted"]
-        if finished:
-            return []
-        if record is None:
-            return ["its record is gone or damaged"]
-        if self._goes_on(run_id):
-            gone = f"if it does not, say 'runrecord reap {run_id}'"
-            return [f"it still runs, for all that can be told here; {gone}"] if equal else []
-        if equal:
-            lacks = all(one.length > record.length for one in own)
-            return ["its record lacks what was logged by then"] if lacks else []
-        return differences(was, self._identity) or ["something secret was another"]
+    def _refuse(self, saved: Saved, reason: str) -> None:
+        self._refused.setdefault(saved.run_id, (saved.epoch, reason))
 
-    def _record(self, run_id: str, length: int = 0) -> Record | None:
-        """A run's record, if it can be had and has all that it had at the checkpoint."""
+    def _record(self, run_id: str) -> Record | None:
         try:
-            record = Record(files_in(run_dir(self._root, run_id)))
+            return Record(files_in(run_dir(self._root, run_id)))
         except (RecordRefused, OSError):
             return None
-        return record if record.length >= length else None
 
-    def _goes_on(self, run_id: str) -> bool:
+    def _is_running(self, run_id: str) -> bool:
         folder = run_dir(self._root, run_id)
         if self._follows and was_claimed_since(folder, process_began() - _TOGETHER):
             return False
         return is_running(folder)
-
-    def _may_go_on(self, folder: Path) -> bool:
-        record = self._record(folder.name) if states_in(folder, UNFINISHED) else None
-        return record is not None and not _is_finished(record)
-
-
-def _is_finished(record: Record | None) -> bool:
-    return record is not None and record.end is not None and record.end.status == "FINISHED"
 
 
 def folders_of(root: Path, run_id: str) -> list[Path]:
@@ -287,5 +316,50 @@ def folders_of(root: Path, run_id: str) -> list[Path]:
     return [*(state_folder(root) / "checkpoints").glob(f"*/{run_id}/")]
 
 
-def _stage(identity: Identity) -> object:
-    return identity.get("stage", {}).get("name")
+def identity_in(folder: Path) -> Identity:
+    """What the result of the run in `folder` depends on; nothing where that is not known."""
+    try:
+        found = json.loads((folder / _IDENTITY).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    kinds = found.items() if isinstance(found, dict) else ()
+    return {kind: values for kind, values in kinds if isinstance(values, dict)}
+
+
+def states_in(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, in the order of their epochs."""
+    found = (path for path in folder.glob("*.safetensors") if path.stem.isdecimal())
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def _opened(folder: Path) -> Iterator[Saved]:
+    """The checkpoints of an identity, the furthest first; damaged files are set aside."""
+    paths = [path for run in folder.glob("*/") for path in states_in(run)]
+    for path in sorted(paths, key=lambda path: (int(path.stem), _time_of(path)), reverse=True):
+        try:
+            file: Any = safe_open(path, framework="numpy")
+            told = json.loads(file.metadata()[_KEY])
+            yield Saved(path, file, int(told["length"]), int(told["begun"]), told["wanted"])
+        except FileNotFoundError:
+            continue  # another process has removed it
+        except OSError as error:
+            print(f"warning: {path} cannot be read: {error}.", file=sys.stderr)
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            with suppress(OSError):
+                path.rename(path.with_suffix(".damaged"))
+            print(
+                f"warning: {path} is damaged and set aside; trying the one before it.",
+                file=sys.stderr,
+            )
+
+
+def _is_finished(record: Record | None) -> bool:
+    return record is not None and record.end is not None and record.end.status == "FINISHED"
+
+
+def _time_of(path: Path) -> float:
+    """When a file was changed; long ago if another process has removed it."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,13 +1,10 @@
-"""All that a result depends on, and in what of it two runs differ.
-
-Only what changes numbers: a run that was stopped goes on where that is the same.
-"""
+"""All that a result depends on, which is what changes numbers; and how two runs differ in it."""
 
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ Identity = Mapping[str, Mapping[str, Any]]
 """JSON values, by their kind and name."""
 
 _VALUES = ("params", "shown")  # kinds whose texts are told from numbers
-_LONGEST = 60  # characters of a value that is told
+_LONGEST = 60  # characters of a value in a sentence
 
 
 def identity_of(
@@ -63,14 +60,14 @@ def identity_of(
 
 
 def without_length(identity: Identity, param: str) -> tuple[Identity, dict[str, Any]]:
-    """An identity less the param that only says how long the run goes on; and what that is.
+    """An identity less the param that only says how long the run lasts; and that param.
 
     Args:
-        identity: it.
-        param: by its name, in whatever block.
+        identity: of the run.
+        param: its name, in whatever block.
 
     Raises:
-        UserError: several go by that name.
+        UserError: several params have that name.
     """
     rest, length = dict(identity), dict[str, Any]()
     for kind in _VALUES:
@@ -89,53 +86,51 @@ def without_length(identity: Identity, param: str) -> tuple[Identity, dict[str, 
 
 def redacted(value: Any) -> Any:
     """JSON values less what the environment holds secret."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: redacted(one) for key, one in value.items()}
-    return [redacted(one) for one in value] if isinstance(value, list) else value
-
-
-def differences(was: Identity, now: Identity) -> list[str]:
-    """What is another in one than in the other, a clause each."""
-    found: list[tuple[str, str]] = []
-    for kind in {**now, **was}:
-        old, new = was.get(kind, {}), now.get(kind, {})
-        for name in sorted({**old, **new}):
-            if name in old and name in new and _json(old[name]) == _json(new[name]):
-                continue
-            change = _change(kind, name, old, new)
-            if kind == "shown" and any(change == other for _, other in found):
-                continue  # a param that is shown by another name
-            found.append((name, change))
-    return [printable(f"{name} {change}") for name, change in found]
-
-
-def _change(kind: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    if kind == "deps":
-        if name in old and name in new:
-            return "is another"
-        return "is new" if name in new else "is gone"
-    before, after = (_text(values, name, quoted=kind in _VALUES) for values in (old, new))
-    return f"was {before}, is {after}"
-
-
-def _text(values: Mapping[str, Any], name: str, quoted: bool) -> str:
-    if name not in values:
-        return "not set"
-    value = values[name]
-    text = value if isinstance(value, str) and not quoted else _json(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return _with_leaves(value, lambda leaf: redact(leaf) if isinstance(leaf, str) else leaf)
 
 
 def plain(value: Any) -> Any:
     """A value as it counts: 1.0 is 1, as DVC has it, and a tuple is a list."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+
+    def whole(leaf: Any) -> Any:
+        return int(leaf) if isinstance(leaf, float) and leaf.is_integer() else leaf
+
+    return _with_leaves(value, whole)
+
+
+def _with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _with_leaves(one, change) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_leaves(one, change) for one in value]
+    return change(value)
+
+
+def differences(was: Identity, now: Identity) -> list[str]:
+    """How one differs from the other, a clause each."""
+    found: list[tuple[str, str]] = []
+    for kind in {**now, **was}:
+        old, new = was.get(kind, {}), now.get(kind, {})
+        for name in sorted({**old, **new}):
+            before, after = _text(kind, old, name), _text(kind, new, name)
+            if kind == "deps":
+                change = "is gone" if after is None else "changed" if before else "is new"
+            else:
+                change = f"changed from {_short(before)} to {_short(after)}"
+            repeats = kind == "shown" and any(change == one for _, one in found)  # by another name
+            if before != after and not repeats:
+                found.append((name, change))
+    return [printable(f"{name} {change}") for name, change in found]
+
+
+def _text(kind: str, values: Mapping[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    quoted = kind in _VALUES or not isinstance(value, str)
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True) if quoted else value
+    return text if name in values else None
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "not set"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -36,7 +36,7 @@ from runrecord.record.recordable import (
 )
 from runrecord.record.recordable import now as now
 from runrecord.resume.checkpoints import Checkpoint, Checkpoints, State
-from runrecord.run.repeated import DIFFERS, OnRecord, difference, found_in, not_logged_again
+from runrecord.resume.repeated import DIFFERS, OnRecord, difference, found_in, not_logged_again
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable, say
@@ -228,7 +228,7 @@ class Run:
         self._begun = self._tracker.length
         earlier = self._checkpoints.earlier(count)
         if earlier is None:
-            if why := self._checkpoints.why_anew(count):
+            if why := self._checkpoints.why_anew():
                 say(why)
             return 0
         saved, contents = earlier.saved, earlier.record.contents

@@ -6,9 +6,9 @@ from itertools import zip_longest
 from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved
 
 Key = tuple[str, str, int]
-"""The kind, title and step of something logged."""
+"""Of something logged: kind, title and step."""
 OnRecord = Mapping[Key, list[object]]
-"""What was logged: a metric's value and its values within the step, or the SHA-256 of a file."""
+"""A metric's value and its values within the step, or the SHA-256 of a file, as often as logged."""
 
 _SHORT = 12  # characters of a SHA-256
 _LONGEST = 60  # characters of a title
@@ -41,7 +41,7 @@ def on_record(events: Iterable[Event]) -> OnRecord:
 
 
 def has_tags(event: Event) -> bool:
-    """Does an event say more of its run? Nothing else is logged with tags."""
+    """Does an event tag its run? Nothing else is logged with tags."""
     return isinstance(event, Logged) and bool(event.tags)
 
 
@@ -53,27 +53,29 @@ def found_in(event: ModelEvaluated) -> dict[str, object]:
 
 
 def not_logged_again(left: OnRecord) -> str:
-    """What of that a run logged before a stop, and not again, as a sentence; empty if nothing."""
+    """What a run logged before a stop and not again, as a sentence; empty if nothing."""
     keys = [key for key, values in left.items() if values and key[0] != "tags"]
     if not keys:
         return ""
-    kind, title, step = min(keys, key=lambda key: key[2])
-    what = title if kind == "metrics" else f"{kind}: {title[:_LONGEST]}"
-    return f"{what} of epoch {step} is on record from before the stop, and was not logged again"
+    key = min(keys, key=lambda key: key[2])
+    return f"{_name(key)} of epoch {key[2]} was logged before the stop, and not again after it"
 
 
 def difference(key: Key, was: object, now: object) -> str:
-    """How what is logged again differs from what the record has, as a sentence; empty if not."""
+    """How what is logged again differs from the record, as a sentence; empty if it does not."""
     if repr(now) == repr(was):
         return ""
-    kind, title, step = key
     pairs = zip_longest(_parts(was), _parts(now))
     old, new = next(pair for pair in pairs if repr(pair[0]) != repr(pair[1]))
-    what = title if kind == "metrics" else f"{kind}: {title[:_LONGEST]}"
     return (
-        f"epoch {step} was computed again after the stop, and {what} is not the same: {old} on "
-        f"record, {new} now; the record keeps the first, and all that follows comes from the second"
+        f"epoch {key[2]} was computed again after the stop, and {_name(key)} differs: {old} on "
+        f"record, {new} now; the record keeps the first, and what follows comes from the second"
     )
+
+
+def _name(key: Key) -> str:
+    kind, title, _ = key
+    return title if kind == "metrics" else f"{kind}: {title[:_LONGEST]}"
 
 
 def _parts(logged: object) -> Iterable[object]:

@@ -1,0 +1,248 @@
+"""The runs of a stage: what they are, how they are numbered, and how each ends."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import (
+    RECORD_ONLY,
+    Workspace,
+    new_run,
+)
+
+from runrecord import start_run
+from runrecord.errors import UserError
+from runrecord.record.reader import Record, files_in
+from runrecord.record.view import view
+from runrecord.run.start import rank_in
+from runrecord.store.place import here
+from runrecord.store.runs import run_dir, run_dirs
+
+
+@pytest.fixture
+def small(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small DVC repository, which this process works in."""
+    for name in ("stdout", "stderr"):  # a run changes both for good
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    return here
+
+
+def walks(repository: Path) -> list[Record]:
+    """The records of the runs, the oldest first."""
+    found = [Record(files_in(folder)) for folder in run_dirs(repository)]
+    return sorted(found, key=lambda record: record.start.time)
+
+
+def ending(record: Record) -> str:
+    return record.end.status if record.end else "none"
+
+
+AFTER: dict[str, Callable[[Any], object]] = {
+    "metric": lambda run: run.log({"loss": 1.0}),
+    "tag": lambda run: run.tag(a="b"),
+    "speed": lambda run: run.observe({"speed": 1.0}),
+    "text": lambda run: run.text("a", "b"),
+    "picture": lambda run: run.image("a", np.zeros((2, 2), np.uint8)),
+    "file": lambda run: run.artifact("params.yaml"),
+    "model": lambda run: run.model("params.yaml"),
+    "evaluation": lambda run: run.evaluation("m", "params.yaml", {"a": 1.0}),
+}
+
+
+@pytest.mark.parametrize("what", AFTER)
+@pytest.mark.parametrize("how", ["FINISHED", "FAILED", "KILLED"])
+def test_nothing_is_logged_after_a_run_has_ended(small: Path, what: str, how: str) -> None:
+    errors = {"FAILED": ValueError(), "KILLED": KeyboardInterrupt()}
+    with suppress(ValueError, SystemExit), start_run("train") as run:
+        run.log({"loss": 1.0})
+        if how in errors:
+            raise errors[how]
+    files = files_in(run_dir(small, run.id))
+    before = {name: path.read_bytes() for name, path in files.items()}
+    with pytest.raises(UserError, match="the run has ended"):
+        AFTER[what](run)
+    assert files_in(run_dir(small, run.id)) == files
+    assert {name: path.read_bytes() for name, path in files.items()} == before
+    assert ending(Record(files)) == how
+
+
+@pytest.mark.parametrize(
+    ("leave", "status"),
+    [
+        *(([], "FINISHED"), ([0], "FINISHED"), ([None], "FINISHED")),
+        *(([1], "FAILED"), ([0.0], "FAILED"), (["a sentence"], "FAILED")),
+    ],
+)
+def test_a_block_that_is_left_by_an_exit_ends_as_the_exit_status_says(
+    small: Path, leave: list[Any], status: str
+) -> None:
+    def left_by_an_exit() -> None:
+        with start_run("train") as run:
+            run.log({"loss": 1.0})
+            sys.exit(*leave)
+
+    with pytest.raises(SystemExit) as left:
+        left_by_an_exit()
+    assert left.value.code == (leave[0] if leave else None)
+    assert [ending(record) for record in walks(small)] == [status]
+    assert (small / "records/train/run.json").exists() == (status == "FINISHED")
+
+
+def test_values_within_a_step_need_the_metric_itself(
+    small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left, start_run("train") as run:
+        run.log({"other": 1.0}, within={"loss": [1.0, 2.0]})
+    assert left.value.code == 2
+    assert "'loss' has values within the step" in capfd.readouterr().err
+    assert view(walks(small)[0]).series == {}
+
+
+def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
+    small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for fold in range(3):
+        with start_run("train") as run:
+            run.log({"fold": float(fold)})
+    first, second, third = walks(small)
+    assert [record.start.number for record in (first, second, third)] == [1, 2, 3]
+    said = capfd.readouterr().err.splitlines()
+    notes = [line for line in said if line.startswith("note: records/train")]
+    assert notes == [
+        f"note: records/train holds {one.start.id} now, run {number} of its stage; "
+        f"{before.start.id} is in the run store alone."
+        for number, one, before in ((2, second, first), (3, third, second))
+    ]
+    assert Record(files_in(small / "records/train")).start.id == third.start.id
+    with start_run("other") as run:
+        pass
+    assert Record(files_in(run_dir(small, run.id))).start.number == 1, "of its own stage"
+
+
+def test_runs_of_other_processes_are_not_counted(small: Path) -> None:
+    new_run(run_dir(small, "before"), id="before", stage="train")
+    place = run_dir(small, "before") / ".place"
+    place.write_text(json.dumps(here() | {"process": "1"}))
+    with start_run("train") as run:
+        pass
+    assert Record(files_in(run_dir(small, run.id))).start.number == 1
+
+
+def test_a_record_from_before_runs_were_numbered_is_the_first(tmp_path: Path) -> None:
+    new_run(tmp_path / "record")
+    start = json.loads((tmp_path / "record/run.json").read_text())
+    assert start.pop("number") == 1
+    (tmp_path / "record/run.json").write_text(json.dumps(start))
+    assert Record(files_in(tmp_path / "record")).start.number == 1
+
+
+RANKS = """
+import os
+import sys
+from pathlib import Path
+import numpy as np
+from runrecord import start_run
+
+class Walk:
+    place = np.zeros(1)
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, arrays):
+        self.place = arrays["place"]
+
+walk = Walk()
+with start_run("train") as run:
+    for epoch in run.epochs(4, walk):
+        if len(sys.argv) > 1:
+            print(f"it computes epoch {epoch}\\nbegun in it", flush=True)
+            sys.stdin.readline()
+            sys.argv.pop()
+        walk.place = walk.place + epoch
+        own = sum(int(os.environ.get(name, 0)) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+        run.log({"place": float(walk.place[0]) + own}, within={"place": [1.0, 2.0]})
+        run.text("note", "a text")
+        run.artifact("params.yaml")
+        if epoch == 3 and Path("stop").exists():
+            raise KeyboardInterrupt
+    run.evaluation("walk", "params.yaml", {"place": 1.0})
+    try:
+        run.log({"a": "no number"})
+    except Exception as error:
+        print("refused:", type(error).__name__)
+"""
+
+
+def all_at_once(folder: Path, environments: Sequence[dict[str, str]]) -> list[str]:
+    """What processes print that are all in their run before one goes on; all end well."""
+    workspace = Workspace(folder)
+    said = []
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                workspace.start("python", "ranks.py", "wait", **RECORD_ONLY, **environment)
+            )
+            for environment in environments
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            lines = takewhile(lambda line: not line.startswith("begun in"), process.stdout)
+            said.append("".join(lines))
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for number, process in enumerate(processes):
+            output, _ = process.communicate()
+            said[number] += output
+            assert process.returncode == 0, said[number]
+    return said
+
+
+def test_of_four_ranks_the_first_records_and_all_go_on_from_its_checkpoint(small: Path) -> None:
+    (small / "ranks.py").write_text(RANKS)
+    (small / "stop").touch()
+    Workspace(small).run("python", "ranks.py", status=130, environment=RECORD_ONLY, RANK="0")
+    (small / "stop").unlink()
+    kept = small.glob(".runrecord/checkpoints/*/*/0*")
+    assert sorted(path.stem for path in kept) == ["000001", "000002"]
+    variables = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "RANK")
+    said = all_at_once(small, [{name: str(n)} for n, name in enumerate(variables)])
+    for number, text in enumerate(said):
+        assert "it computes epoch 3\n" in text
+        assert text.count("records nothing, rank 0 does; set RANK=0") == (number > 0)
+        assert "refused: UserError" in text
+        assert "computed again" not in text, "a rank's own numbers may differ from the first's"
+    (record,) = walks(small)
+    assert ending(record) == "FINISHED"
+    assert list(view(record).series["place"]) == [1, 2, 3, 4]
+    assert Record(files_in(small / "records/train")).start.id == record.start.id
+
+
+def test_four_processes_without_ranks_all_seal_and_the_last_one_stays(small: Path) -> None:
+    (small / "ranks.py").write_text(RANKS)
+    said = all_at_once(small, [{}] * 4)
+    found = walks(small)
+    assert [ending(record) for record in found] == ["FINISHED"] * 4
+    sealed = Record(files_in(small / "records/train"))
+    assert sealed.start.id in {record.start.id for record in found}
+    assert [*sealed.events()] == [*Record(files_in(run_dir(small, sealed.start.id))).events()]
+    assert sealed.damaged == {}
+    assert [path.name for path in (small / "records").iterdir()] == ["train"]
+    assert sum(text.count("is in the run store alone") for text in said) == 3
+
+
+def test_a_trial_of_a_study_is_no_rank_of_slurms() -> None:
+    assert rank_in({"SLURM_PROCID": "3"}) == 3
+    assert rank_in({"SLURM_PROCID": "3", "RUNRECORD_WHY": "/why"}) == 0
+    assert rank_in({"SLURM_PROCID": "3", "RANK": "0"}) == 0
+    assert rank_in({"LOCAL_RANK": "2"}) == 2
+    assert rank_in({"RANK": "", "SLURM_PROCID": "x"}) == 0
+    assert rank_in({}) == 0
