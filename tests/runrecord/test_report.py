@@ -108,16 +108,24 @@ def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(root: Pat
     assert (pictures(before), pictures(after)) == ({"samples": 2}, {"Eval/plane": 2})
     assert "<small>higher is better</small>" in before
     (sentence,) = answers(html)
-    assert sentence.startswith("How much seeds alone make is not known of Accuracy: ")
+    assert sentence.startswith("The seed-to-seed variation of Accuracy is not known: ")
 
 
 @pytest.mark.parametrize(
     ("accuracy", "ahead", "answer"),
     [
-        (0.5625, "0.0625, 1.0 times the spread", "Seeds alone could make the difference in"),
-        (0.875, "0.375, 6.0 times the spread", "Seeds alone could make the difference in"),
-        (0.9, "0.4, 6.4 times the spread", "b is better in Accuracy, by more than seeds alone"),
-        (0.1, "0.4, 6.4 times the spread", "a is better in Accuracy, by more than seeds alone"),
+        (
+            0.5625,
+            "0.0625, 1.0 times the spread",
+            "Seed-to-seed variation could explain the difference in",
+        ),
+        (
+            0.875,
+            "0.375, 6.0 times the spread",
+            "Seed-to-seed variation could explain the difference in",
+        ),
+        (0.9, "0.4, 6.4 times the spread", "b is better in Accuracy, by more than seed-to-seed"),
+        (0.1, "0.4, 6.4 times the spread", "a is better in Accuracy, by more than seed-to-seed"),
     ],
 )
 def test_a_difference_is_measured_by_what_seeds_make(
@@ -152,7 +160,7 @@ def test_where_no_other_seed_was_run_the_projects_spread_counts(root: Path) -> N
     html = render(runs, tests, project)
     measured = "± 0.01 (the project&#39;s default params)"
     assert judged(html, "Eval/Accuracy") == ("0.5", "0.75", measured, "0.25, 25 times the spread")
-    assert answers(html) == ["b is better in Accuracy, by more than seeds alone make."]
+    assert answers(html) == ["b is better in Accuracy, by more than seed-to-seed variation."]
     assert judged(render(runs[:1], tests, project), "Eval/Accuracy") == ("0.5", measured)
 
 

@@ -29,31 +29,7 @@ class Tested:
     """The model's own, by title."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """All about the runs of one stage; first what answers a question."""
-
-    stage: str
-    runs: Sequence[str]
-    columns: Sequence[str]
-    """Whose metrics stand side by side: the runs', or those of the models of a lone evaluation."""
-    answers: Sequence[str]
-    """Sentences: which run is better, in what."""
-    differing: Sequence[Row]
-    """Params and what was read; all params of a run that stands alone."""
-    main: Sequence[Row]
-    """The metrics to judge by."""
-    judged: bool
-    """Are they measured by what seeds make?"""
-    picture: tuple[str, Sequence[str]] | None
-    texts: Sequence[tuple[str, str]]
-    """A title and a text each, of the runs one after the other."""
-    params: Sequence[Row]
-    metrics: Sequence[Row]
-    curves: str
-    pictures: Sequence[tuple[str, Sequence[str]]]
-    """A title, and each run's picture as a data address, empty where it has none."""
-    origin: Sequence[Row]
+_UNTESTED = Tested({}, {})
 
 
 def render(
@@ -66,35 +42,21 @@ def render(
 
     Args:
         runs: what it is about.
-        evaluations: where the test metrics of the models that `runs` trained may be, and their
-            pictures, which are left out where the evaluation's own run shows them.
+        evaluations: of models that `runs` may have trained. Their metrics are shown beside those
+            of the run; their pictures too, unless the evaluation itself is among `runs`.
         project: its curves, its main metrics, and which way those are better.
-        replicas: how runs began that may differ from one of `runs` by their seed alone, and
-            their metrics, as `all_metrics` has them.
+        replicas: starts of runs that may differ from one of `runs` by their seed alone, and their
+            metrics, as `all_metrics` has them.
     """
-    tested: dict[str, Tested] = {}
-    shown, made = {run.start.id for run in runs}, {run.model for run in runs}
-    for evaluation in sorted(evaluations, key=lambda run: run.start.time):
-        if made.isdisjoint(found.sha256 for found in evaluation.evaluated.values()):
-            continue
-        pictures = {} if evaluation.start.id in shown else _pictures(evaluation)
-        for model, found in evaluation.evaluated.items():
-            own = {
-                EVALUATION + title.removeprefix(f"{model}_"): picture
-                for title, picture in pictures.items()
-                if title.startswith(f"{model}_")
-            }
-            tested[found.sha256] = Tested(found.metrics, own)
+    tested = _tested_models(runs, evaluations)
     sections = []
     for stage in dict.fromkeys(run.start.stage for run in runs):
         named = [run for run in runs if run.start.stage == stage]
-        finished = [run for run in named if run.status == "FINISHED"]
         metrics = [
-            *((run.start, _metrics(run, tested)) for run in finished),
+            *((run.start, _metrics(run, tested)) for run in named if run.status == "FINISHED"),
             *(other for other in replicas if other[0].stage == stage),
         ]
-        spread = spreads(stage, metrics, project)
-        sections.append(_section(stage, named, tested, project, spread))
+        sections.append(_section(named, tested, project, spreads(stage, metrics, project)))
     page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
     template = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
@@ -104,18 +66,51 @@ def render(
     return template.render(sections=sections, title=title, made=today)
 
 
+def _tested_models(
+    runs: Sequence[RunView], evaluations: Iterable[RunView]
+) -> dict[str | None, Tested]:
+    """What the newest evaluation says of each model that the runs made, by its SHA-256."""
+    tested: dict[str | None, Tested] = {}
+    shown, made = {run.start.id for run in runs}, {run.model for run in runs}
+    for evaluation in sorted(evaluations, key=lambda run: run.start.time):
+        if made.isdisjoint(found.sha256 for found in evaluation.evaluated.values()):
+            continue  # its pictures may be damaged
+        pictures = {} if evaluation.start.id in shown else _pictures(evaluation)
+        for model, found in evaluation.evaluated.items():
+            own = {
+                EVALUATION + title.removeprefix(f"{model}_"): picture
+                for title, picture in pictures.items()
+                if title.startswith(f"{model}_")
+            }
+            tested[found.sha256] = Tested(found.metrics, own)
+    return tested
+
+
 def _section(
-    stage: str,
     runs: Sequence[RunView],
-    tested: Mapping[str, Tested],
+    tested: Mapping[str | None, Tested],
     project: Project,
     spread: Mapping[str, Spread],
-) -> Section:
+) -> dict[str, Any]:
+    """What page.html shows of the runs of one stage."""
+    several = len(runs) > 1
+    labels = columns = _labels(runs)
     params = _rows([run.start.params for run in runs])
     read = _rows([{path: sha[:10] for path, sha in run.start.deps.items()} for run in runs])
     metrics: list[Mapping[str, float]] = [_metrics(run, tested) for run in runs]
-    pictures = [{**_pictures(run), **_tested(run, tested).pictures} for run in runs]
-    labels = _labels(runs)
+    if not several and len(runs[0].evaluated) > 1:  # its models side by side
+        columns = [*runs[0].evaluated]
+        metrics = [found.metrics for found in runs[0].evaluated.values()]
+    rows = [judged(row, metrics, project, spread.get(row.name)) for row in _rows(metrics)]
+    judging = main_metrics(metrics, project)
+    main = [row for row in rows if row.name in judging]
+    # What an evaluation says is judged at the runs that trained its models.
+    judged_here = not all(run.evaluated and not run.models for run in runs)
+    pictures = [{**_pictures(run), **tested.get(run.model, _UNTESTED).pictures} for run in runs]
+    shown = [
+        (title, [_address(own[title]) if title in own else "" for own in pictures])
+        for title in dict.fromkeys(title for own in pictures for title in own)
+    ]
     series = {
         name: {
             label: [value for value, _ in run.series[name].values()]
@@ -124,41 +119,27 @@ def _section(
         }
         for name in _curves(runs, project)
     }
-    columns = labels
-    if len(runs) == 1 and len(runs[0].evaluated) > 1:
-        columns = [*runs[0].evaluated]
-        metrics = [found.metrics for found in runs[0].evaluated.values()]
-    rows = [judged(row, metrics, project, spread.get(row.name)) for row in _rows(metrics)]
-    judging = main_metrics(metrics, project)
-    main = [row for row in rows if row.name in judging]
-    # What an evaluation says is judged at the runs that trained its models.
-    judged_here = not all(run.evaluated and not run.models for run in runs)
-    titles = dict.fromkeys(title for own in pictures for title in own)
-    shown = [
-        (title, [_address(own[title]) if title in own else "" for own in pictures])
-        for title in titles
-    ]
-    return Section(
-        stage=stage,
-        runs=labels,
-        columns=columns,
-        answers=answers(labels, main) if len(runs) > 1 and judged_here else [],
-        differing=[row for row in params + read if _differs(row)] if len(runs) > 1 else params,
-        main=main,
-        judged=judged_here and (len(runs) > 1 or any(row.spread for row in main)),
-        picture=shown[0] if shown else None,
-        texts=[
+    return {
+        "stage": runs[0].start.stage,
+        "runs": labels,
+        "columns": columns,
+        "answers": answers(labels, main) if several and judged_here else [],
+        "differing": [row for row in params + read if _differs(row)] if several else params,
+        "main": main,
+        "judged": judged_here and (several or any(row.spread for row in main)),
+        "picture": shown[0] if shown else None,
+        "texts": [
             (f"{label}: {title}", run.record.read(file.name).decode(errors="replace"))
             for label, run in zip(labels, runs, strict=True)
             for title, file in run.files.items()
             if file.name.endswith(".txt")
         ],
-        params=[row for row in params if not _differs(row)] if len(runs) > 1 else [],
-        metrics=[row for row in rows if row.name not in judging],
-        curves=_address(curves_png(series)) if series else "",
-        pictures=shown[1:],
-        origin=_rows([_origin(run) for run in runs]),
-    )
+        "params": [row for row in params if not _differs(row)] if several else [],
+        "metrics": [row for row in rows if row.name not in judging],
+        "curves": _address(curves_png(series)) if series else "",
+        "pictures": shown[1:],
+        "origin": _rows([_origin(run) for run in runs]),
+    }
 
 
 def _curves(runs: Sequence[RunView], project: Project) -> list[str]:
@@ -172,10 +153,6 @@ def _curves(runs: Sequence[RunView], project: Project) -> list[str]:
 def _pictures(run: RunView) -> dict[str, bytes]:
     """The last picture of each title."""
     return {title: run.record.read(file.name) for title, file in run.last_images().items()}
-
-
-def _tested(run: RunView, tested: Mapping[str, Tested]) -> Tested:
-    return tested.get(run.model or "", Tested({}, {}))
 
 
 def _labels(runs: Sequence[RunView]) -> list[str]:
@@ -197,8 +174,8 @@ def _origin(run: RunView) -> dict[str, Any]:
     return {**own, "seconds": f"{run.seconds:.0f}", "host": run.start.host, **named}
 
 
-def _metrics(run: RunView, tested: Mapping[str, Tested]) -> dict[str, float]:
-    return all_metrics(run.last_values(), _tested(run, tested).metrics)
+def _metrics(run: RunView, tested: Mapping[str | None, Tested]) -> dict[str, float]:
+    return all_metrics(run.last_values(), tested.get(run.model, _UNTESTED).metrics)
 
 
 def all_metrics(own: Mapping[str, float], tested: Mapping[str, float]) -> dict[str, float]:
@@ -226,10 +203,8 @@ def _text(value: Any) -> str:
 
 
 def _harmless(value: object) -> object:
-    """What the page shows of a record: no character that turns or hides text."""
-    return (
-        "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
-    )  # others are its own
+    """Text of a record without characters that turn or hide text; other types are the page's."""
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
 def _address(image: bytes) -> str:

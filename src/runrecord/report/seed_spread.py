@@ -1,4 +1,4 @@
-"""Which run is better, and whether seeds alone could make the difference."""
+"""Which run is better, and whether seed-to-seed variation could explain the difference."""
 
 import json
 import math
@@ -47,7 +47,7 @@ class Row:
     ahead: str = ""
     """By how much the best one is better than the next."""
     more_than_seeds: bool | None = None
-    """Is that more than seeds alone make? None where their spread is not known."""
+    """Is that more than seed-to-seed variation? None where the spread is not known."""
 
 
 def apart_from_seed(start: RunStarted, project: Project) -> str:
@@ -123,34 +123,32 @@ def judged(
 
 
 def answers(labels: Sequence[str], main: Sequence[Row]) -> list[str]:
-    """Who is better in what, by more than seeds make."""
+    """Sentences: which run is better in what, by more than seed-to-seed variation."""
     won: dict[str, list[str]] = {}
     for row in main:
         if row.more_than_seeds:
-            won.setdefault(labels[list(row.best).index(True)], []).append(_short(row.name))
-    said = [
-        f"{label} is better in {', '.join(names)}, by more than seeds alone make."
+            won.setdefault(labels[list(row.best).index(True)], []).append(_short(row))
+    found = [
+        f"{label} is better in {', '.join(names)}, by more than seed-to-seed variation."
         for label, names in won.items()
     ]
-    close = [_short(row.name) for row in main if row.more_than_seeds is False]
-    unknown = [_short(row.name) for row in main if row.ahead and row.more_than_seeds is None]
-    if close:
-        which = "the difference" if len(labels) == 2 else "the difference between the best two"
-        said.append(f"Seeds alone could make {which} in {', '.join(close)}.")
-    if unknown:
-        said.append(
-            f"How much seeds alone make is not known of {', '.join(unknown)}: run the same with "
+    which = "the difference" if len(labels) == 2 else "the difference between the best two"
+    if close := [_short(row) for row in main if row.more_than_seeds is False]:
+        found.append(f"Seed-to-seed variation could explain {which} in {', '.join(close)}.")
+    if unknown := [_short(row) for row in main if row.ahead and row.more_than_seeds is None]:
+        found.append(
+            f"The seed-to-seed variation of {', '.join(unknown)} is not known: run the same with "
             "two other seeds."
         )
-    if said:
-        return said
+    if found:
+        return found
     if any(row.way for row in main):
         return ["In no main metric is one run better than all others."]
     return ["Which way these metrics are better is not known; the project's `better` can say it."]
 
 
-def _short(metric: str) -> str:
-    return metric.removeprefix(EVALUATION)
+def _short(row: Row) -> str:
+    return row.name.removeprefix(EVALUATION)
 
 
 def _squares(values: list[float]) -> float:
