@@ -197,6 +197,10 @@ def walks(repository: Path) -> list[Record]:
     return sorted(found, key=lambda record: record.start.time)
 
 
+def said_by(capfd: pytest.CaptureFixture[str]) -> str:
+    return "".join(capfd.readouterr())
+
+
 def ending(record: Record) -> str:
     return record.end.status if record.end else "none"
 
@@ -245,7 +249,7 @@ def test_epochs_go_on_to_the_same_arrays_and_the_same_record(
     assert ending(second) == "FINISHED"
     resumed = [event.epoch for event in second.events() if isinstance(event, Resumed)]
     assert resumed == [2, 4]
-    said = capfd.readouterr().out
+    said = said_by(capfd)
     assert [f"going on with {second.start.id} after epoch {n}" in said for n in (2, 4, 5)] == [
         *(True, True, False)
     ]
@@ -282,9 +286,9 @@ def test_damage_costs_a_warning_and_what_is_damaged(
     interrupt_in(5)
     damage(small)
     assert_equal(walk(), whole)
-    out, err = capfd.readouterr()
-    assert err.count(said) == 1
-    assert f"after epoch {epoch}" in out
+    text = said_by(capfd)
+    assert text.count(said) == 1
+    assert f"after epoch {epoch}" in text
     first, second = walks(small)
     assert len(logged(second)) == len(logged(first)) - lost
     assert lost or logged(second) == logged(first)
@@ -326,11 +330,11 @@ def test_a_repeated_epoch_that_gives_other_numbers_is_said_once_and_on_record(
         differing([0.5, 0.25], 2, what)
     with pytest.raises(SystemExit):
         differing([0.75, 0.125], 3, what)
-    err = capfd.readouterr().err
+    err = said_by(capfd)
     assert err.count("epoch 2 was computed again after the stop") == 1
     assert said in err
     differing([0.875], 0, what)
-    assert "computed again" not in capfd.readouterr().err, "it is on record by now"
+    assert "computed again" not in said_by(capfd), "it is on record by now"
     (record,) = walks(small)
     seen = view(record)
     (tags,) = (one.tags for one in record.events() if isinstance(one, Logged) and one.tags)
@@ -348,7 +352,7 @@ def test_a_repeated_epoch_that_gives_the_same_is_not_said(
     for numbers, stop_in in (([0.5, nan], 2), ([nan, 0.1], 3), ([0.1], 0)):
         with suppress(SystemExit):
             differing(numbers, stop_in, "model")
-    assert "computed again" not in capfd.readouterr().err
+    assert "computed again" not in said_by(capfd)
     (record,) = walks(small)
     assert ending(record) == "FINISHED"
     assert "resumed.differs" not in view(record).tags
@@ -360,13 +364,13 @@ def test_another_param_begins_anew(
     interrupt_in(3)
     (small / "params.yaml").write_text("lr: 2\n")
     assert not np.array_equal(walk()["place"], whole["place"])
-    said = capfd.readouterr().out
+    said = said_by(capfd)
     assert "going on" not in said
     stopped = walks(small)[1].start.id
     assert f"not resuming {stopped} (2 epochs): lr changed from 1 to 2\n" in said
     (small / "params.yaml").write_text("lr: 1\n")
     assert_equal(walk(), whole)
-    assert "after epoch 2" in capfd.readouterr().out
+    assert "after epoch 2" in said_by(capfd)
     assert len(walks(small)) == 3
 
 
@@ -396,7 +400,7 @@ def test_a_run_stopped_behind_its_loop_ends_with_the_same_model_at_the_same_step
         four(stopped=True)
     assert int(checkpoints(Workspace(small))[-1].stem) == kept
     assert_equal(four(), whole)
-    assert f"after epoch {kept}" in capfd.readouterr().out
+    assert f"after epoch {kept}" in said_by(capfd)
     assert checkpoints(Workspace(small)) == []
     first, second = walks(small)
     assert logged(second) == logged(first)
@@ -416,7 +420,7 @@ def test_only_one_loop_of_a_run_can_keep_its_state(
     with pytest.raises(SystemExit) as stopped:
         two_loops()
     assert stopped.value.code == 2
-    assert "one loop" in capfd.readouterr().err
+    assert "one loop" in said_by(capfd)
 
 
 @pytest.fixture
@@ -468,7 +472,7 @@ def test_a_longer_run_goes_on_from_where_a_shorter_one_ended(
     for epochs, origin in ((3, 0), (6, 3), (9, 6)):
         ends_with = grow(epochs)
         record = walks(growing)[-1]
-        said = capfd.readouterr().out
+        said = said_by(capfd)
         if origin:
             assert f"going on from {ids[-1]}, whose epochs 1 to {origin} this run has too" in said
             assert view(record).tags["continues"] == ids[-1]
@@ -494,10 +498,10 @@ def test_a_run_that_is_wanted_shorter_or_once_more_begins_anew(
     long = walks(growing)[-1].start.id
     capfd.readouterr()
     assert_equal(grow(4), whole)
-    said = capfd.readouterr().out
+    said = said_by(capfd)
     assert f"not resuming {long} (6 epochs): only 4 are wanted\n" in said
     grow(6)
-    said = capfd.readouterr().out
+    said = said_by(capfd)
     assert "not resuming" not in said
     assert "going on from" in said, "4 epochs are done of 6"
     assert [event for event in walks(growing)[-1].events() if isinstance(event, Resumed)] == []
@@ -517,15 +521,15 @@ def test_a_longer_run_goes_on_from_where_another_was_stopped(
     stopped = walks(growing)[-1].start.id
     with pytest.raises(SystemExit):
         grow(9, stop_in=7)
-    assert f"going on from {stopped}, whose epochs 1 to 4" in capfd.readouterr().out
+    assert f"going on from {stopped}, whose epochs 1 to 4" in said_by(capfd)
     longer = walks(growing)[-1].start.id
     assert_equal(grow(9), whole)
-    assert f"going on with {longer} after epoch 6" in capfd.readouterr().out
+    assert f"going on with {longer} after epoch 6" in said_by(capfd)
     record = walks(growing)[-1]
     assert record.start.id == longer
     assert logged(record) == logged(expected)
     assert_equal(grow(6), shorter)
-    assert f"going on with {stopped} after epoch 4" in capfd.readouterr().out
+    assert f"going on with {stopped} after epoch 4" in said_by(capfd)
     assert [record.start.id for record in walks(growing)][2:] == [stopped, longer]
 
 
@@ -537,7 +541,7 @@ def test_a_run_that_left_its_loop_leaves_it_there_again_where_it_is_wanted_longe
     assert kept(growing) == ["000004.safetensors"]
     capfd.readouterr()
     assert_equal(grow(9, leave_in=5), whole)
-    assert "whose epochs 1 to 4 this run has too" in capfd.readouterr().out
+    assert "whose epochs 1 to 4 this run has too" in said_by(capfd)
     assert logged(walks(growing)[-1]) == logged(expected)
 
 
@@ -551,7 +555,7 @@ def test_a_damaged_end_of_a_shorter_run_costs_its_epochs_alone(
     content = last.read_bytes()
     last.write_bytes(content[:100])
     assert_equal(grow(4), whole)
-    assert "is damaged and set aside" in capfd.readouterr().err
+    assert "is damaged and set aside" in said_by(capfd)
     shutil.rmtree(growing / ".runrecord/checkpoints")
     grow(2)
     folder = run_dir(growing, walks(growing)[-1].start.id)
@@ -559,9 +563,7 @@ def test_a_damaged_end_of_a_shorter_run_costs_its_epochs_alone(
         picture.unlink()
         picture.write_bytes(b"damaged")
     assert_equal(grow(4), whole)
-    assert (
-        f"not resuming {folder.name} (2 epochs): its record has damaged" in capfd.readouterr().out
-    )
+    assert f"not resuming {folder.name} (2 epochs): its record has damaged" in said_by(capfd)
 
 
 def left_by(
@@ -686,7 +688,7 @@ def test_a_run_goes_on_only_where_all_that_changes_numbers_is_as_it_was(
     change, said = OTHERWISE[name]
     change(monkeypatch)
     first = short_walk("another" if name == "device" else "one GPU")
-    out = capfd.readouterr().out
+    out = said_by(capfd)
     assert (first, len(walks(small))) == ((1, 2) if said else (3, 1))
     assert f"not resuming {stopped.start.id} (2 epochs): {said}" in out or not said
 
