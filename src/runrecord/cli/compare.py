@@ -2,17 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from runrecord.cli.console import LONGEST_CELL, page
-from runrecord.errors import UserError
+from runrecord.cli.console import add_row, page, refusing
 from runrecord.project import load_project
 from runrecord.provenance.git import GitFailed, commit_of, git
-from runrecord.record.schema import RecordRefused
 from runrecord.safety.text import printable, shown
 from runrecord.store.lookup import find_record
 from runrecord.store.paths import repo_root
@@ -49,10 +46,8 @@ def show_comparison(first: str, second: str, tolerance: float, as_json: bool) ->
     root = repo_root()
     records = find_record(root, first), find_record(root, second)
     project = load_project(root)
-    try:
+    with refusing(f"{first} or {second}"):
         found = compare(*records, tolerance, project.code, project.packages)
-    except RecordRefused as error:
-        raise UserError(f"{first} or {second}: its record cannot be used: {error}") from None
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
         return
@@ -76,26 +71,21 @@ def show_differences(console: Console, names: tuple[str, str], found: Comparison
 
 def difference_table(title: str, names: tuple[str, str], found: Iterable[Difference]) -> Table:
     """A row for each kind and title that differs: where first, and in how many values."""
-    rows = [
-        list(group)
-        for _, group in groupby(
-            sorted(found, key=lambda one: (one.place.kind, one.place.title)),
-            key=lambda one: (one.place.kind, one.place.title),
-        )
-    ]
+    groups: dict[tuple[str, str], list[Difference]] = {}
+    for one in sorted(found, key=lambda one: (one.place.kind, one.place.title)):
+        groups.setdefault((one.place.kind, one.place.title), []).append(one)
     table = Table("", *names, title=title, title_justify="left")
-    counted = any(len(row) > 1 or isinstance(row[0].first, float) for row in rows)
+    counted = any(len(group) > 1 or isinstance(group[0].first, float) for group in groups.values())
     if counted:
         table.add_column("values that differ")
         table.add_column("largest, relative")
-    for row in rows:
-        first = min(row, key=lambda one: (one.place.step or 0, one.index))
+    for group in groups.values():
+        first = min(group, key=lambda one: (one.place.step or 0, one.index))
         name = where(first) if first.place.kind in RESULTS else first.place.title
-        cells = [name, value_text(first, False), value_text(first, True)]
-        if counted:
-            largest = max(one.relative for one in row)
-            cells += [str(len(row)), f"{largest:.2g}" if isinstance(first.first, float) else ""]
-        table.add_row(*(printable(cell, LONGEST_CELL) for cell in cells))
+        largest = max(one.relative for one in group)
+        relative = f"{largest:.2g}" if isinstance(first.first, float) else ""
+        counts = (len(group), relative) if counted else ()
+        add_row(table, name, value_text(first, False), value_text(first, True), *counts)
     return table
 
 

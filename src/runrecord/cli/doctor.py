@@ -3,13 +3,13 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from platform import python_version
+from typing import NoReturn
 
-from rich.console import Console
-
+from runrecord.cli.console import plain_console
 from runrecord.dvc.cache import lost_records, missing_outs, remote_state
 from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
@@ -34,10 +34,8 @@ def doctor() -> None:
     Raises:
         RunFailed: something needs doing.
     """
-    root = repo_root()
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    problems = 0
-    for name, check in _checks(root):
+    console, problems = plain_console(), 0
+    for name, check in _checks(repo_root()).items():
         try:
             console.print(shown(f"✓ {name}: {check()}"))
         except Exception as error:
@@ -47,24 +45,22 @@ def doctor() -> None:
         raise RunFailed(f"{problems} of the above need doing.")
 
 
-def _checks(root: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    @cache
-    def store() -> Store:
-        return Store(root)
-
+def _checks(root: Path) -> dict[str, Callable[[], str]]:
     project = load_project(root)
-    yield "versions", lambda: _versions(root, project)
-    yield "Git", lambda: _git(root, project)
-    for name, check in project.checks.items():
-        yield name, partial(check, root)
-    yield "tracking store", lambda: _tracking_store(root, store())
-    yield "run store", lambda: _run_store(root, store())
-    yield "running", lambda: _running(root, store())
-    yield "DVC cache", lambda: _cache(root)
-    yield "DVC remote", lambda: _remote(root)
-    yield "records", lambda: _records(root)
-    yield "commits", lambda: _commits(root)
-    yield "disk", lambda: _disk(root)
+    store = cache(partial(Store, root))
+    return {
+        "versions": lambda: _versions(root, project),
+        "Git": lambda: _git(root, project),
+        **{name: partial(check, root) for name, check in project.checks.items()},
+        "tracking store": lambda: _tracking_store(root, store()),
+        "run store": lambda: _run_store(root, store()),
+        "running": lambda: _running(root, store()),
+        "DVC cache": partial(_cache, root),
+        "DVC remote": partial(_remote, root),
+        "records": partial(_records, root),
+        "commits": partial(_commits, root),
+        "disk": partial(_disk, root),
+    }
 
 
 def _versions(root: Path, project: Project) -> str:
@@ -104,22 +100,17 @@ def _tracking_store(root: Path, store: Store) -> str:
 
 
 def _run_store(root: Path, store: Store) -> str:
-    failures: list[str] = []
+    def refuse(label: str, error: Exception) -> NoReturn:
+        raise UserError(f"{label}: {reason(error)}; move that folder away")
 
-    def on_failure(label: str, error: Exception) -> None:
-        failures.append(f"{label}: {reason(error)}")
-
-    known = [run for run in all_runs(root, on_failure) if not run.sealed]
-    runs = newest_of_each(known, on_failure)
-    if failures:
-        raise UserError(f"{failures[0]}; move that folder away")
+    runs = newest_of_each((run for run in all_runs(root, refuse) if not run.sealed), refuse)
     behind = [run for run in runs if not store.holds(run) and not run.is_live]
     if behind:
         raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
-    shown = [run for run in runs if run.ended and store.lacks_files(run)]
-    if shown:
+    partly = [run for run in runs if run.ended and store.lacks_files(run)]
+    if partly:
         raise UserError(
-            f"MLflow lacks pictures, models or files of {len(shown)} of {len(runs)} runs; run "
+            f"MLflow lacks pictures, models or files of {len(partly)} of {len(runs)} runs; run "
             "'runrecord sync --check'"
         )
     files = (file for folder in run_dirs(root) for file in folder.rglob("*"))
@@ -128,9 +119,9 @@ def _run_store(root: Path, store: Store) -> str:
 
 
 def _running(root: Path, store: Store) -> str:
-    """What MLflow calls RUNNING must be a live process of this host, or another host's."""
-    shown = store.shown
-    running = {key for key, run in shown.items() if run.status == "RUNNING" and not run.deleted}
+    """A run that MLflow shows as RUNNING has a live process here, or is another host's."""
+    shown = {key: run for key, run in store.shown.items() if not run.deleted}
+    running = {key for key, run in shown.items() if run.status == "RUNNING"}
     here = {key for key in running if shown[key].host == host()}
     gone = [key for key in here if not is_running(run_dir(root, key))]
     if gone:

@@ -81,14 +81,13 @@ class _Output:
         return chunk
 
 
-def execute(command: Sequence[str]) -> int:
+def execute(program: Sequence[str]) -> int:
     """Run a program as the run of the DVC stage that this is; its exit status.
 
     Raises:
         UserError: there is no such program, or this is no stage.
     """
-    if command[:1] == ["--"]:
-        command = command[1:]
+    command = program[1:] if program[:1] == ["--"] else program
     if not command:
         raise UserError("runrecord exec: no command is given; write 'runrecord exec -- COMMAND'")
     try:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,32 +22,29 @@ from runrecord.trackers.player import sync_lock
 from runrecord.trackers.tensorboard import shown_at
 
 _DAY = 86_400_000  # milliseconds
-_FROM_NOW_ON = (
-    "Their only copy is in DVC's cache or remote: clean those with 'dvc gc --all-commits "
-    "--all-experiments', never with 'dvc gc --workspace' alone."
-)
 
 
 @dataclass(frozen=True)
-class _Needless:
-    """A run's folders that can be brought back."""
+class _Removable:
+    """A run of which DVC keeps a sealed record."""
 
     run_id: str
     folders: tuple[Path, ...]
+    """Its record's is the first."""
     copy: str
     """Where the sealed record is."""
 
     @property
     def size(self) -> int:
-        """Bytes that are free when they are gone: not those of files with another name besides."""
+        """Bytes that removing them frees: a file with a second name frees none."""
         files = [path.lstat() for folder in self.folders for path in folder.rglob("*")]
         return sum(one.st_blocks * 512 for one in files if one.st_nlink == 1)
 
 
 def gc(keep: int | None, days: int | None, yes: bool) -> None:
-    """Remove, or without `yes` only tell, the runs whose sealed record DVC keeps.
+    """Remove (without `yes`: list) the runs whose sealed record DVC keeps.
 
-    Never the newest of a stage, nor one that goes on.
+    The newest of each stage stays, and any that goes on.
 
     Args:
         keep: how many runs of each stage stay, the newest.
@@ -59,7 +57,7 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
     root = repo_root()
     with sync_lock(root):
         old = _old(root, keep, days)
-        found = sorted(_needless(root, old), key=lambda one: one.run_id)
+        found = sorted(_removable(root, old), key=lambda one: one.run_id)
         for one in found:
             say(f"{one.run_id}: {_mib(one.size)}; its sealed record is {one.copy}")
         total = _mib(sum(one.size for one in found))
@@ -71,29 +69,31 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
         count = _remove(root, found)
         print(f"{count} runs, {total}, removed: 'runrecord sync --all' finds them.")
         if count:
-            print(_FROM_NOW_ON)
+            print(
+                "Their only copy is in DVC's cache or remote: clean those with 'dvc gc "
+                "--all-commits --all-experiments', never with 'dvc gc --workspace' alone."
+            )
 
 
 def _old(root: Path, keep: int | None, days: int | None) -> list[RecordedRun]:
-    """The runs of the store that are not to be kept, and have ended."""
+    """The runs of the store that have ended and are not to be kept."""
     runs = [run for run in all_runs(root, say_failure) if not run.sealed]
     runs.sort(key=lambda run: run.summary.time, reverse=True)
     since = time.time_ns() // 1_000_000 - days * _DAY if days is not None else None
-    seen: dict[str, int] = {}
-    old = []
+    newer, old = Counter[str](), []
     for run in runs:
-        newer = seen.get(run.summary.stage, 0)
-        seen[run.summary.stage] = newer + 1
-        wanted = run.summary.time >= since if since is not None else newer < (keep or 1)
-        if newer and not wanted and run.ended and not run.is_live:
+        count = newer[run.summary.stage]
+        wanted = run.summary.time >= since if since is not None else count < (keep or 1)
+        if count and not wanted and run.ended and not run.is_live:
             old.append(run)
+        newer[run.summary.stage] += 1
     return old
 
 
-def _needless(root: Path, old: Collection[RecordedRun]) -> Iterator[_Needless]:
-    """Those of them of which DVC keeps an equal record, each once.
+def _removable(root: Path, old: Collection[RecordedRun]) -> Iterator[_Removable]:
+    """The runs of which DVC keeps an equal record, each once.
 
-    What DVC's run cache alone names is not kept: any `dvc gc` takes it.
+    DVC's run cache does not count: any `dvc gc` empties it.
     """
     left = {run.id: run for run in old}
     for label, files in known_records(root, run_cache=False) if left else ():
@@ -106,7 +106,7 @@ def _needless(root: Path, old: Collection[RecordedRun]) -> Iterator[_Needless]:
             continue  # it is none, or damaged: no copy
         del left[copy.start.id]
         folders = (Path(run.label), shown_at(root, copy.start), *folders_of(root, run.id))
-        yield _Needless(copy.start.id, tuple(filter(Path.is_dir, folders)), label)
+        yield _Removable(copy.start.id, tuple(filter(Path.is_dir, folders)), label)
 
 
 def _equal(run: RecordedRun, copy: Record, files: Files) -> bool:
@@ -121,7 +121,7 @@ def _equal(run: RecordedRun, copy: Record, files: Files) -> bool:
     )
 
 
-def _remove(root: Path, found: Collection[_Needless]) -> int:
+def _remove(root: Path, found: Collection[_Removable]) -> int:
     """Remove them, each at once; how many."""
     gone = state_folder(root) / "gone"
     count = 0

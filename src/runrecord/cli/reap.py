@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from runrecord.cli.console import say
-from runrecord.cli.reporting import Report
+from runrecord.cli.console import Report, say
 from runrecord.errors import UserError
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each
 from runrecord.store.paths import repo_root

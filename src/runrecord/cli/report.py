@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
-from typing import NoReturn
 
-from runrecord.cli.console import say
+from runrecord.cli.console import refusing, say
 from runrecord.errors import UserError
 from runrecord.project import Project, load_project
 from runrecord.record.events import RunStarted
@@ -22,9 +21,9 @@ from runrecord.store.paths import repo_root
 
 
 def report(names: Sequence[str], output: Path) -> None:
-    """Write a page about the named runs; without a name, about those whose results are at hand.
+    """Write a page about the named runs; without a name, about the workspace's.
 
-    Of these, what made or evaluated a model is shown, if anything did.
+    Of the workspace's, the runs that made or evaluated a model are shown, if any did.
 
     Raises:
         UserError: there is no such run, or its record is damaged.
@@ -33,15 +32,16 @@ def report(names: Sequence[str], output: Path) -> None:
     root = repo_root()
     found = [record for name in names for record in find_records(root, name)]
     if not names:
-        found = [_opened(folder) for folder in sealed_records(root)]
+        for folder in sealed_records(root):
+            with refusing(str(folder)):
+                found.append(Record(files_in(folder)))
         found.sort(key=lambda record: record.start.time)
     if not found:
         raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
-    runs = {record.start.id: _read(record) for record in found}
+    shown = [*{record.start.id: _read(record) for record in found}.values()]
     if not names:
-        runs = {key: run for key, run in runs.items() if run.models or run.evaluated} or runs
+        shown = [run for run in shown if run.models or run.evaluated] or shown
     project = load_project(root)
-    shown = [*runs.values()]
     there = newest_of_each(all_runs(root, _ignore), _ignore)
     evaluations = [one for run in shown if run.model for one in _newest(there, run.model)]
     replicas = [*_replicas(there, shown, project)]
@@ -85,22 +85,9 @@ def _replicas(
                     yield start, all_metrics(summary.metrics, tested.get(summary.model or "", {}))
 
 
-def _opened(folder: Path) -> Record:
-    try:
-        return Record(files_in(folder))
-    except RecordRefused as error:
-        _refuse(str(folder), error)
-
-
 def _read(record: Record) -> RunView:
-    try:
+    with refusing(record.start.id):
         seen = view(record)
-        if record.damaged:
-            say(f"{record.start.id}: without its damaged files: {record.damage()}")
-        return seen
-    except RecordRefused as error:
-        _refuse(record.start.id, error)
-
-
-def _refuse(label: str, error: Exception) -> NoReturn:
-    raise UserError(f"{label}: its record cannot be used: {error}") from None
+    if record.damaged:
+        say(f"{record.start.id}: without its damaged files: {record.damage()}")
+    return seen

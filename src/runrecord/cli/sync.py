@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runrecord.cli.reporting import Report
+from runrecord.cli.console import Report
 from runrecord.dvc.cache import known_records
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs
 from runrecord.store.lookup import find_record

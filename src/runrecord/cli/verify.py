@@ -3,14 +3,15 @@
 import json
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.table import Table
 
 from runrecord.cli.compare import difference_table, show_differences
-from runrecord.cli.console import page
+from runrecord.cli.console import add_row, page
 from runrecord.errors import UserError
 from runrecord.project import load_project
 from runrecord.record.events import RunStarted
@@ -46,11 +47,15 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
     """
     raise_on_signals()
     root = repo_root()
-    store = _store(root)
+    store: Store | None = None
+    with _only_warned():
+        store = Store(root) if has_store(root) else None
     try:
         records = find_records(root, name)
     except UserError as error:
-        _tag_unknown(store, name, error)
+        with _only_warned():  # MLflow may show a run of that name or id
+            if store and (found := store.find(name)):
+                _tag(store, found[0], Verdict("cannot be rebuilt", str(error)), "")
         raise
     for record in records:
         if record.start.patch and not (trusted or was_run_here(root, record.patch())):
@@ -67,9 +72,10 @@ def _verify(
     again: RunStarted | None = None
     comparison: Comparison | None = None
     commit = start.tags.get("git.commit", "")
-    discrepancies: list[Difference] | None = None
+    discrepancies: list[Difference] | None = None  # what MLflow shows otherwise; None: not seen
     try:
-        discrepancies = _discrepancies(store, record)
+        with _only_warned():
+            discrepancies = store.differences(record) if store else None
         if record.end is None or record.end.status != "FINISHED":
             became = record.end.status if record.end else "cut off"
             raise CannotRebuild(
@@ -100,42 +106,31 @@ def _verify(
         show_differences(console, (start.id, "rebuilt"), comparison)
     if discrepancies:
         console.print(difference_table("MLflow", ("record", "MLflow"), discrepancies))
-    rows = {
-        "run": start.id,
-        "made from": _made_from(record, commit),
-        "rebuilt on": _environment(again) if again else "-",
-        "its record": _damage(record),
-        "MLflow": _mlflow(discrepancies),
-        "took": f"{time.monotonic() - began:.0f} s",
-    }
+    environment = _environment(again) if again else ""
+    mlflow = "shows other values" if discrepancies else "shows what the record says"
     table = Table(show_header=False)
-    for row in rows.items():
-        table.add_row(*map(printable, row))
+    add_row(table, "run", start.id)
+    add_row(table, "made from", _made_from(record, commit))
+    add_row(table, "rebuilt on", environment or "-")
+    add_row(table, "its record", _damage(record))
+    add_row(table, "MLflow", "does not show this run here" if discrepancies is None else mlflow)
+    add_row(table, "took", f"{time.monotonic() - began:.0f} s")
     console.print(table)
     console.print(f"Verdict: {found.outcome}: {printable(found.why).removesuffix('.')}.")
     if any(map(is_of_origin, discrepancies or ())):
         print("MLflow shows another run under this name: it is not tagged.", file=sys.stderr)
     else:
-        _tag(store, start.id, found, _environment(again) if again else "")
+        _tag(store, start.id, found, environment)
     return STATUS[found.outcome]
 
 
-def _store(root: Path) -> Store | None:
-    """MLflow's store, where there is one that answers."""
+@contextmanager
+def _only_warned() -> Iterator[None]:
+    """The verdict does not depend on MLflow."""
     try:
-        return Store(root) if has_store(root) else None
+        yield
     except UserError as error:
-        _warn(error)
-        return None
-
-
-def _discrepancies(store: Store | None, record: Record) -> list[Difference] | None:
-    """What MLflow shows otherwise than the record has it; None where it cannot be seen."""
-    try:
-        return store.differences(record) if store else None
-    except UserError as error:
-        _warn(error)
-        return None
+        print(f"warning: {shown(str(error))} The verdict goes on without it.", file=sys.stderr)
 
 
 def _tag(store: Store | None, record_id: str, found: Verdict, environment: str) -> None:
@@ -149,25 +144,8 @@ def _tag(store: Store | None, record_id: str, found: Verdict, environment: str) 
         "verified.host": host(),
         "verified.environment": environment,
     }
-    try:
+    with _only_warned():
         store.tag(record_id, tags)
-    except UserError as error:
-        _warn(error)
-
-
-def _warn(error: UserError) -> None:
-    print(f"warning: {shown(str(error))} The verdict goes on without it.", file=sys.stderr)
-
-
-def _tag_unknown(store: Store | None, name: str, error: UserError) -> None:
-    """Say of a run in MLflow, named by its name or id there, that its record cannot be used."""
-    try:
-        found = store.find(name) if store else None
-    except UserError as refusal:
-        _warn(refusal)
-    else:
-        if found:
-            _tag(store, found[0], Verdict("cannot be rebuilt", str(error)), "")
 
 
 def _ask(record: Record) -> None:
@@ -219,9 +197,3 @@ def _damage(record: Record) -> str:
         for _ in record.events():
             pass
     return "; ".join(f"{name}: {why}" for name, why in record.damaged.items()) or "whole"
-
-
-def _mlflow(discrepancies: list[Difference] | None) -> str:
-    if discrepancies is None:
-        return "does not show this run here"
-    return "shows other values" if discrepancies else "shows what the record says"

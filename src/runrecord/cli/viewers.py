@@ -27,14 +27,14 @@ def view(viewer: str, host: str, port: int) -> None:
         UserError: the server does not answer, or no port is free.
     """
     root = repo_root()
-    pages = {"": "/#scalars"}  # the losses; pictures come first on its own first page
+    pages = {viewer: "/#scalars"}  # the losses; pictures come first on its own first page
     uri = tracking_uri(root)
     if viewer == "mlflow":
         store = Store(root)  # the database may not exist yet
         store.save_views()
         pages = {name: page_of(store.experiment, key) for key, name in VIEWS.items()}
         if not is_database(uri):
-            _show(viewer, redact(uri).rstrip("/"), pages)
+            _show(redact(uri).rstrip("/"), pages)
             return
         os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # no argument: it may hold a password
         command = ["mlflow", "server", "--workers", "1"]
@@ -45,25 +45,23 @@ def view(viewer: str, host: str, port: int) -> None:
         require("tensorboard", "TensorBoard", "tensorboard")
         command = ["tensorboard.main", "--logdir", str(event_folder(root))]
     port = free_port(port, host)
-    _show(viewer, f"http://{HOST if host == '0.0.0.0' else host}:{port}", pages)  # noqa: S104
+    _show(f"http://{HOST if host == '0.0.0.0' else host}:{port}", pages)  # noqa: S104
     _say_who_can_see_it(host, port)
     command += ["--host", host, "--port", str(port)]
     # As a module (their programs may lie elsewhere), and none that the current folder has (-P).
     os.execv(sys.executable, [sys.executable, "-P", "-m", *command])  # noqa: S606
 
 
-def _show(viewer: str, address: str, pages: dict[str, str]) -> None:
-    """Print the address of each page, and open the first one in a browser where there is one."""
-    addresses = {name: address + page for name, page in pages.items()}
-    for name, page in addresses.items():
-        print(f"{name or viewer}  {shown(page)}", flush=True)
+def _show(address: str, pages: dict[str, str]) -> None:
+    """Print the address of each page; where there is a screen, open the first in a browser.
+
+    A process of its own waits until the server answers, opens it, and ends.
+    """
+    for name, page in pages.items():
+        print(f"{name}  {shown(address + page)}", flush=True)
     screen = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if screen and os.fork() == 0:
-        _open_when_it_answers(address, next(iter(addresses.values())))
-
-
-def _open_when_it_answers(address: str, page: str) -> None:
-    """Open a page once its server is there, in a process of its own; then end that."""
+    if not screen or os.fork():
+        return
     host, _, port = address.rpartition("/")[2].partition(":")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -72,7 +70,7 @@ def _open_when_it_answers(address: str, page: str) -> None:
         except OSError:
             time.sleep(0.5)
         else:
-            webbrowser.open(page)
+            webbrowser.open(address + next(iter(pages.values())))
             break
     os._exit(0)
 

@@ -15,9 +15,9 @@ from runrecord.store.paths import repo_root
 
 
 def which(file: Path) -> None:
-    """Print every run that wrote that very content: as an out, a model or a picture.
+    """Print every run that wrote exactly this content: as an out, a model or a picture.
 
-    Records that only DVC's cache or remote has are looked at where no other tells.
+    Looks into DVC's cache and remote only if no record here tells.
 
     Raises:
         RunFailed: no record tells of it.
@@ -31,21 +31,21 @@ def which(file: Path) -> None:
     here = [(run.label, run.files()) for run in runs if run.summary.may_have_written(digest)]
     found = _writers(here, digest)
     if not found:
-        known = ((label, files) for label, files in known_records(root) if files is not None)
-        found = _writers(known, digest)
-    for record in found:
-        commit = record.start.tags.get("git.commit", "no commit")[:10]
-        change = " and its uncommitted change" if record.start.patch else ""
-        say(f"{file}: made by {record.start.id}, from {commit}{change}")
+        elsewhere = ((label, files) for label, files in known_records(root) if files is not None)
+        found = _writers(elsewhere, digest)
     if not found:
         raise RunFailed(
             f"{file}: no record here, in DVC's cache or its remote tells of a run that wrote this "
             f"content (SHA-256 {digest})."
         )
+    for start in sorted((one.start for one in found), key=lambda start: (start.time, start.id)):
+        change = " and its uncommitted change" if start.patch else ""
+        commit = start.tags.get("git.commit", "no commit")[:10]
+        say(f"{file}: made by {start.id}, from {commit}{change}")
 
 
 def _writers(records: Iterable[tuple[str, Files]], digest: str) -> list[Record]:
-    """One record of each run that wrote that content; of a damaged one that is said."""
+    """One record of each run that wrote the content; says which records are damaged."""
     found: dict[str, Record] = {}
     for label, files in records:
         try:
@@ -56,7 +56,7 @@ def _writers(records: Iterable[tuple[str, Files]], digest: str) -> list[Record]:
                 say_failure(label, RecordRefused(record.damage()))
         except RecordRefused as error:
             say_failure(label, error)
-    return sorted(found.values(), key=lambda record: (record.start.time, record.start.id))
+    return [*found.values()]
 
 
 def _wrote(record: Record, digest: str) -> bool:

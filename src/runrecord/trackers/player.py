@@ -25,7 +25,6 @@ from runrecord.trackers.mlflow.views import save_views
 from runrecord.verify.compare import Difference
 
 Outcome = Literal["created", "completed", "already there", "removed there"]
-CUT_OFF = "its last line is cut off; the rest is used"
 
 
 class NotShown(Exception):
