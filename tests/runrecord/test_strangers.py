@@ -69,9 +69,9 @@ def stranger(tmp_path: Path) -> Workspace:
     return Workspace(new_repository(tmp_path / "repository"))
 
 
-def run(workspace: Workspace, script: str, status: int = 0, **environment: str) -> str:
+def run(workspace: Workspace, script: str, **environment: str) -> str:
     (workspace.path / "train.py").write_text(script)
-    return workspace.run("python", "train.py", status=status, environment=environment)
+    return workspace.run("python", "train.py", environment=environment)
 
 
 OFF = {"RUNRECORD_SINKS": "off"}
