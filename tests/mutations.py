@@ -66,10 +66,10 @@ MUTATIONS = [
     ),
     Mutation(
         5,
-        "runrecord/cli/sweep.py",
-        "if study.patch and not was_run_here(",
-        "if False and not was_run_here(",
-        "runrecord/test_sweep.py::test_a_study_with_a_change_that_was_made_elsewhere_runs_nothing",
+        "runrecord/sweep/study.py",
+        "elif known != wanted:",
+        "elif False:",
+        "runrecord/test_sweep.py::test_another_study_of_that_name_is_refused_and_a_torn_journal_is_not",
     ),
     Mutation(
         6,
@@ -164,7 +164,7 @@ MUTATIONS = [
     ),
     Mutation(
         19,
-        "runrecord/sweep/trial_clone.py",
+        "runrecord/sweep/worker.py",
         " and not changes_numbers(name)",
         "",
         "runrecord/test_sweep.py::test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone",

@@ -97,10 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "space",
-        nargs="*",
+        nargs="+",
         metavar="PARAM=VALUES",
-        help="a list (vae.latent_dim=2,10,50) or a range (vae.lr=0.0003..0.003:log); "
-        "none, with --name: a study that there is",
+        help="a list (vae.latent_dim=2,10,50) or a range (vae.lr=0.0003..0.003:log)",
     )
     parser.add_argument("--metric", metavar="FILE:NAME", help="what the trials are judged by")
     parser.add_argument(

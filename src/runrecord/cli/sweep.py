@@ -1,11 +1,15 @@
 """`runrecord sweep`: a study, its table, its best trial and its plots."""
 
 import io
+import os
+import re
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -15,36 +19,36 @@ from runrecord.dvc.stages import find_stage, stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.extras import require
 from runrecord.project import Project, load_project
+from runrecord.provenance.environment import STUDY_TAGS
 from runrecord.provenance.git import git
 from runrecord.provenance.patch import LESS, describe_code
 from runrecord.report.study_plots import log_plots
 from runrecord.run.process import Terminated
+from runrecord.run.run import Run
+from runrecord.run.start import start_run
 from runrecord.safety.text import printable
 from runrecord.store.files import sha256
 from runrecord.store.paths import repo_root
-from runrecord.store.runs import was_run_here
-from runrecord.sweep.driver import run_study
-from runrecord.sweep.ray_backend import Resources
+from runrecord.sweep.driver import Resources, run_study
 from runrecord.sweep.space import as_there, split
 from runrecord.sweep.study import (
     Definition,
-    Search,
-    Trial,
+    Study,
     best_first,
-    check_name,
     default_name,
     experiment_of,
-    grid_size,
+    grid_of,
+    open_study,
 )
-from runrecord.sweep.study_record import Study, find_study, recorded
-from runrecord.sweep.worker import experiment_ref
-from runrecord.verify.compare import PARAM, differences
-from runrecord.verify.facts import values_of
-from runrecord.verify.verdict import value_text
+from runrecord.sweep.worker import STUDY, experiment_ref, task_of
 
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+_STAGE = "sweep"
+"""What the record of a study has as its stage."""
 _TRIALS = 20
 _WIDTH = 160  # characters of the table that is on record
-_NOT_KNOWN = "say what to search: PARAM=VALUES, and --metric FILE:NAME"
 
 
 def sweep(given: Namespace) -> int:
@@ -53,89 +57,85 @@ def sweep(given: Namespace) -> int:
     Returns 1 if a trial failed.
 
     Raises:
-        UserError: something that was asked for is not there.
+        UserError: something that was asked for does not exist, or the study is another.
     """
     for package, name in (("optuna", "Optuna"), ("ray", "Ray")):
         require(package, name, "sweep")
     root = repo_root()
     project = load_project(root)
-    study, tags = _study(root, project, given)
-    definition = study.definition
-    whole = grid_size(definition) if definition.search == "grid" else _TRIALS
-    count = given.trials or max(whole, len(study.trials))
+    definition = _definition(root, project, given)
     targets = _makers(root, definition.file)
-    label = printable(f"{definition.file}:{definition.metric}")
-    if any(fnmatchcase(label, pattern) for pattern in project.test_metrics):
+    commit, patch = _code(root, project, targets[0])
+    code = f"commit {commit[:12]}" + (f" with change {sha256(patch)[:12]}" if patch else "")
+    name = given.name or default_name(definition, targets[0], code)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,29}", name):
+        raise UserError(
+            f"--name {name!r}: it should have 1 to 30 letters, digits, '-' and '_', and begin with "
+            "a letter or digit."
+        )
+    metric = printable(f"{definition.file}:{definition.metric}")
+    if any(fnmatchcase(metric, pattern) for pattern in project.test_metrics):
         print(
-            f"warning: {label} is a test metric: what a search chooses by it looks better than it "
+            f"warning: {metric} is a test metric: what a search chooses by it looks better than it "
             "is; keep images apart for validation, and name a metric of those.",
             file=sys.stderr,
         )
-    say(
-        f"{study.name}: {count} trials of {', '.join(definition.space)}; the best has the "
-        f"{'highest' if definition.better == 'higher' else 'lowest'} {definition.metric}"
-    )
-
-    def told(trial: Trial) -> None:
-        values = ", ".join(
-            f"{name.rpartition('.')[2]}={value}" for name, value in trial.params.items()
+    with open_study(root, name, definition, code) as study:
+        if not study.trials:
+            _check_names_free(root, name, commit)
+        task = task_of(root, study, commit, patch, targets)
+        whole = len(grid_of(definition)) if definition.search == "grid" else _TRIALS
+        count = given.trials or max(whole, len(study.trials))
+        resources = Resources(given.jobs, given.cpus, given.gpus)
+        say(
+            f"{name}: {count} trials of {', '.join(definition.space)}; the best has the "
+            f"{'highest' if definition.better == 'higher' else 'lowest'} {definition.metric}"
         )
-        what = f"{trial.value:.6g}" if trial.value is not None else _ended(trial)
-        say(f"{experiment_of(study.name, trial.number)}  {values}  {what}")
-
-    resources = Resources(given.jobs, given.cpus, given.gpus)
-    try:
-        with recorded(root, study, tags) as (run, study):
-            trials = run_study(root, run, study, targets, count, resources, told)
-            found = replace(study, trials=trials)
-            log_plots(run, found)
+        # Its own run is named as its trials are, and tagged with its name.
+        os.environ |= {"DVC_EXP_NAME": name, STUDY_TAGS[STUDY]: name}
+        with start_run(_STAGE, params=definition.as_params()) as run:
+            try:
+                own = replace(task, run=run.id)
+                run_study(study, own, count, resources, lambda one: _tell(study, run, one))
+            except (KeyboardInterrupt, Terminated):
+                say(f"{name}: stopped; the same command resumes it.")
+                raise
+            log_plots(run, study)
             written = io.StringIO()
-            Console(width=_WIDTH, file=written, markup=False, highlight=False).print(_table(found))
-            run.text("Trials", written.getvalue(), step=len(trials))
-    except (KeyboardInterrupt, Terminated):
-        say(f"{study.name}: stopped; the same command goes on with it.")
-        raise
-    _conclude(found)
-    return int(any(trial.state == "FAIL" for trial in trials.values()))
+            console = Console(width=_WIDTH, file=written, markup=False, highlight=False)
+            console.print(_table(name, definition, study.trials))
+            run.text("Trials", written.getvalue(), step=len(study.trials))
+        _conclude(name, definition, study.trials)
+        return int(any(trial.state.name == "FAIL" for trial in study.trials.values()))
 
 
-def _study(root: Path, project: Project, given: Namespace) -> tuple[Study, dict[str, str]]:
-    """The study that is asked for, as far as there is one; tags of a new one's run."""
-    if not given.space:
-        if not given.name:
-            raise UserError(f"{_NOT_KNOWN}; or name a study that there is: --name STUDY.")
-        if (study := find_study(root, check_name(given.name))) is None:
-            raise UserError(f"--name {given.name}: no record tells of such a study; {_NOT_KNOWN}.")
-        return _trusted(root, study), {}
-    definition = _definition(root, project, given)
-    stage = _makers(root, definition.file)[0]
-    tags, patch, trouble = describe_code(
-        root, project.code, find_stage(root, stage, root).generated
-    )
+def _definition(root: Path, project: Project, given: Namespace) -> Definition:
+    file, colon, metric = (given.metric or "").partition(":")
+    if not colon:
+        raise UserError(f"--metric {file}: it should be FILE:NAME, as metrics.json:loss.")
+    space = as_there(root, split(given.space))
+    better = given.better or project.way_of(metric) or "lower"
+    definition = Definition(space, file, metric, better, "grid", given.prune)
+    lists = all(param.values for param in definition.params)
+    definition = replace(definition, search=given.search or ("grid" if lists else "tpe"))
+    if definition.search == "grid":
+        grid_of(definition)
+    return definition
+
+
+def _code(root: Path, project: Project, stage: str) -> tuple[str, bytes]:
+    """The commit, and what the code differs by from that.
+
+    Raises:
+        UserError: trials could not have that code.
+    """
+    if find_stage(root, _STAGE, root).stage.commands:
+        raise UserError(f"dvc.yaml: has a stage '{_STAGE}', as the runs of studies; rename yours.")
+    generated = find_stage(root, stage, root).generated
+    tags, patch, trouble = describe_code(root, project.code, generated)
     if trouble and LESS not in trouble:
         raise UserError(f"the code of the trials cannot be kept as it is: {trouble}")
-    code = f"{tags['git.commit']} {sha256(patch)}"
-    name = check_name(given.name) if given.name else default_name(definition, stage, code)
-    study = find_study(root, name)
-    if study is None:
-        _check_names_free(root, name, tags["git.commit"])
-        kept = {key: text for key, text in tags.items() if text and key != "git.commit"}
-        return Study(name, "", definition, tags["git.commit"], patch, {}), kept
-    known, wanted = (values_of(PARAM, one.as_params()) for one in (study.definition, definition))
-    if other := [*differences(known, wanted)]:
-        what = "; ".join(
-            f"{one.place.title} is {value_text(one, False)} there, and {value_text(one, True)} here"
-            for one in other
-        )
-        raise UserError(
-            f"--name {name}: that study is another: {printable(what)}; use another name."
-        )
-    if (study.commit, study.patch) != (tags["git.commit"], patch):
-        say(
-            f"note: {name} goes on with the code that it began with, of {study.commit[:10]}; for "
-            "today's, give another --name."
-        )
-    return _trusted(root, study), {}
+    return tags["git.commit"], patch
 
 
 def _makers(root: Path, file: str) -> tuple[str, ...]:
@@ -160,76 +160,53 @@ def _check_names_free(root: Path, name: str, commit: str) -> None:
     if there := git(root, "for-each-ref", "--format=%(refname)", f"{ref}-*").decode().split():
         raise UserError(
             f"{printable(there[0].rpartition('/')[2])} is an experiment already, and of no study "
-            "that there is; give another --name, or remove it with 'dvc exp remove'."
+            "here; use another --name, or remove it with 'dvc exp remove'."
         )
 
 
-def _trusted(root: Path, study: Study) -> Study:
-    """A study whose code may be run.
-
-    Raises:
-        UserError: it has a change that was made elsewhere.
-    """
-    if study.patch and not was_run_here(root, study.patch):
-        raise UserError(
-            f"{study.name}: its uncommitted change was made elsewhere, and would be run; look at "
-            "it with 'runrecord verify' of one of its trials, which asks."
-        )
-    return study
-
-
-def _definition(root: Path, project: Project, given: Namespace) -> Definition:
-    if not given.metric or ":" not in given.metric:
-        raise UserError(
-            f"--metric {given.metric or ''}: it should be FILE:NAME, as metrics.json:loss."
-        )
-    file, _, metric = given.metric.partition(":")
-    space = as_there(root, split(given.space))
-    definition = Definition(
-        space,
-        file,
-        metric,
-        given.better or project.way_of(metric) or "lower",
-        "random",
-        given.prune,
-    )
-    lists = all(param.values for param in definition.params)
-    search: Search = given.search or ("grid" if lists else "tpe")
-    definition = replace(definition, search=search)
-    if search == "grid":
-        grid_size(definition)
-    return definition
+def _tell(study: Study, run: Run, number: int) -> None:
+    """Print how a trial ended, and put it and the best value so far on record."""
+    trials = study.trials
+    params = trials[number].params.items()
+    values = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in params)
+    end = _end_of(trials[number])
+    say(f"{experiment_of(study.name, number)}  {values}  {end}")
+    run.tag(**{f"trial.{number:03}": end})
+    if complete := sum(map(_is_done, trials.values())):
+        _, best = best_first(trials, study.definition.better)[0]
+        run.log({study.definition.metric: best.value or 0.0}, step=complete)
 
 
-def _table(study: Study) -> Table:
-    table = Table(
-        "trial", *map(printable, study.definition.space), study.definition.metric, "state"
-    )
-    for trial in best_first(study.trials.values(), study.definition.better):
-        value = "" if trial.value is None else f"{trial.value:.6g}"
-        values = (str(trial.params.get(name, "")) for name in study.definition.space)
-        row = (experiment_of(study.name, trial.number), *values, value, _ended(trial))
-        table.add_row(*map(printable, row))
+def _table(name: str, definition: Definition, trials: "Mapping[int, FrozenTrial]") -> Table:
+    table = Table("trial", *map(printable, definition.space), definition.metric, "state")
+    for number, trial in best_first(trials, definition.better):
+        values = (str(trial.params.get(param, "")) for param in definition.space)
+        value, state = (_end_of(trial), "done") if _is_done(trial) else ("", _end_of(trial))
+        table.add_row(*map(printable, (experiment_of(name, number), *values, value, state)))
     return table
 
 
-def _ended(trial: Trial) -> str:
+def _is_done(trial: "FrozenTrial") -> bool:
+    return str(trial.state.name) == "COMPLETE"
+
+
+def _end_of(trial: "FrozenTrial") -> str:
     """How a trial ended, for a person."""
-    match trial.state:
+    match trial.state.name:
         case "COMPLETE":
-            return "done"
+            return f"{trial.value:.6g}"
         case "PRUNED":
-            return f"given up at epoch {max(trial.curve, default=0)}"
+            return f"given up at epoch {trial.last_step or 0}"
         case "FAIL":
-            return f"failed: {trial.error}"
+            return f"failed: {trial.user_attrs['error']}"
         case _:
             return "stopped"
 
 
-def _conclude(study: Study) -> None:
-    page().print(_table(study))
-    best = best_first(study.trials.values(), study.definition.better)[0]
-    if best.value is None:
-        raise RunFailed(f"{study.name}: no trial has a value; their errors are in the table.")
-    say(f"The best one:   dvc exp apply {experiment_of(study.name, best.number)}")
-    say(f"All, in plots:  runrecord report {study.name}")
+def _conclude(name: str, definition: Definition, trials: "Mapping[int, FrozenTrial]") -> None:
+    page().print(_table(name, definition, trials))
+    number, best = best_first(trials, definition.better)[0]
+    if not _is_done(best):
+        raise RunFailed(f"{name}: no trial has a value; their errors are in the table.")
+    say(f"The best one:   dvc exp apply {experiment_of(name, number)}")
+    say(f"All, in plots:  runrecord report {name}")

@@ -113,7 +113,7 @@ def collect_origin(
         )
     inputs = read_inputs(checkout, stage, cwd)
     code, patch, trouble = describe_code(checkout, project.code, inputs.generated)
-    if not inputs.stage.commands and not trouble:
+    if not inputs.stage.commands and not trouble and STUDY_TAGS["study"] not in environment:
         trouble = f"no dvc.yaml has the stage '{stage}'."
     lock = checkout / LOCK_FILE
     tags = {

@@ -6,18 +6,13 @@ from functools import partial
 from importlib.util import find_spec
 
 from runrecord.run.run import Run
-from runrecord.sweep.study import Searcher
-from runrecord.sweep.study_record import Study
+from runrecord.sweep.study import Study
 
 
 def log_plots(run: Run, study: Study) -> None:
     """Log the metric by trial, against each param, and which param matters.
 
-    None without Matplotlib; no importance where a trial or a value is all that there is.
-
-    Args:
-        run: the study's.
-        study: it.
+    None without Matplotlib; no importance of a single trial or value.
     """
     if not find_spec("matplotlib"):
         return
@@ -28,8 +23,7 @@ def log_plots(run: Run, study: Study) -> None:
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as drawn
 
-    found = Searcher(study.definition, study.trials.values()).optuna
-    name = study.definition.metric
+    found, name = study.optuna, study.definition.metric
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     plots: dict[str, Callable[[], object]] = {
         "History": lambda: drawn.plot_optimization_history(found, target_name=name),

@@ -12,7 +12,7 @@ from runrecord.record.schema import START, RecordRefused
 from runrecord.safety.text import printable
 from runrecord.store.catalog import sealed_records
 from runrecord.store.paths import RECORDS, RUN_NAMES
-from runrecord.store.runs import run_dir
+from runrecord.store.runs import run_dir, run_dirs
 from runrecord.trackers.player import find_shown
 
 
@@ -71,11 +71,21 @@ def _find(root: Path, name: str) -> list[Record]:
             for path, files in chosen.items()
         ]
         return [record for record in found if record is not None]
-    from runrecord.sweep.study_record import study_record
-
-    if study := study_record(root, name):
-        return [study]
+    if study := _of_study(root, name):
+        return study
     return _by_id(root, find_shown(root, name) or name)
+
+
+def _of_study(root: Path, study: str) -> list[Record]:
+    """The newest record of a study's own run; without one, the records of its trials' runs."""
+    own, trials = list[Record](), list[Record]()
+    for folder in run_dirs(root):
+        if folder.name.startswith(f"{study}-"):
+            with suppress(RecordRefused):
+                record = Record(files_in(folder))
+                if record.start.tags.get("study") == study:
+                    (trials if "study.run" in record.start.tags else own).append(record)
+    return own[-1:] or trials
 
 
 def _of_equal_run(root: Path, revision: str, path: str) -> Record | None:

@@ -1,139 +1,183 @@
-"""One study from its start to its end: Optuna says what to try, Ray says where."""
+"""One study from its start to its end: Optuna chooses params, Ray places trials."""
 
+import logging
+import math
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
-from runrecord.dvc.cache import records_at
 from runrecord.errors import UserError
-from runrecord.record.reader import files_in
-from runrecord.record.writer import place_files
-from runrecord.run.process import Terminated, raise_on_signals
-from runrecord.run.run import Run
+from runrecord.record.events import Logged
+from runrecord.record.schema import EVENTS, START, read_line, read_start
+from runrecord.run.process import GRACE, Terminated, raise_on_signals
 from runrecord.safety.text import reason
-from runrecord.store.catalog import read_runs
-from runrecord.store.runs import run_dir, state_folder
-from runrecord.sweep.ray_backend import Placing, Resources, ray_at_work
-from runrecord.sweep.study import (
-    Searcher,
-    Trial,
-    experiment_of,
-    to_run,
-)
-from runrecord.sweep.study_record import Study, note, note_best
-from runrecord.sweep.trial_clone import PROOF
-from runrecord.sweep.worker import Outcome, fetch
-from runrecord.trackers.player import Store, sync_lock
+from runrecord.store.files import write_atomic
+from runrecord.sweep.study import Outcome, Study
+from runrecord.sweep.worker import STUDY, TRIAL, Task, run_trial, runs_of
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+_LOOK = 0.5  # seconds between two looks at what trials have reached
+_OBJECTS = 80_000_000  # bytes of Ray's object store: tasks are small
+_TRIES = 3  # times that a trial is tried again whose worker died, or was killed for memory
+_NO_MEMORY = "its machine ran out of memory each time; lower --jobs, or raise --cpus"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What trials take."""
+
+    jobs: int | None
+    """How many run at once; None for as many as a cluster has room for, and one without one."""
+    cpus: float
+    """Of Ray's CPUs, a trial."""
+    gpus: float
 
 
 def run_study(
-    root: Path,
-    run: Run,
-    study: Study,
-    targets: tuple[str, ...],
-    count: int,
-    resources: Resources,
-    told: Callable[[Trial], None],
-) -> dict[int, Trial]:
-    """Run the trials that a study lacks; all of its trials then.
+    study: Study, task: Task, count: int, resources: Resources, ended: Callable[[int], None]
+) -> None:
+    """Run the trials that a study lacks.
 
     Args:
-        root: of the main repository.
-        run: the study's, which every outcome is put on record of.
         study: it.
-        targets: the stages that make the metric.
+        task: what all trials have in common.
         count: how many trials it is to have.
         resources: what they take.
-        told: what became of each.
+        ended: called with the number of each that ended.
 
     Raises:
-        UserError: Ray cannot be had.
+        UserError: Ray does not start, or its cluster does not answer.
     """
-    folder = state_folder(root) / "studies" / study.name
-    trials = dict(study.trials)
-    with _folder(folder) as proof, ray_at_work(resources) as jobs:
+    with _ray_at_work(resources) as jobs:
+        import ray
+
         raise_on_signals(instead=True)  # Ray has handlers of its own
-        place = Placing(root, study, targets, folder, proof, resources)
-        searcher = Searcher(study.definition, trials.values())
-        waiting = to_run(study.definition, study.trials, count)
+        start = ray.remote(run_trial).options(
+            num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=_TRIES
+        )
+        pending: dict[ObjectRef[Outcome], int] = {}
+        missing, read = study.missing(count), dict[Path, tuple[int, int]]()
         try:
             while True:
-                while len(place.pending) < jobs and (wanted := next(waiting, None)):
-                    trial = searcher.ask(*wanted)
-                    note(run, trial)
-                    place.start(trial)
-                if not place.pending:
-                    return trials
-                for number, epoch, value in place.news():
-                    if searcher.is_hopeless(number, epoch, value):
-                        place.give_up(number)
-                for outcome in place.ended():
-                    trial = _bring_home(root, study, outcome)
-                    trials[trial.number] = trial
-                    searcher.tell(trial)
-                    note(run, trial)
-                    note_best(run, study.definition, trials.values())
-                    told(trial)
+                while len(pending) < jobs and (wanted := next(missing, None)):
+                    number, params = wanted[0], study.ask(*wanted)
+                    ref = start.remote(replace(task, number=number, params=params))
+                    pending[ref] = number
+                if not pending:
+                    return
+                done, _ = ray.wait([*pending], timeout=_LOOK)
+                if study.definition.prune:
+                    _give_up_hopeless(study, task, [*pending.values()], read)
+                for ref in done:
+                    number = pending.pop(ref)
+                    study.tell(number, _outcome(ref))
+                    ended(number)
         except (KeyboardInterrupt, SystemExit) as stop:
-            place.stop()
+            for ref in pending:
+                ray.cancel(ref, force=False)
+            ray.wait([*pending], num_returns=len(pending), timeout=2 * GRACE)
             if isinstance(stop, KeyboardInterrupt | Terminated):
                 raise
             raise Terminated(signal.SIGTERM) from None  # Ray makes a SystemExit of its own of ours
 
 
 @contextmanager
-def _folder(folder: Path) -> Iterator[str]:
-    """The study's folder, which goes when no worker is left; what proves that one sees it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    proof = token_hex(16)
-    (folder / PROOF).write_text(proof)
+def _ray_at_work(resources: Resources) -> Iterator[int]:
+    """Ray: the cluster of `RAY_ADDRESS`, else one of this process; how many trials run at once."""
+    address = os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no GPU asked for hides none
+    os.environ.setdefault("RAY_task_oom_retries", str(_TRIES))  # else a trial is killed for ever
+    if not address:  # a token of this process alone: Ray would write one into the home folder
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token_hex(32))
+    import ray
+
+    cpus = max(1, math.ceil((resources.jobs or 1) * resources.cpus))
+    own = {} if address else {"num_cpus": cpus, "object_store_memory": _OBJECTS}
     try:
-        yield proof
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **own,
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = f"RAY_ADDRESS: the cluster {address} does not answer" if address else "Ray fails"
+        raise UserError(f"{where} ({reason(error)}).") from None
+    try:
+        rooms = [_room(node["Resources"], resources) for node in ray.nodes() if node["Alive"]]
+        if not any(rooms) and not (address and resources.jobs):  # else the cluster may grow
+            raise UserError(
+                f"no machine of Ray's has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for "
+                "a trial; ask for less with --cpus and --gpus."
+            )
+        yield resources.jobs or (sum(rooms) if address else 1)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        ray.shutdown()
 
 
-def _bring_home(root: Path, study: Study, outcome: Outcome) -> Trial:
-    """Fetch a trial's experiment, and what its machine alone has on record."""
-    trial = outcome.trial
-    experiment = experiment_of(study.name, trial.number)
+def _room(node: Mapping[str, float], resources: Resources) -> int:
+    """How many trials a machine has room for at once."""
+    wanted = (("CPU", resources.cpus), ("GPU", resources.gpus))
+    return int(min((node.get(kind, 0) / count for kind, count in wanted if count), default=1))
+
+
+def _outcome(ref: "ObjectRef[Outcome]") -> Outcome:
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayError
+
     try:
-        if outcome.code:
-            with tempfile.TemporaryDirectory() as folder:
-                bundle = Path(folder) / "bundle"
-                bundle.write_bytes(outcome.code)
-                fetch(root, bundle, study.commit, experiment)
-        for run_id, files in (outcome.records or {}).items():
-            place_files(run_dir(root, run_id), files)
-    except (UserError, OSError) as error:
-        why = f"it did not come home: {reason(error)}"
-        return replace(trial, state="FAIL", value=None, error=why)
-    with suppress(Exception):  # `runrecord sync` says what it is
-        _show(root, trial, experiment if outcome.code else "")
-    return trial
+        found: Outcome = ray.get(ref)
+    except OutOfMemoryError:
+        return Outcome("FAIL", error=_NO_MEMORY)
+    except RayError as error:
+        return Outcome("FAIL", error=reason(error))
+    return found
 
 
-def _show(root: Path, trial: Trial, experiment: str) -> None:
-    """Let MLflow show the runs of a trial that it lacks, whole or in part.
+def _give_up_hopeless(
+    study: Study, task: Task, numbers: Collection[int], read: dict[Path, tuple[int, int]]
+) -> None:
+    """Tell Optuna what trials have reached, and their workers which it gives up."""
+    for number, epoch, value in _news(task, numbers, read):
+        why = replace(task, number=number).why
+        if study.is_hopeless(number, epoch, value) and not why.exists():
+            text = (
+                f"{task.metric} was {value:.6g} at epoch {epoch}, worse than what most trials of "
+            )
+            write_atomic(why, f"{text}the study had there".encode())
 
-    Args:
-        root: of the main repository.
-        trial: it.
-        experiment: that which has the records, where they are not in the run store.
+
+def _news(
+    task: Task, numbers: Collection[int], read: dict[Path, tuple[int, int]]
+) -> Iterator[tuple[int, int, float]]:
+    """What those trials have on record since the last look: number, epoch, value.
+
+    `read` has of each run's folder the trial, and how many bytes of its events were read.
     """
-    if not find_spec("mlflow") or os.environ.get("RUNRECORD_SINKS") == "off":
-        return
-    found = {name: files_in(run_dir(root, name)) for name in trial.runs}
-    if experiment:
-        found |= {name: files for name, files in records_at(root, experiment).items() if files}
-    with sync_lock(root):
-        store = Store(root)
-        for run in read_runs(found.items(), lambda _label, _error: None):
-            store.play(run)
+    for folder in runs_of(task.root, f"{task.study}-[0-9]*"):
+        with suppress(OSError, ValueError):  # it is being written, or is damaged
+            if folder not in read:
+                tags = read_start((folder / START).read_bytes()).tags
+                read[folder] = int(tags[TRIAL]) if tags.get(STUDY) == task.study else -1, 0
+            number, size = read[folder]
+            if number not in numbers:
+                continue
+            with (folder / EVENTS).open("rb") as lines:
+                lines.seek(size)
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    size += len(line)
+                    read[folder] = number, size
+                    event = read_line(line)
+                    if isinstance(event, Logged) and task.metric in event.metrics:
+                        yield number, event.step, event.metrics[task.metric]

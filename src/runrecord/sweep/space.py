@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Value = bool | int | float | str | None
-PARAMS = "params.yaml"
 
 _NUMBER = r"[-+]?(?:(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?|\.(?:inf|nan))"
 _RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<log>:log)?")
@@ -34,14 +33,10 @@ class Param:
     log: bool = False
 
     @property
-    def file(self) -> str:
-        """Where it is."""
-        return self.name.rpartition(":")[0] or PARAMS
-
-    @property
-    def keys(self) -> list[str]:
-        """Where it is in that file."""
-        return self.name.rpartition(":")[2].split(".")
+    def place(self) -> tuple[str, list[str]]:
+        """Its file, and its keys there."""
+        file, _, dotted = self.name.rpartition(":")
+        return file or "params.yaml", dotted.split(".")
 
     @property
     def distribution(self) -> "BaseDistribution":
@@ -55,15 +50,6 @@ class Param:
         return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
 
-def parse(texts: Mapping[str, str]) -> list[Param]:
-    """What those texts say, by the params' names.
-
-    Raises:
-        UserError: one says nothing that can be tried.
-    """
-    return [_parsed(name, text) for name, text in texts.items()]
-
-
 def split(given: Iterable[str]) -> dict[str, str]:
     """`NAME=VALUES` by the name.
 
@@ -73,7 +59,7 @@ def split(given: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in given:
         name, equals, text = one.partition("=")
-        if not equals or not all(name.rpartition(":")[2].split(".")):
+        if not equals or not all(Param(name).place[1]):
             raise UserError(f"'{printable(one)}': it should be PARAM=VALUES, as vae.lr=0.001,0.01.")
         if name in found:
             raise UserError(f"{printable(name)} is given twice; name all of its values at once.")
@@ -81,61 +67,23 @@ def split(given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def as_there(root: Path, texts: Mapping[str, str]) -> dict[str, str]:
-    """The same space: where the project's files have a float, a range is one of floats.
+def parse(texts: Mapping[str, str]) -> list[Param]:
+    """What those texts mean, by the params' names.
 
     Raises:
-        UserError: one of its params is not in the project's files.
+        UserError: one is not a list or a range.
     """
-    found = dict(texts)
-    for param in parse(texts):
-        of_floats = isinstance(_value_there(root, param), float) and not param.values
-        if of_floats and isinstance(param.low, int) and isinstance(param.high, int):
-            ends = f"{float(param.low)}..{float(param.high)}"
-            found[param.name] = f"{ends}:log" if param.log else ends
-    return found
-
-
-def _value_there(root: Path, param: Param) -> Value:
-    """What the project's files have of a param.
-
-    Raises:
-        UserError: they have none.
-    """
-    found = read_values(root / param.file)
-    at: Any = found
-    for key in param.keys:
-        if not isinstance(at, dict) or key not in at:
-            there = ", ".join(sorted(_leaves(found)))
-            raise UserError(
-                f"{param.file}: has no '{printable('.'.join(param.keys))}'; it has "
-                f"{printable(there)}."
-            )
-        at = at[key]
-    if isinstance(at, dict):
-        raise UserError(
-            f"{param.file}: '{printable('.'.join(param.keys))}' is a block; name one of "
-            f"{printable(', '.join(sorted(map(str, at))))} in it."
-        )
-    value: Value = at
-    return value
-
-
-def set_params(root: Path, values: Mapping[str, Value]) -> None:
-    """Set params in their files."""
-    for file in {Param(name).file for name in values}:
-        own = {tuple(Param(n).keys): value for n, value in values.items() if Param(n).file == file}
-        write_values(root / file, own)
+    return [_parsed(name, text) for name, text in texts.items()]
 
 
 def _parsed(name: str, text: str) -> Param:
     where = f"{printable(name)}={printable(text)}"
-    file = Path(Param(name).file)
+    file = Path(Param(name).place[0])
     if file.is_absolute() or ".." in file.parts:
         raise UserError(f"{where}: {printable(str(file))} is outside the repository.")
     if found := _RANGE.fullmatch(text):
         low, high = (_scalar(where, found[end]) for end in ("low", "high"))
-        if not (_is_number(low) and _is_number(high)):
+        if not (_is_finite(low) and _is_finite(high)):
             raise UserError(f"{where}: a range is of numbers; {_FORMS}.")
         assert isinstance(low, int | float)
         assert isinstance(high, int | float)
@@ -151,21 +99,49 @@ def _parsed(name: str, text: str) -> Param:
 
 
 def _scalar(where: str, text: str) -> Value:
-    """A value as params.yaml would have it."""
     try:
         value = value_of(text)
     except ValueError:
         value = {}
     if not text.strip() or not isinstance(value, bool | int | float | str | None):
-        raise UserError(f"{where}: '{printable(text)}' is no value; {_FORMS}.")
+        raise UserError(f"{where}: '{printable(text)}' is not a value; {_FORMS}.")
     return value
 
 
-def _is_number(value: Value) -> bool:
+def _is_finite(value: Value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _leaves(values: Any, prefix: str = "") -> list[str]:
-    if not isinstance(values, dict):
-        return [prefix.rstrip(".")]
-    return [name for key, one in values.items() for name in _leaves(one, f"{prefix}{key}.")]
+def as_there(root: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """The same space, but a range is of floats where the project's files have a float.
+
+    Raises:
+        UserError: one of its params is not in the project's files.
+    """
+    found = dict(texts)
+    for param in parse(texts):
+        of_floats = isinstance(_value_there(root, param), float) and not param.values
+        if of_floats and isinstance(param.low, int) and isinstance(param.high, int):
+            found[param.name] = f"{param.low}.0..{param.high}.0" + ":log" * param.log
+    return found
+
+
+def _value_there(root: Path, param: Param) -> Any:
+    file, keys = param.place
+    found, block = read_values(root / file), "it"
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            there = ", ".join(map(str, found)) if isinstance(found, dict) else "no block"
+            raise UserError(printable(f"{file}: has no '{'.'.join(keys)}'; {block} has {there}."))
+        found, block = found[key], f"'{key}'"
+    if isinstance(found, dict):
+        there = ", ".join(map(str, found))
+        raise UserError(printable(f"{file}: {block} is a block; name one of {there} in it."))
+    return found
+
+
+def set_params(root: Path, values: Mapping[str, Value]) -> None:
+    """Set params in their files."""
+    for name, value in values.items():
+        file, keys = Param(name).place
+        write_values(root / file, {tuple(keys): value})

@@ -1,28 +1,27 @@
-"""A study: what it searches, its trials, and what Optuna would try next."""
+"""A study: what it searches, and its trials in Optuna's own storage, a journal in `.runrecord/`."""
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import TypeAdapter
+from filelock import FileLock, Timeout
 
 from runrecord.errors import UserError
 from runrecord.project import Better
+from runrecord.safety.text import printable, reason
 from runrecord.store.files import sha256
+from runrecord.store.runs import state_folder
 from runrecord.sweep.space import Param, Value, parse
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.samplers import BaseSampler
-
-Search = Literal["grid", "random", "tpe"]
-State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-DONE: tuple[State, ...] = ("COMPLETE", "PRUNED")
-
-_SPACE = "space."
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,29}")
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -35,79 +34,34 @@ class Definition:
     """The metrics file of the metric."""
     metric: str
     better: Better
-    search: Search
+    search: Literal["grid", "random", "tpe"]
     prune: bool = False
 
     @property
     def params(self) -> list[Param]:
-        """The space, read."""
+        """The space, parsed."""
         return parse(self.space)
 
     def as_params(self) -> dict[str, object]:
         """As the params of a run: what is searched beneath `space`."""
-        told = asdict(self)
-        space = told.pop("space")
-        return told | {f"{_SPACE}{name}": text for name, text in space.items()}
-
-
-_DEFINITION = TypeAdapter(Definition)
-
-
-def definition_from(params: Mapping[str, object]) -> Definition:
-    """A study's definition from its run's params.
-
-    Raises:
-        ValueError: they are those of no study.
-        UserError: its space is none.
-    """
-    space = {name.removeprefix(_SPACE): params[name] for name in params if name.startswith(_SPACE)}
-    told = {name: value for name, value in params.items() if not name.startswith(_SPACE)}
-    found = _DEFINITION.validate_python(told | {"space": space})
-    parse(found.space)
-    return found
+        params = asdict(self)
+        space = params.pop("space")
+        return params | {f"space.{name}": text for name, text in space.items()}
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A trial, and what became of it."""
+class Outcome:
+    """How a trial ended."""
 
-    number: int
-    params: Mapping[str, Value]
-    state: State = "RUNNING"
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
     value: float | None = None
-    """Of the metric, where it is complete."""
-    curve: Mapping[int, float] = field(default_factory=dict)
-    """The metric by epoch, as far as it was followed."""
-    runs: tuple[str, ...] = ()
-    """The ids of its stages' runs."""
+    """Of the metric, if it is complete."""
     error: str = ""
-
-
-TRIAL = TypeAdapter(Trial)
-
-
-def is_name(text: str) -> bool:
-    """Can that be the name of a study, and begin those of experiments?"""
-    return _NAME.fullmatch(text) is not None
-
-
-def check_name(name: str) -> str:
-    """The name of a study.
-
-    Raises:
-        UserError: it cannot begin the names of experiments.
-    """
-    if not is_name(name):
-        raise UserError(
-            f"--name {name!r}: it should have 1 to 30 letters, digits, '-' and '_', and begin with "
-            "a letter or digit."
-        )
-    return name
 
 
 def default_name(definition: Definition, stage: str, code: str) -> str:
     """The name of a study that nobody named: the same for the same command and code."""
-    digest = sha256(f"{_DEFINITION.dump_json(definition)!r} {code}".encode())
+    digest = sha256(f"{definition.as_params()} {code}".encode())
     return f"{re.sub('[^A-Za-z0-9]+', '-', stage).strip('-')[:20]}-{digest[:6]}"
 
 
@@ -116,112 +70,182 @@ def experiment_of(name: str, number: int) -> str:
     return f"{name}-{number:03}"
 
 
-def best_first(trials: Iterable[Trial], better: Better) -> list[Trial]:
-    """The trials by their metric, the best first; those without one come last, by number."""
-    sign = -1 if better == "higher" else 1
-    return sorted(
-        trials,
-        key=lambda one: (one.value is None, sign * (one.value or 0), one.number),
-    )
+def grid_of(definition: Definition) -> list[dict[str, Value]]:
+    """All combinations of the values.
+
+    Raises:
+        UserError: a param has a range.
+    """
+    for param in definition.params:
+        if not param.values:
+            raise UserError(
+                f"{param.name}={definition.space[param.name]}: a grid takes lists; name values, or "
+                "use --search random."
+            )
+    combinations = itertools.product(*(param.values for param in definition.params))
+    return [dict(zip(definition.space, values, strict=True)) for values in combinations]
 
 
-class Searcher:
-    """Optuna's study of the trials so far, which is in memory alone: records are what is kept."""
+def best_first(
+    trials: "Mapping[int, FrozenTrial]", better: Better
+) -> "list[tuple[int, FrozenTrial]]":
+    """Trials with their numbers: the complete ones, the best first, then the others by number."""
 
-    def __init__(self, definition: Definition, trials: Iterable[Trial]) -> None:
-        """Tell Optuna of the trials that are done."""
-        import optuna
+    def place(item: "tuple[int, FrozenTrial]") -> tuple[bool, float, int]:
+        number, trial = item
+        value = trial.value if trial.state.name == "COMPLETE" else None
+        return value is None, (value or 0.0) * (-1 if better == "higher" else 1), number
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._definition = definition
+    return sorted(trials.items(), key=place)
+
+
+class Study:
+    """A study that this process alone works on.
+
+    Optuna numbers attempts. The study's own numbers are those of trials: one that failed is tried
+    again under its number, an attribute of the attempts.
+    """
+
+    def __init__(self, folder: Path, definition: Definition, study: "optuna.Study") -> None:
+        self.folder, self.name, self.definition, self.optuna = (
+            folder,
+            folder.name,
+            definition,
+            study,
+        )
         self._space = {param.name: param.distribution for param in definition.params}
-        direction = "maximize" if definition.better == "higher" else "minimize"
-        pruner = optuna.pruners.SuccessiveHalvingPruner() if definition.prune else None
-        self._study = optuna.create_study(direction=direction, pruner=pruner)
-        self._asked: dict[int, optuna.Trial] = {}
-        for trial in trials:
-            if trial.state in DONE:
-                self._replay(trial)
+        self._running: dict[int, optuna.Trial] = {}
 
     @property
-    def optuna(self) -> "optuna.Study":
-        """For Optuna's own plots."""
-        return self._study
+    def trials(self) -> "dict[int, FrozenTrial]":
+        """The last attempt at each trial, by the trial's number."""
+        attempts = self.optuna.get_trials(deepcopy=False)
+        found = {one.user_attrs["number"]: one for one in attempts if "number" in one.user_attrs}
+        return dict(sorted(found.items()))
 
-    def ask(self, number: int, params: Mapping[str, Value] | None = None) -> Trial:
-        """A trial to run, with those params if they are given."""
-        if params is not None:
-            self._study.enqueue_trial(dict(params))
-        self._study.sampler = self._sampler(number)
-        self._asked[number] = self._study.ask(self._space)
-        return Trial(number, dict(self._asked[number].params))
+    def missing(self, count: int) -> Iterator[tuple[int, Mapping[str, Value] | None]]:
+        """Which of `count` trials did not run, were stopped or failed; their params if known."""
+        known = self.trials
+        grid = grid_of(self.definition) if self.definition.search == "grid" else None
+        for number in range(count if grid is None else min(count, len(grid))):
+            if number not in known:
+                yield number, grid[number] if grid else None
+            elif known[number].state.name not in ("COMPLETE", "PRUNED"):
+                yield number, known[number].params
 
-    def tell(self, trial: Trial) -> None:
-        """How a trial ended."""
+    def ask(self, number: int, params: Mapping[str, Value] | None = None) -> dict[str, Value]:
+        """Begin a trial, or run one again that was stopped or failed; its params.
+
+        What is asked depends on the number, and on which trials have ended with what.
+        """
         import optuna
+        from optuna.samplers import RandomSampler, TPESampler
+        from optuna.trial import TrialState, create_trial
 
-        state = optuna.trial.TrialState[trial.state]
-        self._study.tell(self._asked.pop(trial.number), trial.value, state)
+        last = self.trials.get(number)
+        if params is None:
+            tpe = self.definition.search == "tpe"
+            self.optuna.sampler = (
+                TPESampler(seed=number, constant_liar=True) if tpe else RandomSampler(number)
+            )
+            trial = self.optuna.ask(self._space)
+            trial.set_user_attr("number", number)
+        else:
+            if last is None or last.state.is_finished():  # else it was stopped
+                attempt = {"params": dict(params), "user_attrs": {"number": number}}
+                running = create_trial(
+                    state=TrialState.RUNNING, distributions=self._space, **attempt
+                )
+                self.optuna.add_trial(running)
+                last = self.trials[number]
+            trial = optuna.Trial(self.optuna, last._trial_id)
+        self._running[number] = trial
+        return dict(trial.params)
 
     def is_hopeless(self, number: int, epoch: int, value: float) -> bool:
         """Note a value that a trial reached; should it stop? By the rule of ASHA.
 
         Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020.
         """
-        trial = self._asked.get(number)
-        if trial is None or epoch < 0:  # it has ended since; that is no epoch
+        if epoch < 0:
             return False
-        trial.report(value, epoch)
+        trial = self._running[number]
+        with warnings.catch_warnings():  # a trial that is run again reaches the same epochs
+            warnings.simplefilter("ignore")
+            trial.report(value, epoch)
         return bool(trial.should_prune())
 
-    def _sampler(self, number: int) -> "BaseSampler":
-        import optuna
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """End a trial."""
+        from optuna.trial import TrialState
 
-        if self._definition.search == "tpe":
-            return optuna.samplers.TPESampler(seed=number, constant_liar=True)
-        return optuna.samplers.RandomSampler(seed=number)
-
-    def _replay(self, trial: Trial) -> None:
-        """Tell Optuna of a trial that is done, and of its epochs, by which others are given up."""
-        if self.ask(trial.number, trial.params).params != trial.params:
-            raise ValueError(f"trial {trial.number} has params that the study does not search")
-        for epoch, value in sorted(trial.curve.items()):
-            self.is_hopeless(trial.number, epoch, value)
-        self.tell(trial)
+        trial = self._running.pop(number)
+        trial.set_user_attr("error", outcome.error)
+        self.optuna.tell(trial, outcome.value, TrialState[outcome.state])
 
 
-def to_run(
-    definition: Definition, trials: Mapping[int, Trial], count: int
-) -> Iterator[tuple[int, Mapping[str, Value] | None]]:
-    """The numbers of the trials that are missing of `count`, and their params where they are known.
+@contextmanager
+def open_study(root: Path, name: str, definition: Definition, code: str) -> Iterator[Study]:
+    """The study of that name, begun if there is none; what its workers leave goes at the end.
 
-    Those that were stopped or failed come first. Of a grid, all params are known.
-    """
-    grid = [*_grid(definition)] if definition.search == "grid" else None
-    for number in range(count if grid is None else min(count, len(grid))):
-        known = trials.get(number)
-        if known is None or known.state not in DONE:
-            yield number, known.params if known else grid[number] if grid else None
-
-
-def _grid(definition: Definition) -> Iterator[dict[str, Value]]:
-    space = definition.params
-    for values in itertools.product(*(param.values for param in space)):
-        yield dict(zip((param.name for param in space), values, strict=True))
-
-
-def grid_size(definition: Definition) -> int:
-    """How many trials a grid has.
+    Args:
+        root: of the main repository.
+        name: of the study.
+        definition: what it is to be.
+        code: what tells the code of its trials.
 
     Raises:
-        UserError: it is none.
+        UserError: it is another study, or its trials ran other code; another process works on it.
     """
-    size = 1
-    for param in definition.params:
-        if not param.values:
+    folder = state_folder(root) / "studies" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{name}: another process works on this study; wait for it, or use another --name."
+        ) from None
+    try:
+        study = _loaded(folder, definition)
+        wanted = {"code": code, **definition.as_params()}
+        known = study.user_attrs.get("definition")
+        if known is None:
+            study.set_user_attr("definition", wanted)
+        elif known != wanted:
+            keys = [key for key in known | wanted if known.get(key) != wanted.get(key)]
+            what = "; ".join(f"{key} was {known.get(key)}, is {wanted.get(key)}" for key in keys)
             raise UserError(
-                f"{param.name}={definition.space[param.name]}: a grid takes lists; name values, or "
-                "say --search random."
+                f"--name {name}: that study is another: {printable(what)}; restore that, or use "
+                "another --name."
             )
-        size *= len(param.values)
-    return size
+        yield Study(folder, definition, study)
+    finally:
+        shutil.rmtree(folder / "workers", ignore_errors=True)
+        lock.release()
+
+
+def _loaded(folder: Path, definition: Definition) -> "optuna.Study":
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    journal = folder / "journal.jsonl"
+    journal.touch()
+    with journal.open("r+b") as file:  # Optuna would append to a line that was cut off
+        file.truncate(file.read().rfind(b"\n") + 1)
+    Path(f"{journal}.lock").unlink(missing_ok=True)  # of a process that was killed
+    backend = JournalFileBackend(str(journal), JournalFileOpenLock(str(journal)))
+    try:
+        return optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend),
+            study_name=folder.name,
+            direction="maximize" if definition.better == "higher" else "minimize",
+            pruner=optuna.pruners.SuccessiveHalvingPruner() if definition.prune else None,
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"{journal}: is damaged ({reason(error)}); use another --name: the study's finished "
+            "trials stay, as DVC experiments."
+        ) from None
