@@ -6,34 +6,16 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from helpers import (
-    EXPERIMENT,
-    IDENTITY,
-    TOY,
-    Workspace,
-    new_project,
-    spool,
-)
+from helpers import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
 
 from runrecord.errors import UserError
 from runrecord.extras import require
 from runrecord.project import Better
 from runrecord.sweep.space import Param, as_there, parse, set_params, split
-from runrecord.sweep.study import (
-    Definition,
-    Outcome,
-    Study,
-    best_first,
-    grid_of,
-    open_study,
-)
+from runrecord.sweep.study import Definition, Outcome, Study, best_first, grid_of, open_study
 from runrecord.sweep.worker import Task, environment_of, experiment_ref, run_trial, task_of
-
-if TYPE_CHECKING:
-    pass
 
 needs_ray = pytest.mark.needs("sweep")
 METRIC = ("--metric", "metrics.json:Length")

@@ -253,7 +253,7 @@ def held_trial(project: Workspace, name: str, epoch: int) -> int:
                     return epoch in view(Record(files_in(folder))).series.get("Length", {})
         return False
 
-    wait_until(holds)
+    wait_until(holds, 300)
     (folder,) = [path for path in spool(project) if path.name.startswith(name)]
     return int(json.loads((folder / ".place").read_text())["process"])
 

@@ -45,8 +45,7 @@ from runrecord.sweep.worker import STUDY, experiment_ref, task_of
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-_STAGE = "sweep"
-"""What the record of a study has as its stage."""
+_STAGE = "sweep"  # of the study's own runs
 _TRIALS = 20
 _WIDTH = 160  # characters of the table that is on record
 
@@ -124,11 +123,7 @@ def _definition(root: Path, project: Project, given: Namespace) -> Definition:
 
 
 def _code(root: Path, project: Project, stage: str) -> tuple[str, bytes]:
-    """The commit, and what the code differs by from that.
-
-    Raises:
-        UserError: trials could not have that code.
-    """
+    """The commit, and what the code differs by from that."""
     if find_stage(root, _STAGE, root).stage.commands:
         raise UserError(f"dvc.yaml: has a stage '{_STAGE}', as the runs of studies; rename yours.")
     generated = find_stage(root, stage, root).generated
@@ -139,11 +134,7 @@ def _code(root: Path, project: Project, stage: str) -> tuple[str, bytes]:
 
 
 def _makers(root: Path, file: str) -> tuple[str, ...]:
-    """The stages that write a metrics file.
-
-    Raises:
-        UserError: none does.
-    """
+    """The stages that write a metrics file."""
     makers = tuple(name for name, one in stages_of(root).items() if file in one.outs)
     if not makers:
         raise UserError(f"{file}: no stage of dvc.yaml writes it; name a metrics file.")
@@ -151,11 +142,7 @@ def _makers(root: Path, file: str) -> tuple[str, ...]:
 
 
 def _check_names_free(root: Path, name: str, commit: str) -> None:
-    """No experiment has the name of a trial.
-
-    Raises:
-        UserError: one has: it would be lost.
-    """
+    """Refuse where an experiment has the name of a trial: it would be lost."""
     ref = experiment_ref(commit, name)
     if there := git(root, "for-each-ref", "--format=%(refname)", f"{ref}-*").decode().split():
         raise UserError(

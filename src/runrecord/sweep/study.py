@@ -107,12 +107,8 @@ class Study:
     """
 
     def __init__(self, folder: Path, definition: Definition, study: "optuna.Study") -> None:
-        self.folder, self.name, self.definition, self.optuna = (
-            folder,
-            folder.name,
-            definition,
-            study,
-        )
+        self.folder, self.name = folder, folder.name
+        self.definition, self.optuna = definition, study
         self._space = {param.name: param.distribution for param in definition.params}
         self._running: dict[int, optuna.Trial] = {}
 
@@ -152,11 +148,13 @@ class Study:
             trial.set_user_attr("number", number)
         else:
             if last is None or last.state.is_finished():  # else it was stopped
-                attempt = {"params": dict(params), "user_attrs": {"number": number}}
-                running = create_trial(
-                    state=TrialState.RUNNING, distributions=self._space, **attempt
+                attempt = create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(params),
+                    distributions=self._space,
+                    user_attrs={"number": number},
                 )
-                self.optuna.add_trial(running)
+                self.optuna.add_trial(attempt)
                 last = self.trials[number]
             trial = optuna.Trial(self.optuna, last._trial_id)
         self._running[number] = trial

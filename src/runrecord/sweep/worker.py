@@ -260,11 +260,7 @@ def _runs(task: Task) -> list[Path]:
 
 
 def _wait_for_earlier(task: Task) -> None:
-    """Let a run of this trial end whose worker is gone: its checkpoint is free then.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Let a run of this trial end whose worker is gone: its checkpoint is free then."""
     for folder in _runs(task):
         with suppress(OSError):  # a disk without locks
             try:
