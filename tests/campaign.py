@@ -54,10 +54,10 @@ from stops import (
 )
 
 import runrecord.cli
+from runrecord.files import sha256, write_atomic
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.run.process import run_stage
-from runrecord.store.files import sha256, write_atomic
 from runrecord.store.runs import run_dirs
 from runrecord.trackers.player import Store
 

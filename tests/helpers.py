@@ -31,8 +31,8 @@ from needs import POSTGRES, require
 
 import runrecord
 from generative.data.idx import sha256_of
+from runrecord.git.commands import git
 from runrecord.provenance.environment import changes_numbers
-from runrecord.provenance.git import git
 from runrecord.record.events import RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view

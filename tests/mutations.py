@@ -115,7 +115,7 @@ MUTATIONS = [
     ),
     Mutation(
         12,
-        "runrecord/store/files.py",
+        "runrecord/files.py",
         "os.fsync(file.fileno())",
         "pass",
         "runrecord/test_stops.py::test_a_record_is_whole_wherever_its_writing_stops",

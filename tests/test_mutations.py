@@ -15,7 +15,7 @@ from mutations import (
     table,
 )
 
-from runrecord.provenance.git import git
+from runrecord.git.commands import git
 
 CODE = "def double(number):\n    return 2 * number\n"
 TESTS = """

@@ -1,7 +1,9 @@
 """Who may import whom: docs/architecture.md."""
 
+import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 from helpers import ROOT, modules_imported
@@ -23,6 +25,7 @@ MAY_DVC = (
     "runrecord.dvc.params",
     "runrecord.dvc.remote",
 )
+TRACKERS = ("mlflow", "tensorboardX", "tensorboard")
 LINES, FILES = 14_600, 112
 """What the engine may have: who adds something takes something away."""
 JOINTS = ("generative.pipeline", "generative.project", "generative.serving")
@@ -79,8 +82,8 @@ def test_the_rules_see_an_arrow_that_must_not_exist() -> None:
     assert forbidden("runrecord.run.run", "generative.config", inside_function=True)
     assert forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=False)
     assert not forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=True)
-    assert forbidden("runrecord.store.lookup", "dvc.repo", inside_function=True)
-    assert not forbidden("runrecord.store.lookup", "runrecord.dvc.cache", inside_function=False)
+    assert forbidden("runrecord.cli.lookup", "dvc.repo", inside_function=True)
+    assert not forbidden("runrecord.cli.lookup", "runrecord.dvc.cache", inside_function=False)
     assert forbidden("generative.models.ae", "runrecord.record.events", inside_function=False)
     assert modules_imported("def f():\n    import torch.nn\nfrom a import b") == {
         "torch.nn": True,
@@ -106,6 +109,44 @@ def test_the_engine_starts_without_what_only_others_need(imported: str) -> None:
     loaded = set(done.stdout.split())
     assert "runrecord" in loaded
     assert loaded & heavy == set()
+
+
+def rooms() -> dict[str, set[str]]:
+    """Which rooms of the engine each imports; a module at its top is one of its own."""
+    found: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        if within(name, "runrecord") and name != "runrecord":
+            room = name.split(".")[1]
+            imported = [one.split(".") for one in modules_imported(path.read_text())]
+            own = {parts[1] for parts in imported if parts[0] == "runrecord" and len(parts) > 1}
+            found.setdefault(room, set()).update(own - {room})
+    return found
+
+
+def test_no_room_is_in_a_circle_and_each_says_what_it_is_for() -> None:
+    found = rooms()
+    order = [*TopologicalSorter(found).static_order()]
+    assert order.index("record") < order.index("store") < order.index("run") < order.index("cli")
+    for room in found:
+        text = MODULES[f"runrecord.{room}"].read_text()
+        words = ast.get_docstring(ast.parse(text)) or ""
+        assert words, room
+        if MODULES[f"runrecord.{room}"].name == "__init__.py" and room not in ("cli", "sweep"):
+            assert "In: " in words, room
+            assert "Out: " in words, room
+
+
+def test_the_run_knows_no_tracker_and_no_other_room_does() -> None:
+    found = rooms()
+    assert "trackers" not in found["run"]
+    assert {room for room, known in found.items() if "trackers" in known} == {"cli"}
+    users = {
+        name.split(".")[1]
+        for name, path in MODULES.items()
+        if within(name, "runrecord")
+        and any(within(one, *TRACKERS) for one in modules_imported(path.read_text()))
+    }
+    assert users == {"trackers"}
 
 
 def test_the_engine_stays_within_its_budget() -> None:

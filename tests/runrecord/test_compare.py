@@ -11,10 +11,10 @@ import pytest
 from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run
 
 from runrecord.cli.compare import show_comparison
+from runrecord.cli.lookup import find_record
 from runrecord.errors import UserError
+from runrecord.files import sha256
 from runrecord.record.reader import Record
-from runrecord.store.files import sha256
-from runrecord.store.lookup import find_record
 from runrecord.verify.compare import Comparison
 from runrecord.verify.compare import compare as compare_runs
 

@@ -12,10 +12,10 @@ from runrecord import start_run
 from runrecord.cli import main
 from runrecord.cli.doctor import _checks
 from runrecord.errors import UserError
+from runrecord.git.commands import GitFailed, OutsideGit, commit_of, git, unsteered
+from runrecord.git.patch import check_out
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.git import GitFailed, OutsideGit, commit_of, git, unsteered
-from runrecord.provenance.patch import check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dir, run_dirs
 from runrecord.verify.rebuild import rebuild

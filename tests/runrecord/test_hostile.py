@@ -31,7 +31,8 @@ from runrecord.cli.show import show
 from runrecord.cli.sync import sync
 from runrecord.cli.verify import verify
 from runrecord.cli.which import which
-from runrecord.provenance.git import commit_of
+from runrecord.files import sha256
+from runrecord.git.commands import commit_of
 from runrecord.record.embedding import Embedding
 from runrecord.record.events import (
     Dataset,
@@ -47,7 +48,6 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.run.process import exit_status
 from runrecord.safety.text import printable, reason, shown
-from runrecord.store.files import sha256
 from runrecord.trackers.player import Store
 from runrecord.verify.rebuild import _environment
 

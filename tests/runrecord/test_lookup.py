@@ -7,10 +7,10 @@ from dvc.repo import Repo
 from dvc.scm import RevError, resolve_rev
 from helpers import IDENTITY, RECORD_ONLY, Workspace, end_run, new_repository, new_run, spool
 
+from runrecord.cli.lookup import find_records
 from runrecord.dvc.cache import known_records, records_at
 from runrecord.errors import UserError
-from runrecord.provenance.git import git
-from runrecord.store.lookup import find_records
+from runrecord.git.commands import git
 
 Said = pytest.CaptureFixture[str]
 MD5 = "0123456789abcdef0123456789abcdef"

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 import generative.files
 from runrecord.errors import UserError
+from runrecord.files import sha256, write_atomic
 from runrecord.record.embedding import Embedding, unpack
 from runrecord.record.events import (
     Dataset,
@@ -43,7 +44,6 @@ from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.start import start_run
 from runrecord.safety.text import printable
-from runrecord.store.files import sha256, write_atomic
 from runrecord.store.runs import run_dir
 from runrecord.store.summaries import summary_of
 from runrecord.verify.compare import compare

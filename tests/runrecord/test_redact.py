@@ -13,10 +13,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import generative.serving
+from runrecord.git.patch import describe_code
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.patch import describe_code
 from runrecord.record.events import Dataset, Event, Logged, ModelEvaluated, RunEnded, RunStarted
+from runrecord.record.redacted import without_secrets
 from runrecord.record.schema import as_json
 from runrecord.safety.secrets import (
     bytes_hold_secret,
@@ -24,7 +25,6 @@ from runrecord.safety.secrets import (
     is_secret_kind,
     redact,
     redact_words,
-    without_secrets,
 )
 from runrecord.safety.text import reason, shown
 

@@ -11,8 +11,8 @@ from helpers import IDENTITY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runrecord.provenance.git import git
-from runrecord.provenance.patch import describe_code
+from runrecord.git.commands import git
+from runrecord.git.patch import describe_code
 from runrecord.record.events import RunStarted
 from runrecord.verify.rebuild import _check_out
 

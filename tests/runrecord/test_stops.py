@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from stops import Call, Program, is_write, refusal, run_stopped, tear
 
+from runrecord.files import sha256
 from runrecord.record.events import File, Logged, ModelSaved, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.store.files import sha256
 
 pytestmark = pytest.mark.needs("ptrace")
 

@@ -19,7 +19,7 @@ from runrecord.cli.report import report
 from runrecord.cli.runs import list_runs
 from runrecord.cli.which import which
 from runrecord.dvc.cache import known_records
-from runrecord.provenance.git import git
+from runrecord.git.commands import git
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.store.catalog import all_runs
 from runrecord.store.runs import run_dir, state_folder

@@ -7,12 +7,12 @@ from importlib import import_module
 from math import inf
 from pathlib import Path
 
-from runrecord.store.paths import RUN_NAMES
+from runrecord.paths import RUN_NAMES
 
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
-    from runrecord.provenance.git import unsteered_process
+    from runrecord.git.commands import unsteered_process
     from runrecord.run.process import exit_status, release_console, set_up_process
 
     set_up_process()

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from runrecord.cli.console import add_row, page, refusing
+from runrecord.cli.lookup import find_record
+from runrecord.git.commands import GitFailed, commit_of, git
+from runrecord.paths import repo_root
 from runrecord.project import load_project
-from runrecord.provenance.git import GitFailed, commit_of, git
 from runrecord.safety.text import printable, shown
-from runrecord.store.lookup import find_record
-from runrecord.store.paths import repo_root
 from runrecord.verify.compare import (
     CODE,
     COMMIT,

@@ -13,14 +13,14 @@ from runrecord.cli.console import plain_console
 from runrecord.dvc.cache import lost_records, missing_outs, remote_state
 from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
+from runrecord.git.commands import OutsideGit, commit_of, git
+from runrecord.git.patch import describe_code
+from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.provenance.environment import LOCK_FILE, versions
-from runrecord.provenance.git import OutsideGit, commit_of, git
-from runrecord.provenance.patch import describe_code
 from runrecord.record.reader import Record, files_in
 from runrecord.safety.text import reason, shown
 from runrecord.store.catalog import all_runs, newest_of_each, sealed_records
-from runrecord.store.paths import repo_root
 from runrecord.store.runs import host, is_running, run_dir, run_dirs
 from runrecord.trackers.mlflow.store import tracking_uri
 from runrecord.trackers.player import Store

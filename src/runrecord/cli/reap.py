@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from runrecord.cli.console import Report, say
 from runrecord.errors import UserError
+from runrecord.paths import repo_root
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each
-from runrecord.store.paths import repo_root
 from runrecord.trackers.mlflow.notes import Noted, Notes
 from runrecord.trackers.player import Store, close_dead_runs, sync_lock
 

@@ -6,7 +6,10 @@ from glob import escape
 from pathlib import Path
 
 from runrecord.cli.console import refusing, say
+from runrecord.cli.lookup import find_records
 from runrecord.errors import UserError
+from runrecord.files import remove_unfinished, write_atomic
+from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import Record, files_in
@@ -15,9 +18,6 @@ from runrecord.record.view import RunView, view
 from runrecord.report.page import all_metrics, render
 from runrecord.report.seed_spread import apart_from_seed
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, sealed_records
-from runrecord.store.files import remove_unfinished, write_atomic
-from runrecord.store.lookup import find_records
-from runrecord.store.paths import repo_root
 
 
 def report(names: Sequence[str], output: Path) -> None:

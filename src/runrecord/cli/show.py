@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from runrecord.cli.console import add_row, page, refusing
+from runrecord.cli.lookup import find_record
+from runrecord.paths import repo_root
 from runrecord.record.reader import Record
 from runrecord.record.view import view
-from runrecord.store.lookup import find_record
-from runrecord.store.paths import repo_root
 
 
 def show(name: str) -> None:

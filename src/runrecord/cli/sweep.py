@@ -18,17 +18,17 @@ from runrecord.cli.console import page, say
 from runrecord.dvc.stages import find_stage, stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.extras import require
+from runrecord.files import sha256
+from runrecord.git.commands import git
+from runrecord.git.patch import LESS, describe_code
+from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.provenance.environment import STUDY_TAGS
-from runrecord.provenance.git import git
-from runrecord.provenance.patch import LESS, describe_code
 from runrecord.report.study_plots import log_plots
 from runrecord.run.process import Terminated
 from runrecord.run.run import Run
 from runrecord.run.start import start_run
 from runrecord.safety.text import printable
-from runrecord.store.files import sha256
-from runrecord.store.paths import repo_root
 from runrecord.sweep.driver import Resources, run_study
 from runrecord.sweep.space import as_there, split
 from runrecord.sweep.study import (

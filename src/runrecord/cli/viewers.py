@@ -8,9 +8,9 @@ import webbrowser
 
 from runrecord.errors import UserError
 from runrecord.extras import require
+from runrecord.paths import repo_root
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import shown
-from runrecord.store.paths import repo_root
 from runrecord.trackers.mlflow.store import artifact_location, is_database, tracking_uri
 from runrecord.trackers.mlflow.views import VIEWS, page_of
 from runrecord.trackers.player import Store

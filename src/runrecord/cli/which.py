@@ -7,11 +7,11 @@ from runrecord.cli.console import say, say_failure
 from runrecord.dvc.cache import known_records
 from runrecord.dvc.stages import hash_paths
 from runrecord.errors import RunFailed
+from runrecord.paths import repo_root
 from runrecord.record.events import files_of
 from runrecord.record.reader import Record
 from runrecord.record.schema import Files, RecordRefused
 from runrecord.store.catalog import all_runs
-from runrecord.store.paths import repo_root
 
 
 def which(file: Path) -> None:

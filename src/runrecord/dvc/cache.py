@@ -22,12 +22,12 @@ from runrecord.dvc.params import share_cache
 from runrecord.dvc.remote import fetch, lacking, state
 from runrecord.dvc.stages import Stage, files_in_folders, hash_paths, is_related, opened
 from runrecord.errors import UserError
-from runrecord.provenance.git import commit_of, git, top_of
-from runrecord.provenance.patch import check_out
+from runrecord.files import copy
+from runrecord.git.commands import commit_of, git, top_of
+from runrecord.git.patch import check_out
+from runrecord.paths import RECORDS
 from runrecord.record.schema import Files
 from runrecord.safety.text import reason, shown
-from runrecord.store.files import copy
-from runrecord.store.paths import RECORDS
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

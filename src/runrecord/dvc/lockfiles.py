@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from runrecord.errors import UserError
-from runrecord.provenance.git import OutsideGit, commit_of, git
+from runrecord.git.commands import OutsideGit, commit_of, git
 
 _LOCK, _YAML, _TRACKED = "dvc.lock", "dvc.yaml", ".dvc"
 _GLOBS = (f":(glob)**/{_LOCK}", f":(glob)**/{_YAML}", f":(glob)**/?*{_TRACKED}")

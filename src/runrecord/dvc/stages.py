@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runrecord.errors import RunFailed, UserError
-from runrecord.provenance.git import GitFailed, git
+from runrecord.files import sha256, sha256_of_files
+from runrecord.git.commands import GitFailed, git
 from runrecord.safety.text import clause
-from runrecord.store.files import sha256, sha256_of_files
 from runrecord.store.place import dvc_above
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from runrecord.dvc.stages import committed_params
 from runrecord.errors import UserError
+from runrecord.files import sha256
+from runrecord.git.patch import describe_code
 from runrecord.project import Project
-from runrecord.provenance.patch import describe_code
 from runrecord.provenance.pipeline import Inputs, read_inputs
 from runrecord.safety.secrets import OWN_TAGS, holds_secret, redact
 from runrecord.safety.text import printable
-from runrecord.store.files import sha256
 
 LOCK_FILE = Path("requirements.lock")
 STUDY_TAGS = {

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from runrecord.files import sha256
 from runrecord.record.embedding import unpack
 from runrecord.record.events import (
     Contents,
@@ -30,7 +31,6 @@ from runrecord.record.schema import (
     without_files,
 )
 from runrecord.safety.text import printable
-from runrecord.store.files import sha256
 
 
 class Record:

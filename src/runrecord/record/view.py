@@ -14,6 +14,9 @@ from runrecord.record.events import (
 )
 from runrecord.record.reader import Record
 
+EVALUATION = "Eval/"
+"""Before the names of the metrics that an evaluation puts on the runs that trained its models."""
+
 Series = dict[int, tuple[float, list[float]]]
 """A metric's value and its values within the step, by step; an evaluation's metric is at step 0.
 

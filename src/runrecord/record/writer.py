@@ -11,12 +11,12 @@ from pathlib import Path
 from secrets import token_hex
 from urllib.parse import quote
 
+from runrecord.files import link, sha256, write_atomic
 from runrecord.record.events import Contents, Event, File, Logged, RunEnded, RunStarted, files_of
 from runrecord.record.reader import files_in
+from runrecord.record.redacted import without_secrets
 from runrecord.record.schema import EVENTS, LOCK, START, as_json, without_files
-from runrecord.safety.secrets import without_secrets
 from runrecord.safety.text import printable
-from runrecord.store.files import link, sha256, write_atomic
 
 
 class RecordWriter:

@@ -11,11 +11,10 @@ from jinja2 import Environment
 
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
-from runrecord.record.view import RunView
+from runrecord.record.view import EVALUATION, RunView
 from runrecord.report.curves import curves_png
 from runrecord.report.seed_spread import Row, Spread, answers, judged, main_metrics, spreads
 from runrecord.safety.text import printable
-from runrecord.trackers.description import EVALUATION
 
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
 

@@ -21,12 +21,12 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from runrecord.errors import UserError
+from runrecord.files import remove_unfinished, sha256, write_atomic
 from runrecord.record.events import Event
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.resume.identity import Identity, differences, redacted
 from runrecord.resume.repeated import OnRecord, has_tags, on_record
-from runrecord.store.files import remove_unfinished, sha256, write_atomic
 from runrecord.store.place import process_began, was_claimed_since
 from runrecord.store.runs import is_running, run_dir, state_folder
 

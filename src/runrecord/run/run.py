@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runrecord.errors import UserError
+from runrecord.files import sha256
 from runrecord.record.embedding import Embedding
 from runrecord.record.events import (
     Contents,
@@ -40,7 +41,6 @@ from runrecord.resume.repeated import DIFFERS, OnRecord, difference, found_in, n
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable, say
-from runrecord.store.files import sha256
 
 
 class Run:

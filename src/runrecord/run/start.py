@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from runrecord.errors import RunFailed, UserError
+from runrecord.files import sha256
+from runrecord.git.commands import unsteered_process
+from runrecord.git.patch import LESS
+from runrecord.paths import checkout_root, repo_root
 from runrecord.project import load_project
 from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.git import unsteered_process
-from runrecord.provenance.patch import LESS
 from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
 from runrecord.record.events import Contents, Dataset, File, RunEnded, RunStarted, Status
 from runrecord.record.reader import Record, files_in
@@ -34,9 +36,7 @@ from runrecord.run.process import (
 from runrecord.run.run import Run
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.text import printable, reason, say
-from runrecord.store.files import sha256
 from runrecord.store.locks import held
-from runrecord.store.paths import checkout_root, repo_root
 from runrecord.store.place import execution
 from runrecord.store.runs import claim_run, host, remember_patch, state_folder
 

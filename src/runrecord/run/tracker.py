@@ -8,10 +8,10 @@ from pathlib import Path
 from runrecord.errors import UserError
 from runrecord.record.events import Contents, Event, File, RunEnded
 from runrecord.record.recordable import ANY_FILE
+from runrecord.record.redacted import without_secrets
 from runrecord.record.schema import as_json
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.run.follower import Follower, follow
-from runrecord.safety.secrets import without_secrets
 from runrecord.safety.text import printable, say
 
 

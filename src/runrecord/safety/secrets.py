@@ -9,14 +9,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
-from runrecord.record.events import Event, Logged, ModelEvaluated, RunEnded, RunStarted
 from runrecord.safety.secret_forms import FORMS, KINDS, NO_KINDS, PLACES, SETTINGS, SHORTEST
 
 HELD, OF_A_KIND = "holds a password or a token", "is of a kind that keeps passwords"
@@ -52,8 +50,6 @@ _OF_A_VOCABULARY = re.compile(
 _WORD = re.compile(r"[^\s\"<>]+")
 _NOT_ENCODED = "!#$&'()*+,/:;=?@[]^`{|}"
 
-E = TypeVar("E", bound=Event)
-
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """`text` with all that is secret struck out; done again, it stays as it is."""
@@ -64,31 +60,6 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
 def holds_secret(text: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Is there anything in `text` that `redact` would strike out?"""
     return redact(text, environment) != text
-
-
-def without_secrets(event: E, environment: Mapping[str, str] = os.environ) -> E:
-    """An event whose texts are fit to leave; names, digests and files are as they were."""
-
-    def fit(value: Any) -> Any:
-        return _fit(value, environment)
-
-    changes: dict[str, Any] = {}
-    match event:
-        case RunStarted():
-            own = {name: value for name, value in event.tags.items() if name in OWN_TAGS}
-            changes = {"params": fit(event.params), "tags": {**fit(event.tags), **own}}
-            changes["command"] = tuple(redact_words(event.command, environment))
-            if event.dataset:
-                changes["dataset"] = replace(event.dataset, **fit(vars(event.dataset)))
-        case Logged():
-            changes = {"tags": fit(event.tags)}
-        case ModelEvaluated():
-            changes = {"config": fit(event.config)}
-        case RunEnded():
-            changes = {name: fit(getattr(event, name)) for name in ("message", "traceback")}
-            changes["changed"] = tuple(fit([*event.changed]))
-    changed = {name: new for name, new in changes.items() if new != getattr(event, name)}
-    return replace(event, **changed) if changed else event
 
 
 def redact_words(
@@ -155,7 +126,7 @@ def secrets_in_patch(patch: bytes, root: Path, changed: Iterable[Path]) -> list[
     return found
 
 
-def _fit(value: Any, environment: Mapping[str, str], name: str = "") -> Any:
+def fit(value: Any, environment: Mapping[str, str], name: str = "") -> Any:
     """A value, and all inside it; of a text whose name says that it is secret, nothing is left."""
     match value:
         case str():
@@ -163,9 +134,9 @@ def _fit(value: Any, environment: Mapping[str, str], name: str = "") -> Any:
                 return STRUCK
             return redact(value, environment)
         case list() | tuple():
-            return [_fit(one, environment, name) for one in value]
+            return [fit(one, environment, name) for one in value]
         case Mapping():
-            return {key: _fit(one, environment, str(key)) for key, one in value.items()}
+            return {key: fit(one, environment, str(key)) for key, one in value.items()}
     return value
 
 
@@ -219,7 +190,8 @@ def _counts(value: str) -> bool:
 def _secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The longest first: another one may be its beginning."""
     found: set[str] = set()
-    for name, value in environment.items():
+    for name in list(environment):  # another thread may change it
+        value = environment.get(name, "")
         if _says_secret(name, variable=True):
             lines = [line.strip() for line in value.splitlines() if line.strip()]
             found |= {line for line in lines if len(lines) == 1 or len(line) >= 16}

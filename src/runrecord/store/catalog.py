@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from runrecord.paths import RECORDS
 from runrecord.record.events import Event, RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import Files, RecordRefused
-from runrecord.store.paths import RECORDS
 from runrecord.store.runs import is_running, run_dirs
 from runrecord.store.summaries import RunSummary, folders_of_records, read_summary, summary_of
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from runrecord.store.files import sha256
+from runrecord.files import sha256
 
 _LARGE = 2**16  # bytes: a smaller file is read as fast as it is looked up
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest time that a file system keeps

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from runrecord.files import remove_unfinished, sha256
 from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
 from runrecord.record.writer import RecordWriter
-from runrecord.store.files import remove_unfinished, sha256
 from runrecord.store.locks import no_locks
 from runrecord.store.place import PLACE, execution, here, is_alive, place_in, was_claimed_since
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from runrecord.files import sha256, write_atomic
 from runrecord.record.events import Status, files_of
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, START, RecordRefused
 from runrecord.record.view import RunView, view
-from runrecord.store.files import sha256, write_atomic
 
 SUMMARY = ".summary.json"
 """The file in a run's folder; no part of the record."""

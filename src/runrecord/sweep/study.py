@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 
 from runrecord.errors import UserError
+from runrecord.files import sha256
 from runrecord.project import Better
 from runrecord.safety.text import printable, reason
-from runrecord.store.files import sha256
 from runrecord.store.runs import state_folder
 from runrecord.sweep.space import Param, Value, parse
 

@@ -18,9 +18,9 @@ from runrecord.dvc.cache import bring, cache_of
 from runrecord.dvc.params import share_cache, value_in
 from runrecord.dvc.stages import is_related, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
+from runrecord.git.commands import GitFailed, git, top_of
+from runrecord.git.patch import check_out
 from runrecord.provenance.environment import STUDY_TAGS, changes_numbers
-from runrecord.provenance.git import GitFailed, git, top_of
-from runrecord.provenance.patch import check_out
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import START, RecordRefused, read_start
 from runrecord.run.process import end_program, stop_with_parent

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+from runrecord.files import copy
 from runrecord.record.events import Contents, Event, File
 from runrecord.safety.text import reason
-from runrecord.store.files import copy
 
 
 class Sink(ABC):

@@ -5,13 +5,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from runrecord.project import Project
+from runrecord.record.view import EVALUATION
 from runrecord.trackers.names import metrics_of, title_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-EVALUATION = "Eval/"
-"""Before the names of the metrics that an evaluation puts on the runs that trained its models."""
 BY = "evaluation.run_id"
 """The tag of a training that names its evaluation."""
 _NAMED = 8  # params and metrics that a description has, if the project names none

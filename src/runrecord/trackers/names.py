@@ -3,7 +3,7 @@
 import json
 import re
 
-from runrecord.store.files import sha256
+from runrecord.files import sha256
 
 LONGEST_TAG = 5000  # characters of a tag that are sent, and compared: MLflow may keep no more
 SYSTEM = "system/"

@@ -13,9 +13,9 @@ from secrets import token_hex
 from runrecord.dvc.lockfiles import states
 from runrecord.dvc.stages import Stage, hash_paths, is_related, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
+from runrecord.git.commands import GitFailed, commit_of, top_of
+from runrecord.git.patch import LEFT_OUT, check_out
 from runrecord.provenance.environment import variables_of
-from runrecord.provenance.git import GitFailed, commit_of, top_of
-from runrecord.provenance.patch import LEFT_OUT, check_out
 from runrecord.provenance.pipeline import hash_outs
 from runrecord.record.events import COMMIT, RunStarted
 from runrecord.record.reader import Record, files_in

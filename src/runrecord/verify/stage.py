@@ -11,11 +11,11 @@ from pathlib import Path
 
 from runrecord.dvc.cache import bring, remove, restore
 from runrecord.dvc.stages import Stage, files_in_folders, hash_paths, is_related, tracked_by_dvc
+from runrecord.files import sha256
 from runrecord.record.reader import Record
 from runrecord.run.process import end_program
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable, shown
-from runrecord.store.files import sha256
 
 # The shells that DVC may run commands by, and what it tells them so that they read no settings.
 _SHELLS = {

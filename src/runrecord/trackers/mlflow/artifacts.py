@@ -11,9 +11,9 @@ from uuid import UUID
 
 from PIL import Image
 
+from runrecord.files import sha256
 from runrecord.record.events import Event, File, Logged, ModelSaved, RunEnded, RunStarted
 from runrecord.record.reader import Record
-from runrecord.store.files import sha256
 from runrecord.trackers.base import write_content
 from runrecord.trackers.names import key_for
 

@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
-from runrecord.store.files import sha256
-from runrecord.trackers.description import BY, EVALUATION, describe, evaluates
+from runrecord.record.view import EVALUATION
+from runrecord.trackers.description import BY, describe, evaluates
 from runrecord.trackers.mlflow.artifacts import BATCH, latest_points
 from runrecord.trackers.names import metrics_of, name_for
 

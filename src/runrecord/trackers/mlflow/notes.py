@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runrecord.store.files import sha256, write_atomic
+from runrecord.files import sha256, write_atomic
 from runrecord.store.runs import state_folder
 from runrecord.trackers.mlflow.store import (
     database_of,

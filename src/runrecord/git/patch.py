@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
-from runrecord.provenance.git import GitFailed, IsolatedRepo, OutsideGit, commit_of, git, top_of
+from runrecord.git.commands import GitFailed, IsolatedRepo, OutsideGit, commit_of, git, top_of
 from runrecord.safety.secrets import HELD, OF_A_KIND, is_secret_kind, redact, secrets_in_patch
 from runrecord.safety.text import printable
 
