@@ -3,7 +3,7 @@
     python benchmarks/bits.py
 
 Each kind runs in a process of its own and prints a digest of its bits, for the table of
-docs/verify.md.
+docs/seeds.md.
 """
 
 import hashlib

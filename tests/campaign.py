@@ -3,7 +3,7 @@
     python tests/campaign.py                  # a thousand stops: about an hour on two cores
     python tests/campaign.py --stops 60 --seed 1
     python tests/campaign.py --again "train|kill|rename|run.json|1"    # one, told in full
-    python tests/campaign.py --write                # puts the tables into docs/reliability.md
+    python tests/campaign.py --write                # puts the outcome into the docs
 
 Each program runs once undisturbed, and every call of it that writes is noted: its name, where it
 writes, the how-manyth of these it is. Then it runs again and again in a fresh copy of its
@@ -61,7 +61,7 @@ from runrecord.run.process import run_stage
 from runrecord.store.runs import run_dirs
 from runrecord.trackers.player import Store
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "runrecord" / "promises.md"
 PATIENCE = 120.0  # seconds that a stopped program may take
 LIVE = "live"
 
@@ -71,7 +71,6 @@ PLACES = (
     (r"\.runrecord/runs/[^/]+/events\.jsonl", "events.jsonl"),
     (r"\.runrecord/runs(/.*)?", "files of the record"),
     (r"\.runrecord/checkpoints(/.*)?", "checkpoints"),
-    (r"\.runrecord/index\.db.*", "index"),
     (r"\.runrecord(/.*)?", "other state"),
     (r"records(/.*)?", "sealed record"),
     (r"mlflow\.db.*", "MLflow's database"),
@@ -714,7 +713,7 @@ def _train_again(
     kept = [path for path in _checkpoints(root) if _may_go_on(root, path)]
     again, text = stand.do(job.main, **job.environment)
     said += text
-    if "Unable to read RWLock-file" in text:  # DVC's own, half written: docs/reliability.md
+    if "Unable to read RWLock-file" in text:  # DVC's own, half written: docs/runrecord/promises.md
         (root / ".dvc" / "tmp" / "rwlock").unlink()
         again, text = stand.do(job.main, **job.environment)
         said += text
@@ -908,7 +907,7 @@ def tables(results: Sequence[Result]) -> str:
 
 
 def write(text: str) -> None:
-    """Put the tables of a run into the docs."""
+    """Put the outcome of a run into the docs."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short=10", "HEAD"],
         cwd=ROOT,
@@ -921,7 +920,7 @@ def write(text: str) -> None:
     marks = "<!-- campaign -->", "<!-- end of campaign -->"
     before, _, rest = page.partition(marks[0])
     _, _, after = rest.partition(marks[1])
-    new = f"{before}{marks[0]}\nTaken {said}:\n\n{text}\n{marks[1]}{after}"
+    new = f"{before}{marks[0]}\nTaken {said}: {text}\n{marks[1]}{after}"
     write_atomic(PAGE, new.encode())
 
 
@@ -958,15 +957,15 @@ def main() -> int:
     spent = time.monotonic() - began
     each = sum(result.seconds for result in results) / len(results)
     missed = sum(result.outcome == "not reached" for result in results)
-    told += f"\n\n{len(results)} stops (seed {given.seed}), {faulty} with a fault, "
-    told += f"{missed} not reached."
-    print(f"{told}\n{spent:.0f} s in all, {each:.1f} s a stop")
+    summary = f"{len(results)} stops (seed {given.seed}), {faulty} with a fault, "
+    summary += f"{missed} not reached."
+    print(f"{told}\n\n{summary}\n{spent:.0f} s in all, {each:.1f} s a stop")
     for (kind, place, outcome), count in sorted(
         Counter((one.stop.kind, one.stop.place, one.outcome) for one in results).items()
     ):
         print(f"  {count:4} {kind} x {place} x {outcome}")
     if given.write:
-        write(told)
+        write(summary)
     return int(faulty > 0 or missed > len(results) * _MOST_MISSED)
 
 

@@ -1,4 +1,4 @@
-"""docs/runrecord.md: what it marks as runnable is extracted and run."""
+"""The engine's guide: what it marks as runnable is run. All docs: what they name is there."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,7 @@ from runrecord import Project, Run
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view
 
-GUIDE = ROOT / "docs" / "runrecord.md"
+GUIDE = ROOT / "docs" / "runrecord" / "guide.md"
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
 _SNIPPET = re.compile(r"^<!-- runnable: (\w+)(?:/(\S+))? -->\n```(\w*)\n(.*?)^```$", re.M | re.S)
 
@@ -207,3 +207,32 @@ def test_the_guide_names_every_call_and_every_setting() -> None:
         value = field.default if made is dataclasses.MISSING else made()
         fields[f"`{field.name}`"] = "`" + repr(value).replace("'", '"') + "`"
     assert {row[0]: row[1] for row in table("Settings of a project")} == fields
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*/*.md")])
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for file, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        assert not anchor or anchor in headings(target), f"{file}#{anchor}"
+
+
+def test_every_test_that_stands_for_a_promise_is_there() -> None:
+    text = (ROOT / "docs" / "runrecord" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\w+/)?(test_\w+\.py)(?:::(test_\w+))?`", text)
+    assert len(named) > 50
+    for folder, file, test in named:
+        code = (ROOT / (folder or "tests/runrecord/") / file).read_text(encoding="utf-8")
+        assert not test or f"\ndef {test}(" in code, test
+    for row in re.findall(r"^\| .*\|$", text, re.MULTILINE)[1:]:
+        assert "`test_" in row or "`tests/" in row, row

@@ -81,7 +81,7 @@ def test_other_images_are_trained_on_as_the_guide_says(
 def test_runs_are_shown_by_ones_own_tracker_as_the_guide_says(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    server, name, bring, look = blocks("use-your-own-tracker.md")
+    server, name, bring, look = blocks("runrecord/trackers.md")
     with documented_server(
         " ".join(server.replace("\\\n", " ").split()), tmp_path / "s"
     ) as address:

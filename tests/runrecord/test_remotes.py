@@ -189,7 +189,7 @@ def remote(request: pytest.FixtureRequest) -> Remote:
 def test_a_second_clone_has_every_run_from_the_remote(
     remote: Remote, toy: Workspace, tmp_path: Path
 ) -> None:
-    """The commands of docs/scale.md: runs of a commit and of an experiment."""
+    """The commands of docs/runrecord/remotes.md: runs of a commit and of an experiment."""
     origin = str(tmp_path / "origin.git")
     toy.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
     toy.run("git", "remote", "add", "origin", origin)

@@ -1,8 +1,8 @@
 """What happens in a run, as plain values: the only vocabulary of records and trackers.
 
 An event names pictures, models and other files; their content travels beside it, as `Contents`.
-Times are milliseconds since 1970, UTC. These classes are the schema of a record (docs/records.md):
-a value that an event cannot hold is a ValueError when it is made, and when it is read.
+Times are milliseconds since 1970, UTC. These classes are the schema of a record: a value that an
+event cannot hold is a ValueError when it is made, and when it is read (docs/runrecord/records.md).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The folder of a record, and its events as JSON: docs/records.md."""
+"""The folder of a record, and its events as JSON: docs/runrecord/records.md."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
