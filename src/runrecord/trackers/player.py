@@ -1,12 +1,12 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from runrecord.errors import UserError
 from runrecord.project import load_project
@@ -25,6 +25,10 @@ from runrecord.trackers.mlflow.views import save_views
 from runrecord.verify.compare import Difference
 
 Outcome = Literal["created", "completed", "already there", "removed there"]
+
+
+_ALL = 2**53
+"""As many events as any record has: of a run that a person deleted nothing is missing."""
 
 
 class NotShown(Exception):
@@ -106,59 +110,56 @@ def find_shown(root: Path, name: str) -> str | None:
     return found[0] if found else None
 
 
-class _Saying:
-    """A client whose every failure is a sentence for a person."""
+F = TypeVar("F", bound=Callable[..., Any])
 
-    def __init__(self, client: Any, root: Path) -> None:
-        self._client, self._root = client, root
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._client, name)
-        if not callable(found):
-            return found
+def _said(method: F) -> F:
+    """Let what the tracking store does not do be a UserError, one sentence for a person."""
 
-        def call(*given: Any, **named: Any) -> Any:
-            try:
-                return found(*given, **named)
-            except Exception as error:
-                raise store_failure(error, self._root) from None
+    @wraps(method)
+    def call(store: "Store", *given: Any, **named: Any) -> Any:
+        try:
+            return method(store, *given, **named)
+        except (UserError, RecordRefused, NotShown):
+            raise
+        except Exception as error:
+            raise store_failure(error, store.root) from None
 
-        return call
+    return cast(F, call)
 
 
 class Store:
-    """MLflow's tracking store."""
+    """MLflow's tracking store; UserError is raised where it cannot be reached or refuses."""
 
     def __init__(self, root: Path) -> None:
-        """Connect.
+        self.root = root
+        self._connect()
 
-        Raises:
-            UserError: it cannot be reached, or refuses; so do all of its methods.
-        """
-        self._root = root
-        try:
-            client, self.experiment = connect(root)
-        except UserError:
-            raise
-        except Exception as error:
-            raise store_failure(error, root) from None
-        self._client = _Saying(client, root)
-        self._notes = Notes(root)
+    @_said
+    def _connect(self) -> None:
+        self._client, self.experiment = connect(self.root)
+        self._notes = Notes(self.root)
         self._notes.of(key_of(self._client.get_experiment(self.experiment)))
         self._unchanged = self._notes.unchanged()
 
     @cached_property
     def shown(self) -> dict[str, Shown]:
         """What it showed when it was first asked, by the records' ids; all of that is noted."""
+        return self._look()
+
+    @_said
+    def _look(self) -> dict[str, Shown]:
         shown = self._with_files(runs_shown(self._client, self.experiment))
         for name, found in shown.items():
-            events = found.events if found.has_files else 0
+            whole = found.has_files and found.status != "RUNNING"
+            events = _ALL if found.deleted else found.events if whole else 0
             self._notes.add(name, Noted(found.run_id, events, found.start))
         for name, noted in [*self._notes.runs.items()]:
             if name not in shown:
                 self._notes.add(name, replace(noted, removed=True))
         return shown
 
+    @_said
     def find(self, name: str) -> tuple[str, Shown] | None:
         """The record's id, and what is shown, of the run with that name or MLflow id."""
         found = self._with_files(runs_shown(self._client, self.experiment, name))
@@ -166,10 +167,10 @@ class Store:
 
     def _with_files(self, shown: dict[str, Shown]) -> dict[str, Shown]:
         """The same, and whether the folders of its files are there: of a store of our own."""
-        if not is_embedded(tracking_uri(self._root)):
+        if not is_embedded(tracking_uri(self.root)):
             return shown
-        folders = _names_in(self._root / "mlruns")
-        models = _names_in(self._root / "mlruns" / "models") | {""}
+        folders = _names_in(self.root / "mlruns")
+        models = _names_in(self.root / "mlruns" / "models") | {""}
         return {
             name: replace(one, has_files=one.run_id in folders and one.model_id in models)
             for name, one in shown.items()
@@ -177,7 +178,7 @@ class Store:
 
     @cached_property
     def _sink(self) -> MlflowSink:
-        return MlflowSink(self._root)
+        return MlflowSink(self.root)
 
     def holds(self, run: RecordedRun) -> Outcome | None:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""
@@ -191,6 +192,7 @@ class Store:
         whole = found.events >= run.summary.length and found.status != "RUNNING"
         return "already there" if found.deleted or (whole and found.has_files) else None
 
+    @_said
     def lacks_files(self, run: RecordedRun) -> bool:
         """Does it show that run, but not all of its pictures, models and other files?
 
@@ -205,6 +207,7 @@ class Store:
         record = run.record()
         return lacks_files(self._client, found.run_id, record) or bool(record.damaged)
 
+    @_said
     def bring_back(self, run: RecordedRun) -> None:
         """Let a run that was deleted there be one that is not."""
         found = self.shown.get(run.id)
@@ -229,7 +232,7 @@ class Store:
         outcome = self.holds(run)
         if outcome and not (check and self.lacks_files(run)):
             return outcome
-        if is_live(self._root, run):
+        if is_live(self.root, run):
             return None
         record = run.record()
         events = run.events(record)
@@ -242,8 +245,8 @@ class Store:
             raise
         except Exception as error:
             self._still_there()
-            why, remedy = explain(error, self._root)
-            raise store_failure(error, self._root) if remedy else NotShown(why) from None
+            why, remedy = explain(error, self.root)
+            raise store_failure(error, self.root) if remedy else NotShown(why) from None
         if self._sink.owed:
             self._still_there()
             raise NotShown(
@@ -251,6 +254,7 @@ class Store:
             )
         return "created" if self._sink.made_now else "completed"
 
+    @_said
     def differences(self, record: Record) -> list[Difference] | None:
         """What MLflow shows otherwise than the record has it; None if it does not show that run.
 
@@ -266,19 +270,21 @@ class Store:
         whole = shown.events >= record.length
         return [one for one in found if whole or one.state != "missing"]
 
+    @_said
     def tag(self, record_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, if it is shown."""
         if found := self.find(record_id):
             for key, value in tags.items():
                 self._client.set_tag(found[1].run_id, key, value)
 
+    @_said
     def save_views(self) -> None:
         """Make MLflow's saved views show what there is by now."""
-        save_views(self._client, self.experiment, load_project(self._root))
+        save_views(self._client, self.experiment, load_project(self.root))
 
     def looked_at(self) -> None:
         """All of it was looked at: until it changes, the notes tell what it shows."""
-        self._notes = Notes(self._root)
+        self._notes = Notes(self.root)
         self._notes.looked_at()
         self._notes.tidy()
 
@@ -286,9 +292,14 @@ class Store:
         """Write something harmless."""
         try:
             self._client.set_experiment_tag(self.experiment, "doctor", "was here")
-        except UserError as error:
-            raise UserError(f"MLflow can be read but not written: {error}") from None
+        except Exception as error:
+            why, remedy = explain(error, self.root)
+            remedy = remedy or "correct its permissions, or your user's"
+            raise UserError(
+                f"MLflow's tracking store can be read but not written ({why}); {remedy}."
+            ) from None
 
+    @_said
     def _still_there(self) -> None:
         self._client.get_experiment(self.experiment)
 
