@@ -1,6 +1,7 @@
 """Who may import whom: docs/architecture.md."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -134,6 +135,19 @@ def test_no_room_is_in_a_circle_and_each_says_what_it_is_for() -> None:
         if MODULES[f"runrecord.{room}"].name == "__init__.py" and room not in ("cli", "sweep"):
             assert "In: " in words, room
             assert "Out: " in words, room
+
+
+def test_the_drawing_of_the_rooms_is_their_imports() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = {one: set(others.split(" & ")) for one, others in re.findall(r"(\w+) --> (.+)", page)}
+    below: dict[str, set[str]] = {}
+    for room in TopologicalSorter(drawn).static_order():
+        direct = drawn.get(room, set())
+        below[room] = direct.union(*(below[one] for one in direct))
+    found = {room: known & below.keys() for room, known in rooms().items() if room in below}
+    assert below.keys() == {path.parent.name for path in (SRC / "runrecord").glob("*/__init__.py")}
+    assert all(direct <= found[room] for room, direct in drawn.items()), "an arrow is an import"
+    assert all(known <= below[room] for room, known in found.items()), "an import has an arrow"
 
 
 def test_the_run_knows_no_tracker_and_no_other_room_does() -> None:
