@@ -719,7 +719,7 @@ def _train_again(
         said += text
     if again:
         return "fault", [*faults, f"the second time, it ends with {again}"], said
-    goes_on = "going on with" in text
+    goes_on = "resuming " in text
     by_dvc_already = job.by_dvc and status == 0
     if not KINDS[stop.kind].error and kept and not goes_on and not by_dvc_already:
         faults.append(f"it begins anew, though there is {kept[-1]}")

@@ -182,7 +182,7 @@ def test_the_guides_pytorch_state_goes_on_to_the_same_bytes(
         wait_until(lambda: any(int(file.stem) > 5 for file in kept.glob("*/*/*.safetensors")))
         os.killpg(process.pid, signal.SIGKILL)
     output = workspace.run(*command, environment=RECORD_ONLY)
-    assert re.search(r"going on with \S*train-\S+ after epoch \d+", output)
+    assert re.search(r"resuming \S*train-\S+ after epoch \d+", output)
     assert IDENTICAL in workspace.run("runrecord", "verify", "records/train")
 
 

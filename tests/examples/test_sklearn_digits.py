@@ -175,5 +175,5 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # dvc and the training at once, as a power cut does
     assert not (project.path / "metrics.json").exists()
     output = project.run(*command, RUNRECORD_SINKS="off")
-    assert re.search(r"going on with \S*train-\S+ after epoch \d+", output)
+    assert re.search(r"resuming \S*train-\S+ after epoch \d+", output)
     assert IDENTICAL in project.run("runrecord", "verify", "records/train")

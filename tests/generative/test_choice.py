@@ -115,7 +115,7 @@ def test_a_training_that_chooses_its_epoch_is_the_same_wherever_it_was_stopped(
     model.unlink()
     model.mkdir()  # so that it fails behind its last epoch
     output = workspace.run(*TRAIN, environment=RECORD_ONLY, status=1)
-    assert "going on with" in output
+    assert "resuming " in output
     assert f"epoch {ended}/30" in output
     model.rmdir()
     output = workspace.run(*TRAIN, environment=RECORD_ONLY)

@@ -52,6 +52,6 @@ def test_a_training_that_goes_on_writes_all_epochs_again(workspace: Workspace) -
     assert process.returncode == 143
     assert not (workspace.path / HISTORY).exists()
     output = workspace.run(*TRAIN, environment=RECORD_ONLY)
-    assert "going on with" in output
+    assert "resuming " in output
     assert [row["epoch"] for row in history(workspace, "vae")] == ["1", "2", "3", "4"]
     assert [workspace.read(str(name)) for name in (METRICS, HISTORY)] != before

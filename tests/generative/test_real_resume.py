@@ -87,7 +87,7 @@ def test_a_real_training_that_is_wanted_longer_goes_on_from_where_it_ended(
     shutil.copyfile(empty_store, workspace.path / "mlflow.db")
     workspace.set_params(vae__epochs=4)
     output = workspace.run("dvc", "repro", "train-vae")
-    assert f"going on from {first.name}, whose epochs 1 to 2 this run has too" in output
+    assert f"continuing {first.name}: this run has its epochs 1 to 2" in output
     assert "vae epoch 2/4" not in output
     assert "vae epoch 3/4" in output
     assert [workspace.read(name) for name in OUTS] == [straight.read(name) for name in OUTS]

@@ -115,7 +115,7 @@ def test_a_console_that_closes_kills_a_run_that_can_be_resumed(
     (folder,) = spool(toy)
     assert status_of(folder) == "KILLED"
     output = toy.run(*TOY_STAGE, environment=RECORD_ONLY)
-    assert f"going on with {folder.name} after epoch 1" in output
+    assert f"resuming {folder.name} after epoch 1" in output
     assert status_of(folder) == "FINISHED"
 
 
@@ -448,7 +448,7 @@ def test_params_edited_in_mid_run_are_never_recorded_as_run(toy: Workspace) -> N
 
     (toy.path / "params.yaml").write_bytes(params)
     output = toy.run("dvc", "repro", "train", environment=RECORD_ONLY)
-    assert f"going on with {failed.name} after epoch 8" in output
+    assert f"resuming {failed.name} after epoch 8" in output
     assert [toy.read(name) for name in ("model.bin", "metrics.json")] == expected
     assert spool(toy)[-1] == failed
     assert status_of(failed) == "FINISHED"

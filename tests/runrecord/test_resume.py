@@ -87,7 +87,7 @@ def test_a_stopped_training_goes_on_in_the_same_run_which_mlflow_shows_as_it_is(
     assert "without a trace" in shown_as("KILLED").data.tags["error"]
     with toy.start(*TOY_TRAIN, PAUSE_AFTER="6") as process:
         assert process.stdout is not None
-        read_until(process.stdout, f"going on with {folder.name} after epoch 2")
+        read_until(process.stdout, f"resuming {folder.name} after epoch 2")
         wait_until(lambda: points_in(toy.path / "mlflow.db") == 6)
         (run,) = runs(toy)
         sent_at = time.monotonic()
@@ -99,7 +99,7 @@ def test_a_stopped_training_goes_on_in_the_same_run_which_mlflow_shows_as_it_is(
     assert "epoch 6/" in output
     assert "Traceback" not in output
     shown_as("KILLED")
-    assert f"going on with {folder.name} after epoch 5" in toy.run(*TOY_TRAIN)
+    assert f"resuming {folder.name} after epoch 5" in toy.run(*TOY_TRAIN)
     assert [toy.read(name) for name in TOY_OUTS] == undisturbed
     assert spool(toy) == [folder]
     run = shown_as("FINISHED")
@@ -250,7 +250,7 @@ def test_epochs_go_on_to_the_same_arrays_and_the_same_record(
     resumed = [event.epoch for event in second.events() if isinstance(event, Resumed)]
     assert resumed == [2, 4]
     said = said_by(capfd)
-    assert [f"going on with {second.start.id} after epoch {n}" in said for n in (2, 4, 5)] == [
+    assert [f"resuming {second.start.id} after epoch {n}" in said for n in (2, 4, 5)] == [
         *(True, True, False)
     ]
     assert files_in(small / "records/train").keys() == (second.contents.keys() - {"lock"})
@@ -474,7 +474,7 @@ def test_a_longer_run_goes_on_from_where_a_shorter_one_ended(
         record = walks(growing)[-1]
         said = said_by(capfd)
         if origin:
-            assert f"going on from {ids[-1]}, whose epochs 1 to {origin} this run has too" in said
+            assert f"continuing {ids[-1]}: this run has its epochs 1 to {origin}" in said
             assert view(record).tags["continues"] == ids[-1]
         else:
             assert "going on" not in said
@@ -503,7 +503,7 @@ def test_a_run_that_is_wanted_shorter_or_once_more_begins_anew(
     grow(6)
     said = said_by(capfd)
     assert "not resuming" not in said
-    assert "going on from" in said, "4 epochs are done of 6"
+    assert "continuing " in said, "4 epochs are done of 6"
     assert [event for event in walks(growing)[-1].events() if isinstance(event, Resumed)] == []
     grow(6)
     grow(6)
@@ -521,15 +521,15 @@ def test_a_longer_run_goes_on_from_where_another_was_stopped(
     stopped = walks(growing)[-1].start.id
     with pytest.raises(SystemExit):
         grow(9, stop_in=7)
-    assert f"going on from {stopped}, whose epochs 1 to 4" in said_by(capfd)
+    assert f"continuing {stopped}: this run has its epochs 1 to 4" in said_by(capfd)
     longer = walks(growing)[-1].start.id
     assert_equal(grow(9), whole)
-    assert f"going on with {longer} after epoch 6" in said_by(capfd)
+    assert f"resuming {longer} after epoch 6" in said_by(capfd)
     record = walks(growing)[-1]
     assert record.start.id == longer
     assert logged(record) == logged(expected)
     assert_equal(grow(6), shorter)
-    assert f"going on with {stopped} after epoch 4" in said_by(capfd)
+    assert f"resuming {stopped} after epoch 4" in said_by(capfd)
     assert [record.start.id for record in walks(growing)][2:] == [stopped, longer]
 
 
@@ -758,7 +758,7 @@ def test_what_every_epoch_logs_under_one_title_and_step_is_on_record_as_often(
     more = "run.log({'best': float(epoch)}, step=0)\nrun.evaluation('m', 'numbers.txt', {'x': 1.0})"
     stopped_in(toy, f"{more}\n{STOP}", 4)
     said = toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
-    assert "going on with" in said
+    assert "resuming " in said
     assert "warning" not in said
     events = [*Record(files_in(spool(toy)[0])).events()]
     logged = [one.metrics for one in events if isinstance(one, Logged) and "best" in one.metrics]

@@ -317,7 +317,7 @@ def test_a_disk_without_locks_is_said_in_a_sentence(
     train(small.path, folder, "vae", id="more", time=4)
     end_run(folder)
     for command, status in {("sync",): 0, ("reap",): 0, ("runs",): 0, ("doctor",): 1}.items():
-        locks.say_that_there_are_none.cache_clear()
+        locks.warn_no_file_locks.cache_clear()
         output = here(*command, status=status)
         assert "Traceback" not in output
         said = f"warning: the disk of {folder.parents[1]} has no file locks ({os.strerror(code)}): "

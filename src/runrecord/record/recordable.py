@@ -36,7 +36,7 @@ def made(make: Callable[[], T]) -> T:
     try:
         return make()
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"this cannot be recorded: {printable(why(error))}.") from None
+        raise UserError(f"cannot record this: {printable(why(error))}.") from None
 
 
 def numbers_of(values: Mapping[str, float]) -> dict[str, float]:

@@ -100,7 +100,7 @@ class Run:
         }
         if lacking := inside.keys() - values.keys():
             raise UserError(
-                f"this cannot be recorded: {min(lacking)!r} has values within the step, and none "
+                f"cannot record this: {min(lacking)!r} has values within the step, and none "
                 "among the metrics for the step itself; give that too."
             )
         new = {
@@ -136,7 +136,7 @@ class Run:
     def text(self, title: str, text: str, step: int | None = None) -> None:
         """Log a text; what the environment holds secret is blacked out."""
         if not isinstance(text, str):
-            raise UserError(f"this cannot be recorded: {title!r} is {repr(text)[:60]}, no text.")
+            raise UserError(f"cannot record this: {title!r} is {repr(text)[:60]}, not a text.")
         self._log_file("texts", title, redact(text).encode(errors="replace"), ".txt", step)
 
     def artifact(self, path: Path | str, title: str | None = None, step: int | None = None) -> None:
@@ -223,7 +223,7 @@ class Run:
             state.load_state_dict(saved.arrays)
             self._epoch, self._begun = saved.epoch, saved.begun
             self._tracker.log(Resumed(now(), saved.epoch))
-            say(f"going on with {self.id} after epoch {saved.epoch}")
+            say(f"resuming {self.id} after epoch {saved.epoch}")
             return saved.epoch
         self._begun = self._tracker.length
         earlier = self._checkpoints.earlier(count)
@@ -239,7 +239,7 @@ class Run:
                 self._tracker.log(replace(event, time=now()), files)
         self._epoch = saved.epoch
         self.tag(continues=saved.run_id)
-        say(f"going on from {saved.run_id}, whose epochs 1 to {saved.epoch} this run has too")
+        say(f"continuing {saved.run_id}: this run has its epochs 1 to {saved.epoch}")
         return saved.epoch
 
     def _at(self, step: int | None) -> int:
@@ -247,7 +247,7 @@ class Run:
         try:
             return self._epoch if step is None else index(step)
         except (TypeError, ValueError):
-            raise UserError(f"this cannot be recorded: step {step!r} is no whole number.") from None
+            raise UserError(f"cannot record this: step {step!r} is not a whole number.") from None
 
     def _is_new(self, kind: str, title: str, step: int, value: object) -> bool:
         """Is that not on record yet? If it is, and was another, that is said once."""

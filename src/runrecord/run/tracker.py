@@ -91,7 +91,7 @@ class Tracker:
         try:
             self._writer.write(without_secrets(event), contents)
         except ValueError as error:
-            raise UserError(f"this cannot be recorded: {printable(str(error))}.") from None
+            raise UserError(f"cannot record this: {printable(str(error))}.") from None
         except OSError as error:
             if not self._writer_failed:
                 say(
@@ -125,4 +125,4 @@ class NoTracker:
         try:
             as_json(event)
         except ValueError as error:
-            raise UserError(f"this cannot be recorded: {printable(str(error))}.") from None
+            raise UserError(f"cannot record this: {printable(str(error))}.") from None

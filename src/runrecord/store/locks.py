@@ -24,7 +24,7 @@ def held(file: Path) -> Iterator[None]:
     except OSError as error:
         if not no_locks(error):
             raise
-        say_that_there_are_none(file.parent, error.strerror)
+        warn_no_file_locks(file.parent, error.strerror)
     try:
         yield
     finally:
@@ -38,7 +38,7 @@ def no_locks(error: OSError) -> bool:
 
 
 @cache
-def say_that_there_are_none(folder: Path, why: str) -> None:
+def warn_no_file_locks(folder: Path, why: str) -> None:
     """Say that nothing keeps two processes apart in a folder."""
     print(
         f"warning: the disk of {folder} has no file locks ({why}): let no two commands write there "

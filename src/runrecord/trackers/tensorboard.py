@@ -1,5 +1,6 @@
 """The TensorBoard sink: one folder of event files a run."""
 
+import importlib
 import io
 import math
 import shutil
@@ -45,7 +46,8 @@ def import_tensorboardx() -> None:
     if absent:
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        pass
+        importlib.import_module("tensorboardX.event_file_writer")
+        importlib.import_module("tensorboardX.summary")
     finally:
         if absent:
             del sys.modules["torch"]
