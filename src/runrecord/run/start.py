@@ -216,7 +216,7 @@ def _start(
             number=number,
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"this run cannot be recorded: {printable(why(error))}.") from None
+        raise UserError(f"cannot record this run: {printable(why(error))}.") from None
 
 
 def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:
@@ -279,7 +279,7 @@ def _identity(
         json.dumps(identity)
         return (identity, {}) if length is None else without_length(identity, length)
     except (TypeError, ValueError, RecursionError) as error:  # a param is no value of JSON's
-        raise UserError(f"this run cannot be recorded: params: {reason(error)}.") from None
+        raise UserError(f"cannot record this run: params: {reason(error)}.") from None
 
 
 def _why_stopped(environment: Mapping[str, str] = os.environ) -> str:
