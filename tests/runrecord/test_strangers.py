@@ -22,6 +22,22 @@ with runrecord.start_run("train") as run:
     print("child", os.waitstatus_to_exitcode(status))
     run.log({"loss": 0.5}, 2)
 """
+LEAVING = """
+import os, sys, runrecord
+with runrecord.start_run("train") as run:
+    run.log({"loss": 1.0}, 1)
+    for way in ("exit", "error", "end"):
+        child = os.fork()
+        if child == 0:
+            if way == "exit":
+                sys.exit(0)
+            if way == "error":
+                raise ValueError("of a child")
+            break
+        os.waitpid(child, 0)
+    else:
+        run.log({"loss": 0.5}, 2)
+"""
 THREADS = """
 import threading, runrecord
 with runrecord.start_run("train") as run:
@@ -87,6 +103,16 @@ def test_a_forked_child_cannot_log_to_its_parents_run(stranger: Workspace) -> No
     assert record.end is not None
     assert record.end.status == "FINISHED"
     assert view(record).series["loss"] == {1: (1.0, []), 2: (0.5, [])}
+
+
+def test_a_forked_child_that_leaves_the_block_ends_no_run(stranger: Workspace) -> None:
+    output = run(stranger, LEAVING, **OFF)
+    assert output.count("ValueError: of a child") == 1
+    (folder,) = spool(stranger)
+    record = Record(files_in(folder))
+    assert record.end is not None
+    assert record.end.status == "FINISHED"
+    assert [*view(record).series["loss"]] == [1, 2]
 
 
 def test_threads_log_to_one_run(stranger: Workspace) -> None:

@@ -120,6 +120,7 @@ def start_run(
             tracker = Tracker(writer, past.length if past else 0)
             run = Run(start, tracker, checkpoints, stopped)
             left: SystemExit | None = None
+            process = os.getpid()
             try:
                 if not stopped:
                     tracker.log(start, {PATCH: origin.patch} if origin.patch else {})
@@ -132,12 +133,18 @@ def start_run(
                         if isinstance(stop, Terminated) or not _is_success(stop.code):
                             raise
                         left = stop
+                if os.getpid() != process:  # it was forked from the run's, which ends the run
+                    if left:
+                        raise left
+                    return
                 run._check_repeated()
                 end = _finished(run, origin, checkout, cwd)
                 end_waiting_on_signals(tracker.stop_waiting)
                 if place := record_of(checkout, origin.inputs.stage):
                     _seal(writer, checkout, place, end, start)
             except BaseException as error:
+                if os.getpid() != process:
+                    raise
                 end_waiting_on_signals(tracker.stop_waiting)
                 killed = isinstance(error, _STOPPED) or (
                     isinstance(error, OSError) and is_console_gone(error)
