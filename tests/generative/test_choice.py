@@ -131,7 +131,7 @@ def test_a_training_that_chooses_its_epoch_is_the_same_wherever_it_was_stopped(
     chosen = load_model(model, VAE).state_dict()
     workspace.set_params(vae__epochs=60)
     output = workspace.run(*TRAIN, environment=RECORD_ONLY)
-    assert f"whose epochs 1 to {ended - 1} this run has too" in output
+    assert f"this run has its epochs 1 to {ended - 1}" in output
     assert f"training ended after epoch {ended} of 60" in output
     assert [workspace.read(name) for name in OUTS[1:]] == undisturbed[1:]
     for name, weights in load_model(model, VAE).state_dict().items():

@@ -82,11 +82,6 @@ def test_a_model_whose_stage_is_not_written_yet_is_one_sentence(
         assert refusal(capsys).startswith("params.yaml: unknown key ")
 
 
-def test_commands_that_moved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["generative", "verify", "HEAD"])
-    assert status() == "error: the command is now: runrecord verify HEAD"
-
-
 @pytest.mark.parametrize(
     ("line", "instead", "sentence"),
     [

@@ -61,7 +61,7 @@ def test_a_damaged_record_is_said_and_the_others_are_listed(root: Path, capsys: 
     list_runs()
     said = capsys.readouterr()
     assert "two" in said.out + said.err
-    assert "is no JSON" in said.out + said.err
+    assert "is not JSON" in said.out + said.err
     assert "three" in said.out
 
 

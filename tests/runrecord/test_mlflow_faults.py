@@ -377,7 +377,7 @@ def disturbed(
     assert all(line.startswith("warning: MLflow unavailable: ") for line in lines), lines
     assert all(line.endswith("'runrecord sync' completes MLflow later.") for line in lines), lines
     assert len(lines) <= 2, "one for each run"
-    if proxy.hits:
+    if proxy.hits and (fault, call) != ("lost", "create the run"):  # the next attempt finds it
         assert lines, "it is said"
     with suppress(UserError, RunFailed):
         sync()

@@ -71,7 +71,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("runrecord.cli.reap.shown_in", lambda _root: {})
     monkeypatch.setattr("runrecord.cli.reap.Store", lambda _root: _Playing())
     return tmp_path
 

@@ -541,7 +541,7 @@ def test_a_run_that_left_its_loop_leaves_it_there_again_where_it_is_wanted_longe
     assert kept(growing) == ["000004.safetensors"]
     capfd.readouterr()
     assert_equal(grow(9, leave_in=5), whole)
-    assert "whose epochs 1 to 4 this run has too" in said_by(capfd)
+    assert "this run has its epochs 1 to 4" in said_by(capfd)
     assert logged(walks(growing)[-1]) == logged(expected)
 
 

@@ -569,7 +569,7 @@ def test_a_damaged_picture_is_named_and_all_else_of_its_run_is_played(
 def test_a_refused_record_is_named_and_the_others_are_played(small: Workspace, here: Here) -> None:
     change_start(small.path / "records" / "vae", format=7)
     output = here("sync", status=1)
-    assert "records/vae: it has format 7" in output
+    assert "records/vae: this version does not read format 7" in output
     assert "error: 1 of the records failed" in output
     assert {run.data.tags["mlflow.source.name"] for run in runs(small)} == {"train-ae", "evaluate"}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from helpers import (
     EXPERIMENT,
@@ -512,7 +513,9 @@ def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(
     database, scratch = toy.path / "mlflow.db", toy.path / ".runrecord" / "new-database"
     with toy.start(*TOY_TRAIN, PAUSE_AFTER="3") as process:
         wait_until(lambda: (scratch / database.name).exists())
+        (follower,) = psutil.Process(process.pid).children()
         process.kill()
+        follower.kill()
     assert not database.exists()
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)

@@ -20,6 +20,7 @@ from helpers import (
     answers,
     client,
     end_run,
+    forget_mlflow,
     new_project,
     new_run,
     play,
@@ -87,6 +88,8 @@ def viewed(built: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Worksp
     """A copy of the built workspace with its runs, and with one that somebody else recorded."""
     workspace = Workspace(tmp_path_factory.mktemp("viewed") / "repository")
     shutil.copytree(built.path, workspace.path, symlinks=True)
+    forget_mlflow(workspace)  # it names the folder that it was copied from
+    workspace.run("runrecord", "sync")
     record = workspace.path / "records" / "foreign"
     run = new_run(record, id=FOREIGN, params={"optimizer": MARKUP}, tags={"git.branch": MARKUP})
     run.log({"Test/Total Loss": 1.0}, step=1)

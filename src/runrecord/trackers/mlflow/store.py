@@ -27,8 +27,7 @@ _SAY_TWICE = (
     "urllib3.util.retry",
 )
 """Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
-_IN_THE_MAKING = ("migration expected", "already exists", "no such table")
-"""What MLflow's migrations say while another process makes the same tables."""
+_FRESH = 2.0  # seconds since the last write of a file that is still being written
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """What the addresses of databases begin with that MLflow uses without a server."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
@@ -101,21 +100,24 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
             if not _has_tables(database):
                 _create(database, state_folder(root) / "new-database")
         client = MlflowClient(uri)
-        own = _once_made(lambda: _own_experiment(client, name, location))
+        own = _once_made(lambda: _own_experiment(client, name, location), uri)
         if is_embedded(uri):
             _check_place(client.get_experiment(own), database, location)
         return client, own
 
 
-def _once_made(call: Callable[[], str]) -> str:
-    """What a call gives, once a script that uses MLflow itself has made the database's tables."""
+def _once_made(call: Callable[[], str], uri: str) -> str:
+    """What a call gives, once a script that uses MLflow itself has made the database's tables.
+
+    While another process makes them, MLflow fails in many ways; the file is written all the while.
+    """
     deadline = time.monotonic() + _LONG
     while True:
         try:
             return call()
-        except Exception as error:
-            in_the_making = any(words in str(error) for words in _IN_THE_MAKING)
-            if not in_the_making or time.monotonic() > deadline:
+        except Exception:
+            written = is_embedded(uri) and time.time() - database_of(uri).stat().st_mtime < _FRESH
+            if not written or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
 
