@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.append(str(ROOT / "tests"))
-from helpers import RECORD_ONLY, TOY, Workspace, new_project, with_results
+from workspaces import RECORD_ONLY, TOY, Workspace, new_project, with_results
 
 WAIT = "import json, os, sys, time\ntime.sleep(float(os.environ['WAIT']))\n"
 PROJECT = {**TOY, "train.py": TOY["train.py"].replace("import json, os, sys\n", WAIT)}

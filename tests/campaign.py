@@ -40,7 +40,6 @@ from typing import Any, NoReturn
 
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - what children need is imported once
 import tensorboardX.event_file_writer  # noqa: F401
-from helpers import EXPERIMENT, RECORD_ONLY, ROOT, TOY, Workspace, new_project, new_workspace
 from stops import (
     SUPPORTED,
     WHY_NOT,
@@ -52,6 +51,7 @@ from stops import (
     run_stopped,
     tear,
 )
+from workspaces import EXPERIMENT, RECORD_ONLY, ROOT, TOY, Workspace, new_project, new_workspace
 
 import runrecord.cli
 from runrecord.files import sha256, write_atomic

@@ -10,7 +10,9 @@ from pathlib import Path
 import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
 import pytest
 from filelock import FileLock
-from helpers import (
+from needs import CHROMIUM, FIXTURES, NEEDS
+from playwright.sync_api import Page, expect, sync_playwright
+from workspaces import (
     EXPERIMENT,
     NO_SETTINGS,
     STAGES,
@@ -21,8 +23,6 @@ from helpers import (
     new_workspace,
     with_results,
 )
-from needs import CHROMIUM, FIXTURES, NEEDS
-from playwright.sync_api import Page, expect, sync_playwright
 
 from runrecord.cli import main
 from runrecord.trackers.mlflow.store import connect

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
 from needs import NEEDS, Need
+from workspaces import ROOT
 
 
 def skipped(folder: Path, *arguments: str) -> set[str]:

@@ -4,7 +4,6 @@ import ast
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
 from mutations import (
     MUTATIONS,
     NOT_TRIED,
@@ -14,6 +13,7 @@ from mutations import (
     mutated,
     table,
 )
+from workspaces import ROOT
 
 from runrecord.git.commands import git
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from helpers import ROOT, code_blocks
+from workspaces import ROOT, code_blocks
 
 ENGLISH, KOREAN = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")

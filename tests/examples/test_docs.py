@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import RECORD_ONLY, ROOT, Workspace, spool, wait_until
+from workspaces import RECORD_ONLY, ROOT, Workspace, spool, wait_until
 
 from runrecord import Project, Run
 from runrecord.record.reader import Record, files_in

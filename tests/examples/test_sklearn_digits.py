@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import ROOT, Workspace, client, code_blocks, spool, wait_until
+from mlflow_views import client
+from workspaces import ROOT, Workspace, code_blocks, spool, wait_until
 
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view

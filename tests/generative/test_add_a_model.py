@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from helpers import ROOT, Workspace, code_blocks, runs, verify
+from mlflow_views import runs
+from workspaces import ROOT, Workspace, code_blocks, verify
 
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import RECORD_ONLY, Workspace, assert_says, no_cuda, spool
+from workspaces import RECORD_ONLY, Workspace, assert_says, spool
 
 from generative.errors import UserError
 from generative.pipeline.evaluate import evaluate_all
+from models import no_cuda
 from runrecord.record.reader import Record, files_in
 from runrecord.run.process import exit_status
 

@@ -5,18 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import (
-    OUTS,
-    RECORD_ONLY,
-    TRAIN,
-    Workspace,
-    config,
-    history,
-    let_it_pause,
-    noise,
-    read_until,
-    spool,
-)
+from workspaces import OUTS, RECORD_ONLY, TRAIN, Workspace, history, let_it_pause, read_until, spool
 
 from generative.models.base import LAST, Model
 from generative.models.gan import OF_DATA, OF_SAMPLES
@@ -24,6 +13,7 @@ from generative.models.io import load_model
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE
 from generative.training.choice import History, best_epoch, is_over
+from models import config, noise
 from runrecord.record.events import ModelSaved
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from helpers import ROOT, SAMPLE, SAMPLE_FILES, Workspace, assert_says
 from torchvision import datasets
+from workspaces import ROOT, SAMPLE, SAMPLE_FILES, Workspace, assert_says
 
 from generative.data import sources as module
 from generative.data.config import Data

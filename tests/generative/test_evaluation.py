@@ -9,9 +9,10 @@ from typing import Any, Literal, final
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, SAMPLE, Workspace, ae, compute, event_files, gan, noise, runs, vae
+from mlflow_views import event_files, runs
 from PIL import Image
 from torch import Generator, Tensor
+from workspaces import SAMPLE, Workspace
 
 from generative.data.dataset import ImageSet, load_images
 from generative.evaluation.config import EvaluationConfig
@@ -27,6 +28,7 @@ from generative.models.vae import VAEConfig
 from generative.plots.image_grids import png
 from generative.project import PROJECT
 from generative.training.runtime import prepare
+from models import CPU, ae, compute, gan, noise, vae
 
 
 def config(**changes: Any) -> EvaluationConfig:

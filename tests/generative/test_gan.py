@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CPU, SAMPLE, compute, config, gan, noise
+from workspaces import SAMPLE
 
 from generative.data.dataset import ImageSet, load_images
 from generative.models.base import Encodes, HasElbo, Reconstructs, Samples
@@ -13,6 +13,7 @@ from generative.training.loop import fit, initialise
 from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.step import step
+from models import CPU, compute, config, gan, noise
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import (
+from mlflow import MlflowClient
+from PIL import Image
+from servers import documented_server
+from workspaces import (
     EXPERIMENT,
     ROOT,
     SAMPLE,
@@ -13,11 +16,8 @@ from helpers import (
     STAGES,
     Workspace,
     code_blocks,
-    documented_server,
     terminal,
 )
-from mlflow import MlflowClient
-from PIL import Image
 
 from generative.data.idx import read_idx
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers import noise
 from torch import Tensor, nn
 
 from generative.models.layers.linear_cpu import Linear, Product, prefers_onednn
+from models import noise
 
 ZEN_5 = "vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: avx2 avx512f\n"
 

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers import RECORD_ONLY, TRAIN, Workspace, history, let_it_pause, wait_until
+from workspaces import RECORD_ONLY, TRAIN, Workspace, history, let_it_pause, wait_until
 
 METRICS, HISTORY = Path("metrics/vae.json"), Path("metrics/vae_history.csv")
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ae, gan, noise, vae
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +16,7 @@ from generative.models.ae import AE
 from generative.models.base import KL, RECONSTRUCTION, TOTAL, Autoencoder, add_noise
 from generative.models.io import load_model, save_model
 from generative.models.vae import VAE
+from models import ae, gan, noise, vae
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 import torch
-from helpers import CPU, SAMPLE, compute, config
 from torch import Tensor, nn
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
+from workspaces import SAMPLE
 
 from generative.data.dataset import load_images
 from generative.models.ae import AE
@@ -19,6 +19,7 @@ from generative.training.loop import initialise
 from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.step import step
+from models import CPU, compute, config
 
 
 @pytest.mark.parametrize("model_class", REGISTRY.values())

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers import IDENTICAL, STAGES, Workspace, client, event_files, runs, verify
+from mlflow_views import client, event_files, runs
 from PIL import Image
 from sklearn.datasets import load_digits
+from workspaces import IDENTICAL, STAGES, Workspace, verify
 
 from generative.data.idx import images_file, read_idx
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import RECORD_ONLY, Workspace, assert_says
 from PIL import Image
+from workspaces import RECORD_ONLY, Workspace, assert_says
 
 from generative.data.config import Data
 from generative.data.download import download

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.utils.serialize import parse_yaml
-from helpers import ROOT, assert_says
+from workspaces import ROOT, assert_says
 
 from generative.config import Params
 from generative.models.ae import AEConfig

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from helpers import Workspace
 from playwright.sync_api import Page, expect
+from workspaces import Workspace
 
 from generative.pipeline.plots_page import plots_page
 

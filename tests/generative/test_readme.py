@@ -9,20 +9,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers import (
+from mlflow import MlflowClient
+from servers import answers, documented_server
+from workspaces import (
     EXPERIMENT,
     ROOT,
     SAMPLE,
     STAGES,
     Workspace,
-    answers,
     code_blocks,
-    documented_server,
     new_workspace,
     terminal,
     wait_until,
 )
-from mlflow import MlflowClient
 
 BLOCKS = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 NOT_RUN = {

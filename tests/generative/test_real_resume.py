@@ -8,20 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    CPU,
+from mlflow_views import assert_shown, event_files, runs
+from workspaces import (
     IDENTICAL,
     OUTS,
     RECORD_ONLY,
     SAMPLE,
     TRAIN,
     Workspace,
-    assert_shown,
-    compute,
-    config,
-    event_files,
     let_it_pause,
-    runs,
     spool,
     stop,
     verify,
@@ -34,6 +29,7 @@ from generative.training.loop import EpochResult, fit, initialise
 from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.state import TrainingState
+from models import CPU, compute, config
 from runrecord.record.events import (
     Logged,
     RunStarted,

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import IDENTICAL, TRAIN, Workspace, recorded, runs, verdict, verify
 from mlflow.entities import Run
+from mlflow_views import runs, verdict
+from workspaces import IDENTICAL, TRAIN, Workspace, recorded, verify
 
 OTHER_PRODUCTS = "COMPATIBLE"
 """For MKL_CBWR: kernels for any processor, which round otherwise than those MKL takes by itself."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import RECORD_ONLY, ROOT, Workspace, imported_files
+from imports import imported_files
+from workspaces import RECORD_ONLY, ROOT, Workspace
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SERVING = "src/generative/serving.py"

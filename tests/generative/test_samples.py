@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SAMPLE, Workspace, ae, compute, gan, noise, runs
+from mlflow_views import runs
 from safetensors.torch import load_file, save_file
 from test_evaluation import config
 from torch import Generator, Tensor
+from workspaces import SAMPLE, Workspace
 
 import generative.evaluation.classifier
 from generative.data.dataset import ImageSet, Split, load_images
@@ -32,6 +33,7 @@ from generative.models.base import Samples, add_noise
 from generative.plots.bars import class_bars
 from generative.plots.image_grids import png
 from generative.training.runtime import prepare
+from models import ae, compute, gan, noise
 
 DISTANCE = "Samples/Classifier Frechet Distance"
 FLOOR = "Samples/Classifier Frechet Floor"

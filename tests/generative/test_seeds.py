@@ -4,7 +4,7 @@ import json
 import re
 import statistics
 
-from helpers import ROOT
+from workspaces import ROOT
 
 from generative.project import PROJECT
 

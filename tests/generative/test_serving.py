@@ -1,9 +1,9 @@
 """What a served model gives for what it is asked."""
 
 import numpy as np
-from helpers import gan
 
 from generative.serving import Sampler
+from models import gan
 
 
 def test_a_sampler_draws_an_image_a_seed_whatever_it_draws_besides() -> None:

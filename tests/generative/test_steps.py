@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CPU, SAMPLE, compute, config
+from workspaces import SAMPLE
 
 from generative.data.dataset import load_images
 from generative.models.gan import GAN
@@ -14,6 +14,7 @@ from generative.training.loop import initialise
 from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
 from generative.training.step import Steps
+from models import CPU, compute, config
 
 INDEX = torch.arange(100)
 EPOCHS = (1, 2, 3)

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import CPU, SAMPLE, compute, config, noise
 from torch import Tensor, nn
 from usual import plain
+from workspaces import SAMPLE
 
 from generative.data.dataset import load_images
 from generative.models.ae import AE
@@ -15,6 +15,7 @@ from generative.models.layers import strided_cpu
 from generative.training.loop import fit, initialise
 from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
+from models import CPU, compute, config, noise
 
 LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
     (strided_cpu.Conv2d(2, 3, padding=(1, 1)), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CPU, SAMPLE, compute, config, no_cuda
 from torch.nn import functional as F
+from workspaces import SAMPLE
 
 from generative.data.dataset import ImageSet, Split, load_images
 from generative.errors import RunFailed, UserError
@@ -17,6 +17,7 @@ from generative.models.vae import VAE
 from generative.training.loop import EpochResult, M, fit, initialise
 from generative.training.optimizers import make_optimizers
 from generative.training.runtime import prepare
+from models import CPU, compute, config, no_cuda
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Workspace
+from workspaces import ROOT, Workspace
 
 SCRIPT = """
 import sys

@@ -7,7 +7,8 @@ import sys
 from graphlib import TopologicalSorter
 
 import pytest
-from helpers import ROOT, modules_imported
+from imports import modules_imported
+from workspaces import ROOT
 
 SRC = ROOT / "src"
 MODULES = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import end_run, new_run, play
 
+from records import end_run, new_run, play
 from runrecord.record.reader import Record
 from runrecord.trackers.mlflow.audit import audit, is_of_origin
 from runrecord.trackers.mlflow.sink import MlflowSink

@@ -8,18 +8,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from helpers import (
-    OUTS,
-    ROOT,
-    TRAIN,
-    Workspace,
-    assert_shown,
-    points_in,
-    read_until,
-    runs,
-    spool,
-    wait_until,
-)
+from mlflow_views import assert_shown, points_in, runs
+from workspaces import OUTS, ROOT, TRAIN, Workspace, read_until, spool, wait_until
 
 pytestmark = pytest.mark.slow
 

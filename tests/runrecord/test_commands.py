@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import STAGES, Workspace, end_run, new_repository, new_run, spool
+from workspaces import STAGES, Workspace, new_repository, spool
 
+from records import end_run, new_run
 from runrecord.cli.runs import list_runs
 from runrecord.cli.show import show
 from runrecord.cli.which import which

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run
+from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace
 
+from records import end_run, new_run
 from runrecord.cli.compare import show_comparison
 from runrecord.cli.lookup import find_record
 from runrecord.errors import UserError

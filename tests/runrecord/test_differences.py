@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import RECORD_ONLY, Workspace, new_project, spool, verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from workspaces import RECORD_ONLY, Workspace, new_project, spool, verify
 
 from runrecord.record.events import (
     Event,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import RECORD_ONLY, Workspace, new_project
+from workspaces import RECORD_ONLY, Workspace, new_project
 
 from runrecord import start_run
 from runrecord.dvc.stages import stages_of

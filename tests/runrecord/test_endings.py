@@ -15,18 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import (
-    RECORD_ONLY,
-    TOY_STAGE,
-    TOY_TRAIN,
-    Workspace,
-    new_run,
-    read_until,
-    spool,
-    wait_until,
-)
+from workspaces import RECORD_ONLY, TOY_STAGE, TOY_TRAIN, Workspace, read_until, spool, wait_until
 
 import runrecord.run.start
+from records import new_run
 from runrecord.dvc.stages import find_stage
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter

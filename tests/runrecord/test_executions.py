@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import IDENTICAL, RECORD_ONLY, Workspace, new_project, spool, verify
+from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, spool, verify
 
 IGNORED = "/.runrecord\n/records\n/o.txt\n/plot.txt\n/mark\n"
 BEGIN = "import os, sys, runrecord\nAGAIN = 'AGAIN' in os.environ\n"

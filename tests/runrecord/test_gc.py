@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import RECORD_ONLY, Workspace, end_run, new_run, play, spool
+from workspaces import RECORD_ONLY, Workspace, spool
 
+from records import end_run, new_run, play
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import host, working_on
 from runrecord.trackers.tensorboard import TensorBoardSink, shown_at

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import IDENTITY, end_run, new_repository, new_run
+from workspaces import IDENTITY, new_repository
 
+from records import end_run, new_run
 from runrecord import start_run
 from runrecord.cli import main
 from runrecord.cli.doctor import _checks

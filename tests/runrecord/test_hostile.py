@@ -15,12 +15,14 @@ from unicodedata import category
 
 import numpy as np
 import pytest
-from helpers import Workspace, ae, end_run, new_repository, new_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from workspaces import Workspace, new_repository
 
 import runrecord.record.reader
 from generative.models.io import save_model
+from models import ae
+from records import end_run, new_run
 from runrecord.cli.compare import show_comparison
 from runrecord.cli.doctor import doctor
 from runrecord.cli.gc import gc

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import new_run
 
+from records import new_run
 from runrecord.dvc.stages import Stage
 from runrecord.errors import UserError
 from runrecord.provenance.environment import Origin, changes_numbers

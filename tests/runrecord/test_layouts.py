@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify
+from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify
 
 EXEC = "runrecord exec -- sh -c"
 IGNORED = "/.runrecord\n/mlflow.db*\n/mlruns\n/tensorboard\n"

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 from dvc.scm import RevError, resolve_rev
-from helpers import IDENTITY, RECORD_ONLY, Workspace, end_run, new_repository, new_run, spool
+from workspaces import IDENTITY, RECORD_ONLY, Workspace, new_repository, spool
 
+from records import end_run, new_run
 from runrecord.cli.lookup import find_records
 from runrecord.dvc.cache import known_records, records_at
 from runrecord.errors import UserError

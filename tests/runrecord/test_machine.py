@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, new_run, play, spool
+from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace, spool
 
 import runrecord.run.machine
+from records import end_run, new_run, play
 from runrecord.errors import UserError
 from runrecord.record.events import Logged, Observed, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in

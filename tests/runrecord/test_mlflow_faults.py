@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Workspace, new_run, play
+from workspaces import Workspace
 
 import runrecord
+from records import new_run, play
 from runrecord.cli.reap import reap
 from runrecord.cli.sync import sync
 from runrecord.errors import RunFailed, UserError

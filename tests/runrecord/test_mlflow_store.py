@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from helpers import new_project, wait_until
 from mlflow import MlflowClient
+from workspaces import new_project, wait_until
 
 from runrecord.cli.sync import sync
 from runrecord.cli.viewers import view

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import RECORD_ONLY, Workspace, new_project, read_until, wait_until
+from workspaces import RECORD_ONLY, Workspace, new_project, read_until, wait_until
 
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs

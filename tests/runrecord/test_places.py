@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import end_run, new_run, wait_until
+from workspaces import wait_until
 
+from records import end_run, new_run
 from runrecord.cli.reap import reap
 from runrecord.errors import UserError
 from runrecord.record.reader import Record, files_in

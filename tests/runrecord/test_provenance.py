@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers import IDENTITY, new_repository
+from workspaces import IDENTITY, new_repository
 
 import runrecord
 from runrecord.git.commands import git

@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import safetensors.numpy
-from helpers import RECORD_ONLY, TOY_TRAIN, Workspace, end_run, history, new_run, spool
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace, history, spool
 
 import generative.files
+from records import end_run, new_run
 from runrecord.errors import UserError
 from runrecord.files import sha256, write_atomic
 from runrecord.record.embedding import Embedding, unpack

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from helpers import ROOT, new_repository
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from workspaces import ROOT, new_repository
 
 import generative.serving
 from runrecord.git.patch import describe_code

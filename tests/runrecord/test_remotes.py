@@ -17,20 +17,12 @@ from typing import Any
 import pytest
 import yaml
 from _pytest.mark import ParameterSet
-from helpers import (
-    EXPERIMENT,
-    IDENTICAL,
-    RECORD_ONLY,
-    Workspace,
-    answers,
-    assert_shown,
-    end_run,
-    new_run,
-    spool,
-    wait_until,
-)
+from mlflow_views import assert_shown
 from needs import FIXTURES, SSHD, require
+from servers import answers
+from workspaces import EXPERIMENT, IDENTICAL, RECORD_ONLY, Workspace, spool, wait_until
 
+from records import end_run, new_run
 from runrecord.cli.viewers import free_port
 from runrecord.dvc import remote as dvc_remote
 from runrecord.store.runs import run_dir

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Workspace, end_run, new_run
 from playwright.sync_api import Page
+from workspaces import Workspace
 
+from records import end_run, new_run
 from runrecord.cli.report import report
 from runrecord.errors import UserError
 from runrecord.project import Project

@@ -14,24 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock, Timeout
-from helpers import (
+from mlflow.entities import Run
+from mlflow_views import assert_shown, event_files, points_in, runs
+from workspaces import (
     IDENTICAL,
     RECORD_ONLY,
     TOY_TRAIN,
     Workspace,
-    assert_shown,
-    end_run,
-    event_files,
-    new_run,
-    points_in,
     read_until,
-    runs,
     spool,
     verify,
     wait_until,
 )
-from mlflow.entities import Run
 
+from records import end_run, new_run
 from runrecord import start_run
 from runrecord.cli.reap import reap
 from runrecord.record.events import (

@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import (
-    RECORD_ONLY,
-    Workspace,
-    new_run,
-)
+from workspaces import RECORD_ONLY, Workspace
 
+from records import new_run
 from runrecord import start_run
 from runrecord.errors import UserError
 from runrecord.record.reader import Record, files_in

@@ -7,19 +7,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from helpers import (
-    EXPERIMENT,
-    TOY_TRAIN,
-    Workspace,
-    mlflow_server,
-    points_in,
-    postgresql,
-    read_until,
-    wait_until,
-)
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow_views import points_in
+from servers import mlflow_server, postgresql
 from test_viewers import viewing
+from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
 
 from runrecord.cli.viewers import free_port
 from runrecord.record.reader import Record, files_in

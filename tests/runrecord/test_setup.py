@@ -12,7 +12,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from helpers import IDENTICAL, RECORD_ONLY, ROOT, new_project, verify
+from workspaces import IDENTICAL, RECORD_ONLY, ROOT, new_project, verify
 
 MIRROR = "http://mirror.invalid/simple"
 OTHER = "http://other.invalid/simple"

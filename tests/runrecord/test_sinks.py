@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy
-from helpers import end_run, new_run, play
 
+from records import end_run, new_run, play
 from runrecord import Embedding
 from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from helpers import IDENTITY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from workspaces import IDENTITY
 
 from runrecord.git.commands import git
 from runrecord.git.patch import describe_code

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import Workspace, new_repository, spool
+from workspaces import Workspace, new_repository, spool
 
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view

@@ -4,17 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import (
-    IDENTITY,
-    Workspace,
-    audited,
-    end_run,
-    new_repository,
-    new_run,
-    records_among,
-    spool,
-)
+from workspaces import IDENTITY, Workspace, new_repository, spool
 
+from records import audited, end_run, new_run, records_among
 from runrecord.cli.report import report
 from runrecord.cli.runs import list_runs
 from runrecord.cli.which import which

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
+from workspaces import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
 
 from runrecord.errors import UserError
 from runrecord.extras import require

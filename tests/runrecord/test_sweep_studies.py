@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from helpers import (
+from mlflow_views import runs
+from servers import some_port
+from workspaces import (
     EXPERIMENT,
     IDENTICAL,
     IDENTITY,
@@ -23,8 +25,6 @@ from helpers import (
     Workspace,
     new_project,
     read_until,
-    runs,
-    some_port,
     spool,
     wait_until,
     with_results,

@@ -17,26 +17,19 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from helpers import (
-    EXPERIMENT,
-    Workspace,
+from mlflow_views import (
     assert_shown,
-    audited,
     client,
-    end_run,
     event_files,
     everything,
     forget_mlflow,
-    new_repository,
-    new_run,
-    play,
     points_in,
-    records_among,
     runs,
-    wait_until,
 )
+from workspaces import EXPERIMENT, Workspace, new_repository, wait_until
 
 import runrecord
+from records import audited, end_run, new_run, play, records_among
 from runrecord.cli import main
 from runrecord.record.events import Dataset
 from runrecord.record.reader import Record, files_in

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import end_run, new_repository, new_run
+from workspaces import new_repository
 
+from records import end_run, new_run
 from runrecord.cli import _parser, main
 from runrecord.cli.viewers import free_port
 from runrecord.errors import UserError

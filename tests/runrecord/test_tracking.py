@@ -17,30 +17,23 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from helpers import (
+from mlflow_views import assert_shown, client, event_files, points_in, points_of, runs
+from workspaces import (
     EXPERIMENT,
     RECORD_ONLY,
     TOY_STAGE,
     TOY_TRAIN,
     TRAIN,
     Workspace,
-    assert_shown,
-    client,
-    end_run,
-    event_files,
     history,
-    new_run,
-    play,
-    points_in,
-    points_of,
     read_until,
-    runs,
     spool,
     wait_until,
 )
 
 import runrecord
 from generative.project import PROJECT
+from records import end_run, new_run, play
 from runrecord import start_run
 from runrecord.cli.reap import reap
 from runrecord.record.events import Contents, Event, Logged, RunEnded, RunStarted

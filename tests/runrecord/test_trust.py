@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import IDENTICAL, TOY_TRAIN, Workspace, assert_nothing_left, recorded
+from workspaces import IDENTICAL, TOY_TRAIN, Workspace, assert_nothing_left, recorded
 
 
 @pytest.fixture

@@ -9,24 +9,22 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers import (
+from mlflow.entities import Run
+from mlflow_views import everything, runs, verdict
+from test_identity import NUMERIC
+from workspaces import (
     IDENTICAL,
     RECORD_ONLY,
     TOY_TRAIN,
     Workspace,
     assert_nothing_left,
-    everything,
     new_project,
     read_until,
     recorded,
-    runs,
     spool,
-    verdict,
     verify,
     wait_until,
 )
-from mlflow.entities import Run
-from test_identity import NUMERIC
 
 
 def shown(toy: Workspace, empty_store: Path) -> Run:

@@ -13,23 +13,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from helpers import (
-    EXPERIMENT,
-    STAGES,
-    Workspace,
-    answers,
-    client,
-    end_run,
-    forget_mlflow,
-    new_project,
-    new_run,
-    play,
-    runs,
-    some_port,
-    wait_until,
-)
+from mlflow_views import client, forget_mlflow, runs
 from playwright.sync_api import Page, expect
+from servers import answers, some_port
+from workspaces import EXPERIMENT, STAGES, Workspace, new_project, wait_until
 
+from records import end_run, new_run, play
 from runrecord.cli.viewers import HOST, free_port
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.mlflow.views import VIEWS, page_of
