@@ -24,7 +24,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints
 from runrecord.run.process import run_stage
-from runrecord.store.runs import run_dir, run_dirs
+from runrecord.store.runs import is_followed, run_dir, run_dirs
 
 
 @pytest.fixture
@@ -444,3 +444,44 @@ def test_params_edited_in_mid_run_are_never_recorded_as_run(toy: Workspace) -> N
     assert [toy.read(name) for name in ("model.bin", "metrics.json")] == expected
     assert spool(toy)[-1] == failed
     assert status_of(failed) == "FINISHED"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_later_run_of_a_stage_as_it_would_the_first(
+    sent: signal.Signals, small: Path
+) -> None:
+    ready, told = os.pipe()
+
+    def work() -> None:
+        train()
+        train(lambda: (os.write(told, b"!"), threading.Event().wait(60)))
+
+    process = forked(work)
+    assert os.read(ready, 1) == b"!"
+    os.kill(process, sent)
+    status, said = status_and_output(process)
+    assert status == 128 + sent, said
+    assert sorted(map(status_of, run_dirs(small))) == ["FINISHED", "KILLED"]
+
+
+def test_a_run_that_is_killed_once_it_is_sealed_stays_finished(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNRECORD_SINKS", "on")
+
+    def work() -> None:
+        seal = RecordWriter.seal
+
+        def sealed(*arguments: object, **more: object) -> None:
+            seal(*arguments, **more)  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        RecordWriter.seal = sealed  # type: ignore[method-assign]
+        train()
+
+    status, _ = status_and_output(forked(work))
+    assert status == -signal.SIGKILL
+    (folder,) = run_dirs(small)
+    wait_until(lambda: not is_followed(folder))
+    assert Record(files_in(folder)).end is None, "sync closes it by its sealed record"
+    assert_finished(small)

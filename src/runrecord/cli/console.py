@@ -107,6 +107,9 @@ class Report:
                 else:
                     self._counts.update([outcome] if outcome else [])
 
+    def count(self, outcome: str) -> int:
+        return self._counts[outcome]
+
     def summary(self) -> str:
         return "MLflow: " + ", ".join(f"{count} {what}" for what, count in self._counts.items())
 

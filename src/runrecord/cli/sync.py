@@ -58,6 +58,8 @@ def sync(
             store.save_views()
             store.looked_at()
         print(report.summary())
+        if report.count("removed there"):
+            print("What was removed there stays away: 'runrecord sync RUN' brings a run back.")
         if tensorboard:
             report.each("TensorBoard", ended, lambda run: _write_event_files(run, root))
     report.conclude()

@@ -38,7 +38,7 @@ class Follower:
         try:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", FOLLOWER),
+                    *(sys.executable, "-P", "-m", FOLLOWER),  # no file of the current folder is run
                     *(str(folder), str(os.getpid()), str(past)),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -78,7 +78,8 @@ class Follower:
             self.pass_on()
         if self._process.poll() is None:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a disk that hangs holds it, and only it
+                self._process.wait(_QUIET)
             self.pass_on()
             why = "not waited for" if self._stopped else "it took too long"
             say(_NOT_SHOWN.format(why=why))
@@ -109,6 +110,13 @@ def follow(folder: Path, past: int) -> Follower | None:
     There is none if `RUNRECORD_SINKS=off`, if nothing is installed that could show it, or without
     a folder, as on a disk that is full: then `sync` shows it later.
     """
-    if os.environ.get("RUNRECORD_SINKS") == "off" or not any(map(find_spec, PACKAGES)):
+    if os.environ.get("RUNRECORD_SINKS") == "off" or not any(map(_is_there, PACKAGES)):
         return None
     return Follower(folder, past) if folder.is_dir() else None
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # a script has put something of its own in its place
+        return False

@@ -132,6 +132,10 @@ def raise_on_signals(*, instead: bool = False) -> None:
 def own_signals() -> Iterator[None]:
     """Let signals end a run, and be handled as before after it; in a stage, nothing comes after."""
     if _is_stage:
+        if threading.current_thread() is threading.main_thread():  # an earlier run has set others
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise_on_signals(instead=True)
         yield
         return
     stop_with_dvc()

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from runrecord.errors import UserError
@@ -65,8 +64,10 @@ class Tracker:
 
         What the record lacks by now, its end perhaps, is tried once more.
         """
-        with suppress(OSError):
+        try:
             self._writer.write_pending()
+        except OSError:
+            patience = 0  # what is not on record is not shown
         if self._follower:
             self._follower.finish(patience)
 

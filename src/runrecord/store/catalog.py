@@ -1,14 +1,15 @@
 """Which records of runs there are on this machine."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from runrecord.paths import RECORDS
-from runrecord.record.events import Event, RunEnded
+from runrecord.record.events import Event, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import Files, RecordRefused
+from runrecord.record.schema import START, Files, RecordRefused, read_start
 from runrecord.store.runs import is_running, run_dirs
 from runrecord.store.summaries import RunSummary, folders_of_records, read_summary, summary_of
 
@@ -80,6 +81,15 @@ def all_runs(root: Path, on_failure: OnFailure) -> list[RecordedRun]:
     return found
 
 
+def all_sealed(root: Path) -> list[RunStarted]:
+    """How the runs began that have a sealed record in the workspace."""
+    found = []
+    for folder in sealed_records(root):
+        with suppress(OSError, ValueError):
+            found.append(read_start((folder / START).read_bytes()))
+    return found
+
+
 def sealed_records(root: Path) -> list[Path]:
     """The folder of each sealed record in the workspace."""
     return list(folders_of_records(root / RECORDS))
@@ -106,6 +116,11 @@ def newest_of_each(runs: Iterable[RecordedRun], on_failure: OnFailure) -> list[R
         if other.summary.origin != run.summary.origin:
             reason = f"its id '{run.id}' is that of another run, in {other.label}."
             on_failure(run.label, RecordRefused(reason))
-        elif (run.ended, run.summary.length) > (other.ended, other.summary.length):
+        elif _worth(run) > _worth(other):
             best[run.id] = run
     return sorted(best.values(), key=lambda run: (run.summary.time, run.id))
+
+
+def _worth(run: RecordedRun) -> tuple[bool, int, bool]:
+    """How complete it is; of a run that was killed once it was sealed, the sealed record counts."""
+    return run.ended, run.summary.length, run.summary.status == "FINISHED"

@@ -206,6 +206,23 @@ def lock_of(folder: Path) -> FileLock:
     return FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
 
 
+FOLLOWING = ".following"
+"""The file in a run's folder that is locked by what shows the run, for as long as it does."""
+
+
+def is_followed(folder: Path) -> bool:
+    """Does a process show the run in `folder` while it goes on, or what is left of it after?"""
+    if not (folder / FOLLOWING).exists():
+        return False
+    try:
+        with FileLock(folder / FOLLOWING, fallback_to_soft=False).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
 def is_running(folder: Path) -> bool:
     """Does a process still work on the run in `folder`, for all that can be told?"""
     if not folder.is_dir():

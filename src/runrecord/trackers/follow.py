@@ -15,10 +15,13 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from runrecord.record.events import Event, RunEnded, files_of
 from runrecord.record.schema import EVENTS, START, read_line, read_start
 from runrecord.safety.text import shown
-from runrecord.store.runs import close_if_dead, is_running
+from runrecord.store.catalog import all_sealed
+from runrecord.store.runs import FOLLOWING, close_if_dead, is_running
 from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx
@@ -48,9 +51,13 @@ def main() -> None:
         with suppress(OSError), (folder / LOG).open("ab") as log:
             log.write(line)
 
+    lock = FileLock(folder / FOLLOWING, fallback_to_soft=False)
+    with suppress(OSError, Timeout):  # a disk without locks; the follower of an attempt before
+        lock.acquire(blocking=False)
     threads = [Showing(tracker, root, folder, past, say) for tracker in trackers]
     if TensorBoardSink in trackers:
-        import_tensorboardx()  # while nothing else is imported
+        with suppress(Exception):  # it is raised again where it is said
+            import_tensorboardx()  # while nothing else is imported
     for thread in threads:
         thread.start()
     alive = _Process(process)
@@ -64,10 +71,13 @@ def main() -> None:
 def _after_its_death(folder: Path, threads: "list[Showing]") -> None:
     """Close the run and show its end; another process that resumes it has a follower of its own."""
     deadline = time.monotonic() + _ORPHANED
+    sealed = [one.id for one in all_sealed(folder.parents[2])]  # these ended well
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
         if is_running(folder):
             return
         with suppress(Exception):  # `sync` closes it, or says what is wrong
+            if folder.name in sealed:
+                return
             close_if_dead(folder)
         for thread in threads:
             thread.join(_LOOK)

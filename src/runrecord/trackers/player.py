@@ -14,7 +14,14 @@ from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
 from runrecord.store.locks import held
-from runrecord.store.runs import close_if_dead, is_running, remove_stillborn, run_dir, state_folder
+from runrecord.store.runs import (
+    close_if_dead,
+    is_followed,
+    is_running,
+    remove_stillborn,
+    run_dir,
+    state_folder,
+)
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
@@ -76,7 +83,8 @@ def _ignore(_label: str, _error: Exception) -> None:
 
 def is_live(root: Path, run: RecordedRun) -> bool:
     """Does a process still work on it, or show what it has sealed?"""
-    return run.is_live or is_running(run_dir(root, run.id))
+    folder = run_dir(root, run.id)
+    return run.is_live or is_running(folder) or is_followed(folder)
 
 
 def has_store(root: Path) -> bool:

@@ -80,14 +80,15 @@ def _search(client: "MlflowClient", experiment: str, wanted: str) -> dict[str, S
         )
         for run in page:
             tags, info = run.data.tags, run.info
-            if record_id := tags.get("record.id"):
+            record_id, deleted = tags.get("record.id"), info.lifecycle_stage == "deleted"
+            if record_id and not (deleted and record_id in runs):
                 runs[record_id] = Shown(
                     info.run_id,
                     info.status,
                     info.start_time,
                     tags.get("host", ""),
                     int(tags.get(EVENTS_TAG, 0)),
-                    info.lifecycle_stage == "deleted",
+                    deleted,
                     tags.get("model.id", ""),
                 )
         token = page.token

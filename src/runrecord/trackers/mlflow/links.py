@@ -31,12 +31,17 @@ class Links:
     def __init__(self, client: "MlflowClient", experiment: str, project: Project) -> None:
         self._client, self._experiment, self._project = client, experiment, project
 
-    def search(self, tag: str, value: str, more: str = "", count: int = 1000) -> "list[Run]":
-        """The runs with that tag, the newest first."""
+    def search(
+        self, tag: str, value: str, more: str = "", count: int = 1000, deleted: bool = False
+    ) -> "list[Run]":
+        """The runs with that tag, the newest first; deleted ones too, if so said."""
+        from mlflow.entities import ViewType
+
         return list(
             self._client.search_runs(
                 [self._experiment],
                 f"tags.`{tag}` = '{value}'{more}",
+                ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
                 order_by=["attributes.start_time DESC"],
                 max_results=count,
             )

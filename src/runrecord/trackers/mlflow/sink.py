@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runrecord.errors import UserError
 from runrecord.project import load_project
 from runrecord.record.events import (
     Contents,
@@ -163,8 +164,11 @@ class MlflowSink(Sink):
         self._record_id, self._began = event.id, event.time
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
         self._new_params = dict(self._params)
-        found = self._links.search("record.id", event.id, count=1)
+        found = self._links.search("record.id", event.id, deleted=True)
+        found.sort(key=lambda one: one.info.lifecycle_stage == "deleted")  # the active one first
         run = found[0] if found else self._create(event)
+        if run.info.lifecycle_stage == "deleted":
+            raise UserError("a person deleted the run there; 'runrecord sync RUN' brings it back")
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
         self._run, self._run_id = run, run.info.run_id
@@ -286,7 +290,6 @@ class MlflowSink(Sink):
         self.flush()
         if not self.owed:
             self._note(self._events)
-            self._notes.looked_at()
 
     def _note(self, events: int) -> None:
         self._notes.add(self._record_id, Noted(self._run_id, events, self._began))
