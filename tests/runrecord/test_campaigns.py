@@ -75,7 +75,7 @@ def test_a_database_that_another_process_holds_for_long(workspace: Workspace) ->
         wait_until(lambda: points_in(workspace.path / "mlflow.db") > before)
         with closing(sqlite3.connect(workspace.path / "mlflow.db", timeout=60)) as database:
             database.execute("BEGIN EXCLUSIVE")
-            read_until(process.stdout, "warning: MLflow is left behind: ")
+            read_until(process.stdout, "warning: MLflow unavailable: ")
             database.rollback()
         output = process.stdout.read()
         assert process.wait() == 0, output

@@ -79,7 +79,7 @@ def test_a_server_on_postgresql_with_users(
         wrong = right | {"MLFLOW_TRACKING_PASSWORD": WRONG}
         output = workspace.run("python", "stages/train_ae.py", environment=wrong)
         output += workspace.run("runrecord", "sync", status=2, environment=wrong)
-        assert output.count("warning: MLflow is left behind: ") == 1
+        assert output.count("warning: MLflow unavailable: ") == 1
         assert (
             "error: MLflow's tracking store cannot be used: it does not know user 'admin' "
             in output
@@ -130,14 +130,14 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
             read_until(process.stdout, "epoch 5/")
             wait_until(lambda before=before: points_in(file) > before)  # type: ignore[misc]
         with process:
-            read_until(process.stdout, "warning: MLflow is left behind")
+            read_until(process.stdout, "warning: MLflow unavailable")
             if back == "before the end":
                 process.send_signal(signal.SIGSTOP)
                 with mlflow_server(tmp_path, port, database) as address:
                     process.send_signal(signal.SIGCONT)
                     output = process.stdout.read()
                     assert process.wait() == 0
-                    assert "MLflow answers again and gets all that it missed." in output
+                    assert "MLflow is back, and shows all that it missed." in output
                     assert "warning" not in output
                     assert_whole(address, run_dirs(workspace.path)[-1])
             else:  # never, as far as the run can know
@@ -179,7 +179,7 @@ def test_a_user_without_rights_on_the_experiment(
         lacks = f"user 'bob' lacks the right {{}} on the experiment '{EXPERIMENT}' there (403)"
         edit, read = lacks.format("EDIT"), lacks.format("READ")
         output = toy.run(*TOY_TRAIN, environment=bob)
-        assert output.count(f"warning: MLflow is left behind: {edit}: have it granted, or ") == 1
+        assert output.count(f"warning: MLflow unavailable: {edit}: have it granted, or ") == 1
         output = toy.run("runrecord", "sync", status=2, environment=bob)
         assert f"error: MLflow's tracking store cannot be used: {edit}; have it granted" in output
         output = toy.run("runrecord", "doctor", status=1, environment=bob)

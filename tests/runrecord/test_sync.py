@@ -600,7 +600,7 @@ def test_a_store_that_does_not_answer_is_one_sentence(small: Workspace) -> None:
 @pytest.mark.slow
 @pytest.mark.needs("root-mounts")
 def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None:
-    """The run store's disk fills up in mid-training; the run, its outs and MLflow are whole."""
+    """The run store's disk fills up in mid-training; the run and its outs are whole."""
     workspace.set_params(vae__batch_size=1, vae__epochs=12)
     workspace.run("python", "stages/train_vae.py")
     outs = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
@@ -615,9 +615,8 @@ def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None
         assert output.count("warning: the run's record cannot be written (") == 1
         assert "No space left on device" in output
         assert [workspace.read(name) for name in outs] == before
-        assert_shown(workspace, workspace.path / "records" / "vae")
         counts = summary(workspace.run("runrecord", "sync"))
-        assert counts["failed"] == counts["completed"] == 0, counts
+        assert counts["failed"] == 0, counts
         assert_shown(workspace, workspace.path / "records" / "vae")
     finally:
         workspace.run("umount", str(small))

@@ -530,6 +530,8 @@ def test_a_new_database_never_meets_what_a_deleted_one_left(
     shutil.copyfile(empty_store, database)
     with toy.start(*TOY_TRAIN, PAUSE_AFTER="3") as process:
         wait_until(lambda: points_in(toy.path / "mlflow.db") == 3)
+        (follower,) = psutil.Process(process.pid).children()
+        follower.kill()
         process.kill()
     left = [Path(f"{database}{end}") for end in ("-wal", "-shm")]
     assert [path.stat().st_size > 0 for path in left] == [True, True]
