@@ -29,7 +29,8 @@ from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx
 LOG = ".follow.log"
 """The file in a run's folder with what its follower said; no part of the record."""
 RETRY = 10.0  # seconds that a tracker which failed twice in a row is left alone
-_SOON = 1.0  # the same, after its first failure, of which nothing is said yet
+_SOON = 1.0  # the same, after its first failure
+_AT_FIRST = 10.0  # seconds in which nothing is said yet of that: others may begin, too
 _LOOK = 0.2  # seconds between two looks at the record
 _LOWER = 10  # of 19: training comes first
 _ORPHANED = 60.0  # seconds that it goes on without the run's process
@@ -123,12 +124,13 @@ class Showing(threading.Thread):
     def run(self) -> None:
         """Show it; once the run has ended, nothing is tried more than once again."""
         watched, again = _Growing(self._folder, self._past), False
+        began = time.monotonic()
         while True:
             last_attempt = watched.has_ended()
             try:
                 self._show()
             except Exception as error:
-                if again or last_attempt:
+                if again or last_attempt or time.monotonic() - began > _AT_FIRST:
                     self._warn(self._tracker.why(error, self._root))
             else:
                 return
