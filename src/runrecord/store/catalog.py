@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from runrecord.paths import RECORDS
-from runrecord.record.events import Event, RunEnded, RunStarted
+from runrecord.record.events import Event, RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import START, Files, RecordRefused, read_start
 from runrecord.store.runs import is_running, run_dirs
-from runrecord.store.summaries import RunSummary, folders_of_records, read_summary, summary_of
+from runrecord.store.summaries import RunSummary, read_summary, summary_of
 
 OnFailure = Callable[[str, Exception], None]
 """Told the label of a record that cannot be used, and why."""
@@ -81,18 +81,18 @@ def all_runs(root: Path, on_failure: OnFailure) -> list[RecordedRun]:
     return found
 
 
-def all_sealed(root: Path) -> list[RunStarted]:
-    """How the runs began that have a sealed record in the workspace."""
-    found = []
+def sealed_ids(root: Path) -> set[str]:
+    """The runs that have a sealed record in the workspace."""
+    found = set()
     for folder in sealed_records(root):
         with suppress(OSError, ValueError):
-            found.append(read_start((folder / START).read_bytes()))
+            found.add(read_start((folder / START).read_bytes()).id)
     return found
 
 
 def sealed_records(root: Path) -> list[Path]:
     """The folder of each sealed record in the workspace."""
-    return list(folders_of_records(root / RECORDS))
+    return sorted(start.parent for start in (root / RECORDS).glob(f"[!.]*/{START}"))
 
 
 def read_runs(found: Iterable[tuple[str, Files]], on_failure: OnFailure) -> list[RecordedRun]:

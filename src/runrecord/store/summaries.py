@@ -6,7 +6,7 @@ have the size and the time that they had; where it cannot be written, the record
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -123,11 +123,3 @@ def _stamp(folder: Path) -> str:
     with suppress(FileNotFoundError):
         found.append(os.stat(folder / EVENTS))
     return " ".join(f"{one.st_size} {one.st_mtime_ns}" for one in found)
-
-
-def folders_of_records(place: Path) -> Iterator[Path]:
-    """The folder of each record in `place`, the oldest name first; hidden ones are half sealed."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for name in sorted(os.listdir(place)):
-            if not name.startswith(".") and (place / name / START).is_file():
-                yield place / name

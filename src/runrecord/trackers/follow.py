@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from runrecord.record.events import Event, RunEnded, files_of
 from runrecord.record.schema import EVENTS, START, read_line, read_start
 from runrecord.safety.text import shown
-from runrecord.store.catalog import all_sealed
+from runrecord.store.catalog import sealed_ids
 from runrecord.store.runs import FOLLOWING, close_if_dead, is_running
 from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.sink import MlflowSink
@@ -71,14 +71,13 @@ def main() -> None:
 
 def _after_its_death(folder: Path, threads: "list[Showing]") -> None:
     """Close the run and show its end; another process that resumes it has a follower of its own."""
+    if folder.name in sealed_ids(folder.parents[2]):  # it ended well: `sync` shows that
+        return
     deadline = time.monotonic() + _ORPHANED
-    sealed = [one.id for one in all_sealed(folder.parents[2])]  # these ended well
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
         if is_running(folder):
             return
         with suppress(Exception):  # `sync` closes it, or says what is wrong
-            if folder.name in sealed:
-                return
             close_if_dead(folder)
         for thread in threads:
             thread.join(_LOOK)
@@ -90,18 +89,12 @@ class _Process:
     def __init__(self, number: int) -> None:
         self._number = number
         self._poll = select.poll()
-        self._watched = False
         with suppress(OSError, AttributeError):  # it is gone already; this system has no such calls
             self._poll.register(os.pidfd_open(number), select.POLLIN)
-            self._watched = True
 
     def has_ended(self, within: float) -> bool:
         """Wait for its end for some seconds."""
-        if os.getppid() != self._number:
-            return True
-        if not self._watched:
-            time.sleep(within)
-        return bool(self._poll.poll(within * 1000)) if self._watched else False
+        return os.getppid() != self._number or bool(self._poll.poll(within * 1000))
 
 
 class Showing(threading.Thread):

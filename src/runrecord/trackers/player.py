@@ -151,12 +151,9 @@ class Store:
         self._unchanged = self._notes.unchanged()
 
     @cached_property
+    @_said
     def shown(self) -> dict[str, Shown]:
         """What it showed when it was first asked, by the records' ids; all of that is noted."""
-        return self._look()
-
-    @_said
-    def _look(self) -> dict[str, Shown]:
         shown = self._with_files(runs_shown(self._client, self.experiment))
         for name, found in shown.items():
             whole = found.has_files and found.status != "RUNNING"
