@@ -198,3 +198,11 @@ with own_signals():
 def test_a_signal_that_a_program_in_c_handles_is_left_to_it() -> None:
     done = subprocess.run([sys.executable, "-c", OF_C], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("in it\n", "", 0)
+
+
+def test_a_disk_that_takes_no_output_is_said_and_no_success() -> None:
+    command = "runrecord runs > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: the output: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr

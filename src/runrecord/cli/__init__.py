@@ -3,9 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from runrecord.paths import RUN_NAMES
 
@@ -23,9 +25,17 @@ def main() -> None:
     module, _, name = given.function.partition(".")
     function = getattr(import_module(f"runrecord.cli.{module}"), name)
     with unsteered_process():
-        status = exit_status(lambda: function(**arguments))
+        status = exit_status(partial(_printed, function, arguments))
     release_console()
     sys.exit(status)
+
+
+def _printed(function: Callable[..., int | None], arguments: dict[str, Any]) -> int | None:
+    """Run a command until all of what it prints is out: that is what it is for."""
+    status = function(**arguments)
+    if sys.stdout is not None:  # else it was closed before this process began
+        sys.stdout.flush()
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

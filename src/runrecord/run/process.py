@@ -18,6 +18,7 @@ from runrecord.safety.text import reason, say, shown
 GRACE = 10.0  # seconds that a program has which is told to end
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
@@ -110,9 +111,10 @@ def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: 
     except OSError as error:
         if is_console_gone(error):
             return 128 + signal.SIGPIPE
-        if error.filename is None:
+        file = error.filename or ("the output" if error.errno in _FULL else None)
+        if file is None:
             raise
-        say(f"error: {shown(f'{error.filename}: {error.strerror}')}.")
+        say(f"error: {shown(f'{file}: {error.strerror}')}.")
         return 1
 
 
