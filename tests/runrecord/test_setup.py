@@ -34,7 +34,7 @@ def by_make(folder: Path, command: str, **variables: str) -> str:
     """What a command prints that the Makefile runs."""
     (folder / "by.mk").write_text(f"include {ROOT}/Makefile\nby:\n\t@{command}\n")
     return subprocess.run(
-        ["make", "-f", folder / "by.mk", f"VENV={sys.prefix}", "by"],
+        ["make", "--no-print-directory", "-f", folder / "by.mk", f"VENV={sys.prefix}", "by"],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
