@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import warm
 import yaml
 
 from generative.data.idx import sha256_of
@@ -34,6 +35,7 @@ IDENTITY = {
     for role in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "Test"), ("EMAIL", "test@example.org"))
 }
+PATIENCE = 280.0  # seconds that a program may take
 NO_SETTINGS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 """Those of whoever runs the tests are not tried: they may sign commits, or end lines their way."""
 
@@ -75,9 +77,14 @@ class Workspace:
         **more: str,
     ) -> str:
         """Run a command here, expect its exit status, and return what it printed."""
-        with self.start(*command, **{**(environment or {}), **more}) as process:
-            output, _ = process.communicate(timeout=280)
-        assert process.returncode == status, output
+        variables = {**(environment or {}), **more}
+        try:
+            ended, output = warm.run(command, self.path, self.environment | variables, PATIENCE)
+        except warm.Unlike:
+            with self.start(*command, **variables) as process:
+                output, _ = process.communicate(timeout=PATIENCE)
+            ended = process.returncode
+        assert ended == status, output
         return output
 
     def repro(self, *arguments: str, status: int = 0) -> list[str]:

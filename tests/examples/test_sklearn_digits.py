@@ -136,9 +136,10 @@ def test_a_record_that_was_changed_is_different(tmp_path: Path) -> None:
     project.run("dvc", "repro", "train", RUNRECORD_SINKS="off")
     record = tmp_path / "copy"
     shutil.copytree(project.path / "records/train", record)
-    lines = (record / "events.jsonl").read_text().splitlines(keepends=True)
-    lines[6] = lines[6].replace('"test/accuracy": 0.', '"test/accuracy": 0.00')
-    (record / "events.jsonl").write_text("".join(lines))
+    events = (record / "events.jsonl").read_text()
+    changed = re.sub(r'("step": 7,.*"test/accuracy": 0\.)', r"\g<1>00", events)
+    assert changed != events
+    (record / "events.jsonl").write_text(changed)
     output = project.run("runrecord", "verify", str(record), status=1)
     assert re.search(r"│ test/accuracy at step 7 ", output)
     assert "Verdict: different: " in output
