@@ -35,7 +35,6 @@ from runrecord.cli.verify import verify
 from runrecord.cli.which import which
 from runrecord.files import sha256
 from runrecord.git.commands import commit_of
-from runrecord.record.embedding import Embedding
 from runrecord.record.events import (
     Dataset,
     Event,
@@ -47,6 +46,7 @@ from runrecord.record.events import (
     RunStarted,
 )
 from runrecord.record.reader import Record, files_in
+from runrecord.record.recordable import Embedding
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.run.process import exit_status
 from runrecord.safety.text import printable, reason, shown

@@ -29,7 +29,6 @@ import generative.files
 from records import end_run, new_run
 from runrecord.errors import UserError
 from runrecord.files import sha256, write_atomic
-from runrecord.record.embedding import Embedding, unpack
 from runrecord.record.events import (
     Dataset,
     Logged,
@@ -38,15 +37,15 @@ from runrecord.record.events import (
     files_of,
 )
 from runrecord.record.reader import Record, files_in
-from runrecord.record.recordable import made
+from runrecord.record.recordable import Embedding, made, unpack
 from runrecord.record.schema import RecordRefused
 from runrecord.record.view import RunView, view
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.start import start_run
 from runrecord.safety.text import printable
+from runrecord.store.catalog import summary_of
 from runrecord.store.runs import run_dir
-from runrecord.store.summaries import summary_of
 from runrecord.verify.compare import compare
 
 VECTORS = Embedding(

@@ -13,9 +13,8 @@ from runrecord.cli.which import which
 from runrecord.dvc.cache import known_records
 from runrecord.git.commands import git
 from runrecord.resume.checkpoints import Checkpoints
-from runrecord.store.catalog import all_runs
+from runrecord.store.catalog import SUMMARY, all_runs
 from runrecord.store.runs import run_dir, state_folder
-from runrecord.store.summaries import SUMMARY
 
 NAMES = ("a", "b", "c")
 

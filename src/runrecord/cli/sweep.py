@@ -16,8 +16,7 @@ from rich.table import Table
 
 from runrecord.cli.console import page, say
 from runrecord.dvc.stages import find_stage, stages_of
-from runrecord.errors import RunFailed, UserError
-from runrecord.extras import require
+from runrecord.errors import RunFailed, UserError, require
 from runrecord.files import sha256
 from runrecord.git.commands import git
 from runrecord.git.patch import LESS, describe_code

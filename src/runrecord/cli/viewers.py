@@ -6,8 +6,7 @@ import sys
 import time
 import webbrowser
 
-from runrecord.errors import UserError
-from runrecord.extras import require
+from runrecord.errors import UserError, require
 from runrecord.paths import repo_root
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import shown

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from runrecord.files import sha256
-from runrecord.record.embedding import unpack
 from runrecord.record.events import (
     Contents,
     Event,
@@ -18,7 +17,7 @@ from runrecord.record.events import (
     RunStarted,
     fields_with_files,
 )
-from runrecord.record.recordable import is_png
+from runrecord.record.recordable import is_png, unpack
 from runrecord.record.schema import (
     EVENTS,
     FORMAT,

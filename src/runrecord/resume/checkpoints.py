@@ -7,7 +7,6 @@ library or kind of device never finds them. The identity lies beside them, for t
 
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +26,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.resume.identity import Identity, differences, redacted
 from runrecord.resume.repeated import OnRecord, has_tags, on_record
+from runrecord.safety.text import say
 from runrecord.store.place import process_began, was_claimed_since
 from runrecord.store.runs import is_running, run_dir, state_folder
 
@@ -197,10 +197,9 @@ class Checkpoints:
             write_atomic(file, lambda new: safetensors.numpy.save_file(whole, new, metadata))
         except (OSError, SafetensorError) as error:  # the latter: as its own library says it
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            print(
+            say(
                 f"warning: no checkpoint of epoch {epoch} ({file}: {why}); make room: a run that "
                 "is stopped now resumes from an earlier one.",
-                file=sys.stderr,
             )
             return
         remove_unfinished(folder)
@@ -287,10 +286,9 @@ class Checkpoints:
             self._refuse(saved, "its study ended it")
         else:
             if damage:
-                print(
+                say(
                     f"warning: {saved.run_id} resumes without damaged files of its record: "
                     f"{damage}.",
-                    file=sys.stderr,
                 )
             return Checkpoint(saved, record, logged)
         return None
@@ -343,13 +341,12 @@ def _opened(folder: Path) -> Iterator[Saved]:
         except FileNotFoundError:
             continue  # another process has removed it
         except OSError as error:
-            print(f"warning: {path} cannot be read: {error}.", file=sys.stderr)
+            say(f"warning: {path} cannot be read: {error}.")
         except (SafetensorError, KeyError, TypeError, ValueError):
             with suppress(OSError):
                 path.rename(path.with_suffix(".damaged"))
-            print(
+            say(
                 f"warning: {path} is damaged and set aside; trying the one before it.",
-                file=sys.stderr,
             )
 
 

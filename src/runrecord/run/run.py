@@ -11,7 +11,6 @@ import numpy as np
 
 from runrecord.errors import UserError
 from runrecord.files import sha256
-from runrecord.record.embedding import Embedding
 from runrecord.record.events import (
     Contents,
     Event,
@@ -26,6 +25,7 @@ from runrecord.record.events import (
 )
 from runrecord.record.recordable import (
     ANY_FILE,
+    Embedding,
     Figure,
     checked_png,
     made,

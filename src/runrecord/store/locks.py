@@ -1,12 +1,13 @@
 """Locks between processes, as far as the disk has them."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
+
+from runrecord.safety.text import say
 
 
 @contextmanager
@@ -40,8 +41,7 @@ def no_locks(error: OSError) -> bool:
 @cache
 def warn_no_file_locks(folder: Path, why: str) -> None:
     """Say that nothing keeps two processes apart in a folder."""
-    print(
+    say(
         f"warning: the disk of {folder} has no file locks ({why}): let no two commands write there "
         "at once, or keep the repository on a disk of this machine.",
-        file=sys.stderr,
     )

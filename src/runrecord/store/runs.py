@@ -6,7 +6,6 @@ import platform
 import re
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +19,7 @@ from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
 from runrecord.record.writer import RecordWriter
+from runrecord.safety.text import say
 from runrecord.store.locks import no_locks
 from runrecord.store.place import PLACE, execution, here, is_alive, place_in, was_claimed_since
 
@@ -112,11 +112,10 @@ def claim_run(
                 folder = _new_folder(root, title)
                 locks = stack.enter_context(working_on(folder, stage))
         if not locks:
-            print(
+            say(
                 f"warning: {folder} is on a disk without file locks; the run goes on. If its "
                 f"process dies, this machine alone can tell: elsewhere, say 'runrecord reap "
                 f"{folder.name}' then.",
-                file=sys.stderr,
             )
         yield folder, number
 
