@@ -18,17 +18,8 @@ from runrecord.cli.reap import reap
 from runrecord.errors import UserError
 from runrecord.record.reader import Record, files_in
 from runrecord.resume.checkpoints import Checkpoints
-from runrecord.store.place import here, is_alive
-from runrecord.store.runs import (
-    claim_run,
-    close_if_dead,
-    host,
-    is_running,
-    lock_of,
-    run_dir,
-    run_dirs,
-    working_on,
-)
+from runrecord.store.processes import here, is_alive, is_running, lock_of, working_on
+from runrecord.store.runs import claim_run, close_if_dead, host, run_dir, run_dirs
 from runrecord.verify.rebuild import scratch
 
 GONE = str(2**22 + 1)  # no process can have that number

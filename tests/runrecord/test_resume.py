@@ -43,7 +43,8 @@ from runrecord.record.view import view
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints, folders_of
 from runrecord.resume.identity import Identity
-from runrecord.store.runs import lock_of, run_dir, run_dirs
+from runrecord.store.processes import lock_of
+from runrecord.store.runs import run_dir, run_dirs
 from runrecord.verify.compare import compare
 
 TOY_OUTS = ("model.bin", "metrics.json")

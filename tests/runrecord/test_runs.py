@@ -18,7 +18,7 @@ from runrecord.errors import UserError
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view
 from runrecord.run.start import rank_in
-from runrecord.store.place import here
+from runrecord.store.processes import here
 from runrecord.store.runs import run_dir, run_dirs
 
 

@@ -6,6 +6,7 @@ library or kind of device never finds them. The identity lies beside them, for t
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +25,12 @@ from runrecord.files import remove_unfinished, sha256, write_atomic
 from runrecord.record.events import Event
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
-from runrecord.resume.identity import Identity, differences, redacted
+from runrecord.resume.identity import Identity, differences
 from runrecord.resume.repeated import OnRecord, has_tags, on_record
+from runrecord.safety.secrets import fit
 from runrecord.safety.text import say
-from runrecord.store.place import process_began, was_claimed_since
-from runrecord.store.runs import is_running, run_dir, state_folder
+from runrecord.store.processes import is_running, process_began, was_claimed_since
+from runrecord.store.runs import run_dir, state_folder
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 PRUNED = "study.pruned"
@@ -116,7 +118,7 @@ class Checkpoints:
                 saves none.
         """
         self._root, self._follows = root, follows
-        self._identity: Identity = redacted(identity)
+        self._identity: Identity = fit(identity, os.environ)
         self._wanted = json.loads(json.dumps(wanted or {}))
         self._all = state_folder(root) / "checkpoints"
         self._folder = self._all / sha256(json.dumps(identity, sort_keys=True).encode())[:32]

@@ -36,8 +36,7 @@ from runrecord.run.process import (
 from runrecord.run.run import Run
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.text import printable, reason, say
-from runrecord.store.locks import held
-from runrecord.store.place import execution
+from runrecord.store.processes import execution, held
 from runrecord.store.runs import claim_run, host, remember_patch, state_folder
 
 _LONGEST_WHY = 500  # characters

@@ -47,6 +47,8 @@ _OF_A_VOCABULARY = re.compile(
 )
 """What language models call their own tokens, and what is done to them: no secrets."""
 
+_LOGIN = re.compile(r"[a-z][\w+.-]*://([^\s/@:]*):([^\s/]+)@", re.IGNORECASE)
+"""An address with a user and a password, as a variable's value."""
 _WORD = re.compile(r"[^\s\"<>]+")
 _NOT_ENCODED = "!#$&'()*+,/:;=?@[]^`{|}"
 
@@ -81,11 +83,13 @@ def is_secret_kind(name: str) -> bool:
     """Does a file of that name, or at that path, keep passwords?"""
     path = name.lower()
     base = path.rpartition("/")[2]
-    if any(fnmatchcase(base, kind) for kind in NO_KINDS):
+    if _is_any(base, NO_KINDS):
         return False
-    return any(fnmatchcase(base, kind) for kind in KINDS) or any(
-        fnmatchcase(f"/{path}", place) for place in PLACES
-    )
+    return _is_any(base, KINDS) or _is_any(f"/{path}", PLACES)
+
+
+def _is_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def why_secret(name: str, content: bytes) -> str:
@@ -98,7 +102,7 @@ def bytes_hold_secret(content: bytes, name: str = "") -> bool:
     text = content.replace(b"\0", b"").decode(errors="replace")
     if holds_secret(text):
         return True
-    if not any(fnmatchcase(f"/{name.lower()}", kind) for kind in SETTINGS):
+    if not _is_any(f"/{name.lower()}", SETTINGS):
         return False
     settings = (line.lstrip("+- \t").partition("=") for line in text.splitlines())
     return any(
@@ -130,9 +134,8 @@ def fit(value: Any, environment: Mapping[str, str], name: str = "") -> Any:
     """A value, and all inside it; of a text whose name says that it is secret, nothing is left."""
     match value:
         case str():
-            if _says_secret(name) and _is_meant(value):
-                return STRUCK
-            return redact(value, environment)
+            meant = _says_secret(name) and _is_meant(value)
+            return STRUCK if meant else redact(value, environment)
         case list() | tuple():
             return [fit(one, environment, name) for one in value]
         case Mapping():
@@ -195,16 +198,10 @@ def _secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
         if _says_secret(name, variable=True):
             lines = [line.strip() for line in value.splitlines() if line.strip()]
             found |= {line for line in lines if len(lines) == 1 or len(line) >= 16}
-        found |= {password for password in _passwords(value) if len(password) >= SHORTEST}
+        login = _LOGIN.match(value)
+        if login and login[1] != login[2]:
+            found.add(unquote(login[2]))
     return tuple(sorted(filter(_counts, found), key=lambda one: (-len(one), one)))
-
-
-def _passwords(value: str) -> Iterable[str]:
-    """The password of an address that is a variable's value."""
-    if (found := re.match(r"[a-z][\w+.-]*://([^\s/@:]*):([^\s/]+)@", value, re.IGNORECASE)) and (
-        found[1] != found[2]
-    ):
-        yield unquote(found[2])
 
 
 @lru_cache(maxsize=8)

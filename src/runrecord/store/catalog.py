@@ -21,7 +21,8 @@ from runrecord.record.events import Event, RunEnded, Status, files_of
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import EVENTS, START, Files, RecordRefused, read_start
 from runrecord.record.view import RunView, view
-from runrecord.store.runs import is_running, run_dirs
+from runrecord.store.processes import is_running
+from runrecord.store.runs import run_dirs
 
 SUMMARY = ".summary.json"
 """The file in a run's folder; no part of the record."""

@@ -26,8 +26,8 @@ from runrecord.record.schema import START, RecordRefused, read_start
 from runrecord.run.process import end_program, stop_with_parent
 from runrecord.run.start import WHY
 from runrecord.safety.text import clause, reason
-from runrecord.store.locks import held
-from runrecord.store.runs import lock_of, state_folder
+from runrecord.store.processes import held, lock_of
+from runrecord.store.runs import state_folder
 from runrecord.sweep.space import Value, set_params
 from runrecord.sweep.study import Outcome, Study, experiment_of
 

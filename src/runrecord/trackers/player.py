@@ -13,15 +13,8 @@ from runrecord.project import load_project
 from runrecord.record.reader import Record
 from runrecord.record.schema import RecordRefused
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
-from runrecord.store.locks import held
-from runrecord.store.runs import (
-    close_if_dead,
-    is_followed,
-    is_running,
-    remove_stillborn,
-    run_dir,
-    state_folder,
-)
+from runrecord.store.processes import held, is_followed, is_running
+from runrecord.store.runs import close_if_dead, remove_stillborn, run_dir, state_folder
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from runrecord.errors import UserError, require
 from runrecord.project import load_project
-from runrecord.store.locks import held
+from runrecord.store.processes import held
 from runrecord.store.runs import state_folder
 
 if TYPE_CHECKING:
