@@ -68,10 +68,12 @@ class Saved:
 
     @property
     def run_id(self) -> str:
+        """The run that saved it."""
         return self.path.parent.name
 
     @property
     def epoch(self) -> int:
+        """The last one that it is behind."""
         return int(self.path.stem)
 
     @property
@@ -248,26 +250,25 @@ class Checkpoints:
 
     def _first(self, fits: Callable[[Saved], bool], resumes: bool) -> Checkpoint | None:
         """The furthest checkpoint that fits, for its own run that `resumes`, or for another one."""
-        unusable: set[str] = set()
         for saved in filter(fits, _opened(self._folder)):
             record = self._record(saved.run_id)
-            if saved.run_id in unusable or (resumes and _is_finished(record)):
+            if resumes and _is_finished(record):
                 continue
-            if record is None or record.length < saved.length:
-                self._refuse(saved, "its record is gone, damaged or lacks an epoch")
-            elif self._is_running(saved.run_id):
-                self._refuse(
-                    saved,
-                    "it still runs, as far as this machine can tell; if it does not, run "
-                    f"'runrecord reap {saved.run_id}'",
-                )
-            elif found := self._read(saved, record, resumes):
+            found = self._checkpoint(saved, record, resumes)
+            if isinstance(found, Checkpoint):
                 return found
-            else:
-                unusable.add(saved.run_id)
+            self._refuse(saved, found)
         return None
 
-    def _read(self, saved: Saved, record: Record, resumes: bool) -> Checkpoint | None:
+    def _checkpoint(self, saved: Saved, record: Record | None, resumes: bool) -> Checkpoint | str:
+        """How far a run got by what it saved; or why that is of no use, as a clause."""
+        if record is None or record.length < saved.length:
+            return "its record is gone, damaged or lacks an epoch"
+        if self._is_running(saved.run_id):
+            return (
+                "it still runs, as far as this machine can tell; if it does not, run "
+                f"'runrecord reap {saved.run_id}'"
+            )
         first, last = (0, None) if resumes else (saved.begun, saved.length)
         try:
             events = enumerate(islice(record.events(files=False), first, last), first)
@@ -279,21 +280,14 @@ class Checkpoints:
                 if event and (not saved.begun <= number < saved.length or has_tags(event))
             )
         except (RecordRefused, OSError) as error:
-            self._refuse(saved, f"its record cannot be used: {error}")
-            return None
-        damage = record.damage()
-        if damage and not resumes:  # the new run's record would lack what is damaged
-            self._refuse(saved, f"its record has damaged files: {damage}")
-        elif resumes and ("tags", PRUNED, 0) in logged:
-            self._refuse(saved, "its study ended it")
-        else:
-            if damage:
-                say(
-                    f"warning: {saved.run_id} resumes without damaged files of its record: "
-                    f"{damage}.",
-                )
-            return Checkpoint(saved, record, logged)
-        return None
+            return f"its record cannot be used: {error}"
+        if resumes and ("tags", PRUNED, 0) in logged:
+            return "its study ended it"
+        if damage := record.damage():
+            if not resumes:  # the new run's record would lack what is damaged
+                return f"its record has damaged files: {damage}"
+            say(f"warning: {saved.run_id} resumes without damaged files of its record: {damage}.")
+        return Checkpoint(saved, record, logged)
 
     def _refuse(self, saved: Saved, reason: str) -> None:
         self._refused.setdefault(saved.run_id, (saved.epoch, reason))

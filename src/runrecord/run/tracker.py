@@ -19,7 +19,7 @@ from runrecord.safety.text import printable, say
 
 FOLLOWER = "runrecord.trackers.follow"
 """The module that it runs."""
-PACKAGES = ("tensorboardX", "mlflow")
+_PACKAGES = ("tensorboardX", "mlflow")
 """Without either there is nothing to show a run in."""
 _QUIET = 2.0  # seconds of waiting that need no word
 _PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
@@ -152,41 +152,39 @@ class Follower:
     """
 
     def __init__(self, folder: Path, past: int) -> None:
-        """Start it, at a low priority; out of reach of the terminal's signals."""
+        """Start it, out of reach of the terminal's signals.
+
+        Raises:
+            OSError: Python cannot be started.
+        """
         self._stopped = False
-        self._pipe = b""
-        self._process: subprocess.Popen[bytes] | None = None
-        try:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", FOLLOWER),  # no file of the current folder is run
-                    *(str(folder), str(os.getpid()), str(past)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            say(_NOT_SHOWN.format(why=f"{sys.executable} cannot be started ({error.strerror})"))
-        else:
-            assert self._process.stdout is not None
-            os.set_blocking(self._process.stdout.fileno(), False)
+        self._unsaid = b""
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", FOLLOWER),  # no file of the current folder is run
+                *(str(folder), str(os.getpid()), str(past)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout
+        os.set_blocking(self._pipe.fileno(), False)
 
     def pass_on(self) -> None:
         """Print what it has said since."""
-        if self._process is None or self._process.stdout is None or self._process.stdout.closed:
+        if self._pipe.closed:
             return
         with suppress(OSError):
-            self._pipe += self._process.stdout.read() or b""
-        *lines, self._pipe = self._pipe.split(b"\n")
+            self._unsaid += self._pipe.read() or b""
+        *lines, self._unsaid = self._unsaid.split(b"\n")
         for line in lines:
             say(line.decode(errors="replace"))
 
     def finish(self, patience: float) -> None:
         """Wait until all of the record is shown, at most `patience` seconds; then end it."""
-        if self._process is None:
-            return
         began, told = time.monotonic(), False
         while self._process.poll() is None and not self._stopped:
             waited = time.monotonic() - began
@@ -201,16 +199,14 @@ class Follower:
             self._process.kill()
             with suppress(subprocess.TimeoutExpired):  # a disk that hangs holds it, and only it
                 self._process.wait(_QUIET)
-            self.pass_on()
             why = "not waited for" if self._stopped else "it took too long"
-            say(_NOT_SHOWN.format(why=why))
         else:
-            self.pass_on()
-            if self._process.returncode:
-                why = f"its process ended with status {self._process.returncode}"
-                say(_NOT_SHOWN.format(why=why))
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+            status = self._process.returncode
+            why = f"its process ended with status {status}" if status else ""
+        self.pass_on()
+        if why:
+            say(_NOT_SHOWN.format(why=why))
+        self._pipe.close()
 
     def stop_waiting(self) -> None:
         """End the waiting in `finish`, also one that has not begun. For signal handlers."""
@@ -218,10 +214,8 @@ class Follower:
 
     def _wait(self, seconds: float) -> None:
         """Until it says something, or ends."""
-        assert self._process is not None
-        assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.register(self._pipe, selectors.EVENT_READ)
             selector.select(seconds)
 
 
@@ -231,9 +225,14 @@ def follow(folder: Path, past: int) -> Follower | None:
     There is none if `RUNRECORD_SINKS=off`, if nothing is installed that could show it, or without
     a folder, as on a disk that is full: then `sync` shows it later.
     """
-    if os.environ.get("RUNRECORD_SINKS") == "off" or not any(map(_is_there, PACKAGES)):
+    off = os.environ.get("RUNRECORD_SINKS") == "off"
+    if off or not any(map(_is_there, _PACKAGES)) or not folder.is_dir():
         return None
-    return Follower(folder, past) if folder.is_dir() else None
+    try:
+        return Follower(folder, past)
+    except OSError as error:
+        say(_NOT_SHOWN.format(why=f"{sys.executable} cannot be started ({error.strerror})"))
+        return None
 
 
 def _is_there(package: str) -> bool:

@@ -137,16 +137,11 @@ def _number_here(root: Path, stage: str) -> int:
 
 def _new_folder(root: Path, title: str) -> Path:
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)[:_LONGEST_STEM].strip("-_.") or "run"
-    while True:
-        name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        folder = state_folder(root) / "runs" / name
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue  # another run has that id
-        except OSError:
-            pass
-        return folder
+    name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    folder = state_folder(root) / "runs" / name
+    with suppress(OSError):
+        folder.mkdir(parents=True)
+    return folder
 
 
 def close_if_dead(folder: Path, told: bool = False) -> Record | None:
