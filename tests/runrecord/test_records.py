@@ -32,14 +32,13 @@ from runrecord.files import sha256, write_atomic
 from runrecord.record.events import (
     Dataset,
     Logged,
+    RecordRefused,
     RunEnded,
     RunStarted,
     files_of,
 )
-from runrecord.record.reader import Record, files_in
+from runrecord.record.reader import Record, RunView, files_in, view
 from runrecord.record.recordable import Embedding, made, unpack
-from runrecord.record.schema import RecordRefused
-from runrecord.record.view import RunView, view
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.start import start_run

@@ -16,8 +16,15 @@ import generative.serving
 from runrecord.git.patch import describe_code
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.record.events import Dataset, Event, Logged, ModelEvaluated, RunEnded, RunStarted
-from runrecord.record.schema import as_json
+from runrecord.record.events import (
+    Dataset,
+    Event,
+    Logged,
+    ModelEvaluated,
+    RunEnded,
+    RunStarted,
+    as_json,
+)
 from runrecord.record.writer import without_secrets
 from runrecord.safety.secrets import (
     bytes_hold_secret,

@@ -38,8 +38,7 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints, folders_of
 from runrecord.resume.identity import Identity

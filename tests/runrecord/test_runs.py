@@ -15,8 +15,7 @@ from workspaces import RECORD_ONLY, Workspace
 from records import new_run
 from runrecord import start_run
 from runrecord.errors import UserError
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 from runrecord.run.start import rank_in
 from runrecord.store.processes import here
 from runrecord.store.runs import run_dir, run_dirs

@@ -15,8 +15,7 @@ from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.git.commands import OutsideGit, commit_of, git
 from runrecord.git.patch import describe_code
-from runrecord.paths import repo_root
-from runrecord.project import Project, load_project
+from runrecord.project import Project, load_project, repo_root
 from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.record.reader import Record, files_in
 from runrecord.safety.text import reason, shown

@@ -7,7 +7,7 @@ import time
 import webbrowser
 
 from runrecord.errors import UserError, require
-from runrecord.paths import repo_root
+from runrecord.project import repo_root
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import shown
 from runrecord.trackers.mlflow.store import artifact_location, is_database, tracking_uri

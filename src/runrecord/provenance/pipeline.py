@@ -8,8 +8,8 @@ from pathlib import Path
 from runrecord.dvc.stages import Stage, StageAtWork, find_stage, hash_paths
 from runrecord.errors import UserError
 from runrecord.files import known_digests
-from runrecord.paths import RECORDS, repo_root
-from runrecord.record.schema import START
+from runrecord.project import RECORDS, repo_root
+from runrecord.record.events import START
 from runrecord.safety.text import printable
 from runrecord.store.runs import state_folder
 

@@ -15,8 +15,7 @@ import safetensors.numpy
 from PIL import Image
 
 from runrecord.errors import UserError
-from runrecord.record.events import File
-from runrecord.record.schema import MOST, why
+from runrecord.record.events import MOST, File, why
 from runrecord.safety.text import printable
 
 T = TypeVar("T")

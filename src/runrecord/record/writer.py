@@ -13,6 +13,9 @@ from urllib.parse import quote
 
 from runrecord.files import link, sha256, write_atomic
 from runrecord.record.events import (
+    EVENTS,
+    LOCK,
+    START,
     Contents,
     Event,
     File,
@@ -20,10 +23,11 @@ from runrecord.record.events import (
     ModelEvaluated,
     RunEnded,
     RunStarted,
+    as_json,
     files_of,
+    without_files,
 )
 from runrecord.record.reader import files_in
-from runrecord.record.schema import EVENTS, LOCK, START, as_json, without_files
 from runrecord.safety.secrets import OWN_TAGS, fit, redact_words
 from runrecord.safety.text import printable, say
 

@@ -22,9 +22,8 @@ from safetensors import SafetensorError, safe_open
 
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, sha256, write_atomic
-from runrecord.record.events import Event
+from runrecord.record.events import Event, RecordRefused
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused
 from runrecord.resume.identity import Identity, differences
 from runrecord.resume.repeated import OnRecord, has_tags, on_record
 from runrecord.safety.secrets import fit

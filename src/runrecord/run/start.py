@@ -13,14 +13,22 @@ from runrecord.errors import RunFailed, UserError
 from runrecord.files import sha256
 from runrecord.git.commands import unsteered_process
 from runrecord.git.patch import LESS
-from runrecord.paths import checkout_root, repo_root
-from runrecord.project import load_project
+from runrecord.project import checkout_root, load_project, repo_root
 from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
-from runrecord.record.events import Contents, Dataset, File, RunEnded, RunStarted, Status
+from runrecord.record.events import (
+    PATCH,
+    Contents,
+    Dataset,
+    File,
+    RecordRefused,
+    RunEnded,
+    RunStarted,
+    Status,
+    why,
+)
 from runrecord.record.reader import Record, files_in
 from runrecord.record.recordable import now
-from runrecord.record.schema import PATCH, RecordRefused, why
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.resume.checkpoints import PRUNED as PRUNED
 from runrecord.resume.checkpoints import Checkpoints

@@ -11,9 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runrecord.errors import UserError
-from runrecord.record.events import Contents, Event, File, RunEnded
+from runrecord.record.events import Contents, Event, File, RunEnded, as_json
 from runrecord.record.recordable import ANY_FILE
-from runrecord.record.schema import as_json
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.safety.text import printable, say
 

@@ -16,11 +16,19 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from runrecord.files import sha256, write_atomic
-from runrecord.paths import RECORDS
-from runrecord.record.events import Event, RunEnded, Status, files_of
-from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import EVENTS, START, Files, RecordRefused, read_start
-from runrecord.record.view import RunView, view
+from runrecord.project import RECORDS
+from runrecord.record.events import (
+    EVENTS,
+    START,
+    Event,
+    Files,
+    RecordRefused,
+    RunEnded,
+    Status,
+    files_of,
+    read_start,
+)
+from runrecord.record.reader import Record, RunView, files_in, view
 from runrecord.store.processes import is_running
 from runrecord.store.runs import run_dirs
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from runrecord.files import remove_unfinished
+from runrecord.record.events import LOCK, RecordRefused
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import LOCK, RecordRefused
 from runrecord.safety.text import say
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from pathlib import Path
 from filelock import Timeout
 
 from runrecord.files import remove_unfinished, sha256
-from runrecord.record.events import RunEnded
+from runrecord.record.events import EVENTS, START, RunEnded
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import EVENTS, START
 from runrecord.record.writer import RecordWriter
 from runrecord.safety.text import say
 from runrecord.store.processes import (

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from runrecord.record.events import Event, RunEnded, files_of
-from runrecord.record.schema import EVENTS, START, read_line, read_start
+from runrecord.record.events import EVENTS, START, Event, RunEnded, files_of, read_line, read_start
 from runrecord.safety.text import shown
 from runrecord.store.catalog import sealed_ids
 from runrecord.store.processes import FOLLOWING, is_running

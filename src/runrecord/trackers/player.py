@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar, cast
 
 from runrecord.errors import UserError
 from runrecord.project import load_project
+from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record
-from runrecord.record.schema import RecordRefused
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
 from runrecord.store.processes import held, is_followed, is_running
 from runrecord.store.runs import close_if_dead, remove_stillborn, run_dir, state_folder
