@@ -93,7 +93,7 @@ def test_without_a_good_summary_all_is_as_with_one(root: Path, damage: str) -> N
         case "half":
             summary.write_bytes(content[: len(content) // 2])
         case "another version":
-            summary.write_bytes(content.replace(b'"version":', b'"version":9'))
+            summary.write_bytes(content.replace(b'"stamp":"', b'"stamp":"9'))
         case "a folder":
             (summary / "in the way").mkdir(parents=True)
     with audited("open") as opened:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from runrecord.files import link, sha256, write_atomic
@@ -20,7 +20,6 @@ from runrecord.record.events import (
     Event,
     File,
     Logged,
-    ModelEvaluated,
     RunEnded,
     RunStarted,
     as_json,
@@ -32,6 +31,7 @@ from runrecord.safety.secrets import OWN_TAGS, fit, redact_words
 from runrecord.safety.text import printable, say
 
 E = TypeVar("E", bound=Event)
+_TEXTS = {"params", "tags", "config", "message", "traceback"}  # fields that may hold a secret
 
 
 class RecordWriter:
@@ -187,26 +187,14 @@ def _rename(copy: Path, target: Path) -> None:
 
 def without_secrets(event: E, environment: Mapping[str, str] = os.environ) -> E:
     """An event whose texts are fit to leave; names, digests and files are as they were."""
-    changes: dict[str, Any] = {}
-    match event:
-        case RunStarted():
-            own = {name: value for name, value in event.tags.items() if name in OWN_TAGS}
-            changes = {
-                "params": fit(event.params, environment),
-                "tags": {**fit(event.tags, environment), **own},
-            }
-            changes["command"] = tuple(redact_words(event.command, environment))
-            if event.dataset:
-                changes["dataset"] = replace(event.dataset, **fit(vars(event.dataset), environment))
-        case Logged():
-            changes = {"tags": fit(event.tags, environment)}
-        case ModelEvaluated():
-            changes = {"config": fit(event.config, environment)}
-        case RunEnded():
-            changes = {
-                name: fit(getattr(event, name), environment) for name in ("message", "traceback")
-            }
-            changes["changed"] = tuple(fit([*event.changed], environment))
+    changes = {name: fit(vars(event)[name], environment) for name in _TEXTS & vars(event).keys()}
+    if isinstance(event, RunStarted):
+        changes["command"] = tuple(redact_words(event.command, environment))
+        changes["tags"] |= {name: text for name, text in event.tags.items() if name in OWN_TAGS}
+        if event.dataset:
+            changes["dataset"] = replace(event.dataset, **fit(vars(event.dataset), environment))
+    if isinstance(event, RunEnded):
+        changes["changed"] = tuple(fit(event.changed, environment))
     changed = {name: new for name, new in changes.items() if new != getattr(event, name)}
     return replace(event, **changed) if changed else event
 

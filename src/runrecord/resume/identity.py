@@ -26,15 +26,7 @@ def identity_of(
     packages: Iterable[str],
     environment: Mapping[str, str] = os.environ,
 ) -> Identity:
-    """All that the result of a run depends on.
-
-    Args:
-        origin: of the run.
-        shown: the params that it is shown with.
-        device: the kind of device that it computes on.
-        packages: that the project depends on.
-        environment: variables.
-    """
+    """All that the result of a run depends on, `shown` being the params that it is shown with."""
     inputs = origin.inputs
     commands = inputs.stage.commands
     program = [Path(sys.argv[0]).name, *sys.argv[1:]] if len(commands) > 1 else []
@@ -59,11 +51,7 @@ def identity_of(
 
 
 def without_length(identity: Identity, param: str) -> tuple[Identity, dict[str, Any]]:
-    """An identity less the param that only says how long the run lasts; and that param.
-
-    Args:
-        identity: of the run.
-        param: its name, in whatever block.
+    """An identity less the param, in whatever block, that only says how long the run lasts; and it.
 
     Raises:
         UserError: several params have that name.

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runrecord.errors import UserError
-from runrecord.record.events import Contents, Event, File, RunEnded, as_json
+from runrecord.record.events import Contents, Event, File, RunEnded
 from runrecord.record.recordable import ANY_FILE
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.safety.text import printable, say
@@ -57,7 +57,19 @@ class Tracker:
         with self._turn:
             self._check_open()  # who samples the machine passes over the error
             self._ended = isinstance(event, RunEnded)
-            self._write(event, contents or {})
+            try:
+                self._writer.write(event, contents)
+            except ValueError as error:
+                raise UserError(f"cannot record this: {printable(str(error))}.") from None
+            except OSError as error:
+                if not self._writer_failed:
+                    say(
+                        f"warning: the run's record cannot be written ({error.filename}: "
+                        f"{error.strerror}); make room: what is missing is written with the next "
+                        "epoch."
+                    )
+                self._writer_failed = True
+            self.length += 1
             if self._follower:
                 self._follower.pass_on()
 
@@ -102,23 +114,9 @@ class Tracker:
                 "'with start_run()'."
             )
 
-    def _write(self, event: Event, contents: Contents) -> None:
-        try:
-            self._writer.write(event, contents)
-        except ValueError as error:
-            raise UserError(f"cannot record this: {printable(str(error))}.") from None
-        except OSError as error:
-            if not self._writer_failed:
-                say(
-                    f"warning: the run's record cannot be written ({error.filename}: "
-                    f"{error.strerror}); make room: what is missing is written with the next epoch."
-                )
-            self._writer_failed = True
-        self.length += 1
-
 
 class NoTracker:
-    """Records nothing of a run, which another process does; what could not be is refused."""
+    """Records nothing of a run, which another process does."""
 
     length = 0
 
@@ -131,16 +129,8 @@ class NoTracker:
                 pass
         return file_for(folder, title, ANY_FILE.sha256, suffix), {}
 
-    def log(self, event: Event, contents: Contents | None = None) -> None:  # noqa: ARG002
-        """Refuse an event that could not be read again.
-
-        Raises:
-            UserError: it could not.
-        """
-        try:
-            as_json(event)
-        except ValueError as error:
-            raise UserError(f"cannot record this: {printable(str(error))}.") from None
+    def log(self, event: Event, contents: Contents | None = None) -> None:
+        """Do nothing: rank 0 logs the same."""
 
 
 class Follower:

@@ -34,7 +34,7 @@ from runrecord.store.runs import run_dirs
 
 SUMMARY = ".summary.json"
 """The file in a run's folder; no part of the record."""
-_VERSION = 1
+_VERSION = "2"
 """Raised with any change of what is in a summary."""
 _SHORT = 16  # characters of a SHA-256 that tell files apart well enough to look closer
 
@@ -75,7 +75,6 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class _Kept:
-    version: int
     stamp: str
     summary: RunSummary
 
@@ -93,12 +92,12 @@ def summary_of(folder: Path) -> RunSummary:
     file, stamp = folder / SUMMARY, _stamp(folder)
     with suppress(OSError, ValidationError):
         kept = _KEPT.validate_json(file.read_bytes())
-        if (kept.version, kept.stamp) == (_VERSION, stamp):
+        if kept.stamp == stamp:
             return kept.summary
     summary = read_summary(Record(files_in(folder)))
     if summary.status is not None:
         with suppress(OSError):
-            write_atomic(file, _KEPT.dump_json(_Kept(_VERSION, stamp, summary)))
+            write_atomic(file, _KEPT.dump_json(_Kept(stamp, summary)))
     return summary
 
 
@@ -134,7 +133,7 @@ def _stamp(folder: Path) -> str:
     found = [os.stat(folder / START)]
     with suppress(FileNotFoundError):
         found.append(os.stat(folder / EVENTS))
-    return " ".join(f"{one.st_size} {one.st_mtime_ns}" for one in found)
+    return " ".join([_VERSION, *(f"{one.st_size} {one.st_mtime_ns}" for one in found)])
 
 
 OnFailure = Callable[[str, Exception], None]
