@@ -71,6 +71,15 @@ def test_a_block_that_is_left_by_an_exit_ends_as_the_exit_status_says(
     assert (here / "records/train/run.json").exists() == (status == "FINISHED")
 
 
+def test_an_error_that_names_a_file_whose_name_is_no_text_is_on_record(here: Path) -> None:
+    with pytest.raises(ValueError, match="no such data"), start_run("train"):
+        raise ValueError("no such data: \udcff.bin")
+    (record,) = recorded(here)
+    assert record.end is not None
+    assert (record.end.status, record.end.message) == ("FAILED", "ValueError: no such data: ?.bin")
+    assert record.end.traceback.endswith("no such data: ?.bin\n")
+
+
 def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

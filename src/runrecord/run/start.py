@@ -252,11 +252,14 @@ def _ended(
 ) -> tuple[RunEnded, Contents]:
     digest = sha256(run.output)
     output = file_for("output", "output", digest, ".txt") if run.output else None
+    said = [f"{type(error).__name__}: {error}", *traceback.format_exception(error)] if error else []
+    # Names of files may be no text: a record is UTF-8.
+    message, *lines = (text.encode(errors="replace").decode() for text in said or [""])
     end = RunEnded(
         now(),
         status,
-        message=f"{type(error).__name__}: {error}" if error else "",
-        traceback="".join(traceback.format_exception(error)) if error else "",
+        message=message,
+        traceback="".join(lines),
         changed=error.changed if isinstance(error, InputsChanged) else (),
         outs=outs or {},
         output=output,
