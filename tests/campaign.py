@@ -55,8 +55,8 @@ from workspaces import EXPERIMENT, RECORD_ONLY, ROOT, TOY, Workspace, new_projec
 
 import runrecord.cli
 from runrecord.files import sha256, write_atomic
+from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused
 from runrecord.run.process import run_stage
 from runrecord.store.runs import run_dirs
 from runrecord.trackers.player import Store

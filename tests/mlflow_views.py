@@ -11,8 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from workspaces import EXPERIMENT, Workspace
 
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 
 
 def verdict(workspace: Workspace, run: Run) -> str:

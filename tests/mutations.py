@@ -38,9 +38,9 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         1,
-        "runrecord/run/tracker.py",
-        "self._writer.write(without_secrets(event), contents)",
-        "self._writer.write(event, contents)",
+        "runrecord/record/writer.py",
+        "event = without_secrets(event)",
+        "pass",
         "runrecord/test_tracking.py::test_no_secret_reaches_a_record_or_a_tracker",
     ),
     Mutation(

@@ -14,6 +14,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.tracker import Tracker
+from runrecord.store.runs import run_dirs
 from runrecord.trackers.base import Sink
 
 
@@ -38,6 +39,22 @@ def end_run(folder: Path, **end: Any) -> Record:
     given: dict[str, Any] = {"time": 9_000, "status": "FINISHED"}
     RecordWriter(folder, Record(files_in(folder)).size).write(RunEnded(**(given | end)))
     return Record(files_in(folder))
+
+
+def recorded(repository: Path) -> list[Record]:
+    """The records of the runs in a repository's store, the oldest first."""
+    found = [Record(files_in(folder)) for folder in run_dirs(repository)]
+    return sorted(found, key=lambda record: record.start.time)
+
+
+def ending(record: Record) -> str:
+    """How its run ended."""
+    return record.end.status if record.end else "RUNNING"
+
+
+def status_of(folder: Path) -> str:
+    """How the run ended whose record is in `folder`."""
+    return ending(Record(files_in(folder)))
 
 
 def play(root: Path, record: Record, *sinks: type[Sink], events: int | None = None) -> None:

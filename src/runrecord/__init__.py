@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from runrecord.errors import UserError as UserError
     from runrecord.project import ModelFlavor as ModelFlavor
     from runrecord.project import Project as Project
-    from runrecord.record.embedding import Embedding as Embedding
     from runrecord.record.events import Dataset as Dataset
+    from runrecord.record.recordable import Embedding as Embedding
     from runrecord.resume.checkpoints import State as State
     from runrecord.run.run import Run as Run
     from runrecord.run.start import start_run as start_run
 
 _HOMES = {
     "Dataset": "record.events",
-    "Embedding": "record.embedding",
+    "Embedding": "record.recordable",
     "ModelFlavor": "project",
     "Project": "project",
     "Run": "run.run",

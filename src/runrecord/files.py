@@ -3,9 +3,10 @@
 import fcntl
 import hashlib
 import os
+import sqlite3
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
@@ -14,6 +15,10 @@ _CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one 
 _NEW = ".new"  # ends the names of files that are being written
 _PART = 2**18  # bytes that are copied at once
 _TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
+_LARGE = 2**16  # bytes: a smaller file is read as fast as it is looked up
+_SETTLED = 2 * 10**9  # nanoseconds: the coarsest time that a file system keeps
+_MOST_NOTED = 2**21  # files; the oldest go
+_AT_ONCE = 10_000  # files that are noted in one transaction
 
 
 def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> None:
@@ -114,3 +119,54 @@ def sha256_of_files(files: Mapping[str, Path], digest_of: Callable[[Path], str] 
     """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
     lines = [f"{digest_of(files[name])}  {_in_a_line(name)}\n" for name in sorted(files)]
     return sha256("".join(lines).encode())
+
+
+@contextmanager
+def known_digests(path: Path) -> Iterator[Callable[[Path], str]]:
+    """A `sha256` of files that reads a large one only if it is not noted in the database `path`.
+
+    A file is known by its device, inode, size and both its times. One that changed a moment ago is
+    not noted: it could change again within the same time. Without the database, all are read.
+    """
+    new: dict[bytes, str] = {}
+
+    def digest_of(file: Path) -> str:
+        name = _noted_name(file)
+        with suppress(sqlite3.Error):
+            for (digest,) in notes.execute("SELECT sha256 FROM digests WHERE file = ?", [name]):
+                return str(digest)
+        digest = sha256(file)
+        if name and name == _noted_name(file):
+            new[name] = digest
+        if len(new) >= _AT_ONCE:
+            note()
+        return digest
+
+    def note() -> None:
+        with suppress(sqlite3.Error), notes:
+            notes.execute("CREATE TABLE IF NOT EXISTS digests (file BLOB UNIQUE, sha256 TEXT)")
+            notes.executemany("INSERT OR IGNORE INTO digests VALUES (?, ?)", new.items())
+            oldest = "DELETE FROM digests WHERE rowid <= (SELECT max(rowid) FROM digests) - ?"
+            notes.execute(oldest, [_MOST_NOTED])
+        new.clear()
+
+    try:
+        notes = sqlite3.connect(path)
+    except sqlite3.Error:
+        yield sha256
+        return
+    with closing(notes):
+        try:
+            yield digest_of
+        finally:
+            note()
+
+
+def _noted_name(file: Path) -> bytes | None:
+    """What a large file is noted by; nothing if it has just changed."""
+    found = file.stat()
+    age = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)
+    if found.st_size < _LARGE or age < _SETTLED:
+        return None
+    told = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return hashlib.blake2b(repr(told).encode(), digest_size=16).digest()

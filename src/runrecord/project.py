@@ -1,6 +1,7 @@
-"""What the engine is told of a project, and must not know by itself."""
+"""The repository of a project, and what the engine is told of it and must not know by itself."""
 
 import importlib
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -13,6 +14,11 @@ from runrecord.errors import UserError
 if TYPE_CHECKING:
     from mlflow.models import Model
 
+RECORDS = "records/"
+"""Where stages put their sealed records, from the repository's root."""
+
+RUN_NAMES = "a run's name or MLflow id, a record's folder, or REVISION:WHAT for records/WHAT there"
+"""How a person names runs: what `lookup` finds."""
 Better = Literal["higher", "lower"]
 
 
@@ -105,3 +111,33 @@ def load_project(root: Path) -> Project:
     if not isinstance(project, Project):
         raise UserError(f"{file}: tool.runrecord.project is '{named}', which is no Project.")
     return project
+
+
+def repo_root(cwd: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The root of the DVC repository a person works in, also from inside DVC's temporary copies.
+
+    DVC sets `DVC_ROOT` to it for every stage it runs, `dvc exp run --temp` and queues included.
+
+    Raises:
+        UserError: there is no DVC repository, or `DVC_ROOT` is none.
+    """
+    if given := environment.get("DVC_ROOT"):
+        if not (Path(given) / ".dvc").is_dir():
+            raise UserError(
+                f"DVC_ROOT is '{given}', which is no DVC repository; unset it or correct it."
+            )
+        return Path(given).resolve()
+    return checkout_root(cwd)
+
+
+def checkout_root(cwd: Path | None = None) -> Path:
+    """The root of the DVC repository that a process works in: of DVC's temporary copy, in one.
+
+    Raises:
+        UserError: there is none.
+    """
+    start = (cwd or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / ".dvc").is_dir():
+            return folder
+    raise UserError(f"{start}: not inside a DVC repository; run from the repository's root.")

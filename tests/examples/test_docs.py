@@ -18,8 +18,7 @@ import torch
 from workspaces import RECORD_ONLY, ROOT, Workspace, spool, wait_until
 
 from runrecord import Project, Run
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 
 GUIDE = ROOT / "docs" / "runrecord" / "guide.md"
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."

@@ -17,8 +17,7 @@ import safetensors.numpy
 from mlflow_views import client
 from workspaces import ROOT, Workspace, code_blocks, spool, wait_until
 
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 
 EXAMPLE = ROOT / "examples" / "sklearn-digits"
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."

@@ -6,8 +6,7 @@ import pytest
 from mlflow_views import runs
 from workspaces import ROOT, Workspace, code_blocks, verify
 
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

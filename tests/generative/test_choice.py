@@ -15,8 +15,7 @@ from generative.models.vae import VAE
 from generative.training.choice import History, best_epoch, is_over
 from models import config, noise
 from runrecord.record.events import ModelSaved
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 
 KEEP = "Validation/Total Loss"
 

@@ -14,7 +14,8 @@ from runrecord.cli.runs import list_runs
 from runrecord.cli.show import show
 from runrecord.cli.which import which
 from runrecord.errors import RunFailed, UserError
-from runrecord.store.runs import lock_of, run_dir
+from runrecord.store.processes import lock_of
+from runrecord.store.runs import run_dir
 
 Said = pytest.CaptureFixture[str]
 

@@ -18,13 +18,14 @@ import pytest
 from workspaces import RECORD_ONLY, TOY_STAGE, TOY_TRAIN, Workspace, read_until, spool, wait_until
 
 import runrecord.run.start
-from records import new_run
+from records import new_run, status_of
 from runrecord.dvc.stages import find_stage
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints
 from runrecord.run.process import run_stage
-from runrecord.store.runs import is_followed, run_dir, run_dirs
+from runrecord.store.processes import is_followed
+from runrecord.store.runs import run_dir, run_dirs
 
 
 @pytest.fixture
@@ -34,26 +35,6 @@ def silent_server() -> Iterator[str]:
         server.bind(("127.0.0.1", 0))
         server.listen()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def status_of(folder: Path) -> str:
-    """How the run ended whose record is in `folder`."""
-    end = Record(files_in(folder)).end
-    assert end is not None
-    return end.status
-
-
-def test_once_the_result_is_kept_a_signal_ends_only_the_waiting(
-    toy: Workspace, silent_server: str
-) -> None:
-    with toy.start(*TOY_STAGE, MLFLOW_TRACKING_URI=silent_server) as stage:
-        assert stage.stdout is not None
-        read_until(stage.stdout, "waiting for the run to be shown, at most 60 s")
-        stage.send_signal(signal.SIGTERM)
-        output = stage.stdout.read()
-    assert stage.returncode == 0, output
-    assert "not shown whole yet: not waited for" in output
-    assert status_of(toy.path / "records/train") == "FINISHED"
 
 
 def test_dvc_keeps_the_result_of_a_stage_whose_waiting_a_signal_ended(
@@ -109,17 +90,6 @@ def test_a_console_that_closes_kills_a_run_that_can_be_resumed(
     output = toy.run(*TOY_STAGE, environment=RECORD_ONLY)
     assert f"resuming {folder.name} after epoch 1" in output
     assert status_of(folder) == "FINISHED"
-
-
-@pytest.mark.slow
-def test_what_was_piped_into_head_is_resumed(toy: Workspace) -> None:
-    toy.set_params(train__lr=0.25)
-    toy.run("sh", "-c", "dvc repro train | head -6", environment=RECORD_ONLY)
-    (folder,) = spool(toy)
-    assert status_of(folder) == "KILLED"
-    assert "resuming" in toy.run("dvc", "repro", "train", environment=RECORD_ONLY)
-    assert spool(toy) == [folder]
-    assert status_of(toy.path / "records/train") == "FINISHED"
 
 
 @pytest.fixture
@@ -253,16 +223,16 @@ CONSOLES: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("way", CONSOLES.values(), ids=CONSOLES)
-def test_a_training_does_not_depend_on_its_console(way: Callable[[], object], small: Path) -> None:
-    status, said = status_and_output(forked(train, way))
-    assert status == 0, said
-    assert_finished(small)
+OF_SCRIPTS = ("stdout full", "stderr full", "both unread", "none at all")
 
 
-@pytest.mark.parametrize("name", ["stdout full", "stderr full", "both unread", "none at all"])
-def test_nor_does_a_script_that_has_printed_before_its_run(name: str, small: Path) -> None:
-    status, said = status_and_output(forked(train, CONSOLES[name], as_stage=False))
+@pytest.mark.parametrize(
+    ("name", "as_stage"),
+    [*((name, True) for name in CONSOLES), *((name, False) for name in OF_SCRIPTS)],
+)
+def test_a_training_does_not_depend_on_its_console(name: str, as_stage: bool, small: Path) -> None:
+    """Nor does a script that has printed before its run."""
+    status, said = status_and_output(forked(train, CONSOLES[name], as_stage))
     assert status == 0, said
     assert_finished(small)
 

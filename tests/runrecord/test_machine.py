@@ -11,12 +11,9 @@ from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace, spool
 
 import runrecord.run.machine
 from records import end_run, new_run, play
-from runrecord.errors import UserError
-from runrecord.record.events import Logged, Observed, RunEnded, RunStarted
+from runrecord.record.events import Logged, Observed
 from runrecord.record.reader import Record, files_in
-from runrecord.record.writer import RecordWriter
 from runrecord.run.machine import sampled
-from runrecord.run.tracker import Tracker
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.tensorboard import TensorBoardSink, event_folder
@@ -79,17 +76,6 @@ def test_a_sample_that_cannot_be_had_ends_no_run(monkeypatch: pytest.MonkeyPatch
     with sampled(samples.append):
         pass
     assert samples == []
-
-
-def test_a_sample_after_the_end_is_no_part_of_the_run(tmp_path: Path) -> None:
-    tracker = Tracker(RecordWriter(tmp_path / "record"))
-    tracker.log(RunStarted("run-1", "train", 0, "host", {}, {}))
-    tracker.log(RunEnded(2, "FINISHED"))
-    with pytest.raises(UserError, match="the run has ended"):
-        tracker.log(Observed(3, {"cpu_utilization_percentage": 1.0}))
-    record = Record(files_in(tmp_path / "record"))
-    assert record.end == RunEnded(2, "FINISHED")
-    assert observed(record) == []
 
 
 def test_mlflow_shows_it_among_its_system_metrics(tmp_path: Path) -> None:

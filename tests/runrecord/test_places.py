@@ -13,22 +13,12 @@ import numpy as np
 import pytest
 from workspaces import wait_until
 
-from records import end_run, new_run
+from records import end_run, new_run, status_of
 from runrecord.cli.reap import reap
 from runrecord.errors import UserError
-from runrecord.record.reader import Record, files_in
 from runrecord.resume.checkpoints import Checkpoints
-from runrecord.store.place import here, is_alive
-from runrecord.store.runs import (
-    claim_run,
-    close_if_dead,
-    host,
-    is_running,
-    lock_of,
-    run_dir,
-    run_dirs,
-    working_on,
-)
+from runrecord.store.processes import here, is_alive, is_running, lock_of, working_on
+from runrecord.store.runs import claim_run, close_if_dead, host, run_dir, run_dirs
 from runrecord.verify.rebuild import scratch
 
 GONE = str(2**22 + 1)  # no process can have that number
@@ -90,11 +80,6 @@ def left_behind(root: Path, name: str, **place: str) -> Path:
     new_run(folder, id=name, host=place.get("host", host()))
     (folder / ".place").write_text(json.dumps(HERE | {"process": GONE} | place))
     return folder
-
-
-def status_of(folder: Path) -> str:
-    end = Record(files_in(folder)).end
-    return end.status if end else "RUNNING"
 
 
 def test_reap_closes_what_is_certain_and_names_the_rest(

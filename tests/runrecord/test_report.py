@@ -16,7 +16,7 @@ from records import end_run, new_run
 from runrecord.cli.report import report
 from runrecord.errors import UserError
 from runrecord.project import Project
-from runrecord.record.view import RunView, view
+from runrecord.record.reader import RunView, view
 from runrecord.report.page import render
 from runrecord.store.runs import run_dir
 

@@ -27,7 +27,7 @@ from workspaces import (
     wait_until,
 )
 
-from records import end_run, new_run
+from records import end_run, ending, new_run, recorded
 from runrecord import start_run
 from runrecord.cli.reap import reap
 from runrecord.record.events import (
@@ -38,12 +38,12 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints, folders_of
 from runrecord.resume.identity import Identity
-from runrecord.store.runs import lock_of, run_dir, run_dirs
+from runrecord.store.processes import lock_of
+from runrecord.store.runs import run_dir
 from runrecord.verify.compare import compare
 
 TOY_OUTS = ("model.bin", "metrics.json")
@@ -153,14 +153,6 @@ class Walk:
         self.random.bit_generator.state = {"bit_generator": "MT19937", "state": twister}
 
 
-@pytest.fixture
-def small(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small DVC repository, which this process works in."""
-    for name in ("stdout", "stderr"):  # a run changes both for good
-        monkeypatch.setattr(sys, name, getattr(sys, name))
-    return here
-
-
 def walk(stop_in: int = 0) -> Arrays:
     """A run of six epochs, interrupted in the middle of one; what it ends with."""
     state = Walk()
@@ -187,18 +179,8 @@ def interrupt_in(epoch: int) -> None:
     assert stopped.value.code == 130
 
 
-def walks(repository: Path) -> list[Record]:
-    """The records of the runs, the oldest first."""
-    found = [Record(files_in(folder)) for folder in run_dirs(repository)]
-    return sorted(found, key=lambda record: record.start.time)
-
-
 def said_by(capfd: pytest.CaptureFixture[str]) -> str:
     return "".join(capfd.readouterr())
-
-
-def ending(record: Record) -> str:
-    return record.end.status if record.end else "none"
 
 
 def logged(record: Record) -> list[tuple[str, str, int, str]]:
@@ -224,21 +206,21 @@ def assert_equal(first: Arrays, second: Arrays) -> None:
 
 
 @pytest.fixture
-def whole(small: Path) -> Arrays:
+def whole(here: Path) -> Arrays:
     """What a run ends with that nobody stopped."""
     state = walk()
-    assert checkpoints(Workspace(small)) == []
+    assert checkpoints(Workspace(here)) == []
     return state
 
 
 def test_epochs_go_on_to_the_same_arrays_and_the_same_record(
-    small: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
+    here: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
 ) -> None:
     interrupt_in(3)
-    assert ending(walks(small)[1]) == "KILLED"
+    assert ending(recorded(here)[1]) == "KILLED"
     interrupt_in(5)
     assert_equal(walk(), whole)
-    first, second = walks(small)
+    first, second = recorded(here)
     assert len(logged(first)) == 1 + 6 * 6
     assert logged(second) == logged(first), "each once, and the same"
     assert compare(first, second, 0).verdict == "bit-identical"
@@ -249,8 +231,8 @@ def test_epochs_go_on_to_the_same_arrays_and_the_same_record(
     assert [f"resuming {second.start.id} after epoch {n}" in said for n in (2, 4, 5)] == [
         *(True, True, False)
     ]
-    assert files_in(small / "records/train").keys() == (second.contents.keys() - {"lock"})
-    assert checkpoints(Workspace(small)) == []
+    assert files_in(here / "records/train").keys() == (second.contents.keys() - {"lock"})
+    assert checkpoints(Workspace(here)) == []
 
 
 def damage_a_checkpoint(repository: Path) -> None:
@@ -259,7 +241,7 @@ def damage_a_checkpoint(repository: Path) -> None:
 
 
 def damage_a_picture(repository: Path) -> None:
-    folder = run_dir(repository, walks(repository)[-1].start.id)
+    folder = run_dir(repository, recorded(repository)[-1].start.id)
     next(folder.glob("images/*")).write_bytes(b"damaged")
 
 
@@ -271,7 +253,7 @@ def damage_a_picture(repository: Path) -> None:
     ],
 )
 def test_damage_costs_a_warning_and_what_is_damaged(
-    small: Path,
+    here: Path,
     whole: Arrays,
     capfd: pytest.CaptureFixture[str],
     damage: Callable[[Path], None],
@@ -280,12 +262,12 @@ def test_damage_costs_a_warning_and_what_is_damaged(
     lost: int,
 ) -> None:
     interrupt_in(5)
-    damage(small)
+    damage(here)
     assert_equal(walk(), whole)
     text = said_by(capfd)
     assert text.count(said) == 1
     assert f"after epoch {epoch}" in text
-    first, second = walks(small)
+    first, second = recorded(here)
     assert len(logged(second)) == len(logged(first)) - lost
     assert lost or logged(second) == logged(first)
 
@@ -320,7 +302,7 @@ def differing(numbers: Sequence[float], stop_in: int = 0, what: str = "value") -
     ],
 )
 def test_a_repeated_epoch_that_gives_other_numbers_is_said_once_and_on_record(
-    small: Path, capfd: pytest.CaptureFixture[str], what: str, said: str
+    here: Path, capfd: pytest.CaptureFixture[str], what: str, said: str
 ) -> None:
     with pytest.raises(SystemExit):
         differing([0.5, 0.25], 2, what)
@@ -331,7 +313,7 @@ def test_a_repeated_epoch_that_gives_other_numbers_is_said_once_and_on_record(
     assert said in err
     differing([0.875], 0, what)
     assert "computed again" not in said_by(capfd), "it is on record by now"
-    (record,) = walks(small)
+    (record,) = recorded(here)
     seen = view(record)
     (tags,) = (one.tags for one in record.events() if isinstance(one, Logged) and one.tags)
     assert said in tags["resumed.differs"]
@@ -342,37 +324,37 @@ def test_a_repeated_epoch_that_gives_other_numbers_is_said_once_and_on_record(
 
 
 def test_a_repeated_epoch_that_gives_the_same_is_not_said(
-    small: Path, capfd: pytest.CaptureFixture[str]
+    here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     nan = float("nan")
     for numbers, stop_in in (([0.5, nan], 2), ([nan, 0.1], 3), ([0.1], 0)):
         with suppress(SystemExit):
             differing(numbers, stop_in, "model")
     assert "computed again" not in said_by(capfd)
-    (record,) = walks(small)
+    (record,) = recorded(here)
     assert ending(record) == "FINISHED"
     assert "resumed.differs" not in view(record).tags
 
 
 def test_another_param_begins_anew(
-    small: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
+    here: Path, whole: Arrays, capfd: pytest.CaptureFixture[str]
 ) -> None:
     interrupt_in(3)
-    (small / "params.yaml").write_text("lr: 2\n")
+    (here / "params.yaml").write_text("lr: 2\n")
     assert not np.array_equal(walk()["place"], whole["place"])
     said = said_by(capfd)
     assert "going on" not in said
-    stopped = walks(small)[1].start.id
+    stopped = recorded(here)[1].start.id
     assert f"not resuming {stopped} (2 epochs): lr changed from 1 to 2\n" in said
-    (small / "params.yaml").write_text("lr: 1\n")
+    (here / "params.yaml").write_text("lr: 1\n")
     assert_equal(walk(), whole)
     assert "after epoch 2" in said_by(capfd)
-    assert len(walks(small)) == 3
+    assert len(recorded(here)) == 3
 
 
 @pytest.mark.parametrize(("epochs", "kept"), [(4, 4), (6, 3)])
 def test_a_run_stopped_behind_its_loop_ends_with_the_same_model_at_the_same_step(
-    epochs: int, kept: int, small: Path, capfd: pytest.CaptureFixture[str]
+    epochs: int, kept: int, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of four epochs; or of six, where the loop is left in the fourth: no checkpoint has that."""
 
@@ -391,22 +373,22 @@ def test_a_run_stopped_behind_its_loop_ends_with_the_same_model_at_the_same_step
         return state.state_dict()
 
     whole = four()
-    assert checkpoints(Workspace(small)) == []
+    assert checkpoints(Workspace(here)) == []
     with pytest.raises(SystemExit):
         four(stopped=True)
-    assert int(checkpoints(Workspace(small))[-1].stem) == kept
+    assert int(checkpoints(Workspace(here))[-1].stem) == kept
     assert_equal(four(), whole)
     assert f"after epoch {kept}" in said_by(capfd)
-    assert checkpoints(Workspace(small)) == []
-    first, second = walks(small)
+    assert checkpoints(Workspace(here)) == []
+    first, second = recorded(here)
     assert logged(second) == logged(first)
     assert [event.step for event in second.events() if isinstance(event, ModelSaved)] == [4]
 
 
 def test_only_one_loop_of_a_run_can_keep_its_state(
-    small: Path, capfd: pytest.CaptureFixture[str]
+    here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    del small
+    del here
 
     def two_loops() -> None:
         with start_run("train") as run:
@@ -420,11 +402,11 @@ def test_only_one_loop_of_a_run_can_keep_its_state(
 
 
 @pytest.fixture
-def growing(small: Path) -> Path:
+def growing(here: Path) -> Path:
     """The small repository, its stage with a number of epochs."""
-    text = (small / "dvc.yaml").read_text()
-    (small / "dvc.yaml").write_text(text.replace("[lr]", "[walk]"))
-    return small
+    text = (here / "dvc.yaml").read_text()
+    (here / "dvc.yaml").write_text(text.replace("[lr]", "[walk]"))
+    return here
 
 
 def grow(epochs: int, leave_in: int = 0, stop_in: int = 0) -> Arrays:
@@ -455,7 +437,7 @@ def kept(folder: Path) -> list[str]:
 
 def straight(folder: Path, epochs: int, leave_in: int = 0) -> tuple[Arrays, Record]:
     """A run of so many epochs that finds no checkpoint, and leaves none."""
-    ends_with, record = grow(epochs, leave_in), walks(folder)[-1]
+    ends_with, record = grow(epochs, leave_in), recorded(folder)[-1]
     shutil.rmtree(folder / ".runrecord" / "checkpoints")
     return ends_with, record
 
@@ -467,7 +449,7 @@ def test_a_longer_run_goes_on_from_where_a_shorter_one_ended(
     ids: list[str] = []
     for epochs, origin in ((3, 0), (6, 3), (9, 6)):
         ends_with = grow(epochs)
-        record = walks(growing)[-1]
+        record = recorded(growing)[-1]
         said = said_by(capfd)
         if origin:
             assert f"continuing {ids[-1]}: this run has its epochs 1 to {origin}" in said
@@ -491,7 +473,7 @@ def test_a_run_that_is_wanted_shorter_or_once_more_begins_anew(
 ) -> None:
     whole, _ = straight(growing, 4)
     grow(6)
-    long = walks(growing)[-1].start.id
+    long = recorded(growing)[-1].start.id
     capfd.readouterr()
     assert_equal(grow(4), whole)
     said = said_by(capfd)
@@ -500,10 +482,10 @@ def test_a_run_that_is_wanted_shorter_or_once_more_begins_anew(
     said = said_by(capfd)
     assert "not resuming" not in said
     assert "continuing " in said, "4 epochs are done of 6"
-    assert [event for event in walks(growing)[-1].events() if isinstance(event, Resumed)] == []
+    assert [event for event in recorded(growing)[-1].events() if isinstance(event, Resumed)] == []
     grow(6)
     grow(6)
-    counts = [len(view(record).series["length"]) for record in walks(growing)]
+    counts = [len(view(record).series["length"]) for record in recorded(growing)]
     assert counts == [4, 6, 4, 6, 6, 6]
 
 
@@ -514,19 +496,19 @@ def test_a_longer_run_goes_on_from_where_another_was_stopped(
     shorter, _ = straight(growing, 6)
     with pytest.raises(SystemExit):
         grow(6, stop_in=5)
-    stopped = walks(growing)[-1].start.id
+    stopped = recorded(growing)[-1].start.id
     with pytest.raises(SystemExit):
         grow(9, stop_in=7)
     assert f"continuing {stopped}: this run has its epochs 1 to 4" in said_by(capfd)
-    longer = walks(growing)[-1].start.id
+    longer = recorded(growing)[-1].start.id
     assert_equal(grow(9), whole)
     assert f"resuming {longer} after epoch 6" in said_by(capfd)
-    record = walks(growing)[-1]
+    record = recorded(growing)[-1]
     assert record.start.id == longer
     assert logged(record) == logged(expected)
     assert_equal(grow(6), shorter)
     assert f"resuming {stopped} after epoch 4" in said_by(capfd)
-    assert [record.start.id for record in walks(growing)][2:] == [stopped, longer]
+    assert [record.start.id for record in recorded(growing)][2:] == [stopped, longer]
 
 
 def test_a_run_that_left_its_loop_leaves_it_there_again_where_it_is_wanted_longer(
@@ -538,7 +520,7 @@ def test_a_run_that_left_its_loop_leaves_it_there_again_where_it_is_wanted_longe
     capfd.readouterr()
     assert_equal(grow(9, leave_in=5), whole)
     assert "this run has its epochs 1 to 4" in said_by(capfd)
-    assert logged(walks(growing)[-1]) == logged(expected)
+    assert logged(recorded(growing)[-1]) == logged(expected)
 
 
 def test_a_damaged_end_of_a_shorter_run_costs_its_epochs_alone(
@@ -554,7 +536,7 @@ def test_a_damaged_end_of_a_shorter_run_costs_its_epochs_alone(
     assert "is damaged and set aside" in said_by(capfd)
     shutil.rmtree(growing / ".runrecord/checkpoints")
     grow(2)
-    folder = run_dir(growing, walks(growing)[-1].start.id)
+    folder = run_dir(growing, recorded(growing)[-1].start.id)
     for picture in folder.glob("images/*"):
         picture.unlink()
         picture.write_bytes(b"damaged")
@@ -603,24 +585,24 @@ def test_of_each_stage_and_trial_the_newest_checkpoints_stay(tmp_path: Path) -> 
 
 
 def test_nothing_goes_on_from_a_run_that_its_study_ended(
-    small: Path, whole: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, whole: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     why = tmp_path / "why"
     why.write_text("worse than most")
     monkeypatch.setenv("RUNRECORD_WHY", str(why))
     interrupt_in(3)
-    pruned = walks(small)[-1]
+    pruned = recorded(here)[-1]
     assert view(pruned).tags["study.pruned"] == "worse than most"
-    assert checkpoints(Workspace(small)) == []
+    assert checkpoints(Workspace(here)) == []
     monkeypatch.delenv("RUNRECORD_WHY")
     interrupt_in(3)
-    stopped = walks(small)[-1]
+    stopped = recorded(here)[-1]
     assert stopped.start.id != pruned.start.id
-    folder = run_dir(small, stopped.start.id)
+    folder = run_dir(here, stopped.start.id)
     writer = RecordWriter(folder, stopped.size)
     writer.write(Logged(9, 2, tags={"study.pruned": "worse"}))
     assert_equal(walk(), whole)
-    assert walks(small)[-1].start.id not in (pruned.start.id, stopped.start.id)
+    assert recorded(here)[-1].start.id not in (pruned.start.id, stopped.start.id)
 
 
 SEVERAL = "stages: {train: {cmd: [python a.py, python b.py], params: [lr], deps: [src/code.py]}}\n"
@@ -674,30 +656,30 @@ def short_walk(device: str, stop_in: int = 0) -> int:
 
 @pytest.mark.parametrize("name", OTHERWISE)
 def test_a_run_goes_on_only_where_all_that_changes_numbers_is_as_it_was(
-    small: Path, name: str, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]
+    here: Path, name: str, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (small / "dvc.yaml").write_text(SEVERAL)
+    (here / "dvc.yaml").write_text(SEVERAL)
     monkeypatch.setattr(sys, "argv", ["a.py"])
     with pytest.raises(SystemExit):
         short_walk("one GPU", 3)
-    (stopped,) = walks(small)
+    (stopped,) = recorded(here)
     change, said = OTHERWISE[name]
     change(monkeypatch)
     first = short_walk("another" if name == "device" else "one GPU")
     out = said_by(capfd)
-    assert (first, len(walks(small))) == ((1, 2) if said else (3, 1))
+    assert (first, len(recorded(here))) == ((1, 2) if said else (3, 1))
     assert f"not resuming {stopped.start.id} (2 epochs): {said}" in out or not said
 
 
 def test_a_look_at_a_stopped_run_does_not_keep_it_from_going_on(
-    small: Path, whole: Arrays, monkeypatch: pytest.MonkeyPatch
+    here: Path, whole: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of a `sync` that reads a long record; the process that ran is known to be dead."""
     interrupt_in(3)
-    stopped = walks(small)[-1].start.id
-    place = run_dir(small, stopped) / ".place"
+    stopped = recorded(here)[-1].start.id
+    place = run_dir(here, stopped) / ".place"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"process": str(2**22 + 1)}))
-    looker = lock_of(run_dir(small, stopped))
+    looker = lock_of(run_dir(here, stopped))
     looker.acquire()
     waited = []
     real = FileLock.acquire
@@ -715,8 +697,8 @@ def test_a_look_at_a_stopped_run_does_not_keep_it_from_going_on(
     monkeypatch.setattr(FileLock, "acquire", acquire)
     assert_equal(walk(), whole)
     assert len(waited) == 1
-    assert walks(small)[-1].start.id == stopped
-    assert len(walks(small)) == 2
+    assert recorded(here)[-1].start.id == stopped
+    assert len(recorded(here)) == 2
 
 
 STOP = (

@@ -12,33 +12,13 @@ import numpy as np
 import pytest
 from workspaces import RECORD_ONLY, Workspace
 
-from records import new_run
+from records import ending, new_run, recorded
 from runrecord import start_run
 from runrecord.errors import UserError
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 from runrecord.run.start import rank_in
-from runrecord.store.place import here
-from runrecord.store.runs import run_dir, run_dirs
-
-
-@pytest.fixture
-def small(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small DVC repository, which this process works in."""
-    for name in ("stdout", "stderr"):  # a run changes both for good
-        monkeypatch.setattr(sys, name, getattr(sys, name))
-    return here
-
-
-def walks(repository: Path) -> list[Record]:
-    """The records of the runs, the oldest first."""
-    found = [Record(files_in(folder)) for folder in run_dirs(repository)]
-    return sorted(found, key=lambda record: record.start.time)
-
-
-def ending(record: Record) -> str:
-    return record.end.status if record.end else "none"
-
+from runrecord.store import processes
+from runrecord.store.runs import run_dir
 
 AFTER: dict[str, Callable[[Any], object]] = {
     "metric": lambda run: run.log({"loss": 1.0}),
@@ -54,17 +34,17 @@ AFTER: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("what", AFTER)
 @pytest.mark.parametrize("how", ["FINISHED", "FAILED", "KILLED"])
-def test_nothing_is_logged_after_a_run_has_ended(small: Path, what: str, how: str) -> None:
+def test_nothing_is_logged_after_a_run_has_ended(here: Path, what: str, how: str) -> None:
     errors = {"FAILED": ValueError(), "KILLED": KeyboardInterrupt()}
     with suppress(ValueError, SystemExit), start_run("train") as run:
         run.log({"loss": 1.0})
         if how in errors:
             raise errors[how]
-    files = files_in(run_dir(small, run.id))
+    files = files_in(run_dir(here, run.id))
     before = {name: path.read_bytes() for name, path in files.items()}
     with pytest.raises(UserError, match="the run has ended"):
         AFTER[what](run)
-    assert files_in(run_dir(small, run.id)) == files
+    assert files_in(run_dir(here, run.id)) == files
     assert {name: path.read_bytes() for name, path in files.items()} == before
     assert ending(Record(files)) == how
 
@@ -77,7 +57,7 @@ def test_nothing_is_logged_after_a_run_has_ended(small: Path, what: str, how: st
     ],
 )
 def test_a_block_that_is_left_by_an_exit_ends_as_the_exit_status_says(
-    small: Path, leave: list[Any], status: str
+    here: Path, leave: list[Any], status: str
 ) -> None:
     def left_by_an_exit() -> None:
         with start_run("train") as run:
@@ -87,27 +67,26 @@ def test_a_block_that_is_left_by_an_exit_ends_as_the_exit_status_says(
     with pytest.raises(SystemExit) as left:
         left_by_an_exit()
     assert left.value.code == (leave[0] if leave else None)
-    assert [ending(record) for record in walks(small)] == [status]
-    assert (small / "records/train/run.json").exists() == (status == "FINISHED")
+    assert [ending(record) for record in recorded(here)] == [status]
+    assert (here / "records/train/run.json").exists() == (status == "FINISHED")
 
 
-def test_values_within_a_step_need_the_metric_itself(
-    small: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as left, start_run("train") as run:
-        run.log({"other": 1.0}, within={"loss": [1.0, 2.0]})
-    assert left.value.code == 2
-    assert "'loss' has values within the step" in capfd.readouterr().err
-    assert view(walks(small)[0]).series == {}
+def test_an_error_that_names_a_file_whose_name_is_no_text_is_on_record(here: Path) -> None:
+    with pytest.raises(ValueError, match="no such data"), start_run("train"):
+        raise ValueError("no such data: \udcff.bin")
+    (record,) = recorded(here)
+    assert record.end is not None
+    assert (record.end.status, record.end.message) == ("FAILED", "ValueError: no such data: ?.bin")
+    assert record.end.traceback.endswith("no such data: ?.bin\n")
 
 
 def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
-    small: Path, capfd: pytest.CaptureFixture[str]
+    here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for fold in range(3):
         with start_run("train") as run:
             run.log({"fold": float(fold)})
-    first, second, third = walks(small)
+    first, second, third = recorded(here)
     assert [record.start.number for record in (first, second, third)] == [1, 2, 3]
     said = capfd.readouterr().err.splitlines()
     notes = [line for line in said if line.startswith("note: records/train")]
@@ -116,19 +95,19 @@ def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
         f"{before.start.id} is in the run store alone."
         for number, one, before in ((2, second, first), (3, third, second))
     ]
-    assert Record(files_in(small / "records/train")).start.id == third.start.id
+    assert Record(files_in(here / "records/train")).start.id == third.start.id
     with start_run("other") as run:
         pass
-    assert Record(files_in(run_dir(small, run.id))).start.number == 1, "of its own stage"
+    assert Record(files_in(run_dir(here, run.id))).start.number == 1, "of its own stage"
 
 
-def test_runs_of_other_processes_are_not_counted(small: Path) -> None:
-    new_run(run_dir(small, "before"), id="before", stage="train")
-    place = run_dir(small, "before") / ".place"
-    place.write_text(json.dumps(here() | {"process": "1"}))
+def test_runs_of_other_processes_are_not_counted(here: Path) -> None:
+    new_run(run_dir(here, "before"), id="before", stage="train")
+    place = run_dir(here, "before") / ".place"
+    place.write_text(json.dumps(processes.here() | {"process": "1"}))
     with start_run("train") as run:
         pass
-    assert Record(files_in(run_dir(small, run.id))).start.number == 1
+    assert Record(files_in(run_dir(here, run.id))).start.number == 1
 
 
 def test_a_record_from_before_runs_were_numbered_is_the_first(tmp_path: Path) -> None:
@@ -203,36 +182,36 @@ def all_at_once(folder: Path, environments: Sequence[dict[str, str]]) -> list[st
     return said
 
 
-def test_of_four_ranks_the_first_records_and_all_go_on_from_its_checkpoint(small: Path) -> None:
-    (small / "ranks.py").write_text(RANKS)
-    (small / "stop").touch()
-    Workspace(small).run("python", "ranks.py", status=130, environment=RECORD_ONLY, RANK="0")
-    (small / "stop").unlink()
-    kept = small.glob(".runrecord/checkpoints/*/*/0*")
+def test_of_four_ranks_the_first_records_and_all_go_on_from_its_checkpoint(here: Path) -> None:
+    (here / "ranks.py").write_text(RANKS)
+    (here / "stop").touch()
+    Workspace(here).run("python", "ranks.py", status=130, environment=RECORD_ONLY, RANK="0")
+    (here / "stop").unlink()
+    kept = here.glob(".runrecord/checkpoints/*/*/0*")
     assert sorted(path.stem for path in kept) == ["000001", "000002"]
     variables = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "RANK")
-    said = all_at_once(small, [{name: str(n)} for n, name in enumerate(variables)])
+    said = all_at_once(here, [{name: str(n)} for n, name in enumerate(variables)])
     for number, text in enumerate(said):
         assert "it computes epoch 3\n" in text
         assert text.count("records nothing, rank 0 does; set RANK=0") == (number > 0)
         assert "refused: UserError" in text
         assert "computed again" not in text, "a rank's own numbers may differ from the first's"
-    (record,) = walks(small)
+    (record,) = recorded(here)
     assert ending(record) == "FINISHED"
     assert list(view(record).series["place"]) == [1, 2, 3, 4]
-    assert Record(files_in(small / "records/train")).start.id == record.start.id
+    assert Record(files_in(here / "records/train")).start.id == record.start.id
 
 
-def test_four_processes_without_ranks_all_seal_and_the_last_one_stays(small: Path) -> None:
-    (small / "ranks.py").write_text(RANKS)
-    said = all_at_once(small, [{}] * 4)
-    found = walks(small)
+def test_four_processes_without_ranks_all_seal_and_the_last_one_stays(here: Path) -> None:
+    (here / "ranks.py").write_text(RANKS)
+    said = all_at_once(here, [{}] * 4)
+    found = recorded(here)
     assert [ending(record) for record in found] == ["FINISHED"] * 4
-    sealed = Record(files_in(small / "records/train"))
+    sealed = Record(files_in(here / "records/train"))
     assert sealed.start.id in {record.start.id for record in found}
-    assert [*sealed.events()] == [*Record(files_in(run_dir(small, sealed.start.id))).events()]
+    assert [*sealed.events()] == [*Record(files_in(run_dir(here, sealed.start.id))).events()]
     assert sealed.damaged == {}
-    assert [path.name for path in (small / "records").iterdir()] == ["train"]
+    assert [path.name for path in (here / "records").iterdir()] == ["train"]
     assert sum(text.count("is in the run store alone") for text in said) == 3
 
 

@@ -15,8 +15,7 @@ from test_viewers import viewing
 from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
 
 from runrecord.cli.viewers import free_port
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 from runrecord.store.runs import run_dirs
 
 PASSWORD = "correct horse battery"

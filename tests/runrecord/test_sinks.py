@@ -17,8 +17,7 @@ import sqlalchemy
 from records import end_run, new_run, play
 from runrecord import Embedding
 from runrecord.record.events import RunEnded
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 from runrecord.trackers.mlflow.artifacts import pictures_of
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.sink import MlflowSink

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from workspaces import Workspace, new_repository, spool
 
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 
 FORK = """
 import os, runrecord

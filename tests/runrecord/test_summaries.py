@@ -13,9 +13,8 @@ from runrecord.cli.which import which
 from runrecord.dvc.cache import known_records
 from runrecord.git.commands import git
 from runrecord.resume.checkpoints import Checkpoints
-from runrecord.store.catalog import all_runs
+from runrecord.store.catalog import SUMMARY, all_runs
 from runrecord.store.runs import run_dir, state_folder
-from runrecord.store.summaries import SUMMARY
 
 NAMES = ("a", "b", "c")
 
@@ -94,7 +93,7 @@ def test_without_a_good_summary_all_is_as_with_one(root: Path, damage: str) -> N
         case "half":
             summary.write_bytes(content[: len(content) // 2])
         case "another version":
-            summary.write_bytes(content.replace(b'"version":', b'"version":9'))
+            summary.write_bytes(content.replace(b'"stamp":"', b'"stamp":"9'))
         case "a folder":
             (summary / "in the way").mkdir(parents=True)
     with audited("open") as opened:

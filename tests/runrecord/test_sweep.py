@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from workspaces import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
 
-from runrecord.errors import UserError
-from runrecord.extras import require
+from runrecord.errors import UserError, require
 from runrecord.project import Better
 from runrecord.sweep.space import Param, as_there, parse, set_params, split
 from runrecord.sweep.study import Definition, Outcome, Study, best_first, grid_of, open_study

@@ -30,9 +30,8 @@ from workspaces import (
     with_results,
 )
 
-from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused
-from runrecord.record.view import view
+from runrecord.record.events import RecordRefused
+from runrecord.record.reader import Record, files_in, view
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -33,8 +33,9 @@ from records import audited, end_run, new_run, play, records_among
 from runrecord.cli import main
 from runrecord.record.events import Dataset
 from runrecord.record.reader import Record, files_in
-from runrecord.store import locks
-from runrecord.store.runs import host, lock_of
+from runrecord.store import processes
+from runrecord.store.processes import lock_of
+from runrecord.store.runs import host
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.verify.rebuild import scratch
 
@@ -310,7 +311,7 @@ def test_a_disk_without_locks_is_said_in_a_sentence(
     train(small.path, folder, "vae", id="more", time=4)
     end_run(folder)
     for command, status in {("sync",): 0, ("reap",): 0, ("runs",): 0, ("doctor",): 1}.items():
-        locks.warn_no_file_locks.cache_clear()
+        processes.warn_no_file_locks.cache_clear()
         output = here(*command, status=status)
         assert "Traceback" not in output
         said = f"warning: the disk of {folder.parents[1]} has no file locks ({os.strerror(code)}): "

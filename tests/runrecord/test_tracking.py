@@ -37,8 +37,7 @@ from records import end_run, new_run, play
 from runrecord import start_run
 from runrecord.cli.reap import reap
 from runrecord.record.events import Contents, Event, Logged, RunEnded, RunStarted
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
+from runrecord.record.reader import Record, files_in, view
 from runrecord.record.writer import RecordWriter
 from runrecord.run.tracker import Tracker
 from runrecord.trackers.base import Sink

@@ -27,7 +27,7 @@ from generative.plots.curves import loss_curves
 from generative.plots.image_grids import png
 from generative.rng import generator
 from runrecord import Embedding, Run
-from runrecord.paths import repo_root
+from runrecord.project import repo_root
 from runrecord.store.runs import state_folder
 
 _THUMBNAIL = 64  # pixels at most, a side

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from runrecord.paths import RUN_NAMES
+from runrecord.project import RUN_NAMES
 
 
 def main() -> None:

@@ -10,8 +10,7 @@ from rich.table import Table
 from runrecord.cli.console import add_row, page, refusing
 from runrecord.cli.lookup import find_record
 from runrecord.git.commands import GitFailed, commit_of, git
-from runrecord.paths import repo_root
-from runrecord.project import load_project
+from runrecord.project import load_project, repo_root
 from runrecord.safety.text import printable, shown
 from runrecord.verify.compare import (
     CODE,

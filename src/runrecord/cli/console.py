@@ -9,8 +9,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from runrecord.errors import RunFailed, UserError
+from runrecord.record.events import Files, RecordRefused
 from runrecord.record.reader import Record
-from runrecord.record.schema import Files, RecordRefused
 from runrecord.safety.text import printable, reason
 from runrecord.store.catalog import RecordedRun
 

@@ -15,13 +15,13 @@ from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.git.commands import OutsideGit, commit_of, git
 from runrecord.git.patch import describe_code
-from runrecord.paths import repo_root
-from runrecord.project import Project, load_project
+from runrecord.project import Project, load_project, repo_root
 from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.record.reader import Record, files_in
 from runrecord.safety.text import reason, shown
 from runrecord.store.catalog import all_runs, newest_of_each, sealed_records
-from runrecord.store.runs import host, is_running, run_dir, run_dirs
+from runrecord.store.processes import is_running
+from runrecord.store.runs import host, run_dir, run_dirs
 from runrecord.trackers.mlflow.store import tracking_uri
 from runrecord.trackers.player import Store
 

@@ -12,12 +12,13 @@ from filelock import Timeout
 from runrecord.cli.console import say, say_failure
 from runrecord.dvc.cache import known_records
 from runrecord.files import sha256
-from runrecord.paths import repo_root
+from runrecord.project import repo_root
+from runrecord.record.events import EVENTS, LOCK, START, Files, RecordRefused
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import EVENTS, LOCK, START, Files, RecordRefused
 from runrecord.resume.checkpoints import folders_of
 from runrecord.store.catalog import RecordedRun, all_runs
-from runrecord.store.runs import lock_of, state_folder
+from runrecord.store.processes import lock_of
+from runrecord.store.runs import state_folder
 from runrecord.trackers.player import sync_lock
 from runrecord.trackers.tensorboard import shown_at
 

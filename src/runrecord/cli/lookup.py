@@ -7,9 +7,9 @@ from pathlib import Path
 
 from runrecord.dvc.cache import known_records, records_at, records_of_equal_runs
 from runrecord.errors import UserError
-from runrecord.paths import RECORDS, RUN_NAMES
+from runrecord.project import RECORDS, RUN_NAMES
+from runrecord.record.events import START, RecordRefused
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import START, RecordRefused
 from runrecord.safety.text import printable
 from runrecord.store.catalog import sealed_records
 from runrecord.store.runs import run_dir, run_dirs

@@ -9,12 +9,9 @@ from runrecord.cli.console import refusing, say
 from runrecord.cli.lookup import find_records
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, write_atomic
-from runrecord.paths import repo_root
-from runrecord.project import Project, load_project
-from runrecord.record.events import RunStarted
-from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import START, RecordRefused, read_start
-from runrecord.record.view import RunView, view
+from runrecord.project import Project, load_project, repo_root
+from runrecord.record.events import START, RecordRefused, RunStarted, read_start
+from runrecord.record.reader import Record, RunView, files_in, view
 from runrecord.report.page import all_metrics, render
 from runrecord.report.seed_spread import apart_from_seed
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, sealed_records

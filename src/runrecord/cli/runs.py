@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from runrecord.cli.console import add_row, page, say_failure
-from runrecord.paths import repo_root
+from runrecord.project import repo_root
 from runrecord.store.catalog import all_runs, newest_of_each
 
 

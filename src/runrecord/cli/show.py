@@ -6,9 +6,8 @@ from rich.table import Table
 
 from runrecord.cli.console import add_row, page, refusing
 from runrecord.cli.lookup import find_record
-from runrecord.paths import repo_root
-from runrecord.record.reader import Record
-from runrecord.record.view import view
+from runrecord.project import repo_root
+from runrecord.record.reader import Record, view
 
 
 def show(name: str) -> None:

@@ -16,13 +16,11 @@ from rich.table import Table
 
 from runrecord.cli.console import page, say
 from runrecord.dvc.stages import find_stage, stages_of
-from runrecord.errors import RunFailed, UserError
-from runrecord.extras import require
+from runrecord.errors import RunFailed, UserError, require
 from runrecord.files import sha256
 from runrecord.git.commands import git
 from runrecord.git.patch import LESS, describe_code
-from runrecord.paths import repo_root
-from runrecord.project import Project, load_project
+from runrecord.project import Project, load_project, repo_root
 from runrecord.provenance.environment import STUDY_TAGS
 from runrecord.report.study_plots import log_plots
 from runrecord.run.process import Terminated

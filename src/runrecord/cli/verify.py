@@ -14,12 +14,9 @@ from runrecord.cli.compare import difference_table, show_differences
 from runrecord.cli.console import add_row, page
 from runrecord.cli.lookup import find_records
 from runrecord.errors import UserError
-from runrecord.paths import repo_root
-from runrecord.project import load_project
-from runrecord.record.events import RunStarted
-from runrecord.record.reader import Record
-from runrecord.record.schema import RecordRefused
-from runrecord.record.view import view
+from runrecord.project import load_project, repo_root
+from runrecord.record.events import RecordRefused, RunStarted
+from runrecord.record.reader import Record, view
 from runrecord.run.process import raise_on_signals
 from runrecord.safety.text import printable, shown
 from runrecord.store.runs import host, was_run_here

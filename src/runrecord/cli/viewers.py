@@ -6,9 +6,8 @@ import sys
 import time
 import webbrowser
 
-from runrecord.errors import UserError
-from runrecord.extras import require
-from runrecord.paths import repo_root
+from runrecord.errors import UserError, require
+from runrecord.project import repo_root
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import shown
 from runrecord.trackers.mlflow.store import artifact_location, is_database, tracking_uri

@@ -7,10 +7,9 @@ from runrecord.cli.console import say, say_failure
 from runrecord.dvc.cache import known_records
 from runrecord.dvc.stages import hash_paths
 from runrecord.errors import RunFailed
-from runrecord.paths import repo_root
-from runrecord.record.events import files_of
+from runrecord.project import repo_root
+from runrecord.record.events import Files, RecordRefused, files_of
 from runrecord.record.reader import Record
-from runrecord.record.schema import Files, RecordRefused
 from runrecord.store.catalog import all_runs
 
 

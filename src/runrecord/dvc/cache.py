@@ -25,8 +25,8 @@ from runrecord.errors import UserError
 from runrecord.files import copy
 from runrecord.git.commands import commit_of, git, top_of
 from runrecord.git.patch import check_out
-from runrecord.paths import RECORDS
-from runrecord.record.schema import Files
+from runrecord.project import RECORDS
+from runrecord.record.events import Files
 from runrecord.safety.text import reason, shown
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from runrecord.errors import RunFailed, UserError
 from runrecord.files import sha256, sha256_of_files
 from runrecord.git.commands import GitFailed, git
 from runrecord.safety.text import clause
-from runrecord.store.place import dvc_above
+from runrecord.store.processes import dvc_above
 
 if TYPE_CHECKING:
     from dvc.ignore import DvcIgnoreFilter

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from runrecord.dvc.stages import Stage, StageAtWork, find_stage, hash_paths
 from runrecord.errors import UserError
-from runrecord.paths import RECORDS, repo_root
-from runrecord.record.schema import START
+from runrecord.files import known_digests
+from runrecord.project import RECORDS, repo_root
+from runrecord.record.events import START
 from runrecord.safety.text import printable
-from runrecord.store.digests import known_digests
 from runrecord.store.runs import state_folder
 
 

@@ -1,4 +1,4 @@
-"""What happens in a run, as plain values: the only vocabulary of records and trackers.
+"""What happens in a run, as plain values and as JSON: the only vocabulary of records and trackers.
 
 An event names pictures, models and other files; their content travels beside it, as `Contents`.
 Times are milliseconds since 1970, UTC. These classes are the schema of a record: a value that an
@@ -9,13 +9,21 @@ import dataclasses
 import math
 import re
 from array import array
-from collections.abc import Mapping
-from dataclasses import field
+from collections.abc import Collection, Mapping
+from dataclasses import field, fields, replace
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 Contents = Mapping[str, bytes | Path]
@@ -23,6 +31,16 @@ Contents = Mapping[str, bytes | Path]
 
 COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 """A whole commit id of Git, SHA-1 or SHA-256."""
+
+MOST = 2**28
+"""Bytes of what is read as a whole: `run.json`, a line, a picture, a patch, an embedding."""
+_LONGEST_WHY = 500  # characters of what is wrong with a record
+START, EVENTS, PATCH = "run.json", "events.jsonl", "change.patch"
+LOCK = "lock"
+"""Held by the process that runs, while it runs; no part of the record."""
+
+Files = Mapping[str, Path]
+"""A record's files by their names in it, wherever they lie: in one folder, or in DVC's cache."""
 
 FORMAT: Literal[2] = 2
 _CONFIG = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="strings")
@@ -284,3 +302,85 @@ def fields_with_files(event: Event) -> list[tuple[str, File]]:
 def files_of(event: Event) -> list[File]:
     """The files that an event names."""
     return [file for _, file in fields_with_files(event)]
+
+
+T = TypeVar("T")
+
+_Line = Annotated[
+    Resumed | Logged | Observed | ModelSaved | ModelEvaluated | RunEnded,
+    Field(discriminator="event"),
+]
+_START: TypeAdapter[RunStarted] = TypeAdapter(RunStarted)
+_LINE: TypeAdapter[_Line] = TypeAdapter(_Line, config=ConfigDict(ser_json_inf_nan="strings"))
+_FIELDS = {kind.__name__: [one.name for one in fields(kind)] for kind in get_args(Event)}
+
+
+class RecordRefused(Exception):
+    """A record cannot be used; the message is one sentence for a person."""
+
+
+def read_start(content: bytes) -> RunStarted:
+    """The beginning of a run, from JSON.
+
+    Raises:
+        ValueError: it is not one; the message is a clause.
+    """
+    return _read(_START, content)
+
+
+def read_line(content: bytes) -> Event:
+    """A later event, from a line of JSON.
+
+    Raises:
+        ValueError: it is not one; the message is a clause.
+    """
+    return _read(_LINE, content)
+
+
+def as_json(event: Event) -> bytes:
+    """An event as JSON that can be read again: it is tried.
+
+    Raises:
+        ValueError: it cannot; the message is a clause.
+    """
+    start = isinstance(event, RunStarted)
+    adapter: TypeAdapter[Any] = _START if start else _LINE
+    content = adapter.dump_json(
+        event, indent=2 if start else None, ensure_ascii=True, warnings="error"
+    )
+    _read(adapter, content)
+    if len(content) >= MOST:
+        raise ValueError(f"an event has {len(content)} bytes, more than {MOST}")
+    return content + b"\n"
+
+
+def _read(adapter: TypeAdapter[T], content: bytes) -> T:
+    try:
+        return adapter.validate_json(content, extra="ignore")
+    except ValidationError as error:
+        raise ValueError(why(error)) from None
+
+
+def why(error: Exception) -> str:
+    """What is wrong with an event, as a clause."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    detail = error.errors(include_url=False, include_input=False)[0]
+    place = [*detail["loc"]]
+    if place and isinstance(place[0], int) and error.title in _FIELDS:  # given by its position
+        place[0] = _FIELDS[error.title][place[0]]
+    named = ".".join(map(str, place)) or "it"
+    return f"{named}: {detail['msg'].removeprefix('Value error, ')}"[:_LONGEST_WHY]
+
+
+def without_files(event: Event, names: Collection[str]) -> Event | None:
+    """An event without the files of those names; None if it is about nothing but one of them."""
+    bad = {name for name, file in fields_with_files(event) if file.name in names}
+    if isinstance(event, ModelSaved):
+        return None if bad else event
+    changes: dict[str, Any] = dict.fromkeys(bad)
+    if isinstance(event, Logged):
+        for field in bad:
+            files = getattr(event, field).items()
+            changes[field] = {title: file for title, file in files if file.name not in names}
+    return replace(event, **changes)

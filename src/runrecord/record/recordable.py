@@ -4,18 +4,18 @@ import io
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import index
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
 from PIL import Image
-from safetensors.numpy import save
 
 from runrecord.errors import UserError
-from runrecord.record.embedding import Embedding, unpack
-from runrecord.record.events import File
-from runrecord.record.schema import MOST, why
+from runrecord.record.events import MOST, File, why
 from runrecord.safety.text import printable
 
 T = TypeVar("T")
@@ -23,6 +23,39 @@ ANY_FILE = File("any", "0" * 64)
 """Stands for a file until its content is known."""
 _MOST_PIXELS = 2**26
 """What shows pictures has them in memory, whatever size a small file says that they have."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors that stand for examples, with thumbnails and, where there are such, labels."""
+
+    vectors: npt.NDArray[np.float32]
+    """(N, Z)."""
+    labels: npt.NDArray[np.uint8] | None
+    """(N,)."""
+    thumbnails: npt.NDArray[np.uint8]
+    """(N, H, W), grey, or (N, H, W, 3), red, green and blue."""
+
+
+def unpack(content: bytes) -> Embedding:
+    """The embedding in the content of a file.
+
+    Raises:
+        ValueError: it is not an embedding, or damaged.
+    """
+    try:
+        found = safetensors.numpy.load(content)
+        vectors, images, labels = found["codes"], found["images"], found.get("labels")
+    except Exception:  # whatever that library says of a header that lies
+        raise ValueError("no embedding, or damaged") from None
+    arrays = [vectors, images, *([] if labels is None else [labels])]
+    kinds = [(array.dtype.name, array.ndim) for array in arrays]
+    pictures = [("uint8", 3), ("uint8", 4)]
+    fit = kinds[0] == ("float32", 2) and kinds[1] in pictures and kinds[2:] in ([], [("uint8", 1)])
+    fit = fit and all(array.size for array in arrays) and images.shape[3:] in ((), (3,))
+    if not fit or len({len(array) for array in arrays}) != 1:
+        raise ValueError("an embedding whose vectors, labels and images do not fit")
+    return Embedding(vectors, labels, images)
 
 
 class Figure(Protocol):
@@ -70,7 +103,9 @@ def packed(model: str, embedding: Embedding) -> bytes:
     arrays = {"codes": embedding.vectors, "images": embedding.thumbnails}
     if embedding.labels is not None:
         arrays["labels"] = embedding.labels
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    content = safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    )
     try:
         if len(content) > MOST:
             raise ValueError(f"it has {len(content)} bytes, more than {MOST}")

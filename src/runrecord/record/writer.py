@@ -1,22 +1,37 @@
 """Writing a record while its run goes on."""
 
-import errno
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
+from typing import TypeVar
 from urllib.parse import quote
 
 from runrecord.files import link, sha256, write_atomic
-from runrecord.record.events import Contents, Event, File, Logged, RunEnded, RunStarted, files_of
+from runrecord.record.events import (
+    EVENTS,
+    LOCK,
+    START,
+    Contents,
+    Event,
+    File,
+    Logged,
+    RunEnded,
+    RunStarted,
+    as_json,
+    files_of,
+    without_files,
+)
 from runrecord.record.reader import files_in
-from runrecord.record.redacted import without_secrets
-from runrecord.record.schema import EVENTS, LOCK, START, as_json, without_files
-from runrecord.safety.text import printable
+from runrecord.safety.secrets import OWN_TAGS, fit, redact_words
+from runrecord.safety.text import printable, say
+
+E = TypeVar("E", bound=Event)
+_TEXTS = {"params", "tags", "config", "message", "traceback"}  # fields that may hold a secret
 
 
 class RecordWriter:
@@ -56,12 +71,13 @@ class RecordWriter:
         return file, {file.name: content}
 
     def write(self, event: Event, contents: Contents | None = None) -> None:
-        """Add an event, and the files that it names.
+        """Add an event without its secrets, and the files that it names.
 
         Raises:
             OSError: it is not on the disk (yet).
             ValueError: it could not be read again; the message is a clause.
         """
+        event = without_secrets(event)
         self._pending.append((event, as_json(event), contents or {}))
         self.write_pending()
 
@@ -87,7 +103,7 @@ class RecordWriter:
                         link(path, new / name)
             copy = RecordWriter(new, self._size)
             copy._pending, copy._lost = [*self._pending], self._lost
-            copy.write(without_secrets(end), contents)
+            copy.write(end, contents)
             if destination.exists():
                 destination.rename(old)
             new.rename(destination)
@@ -134,10 +150,9 @@ class RecordWriter:
             copy.unlink()
         if file.name not in self._lost:
             self._lost.add(file.name)
-            print(
+            say(
                 f"warning: {printable(str(content))} is lost to the run's record: it could not be "
                 "written when it was logged, and has changed or is gone since.",
-                file=sys.stderr,
             )
         return False
 
@@ -170,17 +185,18 @@ def _rename(copy: Path, target: Path) -> None:
         copy.rename(target)
 
 
-def place_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put the files of a record from another machine in `folder`; it counts once it is whole.
-
-    Raises:
-        OSError: a file cannot be written, or would be outside.
-    """
-    for name in sorted(files, key=START.__eq__):
-        target = folder / name
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise OSError(errno.EINVAL, "leads outside the folder", name)
-        write_atomic(target, files[name])
+def without_secrets(event: E, environment: Mapping[str, str] = os.environ) -> E:
+    """An event whose texts are fit to leave; names, digests and files are as they were."""
+    changes = {name: fit(vars(event)[name], environment) for name in _TEXTS & vars(event).keys()}
+    if isinstance(event, RunStarted):
+        changes["command"] = tuple(redact_words(event.command, environment))
+        changes["tags"] |= {name: text for name, text in event.tags.items() if name in OWN_TAGS}
+        if event.dataset:
+            changes["dataset"] = replace(event.dataset, **fit(vars(event.dataset), environment))
+    if isinstance(event, RunEnded):
+        changes["changed"] = tuple(fit(event.changed, environment))
+    changed = {name: new for name, new in changes.items() if new != getattr(event, name)}
+    return replace(event, **changed) if changed else event
 
 
 def file_for(folder: str, title: str, digest: str, suffix: str = "") -> File:

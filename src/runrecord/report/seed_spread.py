@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
-from runrecord.record.view import EVALUATION
+from runrecord.record.reader import EVALUATION
 
 _FEW = 12  # metrics to judge by, where the project says of none which way is better
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)

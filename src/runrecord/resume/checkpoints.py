@@ -6,8 +6,8 @@ library or kind of device never finds them. The identity lies beside them, for t
 """
 
 import json
+import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -22,13 +22,14 @@ from safetensors import SafetensorError, safe_open
 
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, sha256, write_atomic
-from runrecord.record.events import Event
+from runrecord.record.events import Event, RecordRefused
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import RecordRefused
-from runrecord.resume.identity import Identity, differences, redacted
+from runrecord.resume.identity import Identity, differences
 from runrecord.resume.repeated import OnRecord, has_tags, on_record
-from runrecord.store.place import process_began, was_claimed_since
-from runrecord.store.runs import is_running, run_dir, state_folder
+from runrecord.safety.secrets import fit
+from runrecord.safety.text import say
+from runrecord.store.processes import is_running, process_began, was_claimed_since
+from runrecord.store.runs import run_dir, state_folder
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 PRUNED = "study.pruned"
@@ -66,10 +67,12 @@ class Saved:
 
     @property
     def run_id(self) -> str:
+        """The run that saved it."""
         return self.path.parent.name
 
     @property
     def epoch(self) -> int:
+        """The last one that it is behind."""
         return int(self.path.stem)
 
     @property
@@ -116,7 +119,7 @@ class Checkpoints:
                 saves none.
         """
         self._root, self._follows = root, follows
-        self._identity: Identity = redacted(identity)
+        self._identity: Identity = fit(identity, os.environ)
         self._wanted = json.loads(json.dumps(wanted or {}))
         self._all = state_folder(root) / "checkpoints"
         self._folder = self._all / sha256(json.dumps(identity, sort_keys=True).encode())[:32]
@@ -197,10 +200,9 @@ class Checkpoints:
             write_atomic(file, lambda new: safetensors.numpy.save_file(whole, new, metadata))
         except (OSError, SafetensorError) as error:  # the latter: as its own library says it
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            print(
+            say(
                 f"warning: no checkpoint of epoch {epoch} ({file}: {why}); make room: a run that "
                 "is stopped now resumes from an earlier one.",
-                file=sys.stderr,
             )
             return
         remove_unfinished(folder)
@@ -247,26 +249,25 @@ class Checkpoints:
 
     def _first(self, fits: Callable[[Saved], bool], resumes: bool) -> Checkpoint | None:
         """The furthest checkpoint that fits, for its own run that `resumes`, or for another one."""
-        unusable: set[str] = set()
         for saved in filter(fits, _opened(self._folder)):
             record = self._record(saved.run_id)
-            if saved.run_id in unusable or (resumes and _is_finished(record)):
+            if resumes and _is_finished(record):
                 continue
-            if record is None or record.length < saved.length:
-                self._refuse(saved, "its record is gone, damaged or lacks an epoch")
-            elif self._is_running(saved.run_id):
-                self._refuse(
-                    saved,
-                    "it still runs, as far as this machine can tell; if it does not, run "
-                    f"'runrecord reap {saved.run_id}'",
-                )
-            elif found := self._read(saved, record, resumes):
+            found = self._checkpoint(saved, record, resumes)
+            if isinstance(found, Checkpoint):
                 return found
-            else:
-                unusable.add(saved.run_id)
+            self._refuse(saved, found)
         return None
 
-    def _read(self, saved: Saved, record: Record, resumes: bool) -> Checkpoint | None:
+    def _checkpoint(self, saved: Saved, record: Record | None, resumes: bool) -> Checkpoint | str:
+        """How far a run got by what it saved; or why that is of no use, as a clause."""
+        if record is None or record.length < saved.length:
+            return "its record is gone, damaged or lacks an epoch"
+        if self._is_running(saved.run_id):
+            return (
+                "it still runs, as far as this machine can tell; if it does not, run "
+                f"'runrecord reap {saved.run_id}'"
+            )
         first, last = (0, None) if resumes else (saved.begun, saved.length)
         try:
             events = enumerate(islice(record.events(files=False), first, last), first)
@@ -278,22 +279,14 @@ class Checkpoints:
                 if event and (not saved.begun <= number < saved.length or has_tags(event))
             )
         except (RecordRefused, OSError) as error:
-            self._refuse(saved, f"its record cannot be used: {error}")
-            return None
-        damage = record.damage()
-        if damage and not resumes:  # the new run's record would lack what is damaged
-            self._refuse(saved, f"its record has damaged files: {damage}")
-        elif resumes and ("tags", PRUNED, 0) in logged:
-            self._refuse(saved, "its study ended it")
-        else:
-            if damage:
-                print(
-                    f"warning: {saved.run_id} resumes without damaged files of its record: "
-                    f"{damage}.",
-                    file=sys.stderr,
-                )
-            return Checkpoint(saved, record, logged)
-        return None
+            return f"its record cannot be used: {error}"
+        if resumes and ("tags", PRUNED, 0) in logged:
+            return "its study ended it"
+        if damage := record.damage():
+            if not resumes:  # the new run's record would lack what is damaged
+                return f"its record has damaged files: {damage}"
+            say(f"warning: {saved.run_id} resumes without damaged files of its record: {damage}.")
+        return Checkpoint(saved, record, logged)
 
     def _refuse(self, saved: Saved, reason: str) -> None:
         self._refused.setdefault(saved.run_id, (saved.epoch, reason))
@@ -343,13 +336,12 @@ def _opened(folder: Path) -> Iterator[Saved]:
         except FileNotFoundError:
             continue  # another process has removed it
         except OSError as error:
-            print(f"warning: {path} cannot be read: {error}.", file=sys.stderr)
+            say(f"warning: {path} cannot be read: {error}.")
         except (SafetensorError, KeyError, TypeError, ValueError):
             with suppress(OSError):
                 path.rename(path.with_suffix(".damaged"))
-            print(
+            say(
                 f"warning: {path} is damaged and set aside; trying the one before it.",
-                file=sys.stderr,
             )
 
 

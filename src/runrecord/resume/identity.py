@@ -4,13 +4,12 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runrecord.errors import UserError
 from runrecord.provenance.environment import SHOW, Origin, changes_numbers, versions
-from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable
 
 Identity = Mapping[str, Mapping[str, Any]]
@@ -27,15 +26,7 @@ def identity_of(
     packages: Iterable[str],
     environment: Mapping[str, str] = os.environ,
 ) -> Identity:
-    """All that the result of a run depends on.
-
-    Args:
-        origin: of the run.
-        shown: the params that it is shown with.
-        device: the kind of device that it computes on.
-        packages: that the project depends on.
-        environment: variables.
-    """
+    """All that the result of a run depends on, `shown` being the params that it is shown with."""
     inputs = origin.inputs
     commands = inputs.stage.commands
     program = [Path(sys.argv[0]).name, *sys.argv[1:]] if len(commands) > 1 else []
@@ -60,11 +51,7 @@ def identity_of(
 
 
 def without_length(identity: Identity, param: str) -> tuple[Identity, dict[str, Any]]:
-    """An identity less the param that only says how long the run lasts; and that param.
-
-    Args:
-        identity: of the run.
-        param: its name, in whatever block.
+    """An identity less the param, in whatever block, that only says how long the run lasts; and it.
 
     Raises:
         UserError: several params have that name.
@@ -84,26 +71,13 @@ def without_length(identity: Identity, param: str) -> tuple[Identity, dict[str, 
     return rest, length
 
 
-def redacted(value: Any) -> Any:
-    """JSON values less what the environment holds secret."""
-    return _with_leaves(value, lambda leaf: redact(leaf) if isinstance(leaf, str) else leaf)
-
-
 def plain(value: Any) -> Any:
     """A value as it counts: 1.0 is 1, as DVC has it, and a tuple is a list."""
-
-    def whole(leaf: Any) -> Any:
-        return int(leaf) if isinstance(leaf, float) and leaf.is_integer() else leaf
-
-    return _with_leaves(value, whole)
-
-
-def _with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Mapping):
-        return {key: _with_leaves(one, change) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_leaves(one, change) for one in value]
-    return change(value)
+        return [plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def differences(was: Identity, now: Identity) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from runrecord.run.follower import FOLLOWER
+from runrecord.run.tracker import FOLLOWER
 
 _INTERVAL = 10.0  # seconds
 _PATIENCE = 5.0  # seconds that a run waits for a sample at most: a GPU may not answer

@@ -20,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(SystemExit):
@@ -31,7 +32,6 @@ class Terminated(SystemExit):
 
 _is_stage = False
 """Is this process a stage of `run_stage`, which ends it?"""
-
 
 Kinds = tuple[type[Exception], ...]
 
@@ -122,36 +122,30 @@ def raise_on_signals(*, instead: bool = False) -> None:
     """SIGTERM, and SIGHUP unless `nohup` has it ignored, end the run as Ctrl-C does.
 
     Args:
-        instead: of what a library made them do, too.
+        instead: of what a library, or an earlier run, made them and Ctrl-C do, too.
     """
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    for signum in _ENDING if instead else (signal.SIGTERM, signal.SIGHUP):
         now = signal.getsignal(signum)
         if now == signal.SIG_DFL or (instead and now != signal.SIG_IGN):
-            signal.signal(signum, _on_signal)
+            interrupts = signum == signal.SIGINT
+            signal.signal(signum, signal.default_int_handler if interrupts else _on_signal)
 
 
 @contextmanager
 def own_signals() -> Iterator[None]:
     """Let signals end a run, and be handled as before after it; in a stage, nothing comes after."""
-    if _is_stage:
-        if threading.current_thread() is threading.main_thread():  # an earlier run has set others
-            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise_on_signals(instead=True)
-        yield
-        return
-    stop_with_dvc()
+    if not _is_stage:
+        stop_with_dvc()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    raise_on_signals()
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    raise_on_signals(instead=_is_stage)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            if handler is not None:  # else it is not Python's: nobody here replaced it
+        for number, handler in before.items():
+            if handler is not None and not _is_stage:  # None is not Python's: nobody replaced it
                 signal.signal(number, handler)
 
 
@@ -176,7 +170,7 @@ def end_waiting_on_signals(stop: Callable[[], None]) -> None:
     """From here on the work is done and kept: a signal to end calls `stop`, and raises nothing."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in _ENDING:
         if signal.getsignal(signum) not in (signal.SIG_IGN, None):
             signal.signal(signum, lambda _signum, _frame: stop())
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from runrecord.errors import UserError
 from runrecord.files import sha256
-from runrecord.record.embedding import Embedding
 from runrecord.record.events import (
     Contents,
     Event,
@@ -26,6 +25,7 @@ from runrecord.record.events import (
 )
 from runrecord.record.recordable import (
     ANY_FILE,
+    Embedding,
     Figure,
     checked_png,
     made,
@@ -37,7 +37,7 @@ from runrecord.record.recordable import (
 )
 from runrecord.record.recordable import now as now
 from runrecord.resume.checkpoints import Checkpoint, Checkpoints, State
-from runrecord.resume.repeated import DIFFERS, OnRecord, difference, found_in, not_logged_again
+from runrecord.resume.repeated import DIFFERS, Key, OnRecord, difference, found_in, not_logged_again
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable, say
@@ -106,7 +106,7 @@ class Run:
         new = {
             name: value
             for name, value in values.items()
-            if self._is_new("metrics", name, step, (value, inside.get(name, [])))
+            if self._is_new(("metrics", name, step), (value, inside.get(name, [])))
         }
         if new:
             steps = {name: taken for name, taken in inside.items() if name in new}
@@ -153,12 +153,11 @@ class Run:
         """Log a model's file, by its stem or another name."""
         path = Path(path).resolve()
         name, step = name or path.stem, self._at(step)
-        self._emit_file(
-            "models",
-            step,
-            lambda file: ModelSaved(now(), name, file, path.name, step),
-            *("artifacts", name, path, path.suffix),
-        )
+
+        def saved(file: File) -> ModelSaved:
+            return ModelSaved(now(), name, file, path.name, step)
+
+        self._emit_file(("models", name, step), saved, path, path.suffix, "artifacts")
 
     def evaluation(
         self,
@@ -186,13 +185,13 @@ class Run:
             return ModelEvaluated(now(), model, digest, values, curves, config or {}, file)
 
         event = made(evaluated)
-        if not self._is_new("evaluated", f"{model} {digest}", 0, found_in(event)):
+        if not self._is_new(("evaluated", f"{model} {digest}", 0), found_in(event)):
             return
         if embedding is None:
             self._emit(lambda: event)
         else:
-            content = "embeddings", model, packed(model, embedding), ".safetensors"
-            self._emit_file("", 0, evaluated, *content)
+            content = packed(model, embedding)
+            self._emit_file(("embeddings", model, 0), evaluated, content, ".safetensors")
 
     def epochs(self, count: int, state: State | None = None) -> Iterator[int]:
         """The numbers of epochs, from 1 to `count`; less those that are behind a stopped run.
@@ -249,10 +248,10 @@ class Run:
         except (TypeError, ValueError):
             raise UserError(f"cannot record this: step {step!r} is not a whole number.") from None
 
-    def _is_new(self, kind: str, title: str, step: int, value: object) -> bool:
+    def _is_new(self, key: Key, value: object) -> bool:
         """Is that not on record yet? If it is, and was another, that is said once."""
-        if left := self._on_record.get((kind, title, step)):  # twice, if it was logged twice
-            self._say_once(difference((kind, title, step), left.pop(0), value))
+        if left := self._on_record.get(key):  # twice, if it was logged twice
+            self._say_once(difference(key, left.pop(0), value))
             return False
         return True
 
@@ -270,29 +269,26 @@ class Run:
         self, kind: str, title: str, content: bytes | Path, suffix: str, step: int | None
     ) -> None:
         at = self._at(step)
-        self._emit_file(
-            kind,
-            at,
-            lambda file: Logged(now(), at, **{kind: {title: file}}),  # type: ignore[arg-type]
-            *(kind, title, content, suffix),
-        )
+
+        def logged(file: File) -> Logged:
+            return Logged(now(), at, **{kind: {title: file}})  # type: ignore[arg-type]
+
+        self._emit_file((kind, title, at), logged, content, suffix)
 
     def _emit_file(
         self,
-        kind: str,
-        step: int,
+        key: Key,
         make: Callable[[File], Event],
-        folder: str,
-        title: str,
         content: bytes | Path,
         suffix: str,
+        folder: str | None = None,
     ) -> None:
         """Log an event that names a file, which is copied only if the rest can be recorded."""
         made(lambda: make(ANY_FILE))
-        key = kind, title, step
-        if key in self._on_record and not self._is_new(*key, sha256(content)):
+        if key in self._on_record and not self._is_new(key, sha256(content)):
             return
-        file, contents = self._tracker.keep(folder, title, content, suffix)
+        kind, title, _ = key
+        file, contents = self._tracker.keep(folder or kind, title, content, suffix)
         self._emit(lambda: make(file), contents)
 
     def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:

@@ -13,14 +13,22 @@ from runrecord.errors import RunFailed, UserError
 from runrecord.files import sha256
 from runrecord.git.commands import unsteered_process
 from runrecord.git.patch import LESS
-from runrecord.paths import checkout_root, repo_root
-from runrecord.project import load_project
+from runrecord.project import checkout_root, load_project, repo_root
 from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
-from runrecord.record.events import Contents, Dataset, File, RunEnded, RunStarted, Status
+from runrecord.record.events import (
+    PATCH,
+    Contents,
+    Dataset,
+    File,
+    RecordRefused,
+    RunEnded,
+    RunStarted,
+    Status,
+    why,
+)
 from runrecord.record.reader import Record, files_in
 from runrecord.record.recordable import now
-from runrecord.record.schema import PATCH, RecordRefused, why
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.resume.checkpoints import PRUNED as PRUNED
 from runrecord.resume.checkpoints import Checkpoints
@@ -36,8 +44,7 @@ from runrecord.run.process import (
 from runrecord.run.run import Run
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.text import printable, reason, say
-from runrecord.store.locks import held
-from runrecord.store.place import execution
+from runrecord.store.processes import execution, held
 from runrecord.store.runs import claim_run, host, remember_patch, state_folder
 
 _LONGEST_WHY = 500  # characters
@@ -245,11 +252,14 @@ def _ended(
 ) -> tuple[RunEnded, Contents]:
     digest = sha256(run.output)
     output = file_for("output", "output", digest, ".txt") if run.output else None
+    said = [f"{type(error).__name__}: {error}", *traceback.format_exception(error)] if error else []
+    # Names of files may be no text: a record is UTF-8.
+    message, *lines = (text.encode(errors="replace").decode() for text in said or [""])
     end = RunEnded(
         now(),
         status,
-        message=f"{type(error).__name__}: {error}" if error else "",
-        traceback="".join(traceback.format_exception(error)) if error else "",
+        message=message,
+        traceback="".join(lines),
         changed=error.changed if isinstance(error, InputsChanged) else (),
         outs=outs or {},
         output=output,

@@ -1,17 +1,31 @@
-"""Writes a run's events to its record, from where a follower shows them."""
+"""Writes a run's events to its record, from where a process of its own shows them."""
 
 import os
+import selectors
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from runrecord.errors import UserError
 from runrecord.record.events import Contents, Event, File, RunEnded
 from runrecord.record.recordable import ANY_FILE
-from runrecord.record.redacted import without_secrets
-from runrecord.record.schema import as_json
 from runrecord.record.writer import RecordWriter, file_for
-from runrecord.run.follower import Follower, follow
 from runrecord.safety.text import printable, say
+
+FOLLOWER = "runrecord.trackers.follow"
+"""The module that it runs."""
+_PACKAGES = ("tensorboardX", "mlflow")
+"""Without either there is nothing to show a run in."""
+_QUIET = 2.0  # seconds of waiting that need no word
+_PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
+_NOT_SHOWN = (
+    "warning: the run is not shown whole yet: {why}; it is recorded, and 'runrecord sync "
+    "--tensorboard' shows the rest later."
+)
 
 
 class Tracker:
@@ -43,7 +57,19 @@ class Tracker:
         with self._turn:
             self._check_open()  # who samples the machine passes over the error
             self._ended = isinstance(event, RunEnded)
-            self._write(event, contents or {})
+            try:
+                self._writer.write(event, contents)
+            except ValueError as error:
+                raise UserError(f"cannot record this: {printable(str(error))}.") from None
+            except OSError as error:
+                if not self._writer_failed:
+                    say(
+                        f"warning: the run's record cannot be written ({error.filename}: "
+                        f"{error.strerror}); make room: what is missing is written with the next "
+                        "epoch."
+                    )
+                self._writer_failed = True
+            self.length += 1
             if self._follower:
                 self._follower.pass_on()
 
@@ -88,23 +114,9 @@ class Tracker:
                 "'with start_run()'."
             )
 
-    def _write(self, event: Event, contents: Contents) -> None:
-        try:
-            self._writer.write(without_secrets(event), contents)
-        except ValueError as error:
-            raise UserError(f"cannot record this: {printable(str(error))}.") from None
-        except OSError as error:
-            if not self._writer_failed:
-                say(
-                    f"warning: the run's record cannot be written ({error.filename}: "
-                    f"{error.strerror}); make room: what is missing is written with the next epoch."
-                )
-            self._writer_failed = True
-        self.length += 1
-
 
 class NoTracker:
-    """Records nothing of a run, which another process does; what could not be is refused."""
+    """Records nothing of a run, which another process does."""
 
     length = 0
 
@@ -117,13 +129,103 @@ class NoTracker:
                 pass
         return file_for(folder, title, ANY_FILE.sha256, suffix), {}
 
-    def log(self, event: Event, contents: Contents | None = None) -> None:  # noqa: ARG002
-        """Refuse an event that could not be read again.
+    def log(self, event: Event, contents: Contents | None = None) -> None:
+        """Do nothing: rank 0 logs the same."""
+
+
+class Follower:
+    """A process that plays the record in `folder` into MLflow and TensorBoard as it grows.
+
+    It only reads the record: nothing that a tracker does can change the run, its process, its
+    streams or its libraries. Its sentences come through a pipe and are printed by the run.
+    """
+
+    def __init__(self, folder: Path, past: int) -> None:
+        """Start it, out of reach of the terminal's signals.
 
         Raises:
-            UserError: it could not.
+            OSError: Python cannot be started.
         """
-        try:
-            as_json(event)
-        except ValueError as error:
-            raise UserError(f"cannot record this: {printable(str(error))}.") from None
+        self._stopped = False
+        self._unsaid = b""
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", FOLLOWER),  # no file of the current folder is run
+                *(str(folder), str(os.getpid()), str(past)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout
+        os.set_blocking(self._pipe.fileno(), False)
+
+    def pass_on(self) -> None:
+        """Print what it has said since."""
+        if self._pipe.closed:
+            return
+        with suppress(OSError):
+            self._unsaid += self._pipe.read() or b""
+        *lines, self._unsaid = self._unsaid.split(b"\n")
+        for line in lines:
+            say(line.decode(errors="replace"))
+
+    def finish(self, patience: float) -> None:
+        """Wait until all of the record is shown, at most `patience` seconds; then end it."""
+        began, told = time.monotonic(), False
+        while self._process.poll() is None and not self._stopped:
+            waited = time.monotonic() - began
+            if waited >= patience:
+                break
+            if waited >= _QUIET and not told:
+                told = True
+                say(f"waiting for the run to be shown, at most {patience:.0f} s; Ctrl-C ends that")
+            self._wait(min(_PART, patience - waited))
+            self.pass_on()
+        if self._process.poll() is None:
+            self._process.kill()
+            with suppress(subprocess.TimeoutExpired):  # a disk that hangs holds it, and only it
+                self._process.wait(_QUIET)
+            why = "not waited for" if self._stopped else "it took too long"
+        else:
+            status = self._process.returncode
+            why = f"its process ended with status {status}" if status else ""
+        self.pass_on()
+        if why:
+            say(_NOT_SHOWN.format(why=why))
+        self._pipe.close()
+
+    def stop_waiting(self) -> None:
+        """End the waiting in `finish`, also one that has not begun. For signal handlers."""
+        self._stopped = True
+
+    def _wait(self, seconds: float) -> None:
+        """Until it says something, or ends."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pipe, selectors.EVENT_READ)
+            selector.select(seconds)
+
+
+def follow(folder: Path, past: int) -> Follower | None:
+    """Start following the record in `folder`, `past` events of which are an earlier attempt's.
+
+    There is none if `RUNRECORD_SINKS=off`, if nothing is installed that could show it, or without
+    a folder, as on a disk that is full: then `sync` shows it later.
+    """
+    off = os.environ.get("RUNRECORD_SINKS") == "off"
+    if off or not any(map(_is_there, _PACKAGES)) or not folder.is_dir():
+        return None
+    try:
+        return Follower(folder, past)
+    except OSError as error:
+        say(_NOT_SHOWN.format(why=f"{sys.executable} cannot be started ({error.strerror})"))
+        return None
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # a script has put something of its own in its place
+        return False

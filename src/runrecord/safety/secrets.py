@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
-from runrecord.safety.secret_forms import FORMS, KINDS, NO_KINDS, PLACES, SETTINGS, SHORTEST
-
 HELD, OF_A_KIND = "holds a password or a token", "is of a kind that keeps passwords"
 """Why a file is left out."""
 
@@ -25,6 +23,7 @@ OWN_TAGS = ("git.commit", "git.dirty", "dvc.stage", "lock.sha256", "python", "pl
 
 STRUCK = "***"
 """What stands in the place of a secret."""
+_SHORTEST = 4  # characters; a shorter value would black out ordinary words
 _PLAIN = {
     *("true", "false", "yes", "no", "on", "off", "none", "null", "auto", "default"),
     *("enabled", "disabled"),
@@ -47,14 +46,102 @@ _OF_A_VOCABULARY = re.compile(
 )
 """What language models call their own tokens, and what is done to them: no secrets."""
 
+_LOGIN = re.compile(r"[a-z][\w+.-]*://([^\s/@:]*):([^\s/]+)@", re.IGNORECASE)
+"""An address with a user and a password, as a variable's value."""
 _WORD = re.compile(r"[^\s\"<>]+")
 _NOT_ENCODED = "!#$&'()*+,/:;=?@[]^`{|}"
+
+
+# `(?P<keep>…)` stays; the rest is struck out. Quotes and slashes may be escaped, as JSON has them.
+_SLASHES, _QUOTE = r"(?:\\*/){2}", r"\\*[\"']"
+_NO_TEMPLATE = r"(?![{<*]|\$[{(A-Z]|%[s(])"  # a program's text that stands for a value
+_EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4}))"
+_START = r"(?:\b|(?<=\\[nrt]))"  # of a word, also behind an escaped end of a line
+_USER = r"[^\s/@:\"'<>\[\]?#\\{}$*]"
+_VALUE = r"(?:[^\s\"'\\,;&*]|\\+(?![\"'bfnrtu\\]))"
+_WITH_DIGIT = rf"(?={_VALUE}{{0,999}}?\d)"
+_PASSWORD = r"(?:password|passwd|passphrase|pwd)"  # noqa: S105  (a pattern)
+_NAMED = (
+    rf"(?:{_PASSWORD}|secret|(?:api|access|secret|private|account)[_-]?key"
+    r"|(?:access|auth|api|bearer|refresh|session)[_-]?token)"
+)
+_FORMS = [
+    re.compile(form)
+    for form in (
+        # a login in an address: with a password, or a token alone
+        rf"(?i)(?P<keep>:{_SLASHES}){_USER}{{0,99}}:{_NO_TEMPLATE}"
+        r"(?!\d{1,5}(?:[/?#\s\"']|$))(?:[^\s/\"'<>]{0,999}|[^\s\"'<>@]{0,999})(?=@)",
+        rf"(?i)(?<!ssh)(?<!sftp)(?P<keep>:{_SLASHES})"
+        rf"(?:(?={_USER}{{0,99}}?\d){_USER}{{8,999}}|{_USER}{{20,999}})(?=@)",
+        # tokens, by how their makers begin them
+        r"gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}",
+        rf"{_EDGE}[sr]k-(?=[\w-]*\d)[\w-]{{20,}}",
+        r"(?:hf|api_org)_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{30,}",
+        r"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{10,}|SG\.[\w-]{16,}\.[\w-]{16,}",
+        r"(?P<keep>(?:A3T[A-Z0-9]|AKIA|ASIA)[A-Z0-9]{16}[\s\S]{1,99}?(?<![\w/+]))"
+        r"(?:[A-Za-z0-9+]|\\*/){40,}",
+        r"(?:A3T[A-Z0-9]|AKIA|ASIA)[A-Z0-9]{16}",
+        rf"(?i)(?P<keep>aws_?secret(?:_?access)?_?key{_QUOTE}?[\s=:]*(?:{_QUOTE})?)"
+        r"(?:[a-z0-9+]|\\*/){40,}",
+        r"xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{10,}",
+        r"(?P<keep>hooks\.slack\.com\\*/services\\*/)[\w/\\]{20,}",
+        r"AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}",
+        r"gl[a-z]{2,5}-[\w-]{20,}|pypi-[\w-]{32,}|dckr_pat_[\w-]{20,}|dop_v1_[a-f0-9]{40,}",
+        r"dapi[a-f0-9]{32}|hvs\.[\w-]{24,}|ATATT3[\w=-]{20,}|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}",
+        r"eyJ[\w-]{8,500}\.eyJ[\w-]{8,5000}\.[\w-]*|AGE-SECRET-KEY-1[A-Z0-9]{50,}",
+        rf"{_EDGE}(?:SK[0-9a-f]{{32}}|\d{{8,10}}:AA[\w-]{{33,}})",
+        r"-----BEGIN[A-Z0-9 ]* ?PRIVATE KEY[A-Z ]*-----"
+        r"(?:[\s\S]*?-----END[A-Z0-9 ]*KEY[A-Z ]*-----|[\w+/=\s\\-]*)",
+        # headers
+        rf"(?i)(?P<keep>authorization(?:{_QUOTE}|[\s:=])*(?:bearer|basic|token|digest)\s+)"
+        rf"{_NO_TEMPLATE}{_VALUE}{{4,}}",
+        rf"(?i)(?P<keep>{_START}bearer\s+){_NO_TEMPLATE}{_WITH_DIGIT}[\w.~+/=-]{{16,}}",
+        # `password=…` among other settings: in connection strings and addresses' queries
+        rf"(?i)(?P<keep>[;?&]\s*(?:{_NAMED}|token|sig|key)\s*=)"
+        rf"{_NO_TEMPLATE}{_VALUE}{{{_SHORTEST},}}",
+        rf"(?i)(?P<keep>(?<![\w(,])[\w ]{{2,20}}=[^\s,;()&\"']+[ ]+{_PASSWORD}=)"
+        rf"{_NO_TEMPLATE}{_VALUE}{{{_SHORTEST},}}",
+        rf"(?i)(?P<keep>{_START}{_PASSWORD}=){_NO_TEMPLATE}{_VALUE}{{{_SHORTEST},}}"
+        r"(?=[;&]|[ ]+\w+=[^\s,()=])",
+        rf"(?P<keep>{_START}machine\s+\S+\s+login\s+\S+\s+password\s+)[^\s*][^\s\"]*",
+        rf"(?P<keep>{_START}curl\b[^\n]{{0,200}}?\s(?:-u|--user)[ =][^\s:*]*:)[^\s*]\S*",
+        # settings that are written out
+        rf"(?i)(?P<keep>{_NAMED}{_QUOTE}?\]?\s*(?::=|=>|[:=])\s*{_QUOTE}){_NO_TEMPLATE}{_WITH_DIGIT}"
+        rf"{_VALUE}{{8,}}(?={_QUOTE})",
+        rf"(?i)(?P<keep>token{_QUOTE}?\]?\s*(?::=|=>|[:=])\s*{_QUOTE}){_NO_TEMPLATE}{_WITH_DIGIT}"
+        rf"{_VALUE}{{16,}}(?={_QUOTE})",
+        rf"(?P<keep>{_START}key\s*=\s*{_QUOTE})[0-9a-f]{{40}}(?={_QUOTE})",
+        rf"(?im)(?P<keep>(?:^|(?<=\\n))[+ -]?[ \t]*[\w.-]{{0,40}}?{_NAMED}[ \t]*:[ \t]+)"
+        rf"{_NO_TEMPLATE}{_WITH_DIGIT}[^\s\"'\\{{}}\[\]()]{{8,}}(?=[ \t]*(?:$|\\+[nr]|\\*\"))",
+        r"(?m)(?P<keep>(?:^|(?<=\\n))[+ -]?[ \t]*(?:export[ ]+)?"
+        r"[A-Z0-9_]*(?:PASSWORD|PASSWD|SECRET|TOKEN|KEY)=)"
+        rf"{_NO_TEMPLATE}{_WITH_DIGIT}[^\s\"'\\{{}}()]{{8,}}",
+        r"(?P<keep>_auth(?:Token)?\s*=\s*)[^\s*]{8,}|(?P<kept>\"auth\":\s*\")[A-Za-z0-9+/=]{16,}",
+    )
+]
+
+# Of files, by their names; those that end with an example's name are none.
+_KINDS = (
+    *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.jks"),
+    *("*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc"),
+    *(".pypirc", ".npmrc", ".yarnrc", ".pgpass", ".my.cnf", ".htpasswd", ".git-credentials"),
+    *(".dockercfg", ".dockerconfigjson", ".boto", ".s3cfg", ".vault-token", "*.ovpn", "*.token"),
+    *("credentials", "credentials.*", "*_credentials.json", "client_secret*.json"),
+    *("service_account*.json", "service-account*.json", "secrets.*", "secret.*", "kaggle.json"),
+    *("kubeconfig*", "*.kubeconfig", "token.json", "token.txt", "*.tfvars", "*.tfstate"),
+)
+_PLACES = (
+    *("*.aws/*", "*.ssh/*", "*.kube/*", "*.gnupg/*", "*.docker/config.json"),
+    *("*.dvc/config.local", "*.config/gcloud/*"),
+)
+_SETTINGS = ("*/.dvc/config", "*.ini", "*.cfg", "*.conf", "*.properties")  # `name = value` a line
+_NO_KINDS = ("*.example", "*.sample", "*.template", "*.dist", "*.pub", "*.py", "*.pyi", "*.md")
 
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """`text` with all that is secret struck out; done again, it stays as it is."""
     own = _pattern(_secrets(environment))
-    return _struck(text, [*FORMS, own] if own else FORMS)
+    return _struck(text, [*_FORMS, own] if own else _FORMS)
 
 
 def holds_secret(text: str, environment: Mapping[str, str] = os.environ) -> bool:
@@ -81,11 +168,13 @@ def is_secret_kind(name: str) -> bool:
     """Does a file of that name, or at that path, keep passwords?"""
     path = name.lower()
     base = path.rpartition("/")[2]
-    if any(fnmatchcase(base, kind) for kind in NO_KINDS):
+    if _is_any(base, _NO_KINDS):
         return False
-    return any(fnmatchcase(base, kind) for kind in KINDS) or any(
-        fnmatchcase(f"/{path}", place) for place in PLACES
-    )
+    return _is_any(base, _KINDS) or _is_any(f"/{path}", _PLACES)
+
+
+def _is_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def why_secret(name: str, content: bytes) -> str:
@@ -98,7 +187,7 @@ def bytes_hold_secret(content: bytes, name: str = "") -> bool:
     text = content.replace(b"\0", b"").decode(errors="replace")
     if holds_secret(text):
         return True
-    if not any(fnmatchcase(f"/{name.lower()}", kind) for kind in SETTINGS):
+    if not _is_any(f"/{name.lower()}", _SETTINGS):
         return False
     settings = (line.lstrip("+- \t").partition("=") for line in text.splitlines())
     return any(
@@ -130,9 +219,8 @@ def fit(value: Any, environment: Mapping[str, str], name: str = "") -> Any:
     """A value, and all inside it; of a text whose name says that it is secret, nothing is left."""
     match value:
         case str():
-            if _says_secret(name) and _is_meant(value):
-                return STRUCK
-            return redact(value, environment)
+            meant = _says_secret(name) and _is_meant(value)
+            return STRUCK if meant else redact(value, environment)
         case list() | tuple():
             return [fit(one, environment, name) for one in value]
         case Mapping():
@@ -178,7 +266,7 @@ def _is_meant(value: str) -> bool:
 
 def _counts(value: str) -> bool:
     """Can that be a secret, or is it too short, a switch, a number or a path?"""
-    if len(value) < SHORTEST or value.lower() in _PLAIN or not value.strip("*"):
+    if len(value) < _SHORTEST or value.lower() in _PLAIN or not value.strip("*"):
         return False
     try:
         float(value)
@@ -195,16 +283,10 @@ def _secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
         if _says_secret(name, variable=True):
             lines = [line.strip() for line in value.splitlines() if line.strip()]
             found |= {line for line in lines if len(lines) == 1 or len(line) >= 16}
-        found |= {password for password in _passwords(value) if len(password) >= SHORTEST}
+        login = _LOGIN.match(value)
+        if login and login[1] != login[2]:
+            found.add(unquote(login[2]))
     return tuple(sorted(filter(_counts, found), key=lambda one: (-len(one), one)))
-
-
-def _passwords(value: str) -> Iterable[str]:
-    """The password of an address that is a variable's value."""
-    if (found := re.match(r"[a-z][\w+.-]*://([^\s/@:]*):([^\s/]+)@", value, re.IGNORECASE)) and (
-        found[1] != found[2]
-    ):
-        yield unquote(found[2])
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import suppress
-from typing import TextIO
 from unicodedata import category
 
 from runrecord.safety.secrets import redact
@@ -46,13 +45,12 @@ def clause(text: str) -> str:
     return printable(redact(first.rstrip(".")), _LONGEST)
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, on standard error unless told otherwise; nothing depends on its reader.
+def say(text: str) -> None:
+    """Print a line on standard error; nothing depends on its reader.
 
     A console that is closed, full or gone does not take it, and a letter that it does not have is a
     question mark.
     """
-    stream = stream or sys.stderr
     with suppress(OSError, ValueError, AttributeError):
-        encoding = getattr(stream, "encoding", None) or "utf-8"
-        print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)

@@ -1,23 +1,146 @@
-"""Which records of runs there are on this machine."""
+"""What each record here says in short: a summary beside each ended run, so that none is read twice.
 
-from collections.abc import Callable, Iterable
+A summary may be removed at any time. It counts while the record's `run.json` and `events.jsonl`
+have the size and the time that they had; where it cannot be written, the record is read again.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runrecord.paths import RECORDS
-from runrecord.record.events import Event, RunEnded
-from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import START, Files, RecordRefused, read_start
-from runrecord.store.runs import is_running, run_dirs
-from runrecord.store.summaries import RunSummary, read_summary, summary_of
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from runrecord.files import sha256, write_atomic
+from runrecord.project import RECORDS
+from runrecord.record.events import (
+    EVENTS,
+    START,
+    Event,
+    Files,
+    RecordRefused,
+    RunEnded,
+    Status,
+    files_of,
+    read_start,
+)
+from runrecord.record.reader import Record, RunView, files_in, view
+from runrecord.store.processes import is_running
+from runrecord.store.runs import run_dirs
+
+SUMMARY = ".summary.json"
+"""The file in a run's folder; no part of the record."""
+_VERSION = "2"
+"""Raised with any change of what is in a summary."""
+_SHORT = 16  # characters of a SHA-256 that tell files apart well enough to look closer
+
+
+@dataclass(frozen=True, config=ConfigDict(ser_json_inf_nan="constants", extra="forbid"))
+class RunSummary:
+    """What a record says of its run, in short."""
+
+    id: str
+    stage: str
+    host: str
+    time: int
+    """When it began, in milliseconds since 1970, as `last`."""
+    last: int
+    """Its last sign of life."""
+    length: int
+    """How many events there are."""
+    cut_off: bool
+    status: Status | None
+    """How it ended, if it did."""
+    origin: str
+    """The digest of how it began: two runs that share an id have two."""
+    git_commit: str
+    experiment: str
+    model: str | None = None
+    """The SHA-256 of the model that it made."""
+    metrics: Mapping[str, float] | None = None
+    """Each metric's last value; None if a line of the record is damaged."""
+    evaluated: Mapping[str, Mapping[str, float]] | None = None
+    """The metrics of each model that it evaluated, by the model's SHA-256."""
+    wrote: tuple[str, ...] = ()
+    """The beginnings of the SHA-256 of what it wrote."""
+
+    def may_have_written(self, digest: str) -> bool:
+        """Is it worth looking into the record for a file of that SHA-256?"""
+        return self.metrics is None or digest[:_SHORT] in self.wrote
+
+
+@dataclass(frozen=True)
+class _Kept:
+    stamp: str
+    summary: RunSummary
+
+
+_KEPT: TypeAdapter[_Kept] = TypeAdapter(_Kept)
+
+
+def summary_of(folder: Path) -> RunSummary:
+    """What the record of the run store in `folder` says; read from its summary, if that counts.
+
+    Raises:
+        RecordRefused: it cannot be used at all.
+        OSError: it cannot be read.
+    """
+    file, stamp = folder / SUMMARY, _stamp(folder)
+    with suppress(OSError, ValidationError):
+        kept = _KEPT.validate_json(file.read_bytes())
+        if kept.stamp == stamp:
+            return kept.summary
+    summary = read_summary(Record(files_in(folder)))
+    if summary.status is not None:
+        with suppress(OSError):
+            write_atomic(file, _KEPT.dump_json(_Kept(stamp, summary)))
+    return summary
+
+
+def read_summary(record: Record) -> RunSummary:
+    """The same, from the record itself."""
+    start, end = record.start, record.end
+    seen: RunView | None = None
+    wrote = set(end.outs.values()) if end else set()
+    with suppress(RecordRefused):
+        events = list(record.events(files=False))
+        seen = view(record, events)
+        wrote |= {file.sha256 for event in events for file in files_of(event)}
+    return RunSummary(
+        start.id,
+        start.stage,
+        start.host,
+        start.time,
+        record.last_sign_of_life,
+        record.length,
+        record.cut_off,
+        end.status if end else None,
+        sha256(json.dumps(dataclasses.asdict(start), sort_keys=True).encode()),
+        start.tags.get("git.commit", ""),
+        start.tags.get("dvc.experiment", ""),
+        seen.model if seen else None,
+        seen.last_values() if seen else None,
+        {one.sha256: one.metrics for one in seen.evaluated.values()} if seen else None,
+        tuple(sorted(digest[:_SHORT] for digest in wrote)),
+    )
+
+
+def _stamp(folder: Path) -> str:
+    found = [os.stat(folder / START)]
+    with suppress(FileNotFoundError):
+        found.append(os.stat(folder / EVENTS))
+    return " ".join([_VERSION, *(f"{one.st_size} {one.st_mtime_ns}" for one in found)])
+
 
 OnFailure = Callable[[str, Exception], None]
 """Told the label of a record that cannot be used, and why."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RecordedRun:
     """A run that a record tells of."""
 

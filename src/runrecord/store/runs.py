@@ -1,27 +1,33 @@
 """The run store: the record of every run that was started here, whatever became of it."""
 
-import json
-import os
 import platform
 import re
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from runrecord.files import remove_unfinished, sha256
-from runrecord.record.events import RunEnded
+from runrecord.record.events import EVENTS, START, RunEnded
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import EVENTS, LOCK, START, RecordRefused
 from runrecord.record.writer import RecordWriter
-from runrecord.store.locks import no_locks
-from runrecord.store.place import PLACE, execution, here, is_alive, place_in, was_claimed_since
+from runrecord.safety.text import say
+from runrecord.store.processes import (
+    execution,
+    held,
+    is_alive,
+    is_running,
+    lock_of,
+    no_locks,
+    place_in,
+    was_claimed_since,
+    working_on,
+)
 
 STORE = ".runrecord/runs"
 """Where the records of all runs are, from the root."""
@@ -29,7 +35,6 @@ _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
 _AT_BIRTH = 60.0  # seconds that a run may take from its folder to its start
-_LOOKING = 60.0  # seconds that a `sync` may look at a record
 _SKEW = 60.0  # seconds that a disk's clock may be behind
 
 
@@ -107,31 +112,17 @@ def claim_run(
         except Timeout:
             folder = None
         if folder is None:
-            with _one_at_a_time(root):
+            with held(state_folder(root) / "number.lock", needed=False):
                 number = _number_here(root, stage)
                 folder = _new_folder(root, title)
                 locks = stack.enter_context(working_on(folder, stage))
         if not locks:
-            print(
+            say(
                 f"warning: {folder} is on a disk without file locks; the run goes on. If its "
                 f"process dies, this machine alone can tell: elsewhere, say 'runrecord reap "
                 f"{folder.name}' then.",
-                file=sys.stderr,
             )
         yield folder, number
-
-
-@contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """No two runs are numbered at once, where the disk has locks."""
-    lock = FileLock(state_folder(root) / "number.lock", fallback_to_soft=False)
-    with suppress(OSError):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.release()
 
 
 def _number_here(root: Path, stage: str) -> int:
@@ -143,98 +134,13 @@ def _number_here(root: Path, stage: str) -> int:
     return found
 
 
-@contextmanager
-def working_on(folder: Path, stage: str = "") -> Iterator[bool]:
-    """Hold what this process works on, and note who it is; has the disk locks?
-
-    Raises:
-        Timeout: another process holds it.
-    """
-    lock, locks, process = lock_of(folder), True, os.getpid()
-    try:
-        _wait_for(lock, folder)
-    except Timeout:
-        raise
-    except OSError as error:
-        locks = not no_locks(error)
-    with suppress(OSError):  # who asks goes by the host's name, then
-        noted = here() | {"execution": execution()[0], "stage": stage}
-        (folder / PLACE).write_text(json.dumps(noted))
-    try:
-        yield locks
-    finally:
-        if os.getpid() == process:  # else this one was forked from it, and shares its lock
-            remove_unfinished(folder)
-            with suppress(OSError):  # it goes with the process
-                lock.release()
-
-
-def _wait_for(lock: FileLock, folder: Path) -> None:
-    """Take a run's lock, once a `sync` or `reap` that only looks lets go of it.
-
-    Raises:
-        Timeout: the process of a run holds it.
-        OSError: there are no locks.
-    """
-    deadline = time.monotonic() + _LOOKING
-    while True:
-        try:
-            lock.acquire(timeout=1.0)
-        except Timeout:
-            if is_running(folder) or time.monotonic() > deadline:
-                raise
-        else:
-            return
-
-
 def _new_folder(root: Path, title: str) -> Path:
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)[:_LONGEST_STEM].strip("-_.") or "run"
-    while True:
-        name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        folder = state_folder(root) / "runs" / name
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue  # another run has that id
-        except OSError:
-            pass
-        return folder
-
-
-def lock_of(folder: Path) -> FileLock:
-    """What the process of the run in `folder` holds for as long as it lives."""
-    return FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
-
-
-FOLLOWING = ".following"
-"""The file in a run's folder that is locked by what shows the run, for as long as it does."""
-
-
-def is_followed(folder: Path) -> bool:
-    """Does a process show the run in `folder` while it goes on, or what is left of it after?"""
-    if not (folder / FOLLOWING).exists():
-        return False
-    try:
-        with FileLock(folder / FOLLOWING, fallback_to_soft=False).acquire(blocking=False):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
-
-
-def is_running(folder: Path) -> bool:
-    """Does a process still work on the run in `folder`, for all that can be told?"""
-    if not folder.is_dir():
-        return False
-    try:
-        with lock_of(folder).acquire(blocking=False):
-            return False
-    except Timeout:  # by whoever only looks, if the process of the run is known to be dead
-        return is_alive(place_in(folder)) is not False
-    except OSError:  # a store that one may only read, or a disk without locks
-        alive = is_alive(place_in(folder))
-        return not _has_ended(folder) if alive is None else alive
+    name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    folder = state_folder(root) / "runs" / name
+    with suppress(OSError):
+        folder.mkdir(parents=True)
+    return folder
 
 
 def close_if_dead(folder: Path, told: bool = False) -> Record | None:
@@ -271,10 +177,3 @@ def close_if_dead(folder: Path, told: bool = False) -> Record | None:
         end = RunEnded(record.last_sign_of_life, "KILLED", message)
         RecordWriter(folder, record.size).write(end)
         return record
-
-
-def _has_ended(folder: Path) -> bool:
-    try:
-        return Record(files_in(folder)).end is not None
-    except (RecordRefused, OSError):
-        return False

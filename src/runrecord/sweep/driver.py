@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from runrecord.errors import UserError
 from runrecord.files import write_atomic
-from runrecord.record.events import Logged
-from runrecord.record.schema import EVENTS, START, read_line, read_start
+from runrecord.record.events import EVENTS, START, Logged, read_line, read_start
 from runrecord.run.process import GRACE, Terminated, raise_on_signals
 from runrecord.safety.text import reason
 from runrecord.sweep.study import Outcome, Study

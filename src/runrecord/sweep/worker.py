@@ -21,13 +21,13 @@ from runrecord.errors import UserError
 from runrecord.git.commands import GitFailed, git, top_of
 from runrecord.git.patch import check_out
 from runrecord.provenance.environment import STUDY_TAGS, changes_numbers
+from runrecord.record.events import START, RecordRefused, read_start
 from runrecord.record.reader import Record, files_in
-from runrecord.record.schema import START, RecordRefused, read_start
 from runrecord.run.process import end_program, stop_with_parent
 from runrecord.run.start import WHY
 from runrecord.safety.text import clause, reason
-from runrecord.store.locks import held
-from runrecord.store.runs import lock_of, state_folder
+from runrecord.store.processes import held, lock_of
+from runrecord.store.runs import state_folder
 from runrecord.sweep.space import Value, set_params
 from runrecord.sweep.study import Outcome, Study, experiment_of
 

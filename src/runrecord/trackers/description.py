@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from runrecord.project import Project
-from runrecord.record.view import EVALUATION
+from runrecord.record.reader import EVALUATION
 from runrecord.trackers.names import metrics_of, title_of
 
 if TYPE_CHECKING:

@@ -10,18 +10,11 @@ from typing import Any, Literal, TypeVar, cast
 
 from runrecord.errors import UserError
 from runrecord.project import load_project
+from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record
-from runrecord.record.schema import RecordRefused
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
-from runrecord.store.locks import held
-from runrecord.store.runs import (
-    close_if_dead,
-    is_followed,
-    is_running,
-    remove_stillborn,
-    run_dir,
-    state_folder,
-)
+from runrecord.store.processes import held, is_followed, is_running
+from runrecord.store.runs import close_if_dead, remove_stillborn, run_dir, state_folder
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure

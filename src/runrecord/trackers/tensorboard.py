@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from runrecord.extras import require
-from runrecord.record.embedding import Embedding, unpack
+from runrecord.errors import require
 from runrecord.record.events import (
     Contents,
     Event,
@@ -25,6 +24,7 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
+from runrecord.record.recordable import Embedding, unpack
 from runrecord.trackers.base import Sink, content_of
 from runrecord.trackers.description import plain
 from runrecord.trackers.names import is_nested, key_for, text_for

@@ -8,9 +8,8 @@ from itertools import zip_longest
 from typing import Any, Literal
 
 from runrecord.provenance.environment import is_environment
-from runrecord.record.events import Logged, ModelEvaluated, RunStarted
+from runrecord.record.events import Logged, ModelEvaluated, RecordRefused, RunStarted, strict_json
 from runrecord.record.reader import Record
-from runrecord.record.schema import RecordRefused, strict_json
 from runrecord.safety.secrets import STRUCK
 from runrecord.verify.facts import (
     FILES,

@@ -9,8 +9,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved, Resumed, RunEnded
-from runrecord.record.schema import strict_json
+from runrecord.record.events import (
+    Event,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    Resumed,
+    RunEnded,
+    strict_json,
+)
 from runrecord.resume.identity import plain
 
 Value = float | str

@@ -19,8 +19,8 @@ from runrecord.provenance.environment import variables_of
 from runrecord.provenance.pipeline import hash_outs
 from runrecord.record.events import COMMIT, RunStarted
 from runrecord.record.reader import Record, files_in
-from runrecord.store.place import EXECUTION
-from runrecord.store.runs import is_running, run_dirs, state_folder, working_on
+from runrecord.store.processes import EXECUTION, is_running, working_on
+from runrecord.store.runs import run_dirs, state_folder
 from runrecord.verify.stage import CannotRebuild, Work, run_command, run_stage
 
 _NOT_INHERITED = ("DVC_", "GIT_", "MLFLOW_", "RUNRECORD_")

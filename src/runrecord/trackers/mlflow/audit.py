@@ -7,9 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runrecord.files import sha256
-from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved
+from runrecord.record.events import PATCH, Event, Logged, ModelEvaluated, ModelSaved
 from runrecord.record.reader import Record
-from runrecord.record.schema import PATCH
 from runrecord.safety.text import printable
 from runrecord.trackers.mlflow.artifacts import CHANGE, artifacts_of
 from runrecord.trackers.names import LONGEST_TAG, SYSTEM, name_for, text_for

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
-from runrecord.record.view import EVALUATION
+from runrecord.record.reader import EVALUATION
 from runrecord.trackers.description import BY, describe, evaluates
 from runrecord.trackers.mlflow.artifacts import BATCH, latest_points
 from runrecord.trackers.names import metrics_of, name_for

@@ -17,11 +17,11 @@ from runrecord.record.events import (
     ModelEvaluated,
     ModelSaved,
     Observed,
+    RecordRefused,
     Resumed,
     RunEnded,
     RunStarted,
 )
-from runrecord.record.schema import RecordRefused
 from runrecord.trackers.base import Sink, content_of
 from runrecord.trackers.mlflow.artifacts import (
     BATCH,

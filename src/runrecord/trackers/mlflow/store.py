@@ -10,10 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runrecord.errors import UserError
-from runrecord.extras import require
+from runrecord.errors import UserError, require
 from runrecord.project import load_project
-from runrecord.store.locks import held
+from runrecord.store.processes import held
 from runrecord.store.runs import state_folder
 
 if TYPE_CHECKING:

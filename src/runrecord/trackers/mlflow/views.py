@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from runrecord.project import Project
-from runrecord.record.view import EVALUATION
+from runrecord.record.reader import EVALUATION
 from runrecord.trackers.mlflow.artifacts import pictures_of
 from runrecord.trackers.names import name_for, title_of
 
