@@ -24,7 +24,7 @@ from workspaces import EXPERIMENT, IDENTICAL, RECORD_ONLY, Workspace, spool, wai
 
 from records import end_run, new_run
 from runrecord.cli.viewers import free_port
-from runrecord.dvc import remote as dvc_remote
+from runrecord.dvc.cache import given_up
 from runrecord.store.runs import run_dir
 
 Here = Callable[..., str]
@@ -265,7 +265,7 @@ def _lines(settings: Mapping[str, str]) -> list[str]:
 def assert_said(sentence: str, program: Here, *commands: tuple[str, ...]) -> None:
     """Each says it once, and nothing besides that a program would say to its maker."""
     for command in commands:
-        dvc_remote.given_up.clear()
+        given_up.clear()
         said = program(*command, status=COMMANDS[command])
         assert said.count(sentence) == 1, said
         for never in ("Traceback", "Exception", HIDDEN):

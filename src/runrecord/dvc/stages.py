@@ -166,6 +166,67 @@ def committed_params(root: Path) -> dict[str, object]:
         return {}
 
 
+def read_values(path: Path) -> Any:
+    """What a file of params, or of metrics, holds.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import PARSERS
+
+    try:
+        return PARSERS[path.suffix.lower()](path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except (DvcException, OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+
+
+def value_in(path: Path, metric: str) -> float:
+    """The value of a metric in a file: by its name there, else by a dotted one.
+
+    Raises:
+        UserError: it has no number of that name.
+    """
+    found = read_values(path)
+    value: Any = found.get(metric) if isinstance(found, dict) else None
+    if value is None:
+        value = found
+        for key in metric.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path.name}: has no number '{metric}'.")
+    return float(value)
+
+
+def value_of(text: str) -> Any:
+    """A value as params.yaml has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import parse_yaml
+
+    try:
+        return parse_yaml(f"value: {text}", "")["value"]
+    except (DvcException, KeyError):
+        raise ValueError(f"{text!r} is no YAML") from None
+
+
+def write_values(path: Path, values: Mapping[tuple[str, ...], Any]) -> None:
+    """Set values in a file of params, by their places in it; its comments stay."""
+    from dvc.utils.serialize import MODIFIERS
+
+    with MODIFIERS[path.suffix.lower()](str(path)) as content:
+        for (*blocks, name), value in values.items():
+            at = content
+            for block in blocks:
+                at = at[block]
+            at[name] = value
+
+
 def is_related(one: str, other: str) -> bool:
     """Are two paths the same, or is one inside the other?"""
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
