@@ -13,8 +13,7 @@ from workspaces import IDENTITY, new_repository
 import runrecord
 from runrecord.git.commands import git
 from runrecord.project import Project
-from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.pipeline import changed_inputs, read_inputs
+from runrecord.provenance.environment import Origin, changed_inputs, collect_origin, read_inputs
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs, was_run_here
 from runrecord.trackers.mlflow.sink import MlflowSink

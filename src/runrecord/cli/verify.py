@@ -139,7 +139,11 @@ def _verify(
     add_row(table, "run", start.id)
     add_row(table, "made from", _made_from(record, commit))
     add_row(table, "rebuilt on", environment or "-")
-    add_row(table, "its record", _damage(record))
+    with suppress(RecordRefused):  # the verdict says so
+        for _ in record.events():
+            pass
+    # What was compared is what the record says of a file that is damaged.
+    add_row(table, "its record", record.damage() or "whole")
     add_row(table, "MLflow", "does not show this run here" if discrepancies is None else mlflow)
     add_row(table, "took", f"{time.monotonic() - began:.0f} s")
     console.print(table)
@@ -257,11 +261,3 @@ def _environment(start: RunStarted) -> str:
         (name.rpartition(".")[2], start.tags.get(name, "").partition(";")[0]) for name in shown
     ]
     return ", ".join([start.host, *(f"{name} {text}" for name, text in named if text)])
-
-
-def _damage(record: Record) -> str:
-    """Which files of a record are not what it says: what was compared is what it says of them."""
-    with suppress(RecordRefused):  # the verdict says so
-        for _ in record.events():
-            pass
-    return "; ".join(f"{name}: {why}" for name, why in record.damaged.items()) or "whole"

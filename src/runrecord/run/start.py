@@ -15,8 +15,13 @@ from runrecord.git.commands import unsteered_process
 from runrecord.git.patch import LESS
 from runrecord.paths import checkout_root, repo_root
 from runrecord.project import load_project
-from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
+from runrecord.provenance.environment import (
+    Origin,
+    changed_inputs,
+    collect_origin,
+    hash_outs,
+    record_of,
+)
 from runrecord.record.events import Contents, Dataset, File, RunEnded, RunStarted, Status
 from runrecord.record.reader import Record, files_in
 from runrecord.record.recordable import now
