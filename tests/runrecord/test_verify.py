@@ -115,19 +115,6 @@ def test_a_record_that_was_changed_is_different_from_there_on(toy: Workspace) ->
     assert "possible cause: nothing that the record tells of" in output
 
 
-def test_code_edited_in_mid_run_is_no_run_to_verify(toy: Workspace) -> None:
-    with toy.start(*TOY_TRAIN, **RECORD_ONLY, PAUSE_AFTER="2") as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        read_until(process.stdout, "epoch 2/")
-        with (toy.path / "train.py").open("a") as file:
-            file.write("LEFT_OUT = True\n")
-        process.stdin.close()
-        process.stdout.read()
-    output = verify(toy, spool(toy)[0].name, status=2)
-    assert "cannot be rebuilt: it did not finish: it was FAILED at step 8" in output
-
-
 def test_a_run_that_was_killed_and_resumed_three_times(toy: Workspace) -> None:
     for epoch in (2, 5, 7):
         stop(toy, epoch)
