@@ -74,8 +74,8 @@ MUTATIONS = [
     Mutation(
         6,
         "runrecord/verify/compare.py",
-        "                    (PICTURE, event.images),\n",
-        "",
+        "{PICTURE: event.images, TEXT",
+        "{TEXT",
         "runrecord/test_differences.py::test_any_one_thing_that_is_changed_is_found_and_named",
     ),
     Mutation(

@@ -119,11 +119,10 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
         found = _of_name(_named(repo), name, place, cwd.resolve())
         if found is None:
             return StageAtWork(Stage(name), {}, generated)
-        params = {
-            key: value
-            for file in found.params
-            for key, value in _leaves(_prefix(file), file.read_params()).items()
-        }
+        params: dict[str, object] = {}
+        for file in found.params:
+            prefix = "" if file.def_path == file.DEFAULT_PARAMS_FILE else f"{file.def_path}:"
+            params |= _leaves(prefix, file.read_params())
         return StageAtWork(_stage(found, place), params, generated)
 
 
@@ -315,10 +314,6 @@ def _local_paths(entries: list[Any], root: Path) -> tuple[str, ...]:
     """Those in the repository; what lies elsewhere is not the engine's to read."""
     paths = (Path(entry.fs_path) for entry in entries if entry.protocol == "local")
     return tuple(path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root))
-
-
-def _prefix(params: Any) -> str:
-    return "" if params.def_path == params.DEFAULT_PARAMS_FILE else f"{params.def_path}:"
 
 
 def _leaves(prefix: str, values: dict[str, Any]) -> dict[str, object]:

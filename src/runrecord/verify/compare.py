@@ -80,12 +80,9 @@ def results_in(events: Iterable[Event]) -> Facts:
                 for title, numbers in event.steps.items():
                     add(WITHIN, title, event.step, *map(float, numbers))
                     add(COUNT, title, event.step, str(len(numbers)))
-                for kind, files in (
-                    (PICTURE, event.images),
-                    (TEXT, event.texts),
-                    (ARTIFACT, event.artifacts),
-                ):
-                    for title, file in files.items():
+                files = {PICTURE: event.images, TEXT: event.texts, ARTIFACT: event.artifacts}
+                for kind, named in files.items():
+                    for title, file in named.items():
                         add(kind, title, event.step, file.sha256)
             case ModelSaved():
                 add(MODEL, event.name, event.step, event.file.sha256)
