@@ -132,7 +132,10 @@ def test_no_git_no_repository_and_no_commit_are_told_apart(
     (tmp_path / ".dvc/config").write_text("[core]\nno_scm = true\n")
     with pytest.raises(OutsideGit):
         git(tmp_path, "status")
-    assert origin(tmp_path).trouble.endswith("this is no Git repository.")
+    found = origin(tmp_path)
+    assert found.trouble.endswith("this is no Git repository.")
+    assert not [key for key in found.tags if key.startswith("git.")]
+    assert found.inputs.params == {"lr": 1}, "a run knows what it can"
     git(tmp_path, "init", "--quiet")
     assert origin(tmp_path).trouble.endswith("the Git repository has no commit yet.")
     monkeypatch.setenv("PATH", "/nowhere")

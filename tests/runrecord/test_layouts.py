@@ -272,9 +272,11 @@ def test_a_project_in_a_folder_of_a_repository_is_brought_its_inputs_too(tmp_pat
     top = Workspace(tmp_path / "top")
     inside = Workspace(top.path / "inside")
     inside.path.mkdir(parents=True)
+    stage = reading("../inputs", "data.csv", "prep", name="one") | {"deps": ["data.csv", "prep"]}
     files = {
+        "../inputs/beside.txt": "2\n",
         ".gitignore": f"{IGNORED}/data.csv\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("data.csv", "prep", name="one")}}),
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": stage}}),
         "c/dvc.yaml": json.dumps(
             {"stages": {"make": {"cmd": "cp data.csv prep", "wdir": "..", "outs": ["prep"]}}}
         ),

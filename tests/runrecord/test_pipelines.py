@@ -261,7 +261,7 @@ with runrecord.start_run("by hand") as run:
 assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 print("went on")
 """
-    said = one.run("python", "-c", source, RUNRECORD_SINKS="off")
+    said = one.run("python", "-c", source, environment=RECORD_ONLY)
     assert "no dvc.yaml has the stage 'by hand'" in said
     assert said.splitlines()[-1] == "went on"
     assert json.loads((run_dirs(one.path)[0] / "run.json").read_text())["format"] == 2

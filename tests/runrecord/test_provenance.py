@@ -197,22 +197,6 @@ def test_what_is_told_keeps_no_secret_and_steers_no_terminal(
     assert "no-such-package" not in tags
 
 
-def test_without_git_a_run_knows_what_it_can(repository: Path) -> None:
-    (repository / ".git").rename(repository / "away")
-    (repository / ".dvc/config").write_text("[core]\nno_scm = true\n")
-    found = origin(repository)
-    assert not [key for key in found.tags if key.startswith("git.")]
-    assert found.inputs.deps.keys() == {"src/code.py", "data/set"}
-    assert found.trouble.endswith("this is no Git repository.")
-
-
-def test_a_stage_that_no_dvc_yaml_has_is_said(repository: Path) -> None:
-    found = collect_origin(repository, "nothing", repository, PROJECT, {}, {})
-    assert found.trouble == "no dvc.yaml has the stage 'nothing'."
-    assert (found.inputs.params, found.inputs.deps) == ({}, {})
-    assert found.tags["git.dirty"] == "false"
-
-
 @pytest.mark.parametrize(
     ("name", "text", "changed"),
     [
@@ -286,20 +270,3 @@ def test_what_is_put_back_or_not_read_changes_nothing(repository: Path) -> None:
     assert changed_inputs(was, repository, repository) == ()
     (repository / "src/code.py").unlink()
     assert changed_inputs(was, repository, repository) == ("src/code.py",)
-
-
-def test_a_dep_is_what_dvc_resolves_it_to(repository: Path) -> None:
-    """Vars, `foreach` and `wdir` are DVC's to understand."""
-    (repository / "sub").mkdir()
-    (repository / "sub/a.txt").write_text("a\n")
-    (repository / "sub/params.yaml").write_text("a: {lr: 0.5}\n")
-    stage = "{cmd: 'run ${item}', deps: ['${item}.txt'], params: [a.lr], outs: ['${item}.bin']}"
-    (repository / "sub/dvc.yaml").write_text(
-        f"stages: {{build: {{foreach: [a, b], do: {stage}}}}}\n"
-    )
-    found = read_inputs(repository, "build@a", repository / "sub")
-    assert found.stage.name == "sub/dvc.yaml:build@a"
-    assert (found.stage.folder, found.stage.outs) == ("sub", ("sub/a.bin",))
-    assert found.deps == {"sub/a.txt": sha256(b"a\n")}
-    assert found.params == {"a.lr": 0.5}
-    assert {"model.bin", "sub/b.bin"} <= set(found.generated)

@@ -73,21 +73,6 @@ def test_a_clean_run_is_bit_identical_until_mlflow_shows_another_point(
     assert verdict(toy, run) == "different"
 
 
-@pytest.mark.slow
-def test_a_run_that_mlflow_shows_as_of_another_commit_is_not_tagged(
-    toy: Workspace, empty_store: Path
-) -> None:
-    run = shown(toy, empty_store)
-    with closing(sqlite3.connect(toy.path / "mlflow.db")) as database, database:
-        update = f"UPDATE tags SET value = '{'d' * 40}' WHERE key = 'git.commit'"
-        assert database.execute(update).rowcount == 1
-    output = verify(toy, run.info.run_name, status=1)
-    assert "different: MLflow shows the tag git.commit = dddddddddddd, " in output
-    assert "not tagged" in output
-    (found,) = runs(toy)
-    assert "verified" not in found.data.tags
-
-
 def test_uncommitted_changes_and_new_files_are_rebuilt_too(toy: Workspace) -> None:
     (toy.path / "scale.py").write_text("SCALE = 0.5\n")
     script = toy.path / "train.py"

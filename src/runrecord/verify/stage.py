@@ -105,7 +105,7 @@ class Work:
         its = hash_paths(self.checkout, kept)
         wanted = {path: lacking[path] for path in kept if its.get(path) != lacking[path]}
         why = ""
-        scratch = self.checkout.parent / "inputs"
+        scratch = top_of(self.checkout).parent / "inputs"  # outside of the clone
         for source in self._sources(wanted) if wanted else ():
             try:
                 place = self._checked_out(source, scratch)
