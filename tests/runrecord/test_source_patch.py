@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workspaces import IDENTITY
 
-from runrecord.git.commands import git
-from runrecord.git.patch import describe_code
-from runrecord.record.events import RunStarted
-from runrecord.verify.rebuild import _check_out
+from runrecord.git.commands import git, top_of
+from runrecord.git.patch import check_out, describe_code
 
 ODD = "src/--odd \t'\"\n 이름"
 OTHERS = b"src/\xff\xfe.py"
@@ -133,12 +131,8 @@ def files_of(folder: Path) -> dict[bytes, tuple[str, bytes]]:
 
 
 def rebuilt(root: Path, tags: Mapping[str, str], patch: bytes, clone: Path) -> Path:
-    start = RunStarted(
-        id="run-1", stage="train", time=1, host="host", params={}, tags={**tags, "git.branch": ""}
-    )
-    checkout, commit = _check_out(root, start, patch, clone)
-    assert commit == tags["git.commit"]
-    return checkout
+    check_out(root, tags["git.commit"], patch, clone)
+    return clone / root.resolve().relative_to(top_of(root).resolve())
 
 
 def assert_same_again(folder: Path, clone: Path, *, dirty: bool = True) -> bytes:
