@@ -73,9 +73,9 @@ MUTATIONS = [
     ),
     Mutation(
         6,
-        "runrecord/verify/facts.py",
-        "                    (PICTURE, event.images),\n",
-        "",
+        "runrecord/verify/compare.py",
+        "{PICTURE: event.images, TEXT",
+        "{TEXT",
         "runrecord/test_differences.py::test_any_one_thing_that_is_changed_is_found_and_named",
     ),
     Mutation(
@@ -94,7 +94,7 @@ MUTATIONS = [
     ),
     Mutation(
         9,
-        "runrecord/dvc/cache.py",
+        "runrecord/verify/stage.py",
         "for path in sorted(path for path in wanted if found.get(path) == wanted[path]):",
         "for path in sorted(path for path in wanted if path in found):",
         "runrecord/test_layouts.py::test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now",

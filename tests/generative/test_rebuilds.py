@@ -5,33 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Run
 from mlflow_views import runs, verdict
-from workspaces import IDENTICAL, TRAIN, Workspace, recorded, verify
+from workspaces import IDENTICAL, Workspace, verify
 
 OTHER_PRODUCTS = "COMPATIBLE"
 """For MKL_CBWR: kernels for any processor, which round otherwise than those MKL takes by itself."""
-
-
-def trained(workspace: Workspace) -> Run:
-    workspace.run(*TRAIN)
-    return runs(workspace)[0]
-
-
-def test_uncommitted_changes_and_new_files_are_rebuilt_too(workspace: Workspace) -> None:
-    (workspace.path / "src/generative/scale.py").write_text("SCALE = 0.5\n")
-    source = workspace.path / "src/generative/models/vae.py"
-    text = source.read_text().replace("LeakyReLU(0.2)", "LeakyReLU(SCALE)")
-    line = "from generative.models.base import ("
-    source.write_text(text.replace(line, f"from generative.scale import SCALE\n{line}"))
-    workspace.set_params(vae__lr=0.002)
-    run = recorded(workspace, TRAIN)
-    for name in ("src/generative/scale.py", "src/generative/models/vae.py", "params.yaml"):
-        (workspace.path / name).unlink()  # what is in the workspace now does not matter
-    workspace.run("git", "checkout", "--quiet", "--", ".")
-    output = verify(workspace, run)
-    assert IDENTICAL in output
-    assert "and its uncommitted change" in output
 
 
 @pytest.mark.needs("mkl")
@@ -76,17 +54,3 @@ def test_a_clone_and_a_remote_are_enough(workspace: Workspace, tmp_path: Path) -
         assert "does not show this run here" in output
     assert not (clone.path / "mlflow.db").exists()
     assert not (clone.path / "data/mnist").exists()
-
-
-@pytest.mark.slow
-def test_models_that_are_gone_are_trained_again(workspace: Workspace) -> None:
-    shutil.copytree(workspace.path / "records/evaluation", workspace.path / "kept")
-    for path in (workspace.path / ".dvc/cache/files/md5").glob("*/*"):
-        if path.suffix != ".dir":
-            path.unlink()
-    shutil.rmtree(workspace.path / "models")
-    shutil.rmtree(workspace.path / "data/mnist")
-    output = verify(workspace, "kept")
-    for stage in ("download-mnist", "train-ae", "train-vae"):
-        assert f"running {stage}" in output
-    assert IDENTICAL in output

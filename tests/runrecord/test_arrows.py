@@ -21,12 +21,7 @@ MODULES = {
 }
 HEAVY = ("torch", "sklearn", "matplotlib")
 DVC = ("dvc", "dvc_data", "dvc_objects", "dvc_http", "scmrepo")
-MAY_DVC = (
-    "runrecord.dvc.cache",
-    "runrecord.dvc.stages",
-    "runrecord.dvc.params",
-    "runrecord.dvc.remote",
-)
+MAY_DVC = ("runrecord.dvc.cache", "runrecord.dvc.stages")
 TRACKERS = ("mlflow", "tensorboardX", "tensorboard")
 LINES, FILES = 13_000, 99
 """What the engine may have: who adds something takes something away."""

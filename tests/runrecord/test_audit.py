@@ -13,7 +13,7 @@ from records import end_run, new_run, play
 from runrecord.record.reader import Record
 from runrecord.trackers.mlflow.audit import audit, is_of_origin
 from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.verify.verdict import where
+from runrecord.verify.compare import where
 
 TAGS = {"git.commit": "c" * 40, "git.dirty": "false", "python": "3.11.7", "job": "17"}
 

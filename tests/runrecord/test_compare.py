@@ -73,12 +73,6 @@ def differing(found: Comparison) -> dict[tuple[str, str], tuple[object, object]]
     return pairs
 
 
-def test_equal_runs_are_bit_identical_whenever_they_ran(make: Make) -> None:
-    found = compare(make("a"), make("b", time=5), 0.01)
-    assert found.verdict == "bit-identical"
-    assert differing(found) == {}
-
-
 def test_what_differs_is_named_and_nothing_else(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,24 +136,21 @@ def test_files_that_differ_where_no_number_does_are_different_anywhere(
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"params": {"lr": "0.1", "z": 8}}, ("param", "lr")),
-        ({"params": {"lr": 0.1}}, ("param", "z")),
-        ({"deps": CODE}, ("data", "data/set")),
-        ({"deps": DATA | CODE | {"conf/a.yaml": "0" * 64}}, ("code", "conf/a.yaml")),
+        ({"time": 5}, set()),
+        ({"params": {"lr": 0.1, "z": 8.0}}, set()),  # 8 is 8.0, as DVC has it
+        ({"params": {"lr": "0.1", "z": 8}}, {("param", "lr")}),
+        ({"params": {"lr": 0.1}}, {("param", "z")}),
+        ({"deps": CODE}, {("data", "data/set")}),
+        ({"deps": DATA | CODE | {"conf/a.yaml": "0" * 64}}, {("code", "conf/a.yaml")}),
     ],
-    ids=["kind of param", "param", "data", "code that is no .py"],
+    ids=["nothing", "form of a number", "kind of param", "param", "data", "code that is no .py"],
 )
 def test_what_went_in_is_told_apart_and_leaves_results_bit_identical(
-    make: Make, change: dict[str, Any], where: tuple[str, str]
+    make: Make, change: dict[str, Any], where: set[tuple[str, str]]
 ) -> None:
     found = compare(make("a"), make("b", **change), 0.01, code=("conf",))
-    assert differing(found).keys() == {where}
+    assert differing(found).keys() == where
     assert found.verdict == "bit-identical"
-
-
-def test_a_param_of_one_and_of_one_point_zero_is_one_value_as_dvc_has_it(make: Make) -> None:
-    first, second = make("a", params={"z": 8}), make("b", params={"z": 8.0})
-    assert differing(compare(first, second, 0.01)) == {}
 
 
 HALF = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0001]]
@@ -274,45 +265,6 @@ def test_an_evaluations_metrics_are_compared_by_model(tmp_path: Path) -> None:
     }
 
 
-def test_what_a_record_says_cannot_steer_the_terminal(
-    make: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make("a")
-    make(
-        "b",
-        params={"lr": "\x1b[1A\x1b[2KVerdict: bit-identical", "z": 8},
-        tags=TAGS | {"python": "3\x1b[2J\x1b]0;owned\x07"},
-        host="\x1b[31mhost",
-        deps={"src/\x1b[31m.py": "0" * 64},
-        outs={"\x1b[31mout": "0" * 64},
-    )
-    show_comparison("a", "b", 0.01, as_json=False)
-    shown = capsys.readouterr().out
-    assert "\x1b" not in shown
-    assert "\ufffd[31mhost" in shown
-    verdicts = [line for line in shown.splitlines() if line.startswith("Verdict")]
-    assert len(verdicts) == 1
-    assert verdicts[0].startswith("Verdict: different: 2 results differ, first the out ")
-
-
-@pytest.mark.parametrize("commit", ["--output={victim}", "HEAD", "-p", "c" * 39, ""])
-def test_a_record_whose_commit_is_an_option_is_refused(
-    make: Make, tmp_path: Path, commit: str
-) -> None:
-    victim = tmp_path / "victim.txt"
-    victim.write_text("precious")
-    make("a")
-    start = tmp_path / "a/run.json"
-    content = json.loads(start.read_text())
-    content["tags"]["git.commit"] = commit.format(victim=victim)
-    start.write_text(json.dumps(content))
-    make("b")
-    with pytest.raises(UserError, match=r"git\.commit") as refusal:
-        show_comparison("a", "b", 0.01, as_json=False)
-    assert "a: its record cannot be used: " in str(refusal.value)
-    assert victim.read_text() == "precious"
-
-
 @pytest.mark.parametrize("name", ["nothing", "HEAD:gan", "--all", "a/b", "../x", ""])
 def test_a_run_that_is_not_known_is_one_sentence(built_toy: Workspace, name: str) -> None:
     with pytest.raises(UserError) as refusal:
@@ -356,22 +308,3 @@ def test_a_rerun_of_the_command_line_is_bit_identical(toy: Workspace) -> None:
     assert found["verdict"] == "different", "on one machine nothing explains it"
     tight = ("compare", "HEAD:train", "records/train", "--tolerance", "1e-9", "--json")
     assert json.loads(toy.run("runrecord", *tight))["verdict"] == "different"
-
-
-@pytest.mark.slow
-def test_an_experiment_is_found_by_its_name(workspace: Workspace) -> None:
-    workspace.run(
-        *("dvc", "exp", "run", "--temp", "--name", "smaller", "-S", "vae.latent_dim=4"),
-        "evaluate",
-    )
-    assert listed_in(workspace, "smaller:vae", "HEAD:vae", "param") == {"latent_dim"}
-    data = listed_in(workspace, "smaller:evaluation", "HEAD:evaluation", "data")
-    assert data == {"models/vae.safetensors", "metrics/vae_history.csv"}
-    metrics = listed_in(workspace, "smaller:evaluation", "HEAD:evaluation", "evaluation")
-    assert {name.partition("/")[0] for name in metrics} == {"vae"}
-
-
-def listed_in(workspace: Workspace, first: str, second: str, kind: str) -> set[str]:
-    """The titles of one kind in which two runs differ."""
-    found = json.loads(workspace.run("runrecord", "compare", first, second, "--json"))
-    return {one["title"] for one in found["differences"] if one["kind"] == kind}

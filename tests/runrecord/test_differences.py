@@ -21,8 +21,14 @@ from runrecord.record.events import (
     Resumed,
     RunEnded,
 )
-from runrecord.verify.compare import Difference, differences
-from runrecord.verify.facts import CONFIG, EMBEDDING, EVALUATION, results_in
+from runrecord.verify.compare import (
+    CONFIG,
+    EMBEDDING,
+    EVALUATION,
+    Difference,
+    differences,
+    results_in,
+)
 
 TITLES = st.sampled_from(["loss", "Test/Loss", "samples", "layer.1", "손실"])
 STEPS = st.integers(0, 3)

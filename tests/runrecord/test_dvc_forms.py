@@ -1,7 +1,6 @@
 """Every form that DVC has for a stage: a run of it is recorded and read again, and can be had."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,22 @@ FILES = {
     "  path: tracked.csv\n",
 }
 RUN = "runrecord exec -- sh -c"
+OF_PYTHON = {"LR": 2, "DIMS": [1, 2], "Train.epochs": 3, "Train.seed": 4}
+PYTHON = {f"conf.py:{name}": value for name, value in OF_PYTHON.items()}
+TRAIN = {"conf.toml:train.lr": 0.25, "conf.toml:train.names": ["a"]}
 # Of each stage: what stands in dvc.yaml, and the params and deps of its record.
 FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
-    "params-key": ({"params": ["lr"]}, {"lr": 0.5}, set()),
     "params-nested": (
-        {"params": ["net", "on", "word", "far"]},
+        {"params": ["net", "on", "word", "far", "no.such"]},
         {
             **{"net.dims": [32, 32], "net.act": None, "net.층.수": 2, "net.empty": {}},
             **{"on": True, "word": "a: b # c", "far": float("inf")},
         },
         set(),
     ),
-    "params-dotted": ({"params": ["net.층.수"]}, {"net.층.수": 2}, set()),
-    "params-missing": ({"params": ["no.such"]}, {}, set()),
     "params-yaml": (
-        {"params": [{"configs/s.yaml": ["lr"]}]},
-        {"configs/s.yaml:lr": 1},
+        {"params": ["lr", {"configs/s.yaml": ["lr"]}]},
+        {"lr": 0.5, "configs/s.yaml:lr": 1},
         set(),
     ),
     "params-yaml-whole": (
@@ -54,42 +53,15 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
         {"configs/s.yaml:lr": 1, "configs/s.yaml:nested.k": [1, {"a": 2}]},
         set(),
     ),
-    "params-both": (
-        {"params": ["lr", {"configs/s.yaml": ["lr"]}]},
-        {"lr": 0.5, "configs/s.yaml:lr": 1},
-        set(),
-    ),
-    "params-toml": (
-        {"params": [{"conf.toml": ["train"]}]},
-        {"conf.toml:train.lr": 0.25, "conf.toml:train.names": ["a"]},
-        set(),
-    ),
-    "params-toml-whole": (
-        {"params": [{"conf.toml": []}]},
-        {"conf.toml:top": 1, "conf.toml:train.lr": 0.25, "conf.toml:train.names": ["a"]},
-        set(),
-    ),
+    "params-toml": ({"params": [{"conf.toml": ["train"]}]}, TRAIN, set()),
+    "params-toml-whole": ({"params": [{"conf.toml": []}]}, {"conf.toml:top": 1, **TRAIN}, set()),
     "params-json": (
         {"params": [{"conf.json": ["k.a", "none"]}]},
         {"conf.json:k.a": 7, "conf.json:none": None},
         set(),
     ),
-    "params-python": (
-        {"params": [{"conf.py": ["LR", "DIMS", "Train"]}]},
-        {
-            **{"conf.py:LR": 2, "conf.py:DIMS": [1, 2]},
-            **{"conf.py:Train.epochs": 3, "conf.py:Train.seed": 4},
-        },
-        set(),
-    ),
-    "params-python-whole": (
-        {"params": [{"conf.py": None}]},
-        {
-            **{"conf.py:LR": 2, "conf.py:DIMS": [1, 2]},
-            **{"conf.py:Train.epochs": 3, "conf.py:Train.seed": 4},
-        },
-        set(),
-    ),
+    "params-python": ({"params": [{"conf.py": ["LR", "DIMS", "Train"]}]}, PYTHON, set()),
+    "params-python-whole": ({"params": [{"conf.py": None}]}, PYTHON, set()),
     "params-block-and-key": (
         {"params": ["lr", "net.층", "net.층.수"]},
         {"lr": 0.5, "net.층.수": 2},
@@ -100,10 +72,16 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
         {},
         {"data", "data/a.txt", "odd name/파일 #1.txt"},
     ),
-    "deps-missing": ({"deps": ["no/such/file"]}, {}, set()),
-    "deps-elsewhere": ({"deps": ["/etc/hostname", "../outside.txt"]}, {}, set()),
-    "deps-address": ({"deps": ["https://example.invalid/data.csv"]}, {}, set()),
-    "deps-tracked": ({"deps": ["tracked.csv"]}, {}, set()),
+    "deps-elsewhere": (
+        {
+            "deps": [
+                *("no/such/file", "/etc/hostname", "../outside.txt"),
+                *("https://example.invalid/data.csv", "tracked.csv"),
+            ]
+        },
+        {},
+        set(),
+    ),
     "outs-forms": (
         {
             "outs": [
@@ -118,17 +96,8 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
         set(),
     ),
     "cmd-list": ({"cmd": [f"{RUN} 'echo 1 > l.txt'", f"{RUN} 'echo 2 >> l.txt'"]}, {}, set()),
-    "cmd-lines": ({"cmd": f"export A='x y'\n{RUN} 'echo \"$A\" > n.txt'\n"}, {}, set()),
-    "wdir": (
-        {"wdir": "sub", "deps": ["own.txt"], "params": ["own"]},
-        {"own": 9},
-        {"sub/own.txt"},
-    ),
-    "flags": (
-        {"frozen": True, "always_changed": True, "desc": "said", "meta": {"a": [1]}},
-        {},
-        set(),
-    ),
+    "wdir": ({"wdir": "sub", "deps": ["own.txt"], "params": ["own"]}, {"own": 9}, {"sub/own.txt"}),
+    "flags": ({"frozen": True, "always_changed": True, "meta": {"a": [1]}}, {}, set()),
     "templated": (
         {"vars": [{"name": "data/a"}, "configs/v.yaml:extra"], "deps": ["${name}.txt"]},
         {},
@@ -168,71 +137,44 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return new_project(tmp_path_factory.mktemp("forms") / "project", files)
 
 
-def record_of(
-    project: Workspace, monkeypatch: pytest.MonkeyPatch, stage: str, folder: str = "."
-) -> Record:
-    """That of a run of the stage, in this process, read again."""
+# Of one of many: its folder, and the params and deps of its record.
+OF_MANY: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "list@a": (".", {}, {"data/a.txt"}),
+    "dict@y": (".", {"lr": 0.5}, set()),
+    "grid@vae-2": (".", {"lr": 0.5}, set()),
+    "sub/dvc.yaml:below": ("sub", {"own": 9}, {"sub/own.txt"}),
+}
+ALL = {
+    name: (form.get("wdir", "."), params, deps) for name, (form, params, deps) in FORMS.items()
+} | OF_MANY
+FAST = ("grid@vae-2", "params-nested", "params-python-whole", "deps-elsewhere", "wdir", "templated")
+
+
+@pytest.mark.parametrize(
+    # Each takes a third of a second: those that are like others are for the long run.
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ALL],
+)
+def test_a_stage_of_any_form_is_recorded_and_read_again(
+    project: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder, params, deps = ALL[name]
     monkeypatch.chdir(project.path / folder)
     monkeypatch.setenv("RUNRECORD_SINKS", "off")
-    with start_run(stage) as run:
+    with start_run(name) as run:
         run.log({"loss": 1.0})
     record = Record(files_in(project.path / ".runrecord/runs" / run.id))
     assert record.end is not None
     assert record.end.status == "FINISHED"
     assert list(record.events())
-    return record
-
-
-FAST = (
-    "grid@vae-2",
-    "sub/dvc.yaml:below",
-    "params-nested",
-    "params-yaml",
-    "params-python-whole",
-    "deps-elsewhere",
-    "wdir",
-    "templated",
-)
-
-
-def marked(names: Iterable[str]) -> list[Any]:
-    """Each takes a third of a second: those that are not unlike the others are for the long run."""
-    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("name", marked(FORMS))
-def test_a_stage_of_any_form_is_recorded_and_read_again(
-    project: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    form, params, deps = FORMS[name]
-    record = record_of(project, monkeypatch, name, form.get("wdir", "."))
-    assert record.start.stage == name
-    assert record.start.params == params
-    assert set(record.start.deps) == deps
+    assert (record.start.stage, record.start.params) == (name, params)
+    assert {*record.start.deps} == deps
     assert record.start.tags["git.dirty"] == "false"
-
-
-# Of one of many: the params and deps of its record.
-OF_MANY: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "list@a": ({}, {"data/a.txt"}),
-    "dict@y": ({"lr": 0.5}, set()),
-    "grid@ae-1": ({"lr": 0.5}, set()),
-    "grid@vae-2": ({"lr": 0.5}, set()),
-    "sub/dvc.yaml:below": ({"own": 9}, {"sub/own.txt"}),
-}
-
-
-@pytest.mark.parametrize("name", marked(OF_MANY))
-def test_so_is_one_of_many(project: Workspace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    record = record_of(project, monkeypatch, name, "sub" if "below" in name else ".")
-    assert record.start.stage == name
-    assert (record.start.params, {*record.start.deps}) == OF_MANY[name]
 
 
 def test_verify_knows_each_by_its_name_and_command(project: Workspace) -> None:
     stages = stages_of(project.path)
-    assert FORMS.keys() <= stages.keys()
-    assert {"list@a", "dict@y", "grid@vae-2", "sub/dvc.yaml:below"} <= stages.keys()
+    assert ALL.keys() <= stages.keys()
     assert all(stage.commands for stage in stages.values())
     assert len(stages["cmd-list"].commands) == 2
 

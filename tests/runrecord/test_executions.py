@@ -2,34 +2,39 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, spool, verify
+from workspaces import IDENTICAL, Workspace, new_project, spool, verify, with_results
 
 IGNORED = "/.runrecord\n/records\n/o.txt\n/plot.txt\n/mark\n"
 BEGIN = "import os, sys, runrecord\nAGAIN = 'AGAIN' in os.environ\n"
 
 
-def project(
-    folder: Path, script: str, cmd: object = "python train.py", **stage: object
+def new(
+    folder: Path,
+    script: str = "",
+    files: Mapping[str, str] | None = None,
+    stages: Mapping[str, object] | None = None,
+    ignored: str = "",
+    **stage: object,
 ) -> Workspace:
-    """A project of one stage, committed and run; its results are committed, too."""
-    about = {"cmd": cmd, "deps": ["train.py"], "outs": ["o.txt", "records/train"], **stage}
-    files = {
-        ".gitignore": IGNORED,
-        ".dvcignore": "/.runrecord\n",
-        "train.py": BEGIN + script,
-        "dvc.yaml": json.dumps({"stages": {"train": about}}),
-    }
-    workspace = new_project(folder / "project", files)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
-    return workspace
+    """A project of one stage, `train`, and of those others; committed, and not run."""
+    train = {"cmd": "python train.py", "deps": ["train.py"], "outs": ["o.txt", "records/train"]}
+    about = {".gitignore": IGNORED + ignored, ".dvcignore": "/.runrecord\n", **(files or {})}
+    pipeline = json.dumps({"stages": {**(stages or {}), "train": train | stage}})
+    return new_project(
+        folder / "project", {**about, "train.py": BEGIN + script, "dvc.yaml": pipeline}
+    )
+
+
+def project(folder: Path, script: str = "", **more: Any) -> Workspace:
+    """Such a project, run; its results are committed, too."""
+    return with_results(new(folder, script, **more))
 
 
 def runs_of(workspace: Workspace) -> list[str]:
@@ -124,31 +129,14 @@ with runrecord.start_run() as run:
 
 @pytest.mark.slow
 def test_a_program_that_is_a_dependency_stays_one(tmp_path: Path) -> None:
-    files = {
-        ".gitignore": f"{IGNORED}/tool\n",
-        ".dvcignore": "/.runrecord\n",
-        "dvc.yaml": json.dumps(
-            {
-                "stages": {
-                    "build": {
-                        "cmd": "printf '#!/bin/sh\\necho 1 > o.txt\\n' > tool && chmod +x tool",
-                        "outs": ["tool"],
-                    },
-                    "train": {
-                        "cmd": "runrecord exec -- ./tool",
-                        "deps": ["tool"],
-                        "outs": ["o.txt", "records/train"],
-                    },
-                }
-            }
-        ),
-    }
-    workspace = new_project(tmp_path / "project", files)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    make = "printf '#!/bin/sh\\necho 1 > o.txt\\n' > tool && chmod +x tool"
+    build = {"cmd": make, "outs": ["tool"]}
+    cmd = "runrecord exec -- ./tool"
+    workspace = project(
+        tmp_path, stages={"build": build}, ignored="/tool\n", cmd=cmd, deps=["tool"]
+    )
     assert IDENTICAL in verify(workspace, "records/train", "--yes")
     (workspace.path / "tool").unlink()
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
     output = verify(workspace, "records/train", "--yes")
     assert IDENTICAL in output
     assert "running" not in output
@@ -161,26 +149,11 @@ with runrecord.start_run() as run:
     run.log({"a": run.params["best.json:lr"]})
     open("o.txt", "w").write(open("best.json").read())
 """
-    files = {
-        ".gitignore": f"{IGNORED}/best.json\n",
-        ".dvcignore": "/.runrecord\n",
-        "train.py": BEGIN + script,
-        "dvc.yaml": json.dumps(
-            {
-                "stages": {
-                    "search": {"cmd": "echo '{\"lr\": 0.5}' > best.json", "outs": ["best.json"]},
-                    "train": {
-                        "cmd": "python train.py",
-                        "deps": ["train.py"],
-                        "params": [{"best.json": ["lr"]}],
-                        "outs": ["o.txt", "records/train"],
-                    },
-                }
-            }
-        ),
-    }
-    workspace = new_project(tmp_path / "project", files)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    search = {"cmd": "echo '{\"lr\": 0.5}' > best.json", "outs": ["best.json"]}
+    params = [{"best.json": ["lr"]}]
+    workspace = project(
+        tmp_path, script, stages={"search": search}, ignored="/best.json\n", params=params
+    )
     output = verify(workspace, "records/train", "--yes")
     assert IDENTICAL in output
     assert "running" not in output
@@ -193,22 +166,14 @@ with runrecord.start_run() as run:
     run.log({"a": len(open("link/x.csv").read())})
     open("o.txt", "w").write("1")
 """
-    about = {"cmd": "python train.py", "deps": ["train.py", "link/x.csv"]}
-    files = {
-        ".gitignore": IGNORED,
-        ".dvcignore": "/.runrecord\n",
-        "train.py": BEGIN + script,
-        "dvc.yaml": json.dumps({"stages": {"train": about | {"outs": ["o.txt", "records/train"]}}}),
-    }
-    workspace = new_project(tmp_path / "project", files)
+    workspace = new(tmp_path, script, deps=["train.py", "link/x.csv"])
     (workspace.path / "storage/data").mkdir(parents=True)
     (workspace.path / "storage/data/x.csv").write_text("1\n")
     os.symlink("storage/data", workspace.path / "link")
     workspace.run("dvc", "add", "--quiet", "storage/data")
     workspace.run("git", "add", "--all")
     workspace.run("git", "commit", "--quiet", "--message=data")
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    assert IDENTICAL in verify(workspace, "records/train", "--yes")
+    assert IDENTICAL in verify(with_results(workspace), "records/train", "--yes")
 
 
 @pytest.mark.slow
@@ -216,30 +181,13 @@ def test_a_dependency_with_files_that_git_ignores_is_taken_from_the_workspace(
     tmp_path: Path,
 ) -> None:
     script = "with runrecord.start_run() as run: open('o.txt', 'w').write(open('src/a').read())\n"
-    files = {
-        ".gitignore": f"{IGNORED}/src/.cache\n",
-        ".dvcignore": "/.runrecord\n",
-        "train.py": BEGIN + script,
-        "src/a": "1\n",
-        "src/.cache": "kept by a tool\n",
-        "dvc.yaml": json.dumps(
-            {
-                "stages": {
-                    "train": {
-                        "cmd": "python train.py",
-                        "deps": ["train.py", "src"],
-                        "outs": ["o.txt", "records/train"],
-                    }
-                }
-            }
-        ),
-    }
-    workspace = new_project(tmp_path / "project", files)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    files = {"src/a": "1\n", "src/.cache": "kept by a tool\n"}
+    deps = ["train.py", "src"]
+    workspace = project(tmp_path, script, files=files, ignored="/src/.cache\n", deps=deps)
     assert IDENTICAL in verify(workspace, "records/train", "--yes")
     (workspace.path / "src/.cache").write_text("another\n")
     output = verify(workspace, "records/train", "--yes", status=1)
-    assert re.search(r"the rebuilt run had another src \(data\)", output)
+    assert "the rebuilt run had another src (data)" in output
 
 
 CLAIM = """

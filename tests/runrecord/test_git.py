@@ -65,35 +65,10 @@ def test_of_settings_in_variables_only_safe_directories_stay() -> None:
     assert unsteered(kept) == kept
 
 
-def test_a_hooks_git_dir_leads_nowhere_else(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = tmp_path / "other"
-    git(tmp_path, "init", "--quiet", str(other))
-    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
-    monkeypatch.setenv("GIT_INDEX_FILE", str(other / "index"))
-    monkeypatch.setenv("GIT_WORK_TREE", str(other))
-    commit = commit_of(repository, "HEAD")
-    assert origin(repository).tags["git.commit"] == commit
-    assert origin(repository).tags["git.dirty"] == "false"
-    assert not (other / "index").exists()
-
-
 def test_an_option_in_place_of_a_revision_is_none(repository: Path) -> None:
     for revision in (f"--output={repository / 'src/code.py'}", "--all", "-p", "no-such", ""):
         assert commit_of(repository, revision) is None
     assert (repository / "src/code.py").read_bytes() == b"ONE = 1\n"
-
-
-def test_another_owners_repository_is_said_with_gits_remedy(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    found = origin(repository)
-    assert found.trouble.startswith("the code of the run is not recorded: Git refuses: detected ")
-    assert f"run 'git config --global --add safe.directory {repository}'" in found.trouble
-    assert "dubious ownership" in found.tags["git.error"]
-    assert "git.dirty" not in found.tags, "it is not known to be clean"
 
 
 @pytest.mark.needs("root")
@@ -157,7 +132,10 @@ def test_no_git_no_repository_and_no_commit_are_told_apart(
     (tmp_path / ".dvc/config").write_text("[core]\nno_scm = true\n")
     with pytest.raises(OutsideGit):
         git(tmp_path, "status")
-    assert origin(tmp_path).trouble.endswith("this is no Git repository.")
+    found = origin(tmp_path)
+    assert found.trouble.endswith("this is no Git repository.")
+    assert not [key for key in found.tags if key.startswith("git.")]
+    assert found.inputs.params == {"lr": 1}, "a run knows what it can"
     git(tmp_path, "init", "--quiet")
     assert origin(tmp_path).trouble.endswith("the Git repository has no commit yet.")
     monkeypatch.setenv("PATH", "/nowhere")
@@ -201,10 +179,14 @@ def test_a_run_says_at_its_start_that_git_refuses_and_goes_on(
     with start_run("train") as run:
         (warning,) = capsys.readouterr().err.splitlines()
         run.log({"loss": 1.0})
-    assert warning.startswith("warning: the code of the run is not recorded: Git refuses: ")
+    said = "warning: the code of the run is not recorded: Git refuses: detected dubious ownership"
+    assert warning.startswith(said)
+    assert f"run 'git config --global --add safe.directory {repository}'" in warning
     assert warning.endswith("It cannot be rebuilt later.")
     (folder,) = run_dirs(repository)
     record = Record(files_in(folder))
+    assert "dubious ownership" in record.start.tags["git.error"]
+    assert "git.dirty" not in record.start.tags, "it is not known to be clean"
     assert record.end is not None
     assert record.end.status == "FINISHED"
     (tmp_path / "verify").mkdir()

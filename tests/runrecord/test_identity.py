@@ -13,8 +13,7 @@ import pytest
 from records import new_run
 from runrecord.dvc.stages import Stage
 from runrecord.errors import UserError
-from runrecord.provenance.environment import Origin, changes_numbers
-from runrecord.provenance.pipeline import Inputs
+from runrecord.provenance.environment import Inputs, Origin, changes_numbers
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.resume.identity import Identity, differences, identity_of, without_length
 from runrecord.store.runs import run_dir

@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
-from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify
+from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify, with_results
 
 EXEC = "runrecord exec -- sh -c"
 IGNORED = "/.runrecord\n/mlflow.db*\n/mlruns\n/tensorboard\n"
@@ -20,6 +21,19 @@ def reading(*paths: str, name: str, **more: object) -> dict[str, object]:
         f"{EXEC} 'find {' '.join(paths)} -type f ! -name .gitignore | sort | xargs cat > {out}'"
     )
     return {"cmd": command, "deps": [*paths], "outs": [out, f"records/{name}"], **more}
+
+
+def commit(workspace: Workspace, message: str) -> None:
+    workspace.run("git", "add", "--all")
+    workspace.run("git", "commit", "--quiet", f"--message={message}")
+
+
+def of_one(folder: Path, stage: object, files: Mapping[str, str] | None = None) -> Workspace:
+    """A project of that stage, `one`, which is not run."""
+    text = yaml.safe_dump({"stages": {"one": stage}})
+    return new_project(
+        folder / "project", {".gitignore": IGNORED, "dvc.yaml": text, **(files or {})}
+    )
 
 
 STAGES: dict[str, dict[str, object]] = {
@@ -54,8 +68,7 @@ def project(folder: Path, stages: dict[str, dict[str, object]]) -> Workspace:
     source = new_project(folder / "source", {"lib/a.csv": "5\n", "lib/b.csv": "6\n"})
     source.run("git", "rm", "-r", "--quiet", "--cached", "lib")
     source.run("dvc", "add", "--quiet", "lib")
-    source.run("git", "add", "--all")
-    source.run("git", "commit", "--quiet", "--message=lib")
+    commit(source, "lib")
     (folder / "url.csv").write_text("77\n")
     files = {
         ".gitignore": IGNORED,
@@ -73,11 +86,9 @@ def project(folder: Path, stages: dict[str, dict[str, object]]) -> Workspace:
     workspace.run("dvc", "import", "--quiet", str(source.path), "lib", "-o", "imported")
     workspace.run("dvc", "import-url", "--quiet", str(folder / "url.csv"))
     workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(folder / "far"))
-    for message in ("data", "results"):
-        workspace.run("git", "add", "--all")
-        workspace.run("git", "commit", "--quiet", f"--message={message}")
-        if message == "data":
-            workspace.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    commit(workspace, "data")
+    workspace.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    commit(workspace, "results")
     workspace.run("dvc", "push", "--quiet")
     workspace.run("git", "clone", "--quiet", str(workspace.path), str(folder / "clone"))
     shutil.rmtree(workspace.path)
@@ -135,13 +146,8 @@ def test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files(tmp_pat
 
 @pytest.mark.slow
 def test_a_record_beneath_another_folder_than_its_stages_is_found_in_git(tmp_path: Path) -> None:
-    stage = {"cmd": f"{EXEC} 'echo 1 > one.txt'", "wdir": "sub"}
-    text = yaml.safe_dump({"stages": {"one": {**stage, "outs": ["one.txt", "../records/one"]}}})
-    files = {".gitignore": IGNORED, "dvc.yaml": text, "sub/.keep": ""}
-    workspace = new_project(tmp_path / "project", files)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
+    stage = {"cmd": f"{EXEC} 'echo 1 > one.txt'", "outs": ["one.txt", "../records/one"]}
+    workspace = with_results(of_one(tmp_path, stage | {"wdir": "sub"}, {"sub/.keep": ""}))
     shutil.rmtree(workspace.path / ".runrecord")
     shutil.rmtree(workspace.path / "records")
     assert "one" in workspace.run("runrecord", "show", "HEAD:one")
@@ -152,13 +158,8 @@ def test_a_record_beneath_another_folder_than_its_stages_is_found_in_git(tmp_pat
 def test_what_dvcignore_names_is_no_part_of_a_dependency(tmp_path: Path) -> None:
     command = f"{EXEC} 'echo said > src/train.log; cat src/a.txt > out.txt'"
     stage = {"cmd": command, "deps": ["src"], "outs": ["out.txt", "records/one"]}
-    files = {
-        ".gitignore": f"{IGNORED}*.log\n",
-        ".dvcignore": f"{IGNORED}*.log\n",
-        "src/a.txt": "a\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"one": stage}}),
-    }
-    workspace = new_project(tmp_path / "project", files)
+    ignored = dict.fromkeys((".gitignore", ".dvcignore"), f"{IGNORED}*.log\n")
+    workspace = of_one(tmp_path, stage, ignored | {"src/a.txt": "a\n"})
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     assert IDENTICAL in verify(workspace, "records/one")
 
@@ -177,11 +178,8 @@ def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path:
         for name in ("data.csv", "value.txt"):
             (workspace.path / name).write_text(f"{number}\n")
         workspace.run("dvc", "add", "--quiet", "data.csv")
-        workspace.run("git", "add", "--all")
-        workspace.run("git", "commit", "--quiet", f"--message=data {number}")
-        workspace.run("dvc", "repro", environment=RECORD_ONLY)
-        workspace.run("git", "add", "--all")
-        workspace.run("git", "commit", "--quiet", f"--message=results {number}")
+        commit(workspace, f"data {number}")
+        with_results(workspace)
     (workspace.path / "data.csv").write_text("other\n")
     (workspace.path / "made.txt").unlink()
     output = verify(workspace, "HEAD~2:one")
@@ -192,15 +190,10 @@ def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path:
 
 @pytest.mark.slow
 def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
-    files = {
-        ".gitignore": f"{IGNORED}/data.csv\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("data.csv", name="one")}}),
-    }
-    workspace = new_project(tmp_path / "project", files)
+    workspace = of_one(tmp_path, reading("data.csv", name="one"))
     (workspace.path / "data.csv").write_text("1\n")
     workspace.run("dvc", "add", "--quiet", "data.csv")
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=data")
+    commit(workspace, "data")
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     shutil.rmtree(workspace.path / ".dvc/cache")
     (workspace.path / "data.csv").unlink()
@@ -212,19 +205,12 @@ def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_path: Path) -> None:
     """A branch was squashed and deleted: no clone has the run's own commit."""
-    files = {
-        ".gitignore": IGNORED,
-        "read.txt": "1\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("read.txt", name="one")}}),
-    }
-    workspace = new_project(tmp_path / "project", files)
+    workspace = of_one(tmp_path, reading("read.txt", name="one"), {"read.txt": "1\n"})
     workspace.run("git", "checkout", "--quiet", "-b", "branch")
     (workspace.path / "read.txt").write_text("2\n")
-    workspace.run("git", "commit", "--quiet", "--all", "--message=two")
+    commit(workspace, "two")
     workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
+    with_results(workspace)
     workspace.run("dvc", "push", "--quiet")
     workspace.run("git", "checkout", "--quiet", "main")
     workspace.run("git", "merge", "--quiet", "--squash", "branch")
@@ -239,8 +225,8 @@ def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_
     said = clone.run("runrecord", "doctor", status=1)
     assert re.search(r"✗ commits: no branch or tag holds [0-9a-f]{40}, of one-", said)
     workspace.run("dvc", "checkout", "--quiet")
-    commit = json.loads(workspace.read("records/one/run.json"))["tags"]["git.commit"]
-    workspace.run("git", "tag", "kept", commit)
+    own = json.loads(workspace.read("records/one/run.json"))["tags"]["git.commit"]
+    workspace.run("git", "tag", "kept", own)
     assert "✓ commits: " in workspace.run("runrecord", "doctor", status=1)
 
 
@@ -249,8 +235,7 @@ def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path
     outside = tmp_path / "outside.txt"
     stage = {"cmd": f"{EXEC} 'echo 1 > one.txt; echo 2 > {outside}'"}
     outs = ["one.txt", "records/one", {str(outside): {"cache": False}}]
-    text = json.dumps({"stages": {"one": stage | {"outs": outs}}})
-    workspace = new_project(tmp_path / "project", {".gitignore": IGNORED, "dvc.yaml": text})
+    workspace = of_one(tmp_path, stage | {"outs": outs})
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     output = verify(workspace, "records/one", "--yes")
     why = "not compared, as outside the repository or written later"
@@ -259,10 +244,8 @@ def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_run_that_leaves_nothing_to_compare_is_not_called_equal(tmp_path: Path) -> None:
-    text = json.dumps({"stages": {"one": {"cmd": f"{EXEC} 'echo 1'"}}})
-    workspace = new_project(tmp_path / "project", {".gitignore": IGNORED, "dvc.yaml": text})
-    run = workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    assert "1\n" in run
+    workspace = of_one(tmp_path, {"cmd": f"{EXEC} 'echo 1'"})
+    assert "1\n" in workspace.run("dvc", "repro", environment=RECORD_ONLY)
     (folder,) = (workspace.path / ".runrecord/runs").iterdir()
     output = verify(workspace, folder.name, "--yes", status=2)
     assert "there is nothing to compare" in output
@@ -270,18 +253,12 @@ def test_a_run_that_leaves_nothing_to_compare_is_not_called_equal(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_file_behind_a_link_to_a_folder_is_part_of_a_dependency(tmp_path: Path) -> None:
-    files = {
-        ".gitignore": IGNORED,
-        "other/a.txt": "1\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("src/link/a.txt", name="one")}}),
-    }
-    files["dvc.yaml"] = files["dvc.yaml"].replace("- src/link/a.txt", "- src")
-    workspace = new_project(tmp_path / "project", files)
+    stage = reading("src/link/a.txt", name="one") | {"deps": ["src"]}
+    workspace = of_one(tmp_path, stage, {"other/a.txt": "1\n"})
     (workspace.path / "src").mkdir()
     (workspace.path / "src/link").symlink_to("../other")
     (workspace.path / "src/itself").symlink_to(".")
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=link")
+    commit(workspace, "link")
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     before = json.loads(workspace.read("records/one/run.json"))["deps"]["src"]
     assert IDENTICAL in verify(workspace, "records/one", "--yes")
@@ -295,9 +272,11 @@ def test_a_project_in_a_folder_of_a_repository_is_brought_its_inputs_too(tmp_pat
     top = Workspace(tmp_path / "top")
     inside = Workspace(top.path / "inside")
     inside.path.mkdir(parents=True)
+    stage = reading("../inputs", "data.csv", "prep", name="one") | {"deps": ["data.csv", "prep"]}
     files = {
+        "../inputs/beside.txt": "2\n",
         ".gitignore": f"{IGNORED}/data.csv\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"one": reading("data.csv", "prep", name="one")}}),
+        "dvc.yaml": yaml.safe_dump({"stages": {"one": stage}}),
         "c/dvc.yaml": json.dumps(
             {"stages": {"make": {"cmd": "cp data.csv prep", "wdir": "..", "outs": ["prep"]}}}
         ),
@@ -310,11 +289,9 @@ def test_a_project_in_a_folder_of_a_repository_is_brought_its_inputs_too(tmp_pat
     inside.run("dvc", "init", "--quiet", "--subdir")
     inside.run("dvc", "add", "--quiet", "data.csv")
     inside.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
-    for message in ("data", "results"):
-        top.run("git", "add", "--all")
-        top.run("git", "commit", "--quiet", f"--message={message}")
-        if message == "data":
-            inside.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    commit(top, "data")
+    inside.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    commit(top, "results")
     inside.run("dvc", "push", "--quiet")
     top.run("git", "clone", "--quiet", str(top.path), str(tmp_path / "clone"))
     shutil.rmtree(top.path)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from workspaces import RECORD_ONLY, Workspace, new_project, read_until, wait_until
 
+from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs
 
@@ -44,6 +45,7 @@ n: 3
 손실: {이름: [1, null], 값: 0.5}
 nothing: null
 """
+STOPS = ("TERM", "KILL", "SEGV")
 ONE = {"dvc.yaml": "stages: {one: {cmd: 'true', outs: [x]}}"}
 SCRIPT = """
 import sys
@@ -67,6 +69,20 @@ def records(workspace: Workspace) -> list[Record]:
     return sorted(found, key=lambda record: (record.start.stage, record.start.time))
 
 
+def only(workspace: Workspace) -> tuple[Record, RunEnded]:
+    """The one record, and how it ended."""
+    (record,) = records(workspace)
+    assert record.end is not None
+    return record, record.end
+
+
+def printed(record: Record) -> bytes:
+    """What is kept of what its program printed."""
+    assert record.end is not None
+    assert record.end.output is not None
+    return record.read(record.end.output.name)
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = new_project(
@@ -88,28 +104,16 @@ def test_each_command_of_each_stage_leaves_a_record(project: Workspace) -> None:
         *("Shell", "Shell", "grid@1", "grid@2", "train@a", "train@b")
     ]
     assert {record.end and record.end.status for record in found} == {"FINISHED"}
-    shell, again, _, grid, train, _ = found
+    outs = [{*record.end.outs} for record in found if record.end]
+    shell, again, _, _, train, _ = found
     assert shell.start.params == {"n": 3, "손실.이름": [1, None], "손실.값": 0.5, "nothing": None}
     assert shell.start.command[0] == "runrecord"
     assert "hello" in shell.start.command[-1]
-    assert shell.end is not None
-    assert shell.end.outs.keys() == {"out.txt"}, "the other is not there yet"
-    assert again.end is not None
-    assert again.end.outs.keys() == {"out.txt", "copy.txt"}
     assert train.start.params == {"../other.json:k.a": 7}
     assert train.start.deps.keys() == {"sub/script.py"}
-    assert train.end is not None
-    assert train.end.outs.keys() == {"sub/r_a.txt"}
-    assert grid.end is not None
-    assert grid.end.outs.keys() == {"g2"}
-
-
-def test_what_a_program_prints_is_kept(project: Workspace) -> None:
-    shell, again, *_ = records(project)
-    for record, said in ((shell, b"said\n"), (again, b"warned\n")):
-        assert record.end is not None
-        assert record.end.output is not None
-        assert record.read(record.end.output.name) == said
+    assert outs[:2] == [{"out.txt"}, {"out.txt", "copy.txt"}], "the other is not there yet"
+    assert outs[3:5] == [{"g2"}, {"sub/r_a.txt"}]
+    assert (printed(shell), printed(again)) == (b"said\n", b"warned\n")
 
 
 @pytest.mark.slow
@@ -119,39 +123,32 @@ def test_each_is_rebuilt_bit_for_bit(project: Workspace) -> None:
         assert "Verdict: bit-identical" in said, record.start.stage
 
 
-def test_a_program_that_fails_fails_the_stage_with_its_status(tmp_path: Path) -> None:
-    workspace = new_project(
-        tmp_path / "project",
-        {
-            "dvc.yaml": 'stages: {one: {cmd: "runrecord exec -- sh -c '
-            "'echo $SECRET_TOKEN; exit 3'\", outs: [x]}}"
-        },
-    )
-    command = ("runrecord", "exec", "--", "sh", "-c", "echo $SECRET_TOKEN; exit 3")
-    environment = {"DVC_STAGE": "one", "RUNRECORD_SINKS": "off", "SECRET_TOKEN": "swordfish"}
-    workspace.run(*command, status=3, environment=environment)
-    (record,) = records(workspace)
-    assert record.end is not None
-    assert (record.end.status, record.end.message) == ("FAILED", "ProgramFailed: exit status 3")
-    assert record.end.output is not None
-    assert record.read(record.end.output.name) == b"***\n"
-
-
 EXEC = ("runrecord", "exec", "--", "sh", "-c")
 BY_HAND = {"DVC_STAGE": "one", **RECORD_ONLY}
 
 
-@pytest.mark.parametrize("sent", ["TERM", "KILL", "SEGV"])
-def test_a_program_that_a_signal_ends_ends_as_a_shell_says_it(sent: str, tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
-    status = 128 + signal.Signals[f"SIG{sent}"]
-    workspace.run(*EXEC, f"echo begun; kill -{sent} $$", status=status, environment=BY_HAND)
-    (record,) = records(workspace)
-    assert record.end is not None
-    assert (record.end.status, record.end.message) == (
-        "FAILED",
-        f"ProgramFailed: exit status {status}",
-    )
+@pytest.fixture
+def one(tmp_path: Path) -> Workspace:
+    """A project of one stage, which is run by hand."""
+    return new_project(tmp_path / "project", ONE)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("exit 3", 3),
+        *((f"kill -{name} $$", 128 + signal.Signals[f"SIG{name}"]) for name in STOPS),
+    ],
+    ids=["exit", *STOPS],
+)
+def test_a_program_that_a_signal_ends_ends_as_a_shell_says_it(
+    one: Workspace, command: str, status: int
+) -> None:
+    environment = BY_HAND | {"SECRET_TOKEN": "swordfish"}
+    one.run(*EXEC, f"echo $SECRET_TOKEN; {command}", status=status, environment=environment)
+    record, end = only(one)
+    assert (end.status, end.message) == ("FAILED", f"ProgramFailed: exit status {status}")
+    assert printed(record) == b"***\n"
 
 
 def is_alive(number: int) -> bool:
@@ -161,9 +158,8 @@ def is_alive(number: int) -> bool:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_exec_ends_its_program(sent: signal.Signals, tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
-    with workspace.start(*EXEC, "echo it runs as; echo $$; exec sleep 200", **BY_HAND) as process:
+def test_a_signal_to_exec_ends_its_program(sent: signal.Signals, one: Workspace) -> None:
+    with one.start(*EXEC, "echo it runs as; echo $$; exec sleep 200", **BY_HAND) as process:
         assert process.stdout is not None
         read_until(process.stdout, "it runs as")
         number = int(process.stdout.readline())
@@ -171,27 +167,23 @@ def test_a_signal_to_exec_ends_its_program(sent: signal.Signals, tmp_path: Path)
         process.stdout.read()
     assert process.returncode == 128 + sent
     wait_until(lambda: not is_alive(number))
-    (record,) = records(workspace)
-    assert record.end is not None
-    assert record.end.status == "KILLED"
+    assert only(one)[1].status == "KILLED"
 
 
-def test_exec_without_a_program_or_a_stage_is_one_sentence(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
-    said = workspace.run("runrecord", "exec", "--", "no-such-program", status=2)
+def test_exec_without_a_program_or_a_stage_is_one_sentence(one: Workspace) -> None:
+    said = one.run("runrecord", "exec", "--", "no-such-program", status=2)
     assert "DVC_STAGE is not set" in said
-    said = workspace.run("runrecord", "exec", "--", "no-such-program", status=2, DVC_STAGE="one")
+    said = one.run("runrecord", "exec", "--", "no-such-program", status=2, DVC_STAGE="one")
     assert said.splitlines()[-1] == "error: no-such-program: No such file or directory"
     assert "Traceback" not in said
-    assert "no command is given" in workspace.run("runrecord", "exec", status=2)
+    assert "no command is given" in one.run("runrecord", "exec", status=2)
 
 
-def test_what_the_program_prints_goes_where_it_went(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
+def test_what_the_program_prints_goes_where_it_went(one: Workspace) -> None:
     done = subprocess.run(
-        ["runrecord", "exec", "--", "sh", "-c", "echo out; echo err >&2"],
-        cwd=workspace.path,
-        env=workspace.environment | {"DVC_STAGE": "one", "RUNRECORD_SINKS": "off"},
+        [*EXEC, "echo out; echo err >&2"],
+        cwd=one.path,
+        env=one.environment | BY_HAND,
         capture_output=True,
         text=True,
         check=True,
@@ -200,14 +192,9 @@ def test_what_the_program_prints_goes_where_it_went(tmp_path: Path) -> None:
     assert "err\n" in done.stderr
 
 
-def test_a_long_output_is_kept_in_part(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
-    command = ("runrecord", "exec", "--", "seq", "200000")
-    workspace.run(*command, DVC_STAGE="one", RUNRECORD_SINKS="off")
-    (record,) = records(workspace)
-    assert record.end is not None
-    assert record.end.output is not None
-    kept = record.read(record.end.output.name)
+def test_a_long_output_is_kept_in_part(one: Workspace) -> None:
+    one.run("runrecord", "exec", "--", "seq", "200000", environment=BY_HAND)
+    kept = printed(only(one)[0])
     assert kept.startswith(b"1\n2\n3\n")
     assert kept.endswith(b"199999\n200000\n")
     assert len(kept) < 2**19 + 100
@@ -223,17 +210,16 @@ def test_a_long_output_is_kept_in_part(tmp_path: Path) -> None:
     ids=["sh", "python"],
 )
 def test_progress_without_a_line_end_is_seen_at_once(
-    tmp_path: Path, program: tuple[str, ...]
+    one: Workspace, program: tuple[str, ...]
 ) -> None:
     """The program waits until it was."""
-    workspace = new_project(tmp_path / "project", ONE)
-    os.mkfifo(workspace.path / "go")
-    with workspace.start("runrecord", "exec", "--", *program, **BY_HAND) as process:
+    os.mkfifo(one.path / "go")
+    with one.start("runrecord", "exec", "--", *program, **BY_HAND) as process:
         assert process.stdout is not None
         seen = ""
         while not seen.endswith("50%"):
             seen += process.stdout.read(1)
-        (workspace.path / "go").write_text("7\n")
+        (one.path / "go").write_text("7\n")
     assert process.returncode == 7
 
 
@@ -244,39 +230,30 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-def test_output_without_line_ends_takes_no_memory(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
+def test_output_without_line_ends_takes_no_memory(one: Workspace) -> None:
     program = ("runrecord", "exec", "--", "head", "-c", "300M", "/dev/zero")
-    said = workspace.run("python", "-c", MEASURED, *program, environment=BY_HAND)
+    said = one.run("python", "-c", MEASURED, *program, environment=BY_HAND)
     assert int(said.split()[-1]) < 250_000, "KiB"
-    (record,) = records(workspace)
-    assert record.end is not None
-    assert record.end.output is not None
+    assert only(one)[1].output is not None
 
 
-def test_a_program_ends_when_it_ends_and_not_with_what_it_leaves_running(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
-    said = workspace.run(*EXEC, "sleep 250 & echo $!; seq 20000", environment=BY_HAND)
+def test_a_program_ends_when_it_ends_and_not_with_what_it_leaves_running(one: Workspace) -> None:
+    said = one.run(*EXEC, "sleep 250 & echo $!; seq 20000", environment=BY_HAND)
     numbers = [int(line) for line in said.splitlines() if line.isdecimal()]
     assert numbers[1:] == [*range(1, 20001)]
     assert is_alive(numbers[0])
     os.kill(numbers[0], signal.SIGKILL)
 
 
-def test_a_long_output_is_cut_between_lines_so_that_no_secret_is_cut(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
+def test_a_long_output_is_cut_between_lines_so_that_no_secret_is_cut(one: Workspace) -> None:
     program = "yes $SECRET_TOKEN | head -n 100000"
-    workspace.run(*EXEC, program, environment=BY_HAND, SECRET_TOKEN="swordfish")
-    (record,) = records(workspace)
-    assert record.end is not None
-    assert record.end.output is not None
-    kept = record.read(record.end.output.name).splitlines()
+    one.run(*EXEC, program, environment=BY_HAND, SECRET_TOKEN="swordfish")
+    kept = printed(only(one)[0]).splitlines()
     assert len(kept) > 1000
     assert [line for line in kept if line != b"***"] == [b"", b"[475720 bytes left out]"]
 
 
-def test_a_script_may_log_after_its_run_and_be_used_without_dvc(tmp_path: Path) -> None:
-    workspace = new_project(tmp_path / "project", ONE)
+def test_a_script_may_log_after_its_run_and_be_used_without_dvc(one: Workspace) -> None:
     source = """
 import os, signal, runrecord
 with runrecord.start_run("by hand") as run:
@@ -284,9 +261,8 @@ with runrecord.start_run("by hand") as run:
 assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 print("went on")
 """
-    said = workspace.run("python", "-c", source, RUNRECORD_SINKS="off")
+    said = one.run("python", "-c", source, environment=RECORD_ONLY)
     assert "no dvc.yaml has the stage 'by hand'" in said
     assert said.splitlines()[-1] == "went on"
-    (record,) = records(workspace)
-    assert json.loads((run_dirs(workspace.path)[0] / "run.json").read_text())["format"] == 2
-    assert record.start.stage == "by hand"
+    assert json.loads((run_dirs(one.path)[0] / "run.json").read_text())["format"] == 2
+    assert only(one)[0].start.stage == "by hand"

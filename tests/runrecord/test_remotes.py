@@ -24,7 +24,7 @@ from workspaces import EXPERIMENT, IDENTICAL, RECORD_ONLY, Workspace, spool, wai
 
 from records import end_run, new_run
 from runrecord.cli.viewers import free_port
-from runrecord.dvc import remote as dvc_remote
+from runrecord.dvc.cache import given_up
 from runrecord.store.runs import run_dir
 
 Here = Callable[..., str]
@@ -43,16 +43,6 @@ class Remote:
     own: Mapping[str, str] = field(default_factory=dict)
     """For `dvc remote modify --local`: of one person alone."""
     environment: Mapping[str, str] = field(default_factory=dict)
-
-    def added(self, workspace: Workspace) -> None:
-        workspace.run("dvc", "remote", "add", "--default", "storage", self.url)
-        for name, value in self.settings.items():
-            workspace.run("dvc", "remote", "modify", "storage", name, value)
-        workspace.run("git", "commit", "--all", "--quiet", "--message=remote")
-
-    def unlocked(self, workspace: Workspace) -> None:
-        for name, value in self.own.items():
-            workspace.run("dvc", "remote", "modify", "--local", "storage", name, value)
 
 
 @contextmanager
@@ -110,10 +100,8 @@ def s3(folder: Path) -> Iterator[Remote]:
             )
 
         service("s3").create_bucket(Bucket="bucket")
-        users, everything_there = (
-            service("iam"),
-            {"Effect": "Allow", "Action": "*", "Resource": "*"},
-        )
+        users = service("iam")
+        everything_there = {"Effect": "Allow", "Action": "*", "Resource": "*"}
         users.create_user(UserName="person")
         users.put_user_policy(
             UserName="person",
@@ -151,6 +139,20 @@ def _listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+def configure(workspace: Workspace, remote: Remote) -> None:
+    """As `dvc remote add` and `modify` do."""
+    settings = {"url": remote.url, **remote.settings}
+    for file, lines in {
+        "config": ["[core]", "remote = storage", "['remote \"storage\"']", *_lines(settings)],
+        "config.local": ["['remote \"storage\"']", *_lines(remote.own)],
+    }.items():
+        (workspace.path / ".dvc" / file).write_text("\n".join(lines))
+
+
+def _lines(settings: Mapping[str, str]) -> list[str]:
+    return [f"{name} = {value}" for name, value in settings.items()]
+
+
 def on(kind: str, *values: object) -> ParameterSet:
     """A case with a remote of that kind, where it is installed."""
     name = "-".join([kind, *(value for value in values if isinstance(value, str))])
@@ -185,8 +187,8 @@ def test_a_second_clone_has_every_run_from_the_remote(
     origin = str(tmp_path / "origin.git")
     toy.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
     toy.run("git", "remote", "add", "origin", origin)
-    remote.added(toy)
-    remote.unlocked(toy)
+    configure(toy, remote)
+    toy.run("git", "commit", "--all", "--quiet", "--message=remote")
     experiment = ("dvc", "exp", "run", "--temp", "--name", "slower", "-S", "train.lr=0.1")
     toy.run(*experiment, environment=RECORD_ONLY)
     toy.run("git", "push", "--quiet", "origin", "main")
@@ -198,7 +200,7 @@ def test_a_second_clone_has_every_run_from_the_remote(
 
     theirs = Workspace(tmp_path / "theirs" / EXPERIMENT)
     toy.run("git", "clone", "--quiet", origin, str(theirs.path))
-    remote.unlocked(theirs)
+    configure(theirs, remote)
     home = str(tmp_path / "home")
     environment = {**remote.environment, "HOME": home, "DVC_SITE_CACHE_DIR": home}
     Path(home).mkdir()
@@ -248,24 +250,10 @@ def bare(
     return workspace
 
 
-def configure(workspace: Workspace, remote: Remote) -> None:
-    """As `dvc remote add` and `modify` do."""
-    settings = {"url": remote.url, **remote.settings}
-    for file, lines in {
-        "config": ["[core]", "remote = storage", "['remote \"storage\"']", *_lines(settings)],
-        "config.local": ["['remote \"storage\"']", *_lines(remote.own)],
-    }.items():
-        (workspace.path / ".dvc" / file).write_text("\n".join(lines))
-
-
-def _lines(settings: Mapping[str, str]) -> list[str]:
-    return [f"{name} = {value}" for name, value in settings.items()]
-
-
 def assert_said(sentence: str, program: Here, *commands: tuple[str, ...]) -> None:
     """Each says it once, and nothing besides that a program would say to its maker."""
     for command in commands:
-        dvc_remote.given_up.clear()
+        given_up.clear()
         said = program(*command, status=COMMANDS[command])
         assert said.count(sentence) == 1, said
         for never in ("Traceback", "Exception", HIDDEN):
@@ -308,21 +296,18 @@ def test_what_a_remote_refuses_is_one_sentence(
     bare: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote, refusal: str
 ) -> None:
     change, said = REFUSALS[refusal]
-    remote = change(remote)
-    configure(bare, remote)
     for name, value in remote.environment.items():
         monkeypatch.setenv(name, value)
-    assert_said(f": {remote.url} {said}", program, ("sync", "--all"), ("doctor",))
-
-
-@pytest.mark.parametrize("remote", [on("ssh"), on("s3")], indirect=True)
-def test_a_remote_that_answers(
-    bare: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch, remote: Remote
-) -> None:
     configure(bare, remote)
-    for name, value in remote.environment.items():
-        monkeypatch.setenv(name, value)
     assert f"✓ DVC remote: {remote.url}: answers" in program("doctor", status=1)
+    for name in remote.environment:
+        monkeypatch.delenv(name)
+    remote = change(remote)
+    for name, value in remote.environment.items():
+        monkeypatch.setenv(name, value)
+    configure(bare, remote)
+    given_up.clear()
+    assert_said(f": {remote.url} {said}", program, ("sync", "--all"), ("doctor",))
 
 
 def test_doctor_counts_the_records_that_git_names_and_nothing_has(

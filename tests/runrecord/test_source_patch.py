@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workspaces import IDENTITY
 
-from runrecord.git.commands import git
-from runrecord.git.patch import describe_code
-from runrecord.record.events import RunStarted
-from runrecord.verify.rebuild import _check_out
+from runrecord.git.commands import git, top_of
+from runrecord.git.patch import check_out, describe_code
 
 ODD = "src/--odd \t'\"\n 이름"
 OTHERS = b"src/\xff\xfe.py"
@@ -86,6 +84,10 @@ def change(folder: Path) -> Path:
     return folder
 
 
+def copied(repository: Path, folder: Path) -> Path:
+    return shutil.copytree(repository, folder / "repository", symlinks=True)
+
+
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return begin(tmp_path_factory.mktemp("template") / "repository")
@@ -93,13 +95,12 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def changed(committed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copied = tmp_path_factory.mktemp("template") / "repository"
-    return change(shutil.copytree(committed, copied, symlinks=True))
+    return change(copied(committed, tmp_path_factory.mktemp("template")))
 
 
 @pytest.fixture
 def repository(changed: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(changed, tmp_path / "repository", symlinks=True)
+    return copied(changed, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +131,8 @@ def files_of(folder: Path) -> dict[bytes, tuple[str, bytes]]:
 
 
 def rebuilt(root: Path, tags: Mapping[str, str], patch: bytes, clone: Path) -> Path:
-    start = RunStarted(
-        id="run-1", stage="train", time=1, host="host", params={}, tags={**tags, "git.branch": ""}
-    )
-    checkout, commit = _check_out(root, start, patch, clone)
-    assert commit == tags["git.commit"]
-    return checkout
+    check_out(root, tags["git.commit"], patch, clone)
+    return clone / root.resolve().relative_to(top_of(root).resolve())
 
 
 def assert_same_again(folder: Path, clone: Path, *, dirty: bool = True) -> bytes:
@@ -248,7 +245,7 @@ def test_under_any_committed_attributes_a_change_is_left_out_or_right(
     committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     attributes, settings_of_filter, clean, edited = LEFT_OUT_OR_RIGHT[kind]
-    repository = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    repository = copied(committed, tmp_path)
     write(repository, {".gitattributes": attributes.encode()})
     if "wide" in attributes:
         write(repository, {"src/wide.txt": "글\n".encode("utf-16")})
@@ -270,7 +267,7 @@ def test_under_any_committed_attributes_a_change_is_left_out_or_right(
 def test_a_change_that_git_itself_does_not_see_is_left_out_or_right(
     committed: Path, tmp_path: Path, name: str
 ) -> None:
-    repository = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    repository = copied(committed, tmp_path)
     write(repository, {".gitattributes": b"*.py text=auto\n*.bat text eol=crlf\n*.txt ident\n"})
     commit(repository)
     shutil.rmtree(repository / "src")
@@ -373,7 +370,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_a_repository_of_any_kind(committed: Path, tmp_path: Path, kind: str) -> None:
     name, command = KINDS[kind]
-    repository = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    repository = copied(committed, tmp_path)
     git(repository, "config", "uploadpack.allowFilter", "true")
     git(tmp_path, "init", "--quiet", "top")
     (tmp_path / "link").symlink_to(repository)
@@ -407,7 +404,7 @@ def test_in_a_folder_of_a_repository(committed: Path, tmp_path: Path) -> None:
 
 
 def test_a_sparse_checkout_that_leaves_out_code_is_said(committed: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    folder = copied(committed, tmp_path)
     git(folder, "update-index", "--refresh")
     git(folder, "sparse-checkout", "set", "--no-cone", "/*", "!/src/gone.py")
     said = "the uncommitted change is left out: src/gone.py is not in this sparse checkout"
@@ -463,7 +460,7 @@ def test_a_change_that_would_not_give_the_files_again_is_left_out(
 def test_large_new_files_are_left_out_alone_and_the_rest_is_recorded(
     committed: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    folder = copied(committed, tmp_path)
     write(folder, {"src/code.py": b"ONE = 2\n", "src/small.py": b"SMALL = 1\n"})
     expected = files_of(folder)
     large = b"0123456789abcdef" * 2**17
@@ -488,7 +485,7 @@ def test_large_new_files_are_left_out_alone_and_the_rest_is_recorded(
 def test_a_large_change_of_committed_files_is_left_out_whole(
     committed: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(committed, tmp_path / "repository", symlinks=True)
+    folder = copied(committed, tmp_path)
     write(folder, {"src/big.txt": b"0123456789abcdef\n" * 2**18})
     commit(folder)
     (folder / "src/big.txt").unlink()

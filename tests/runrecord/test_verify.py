@@ -73,21 +73,6 @@ def test_a_clean_run_is_bit_identical_until_mlflow_shows_another_point(
     assert verdict(toy, run) == "different"
 
 
-@pytest.mark.slow
-def test_a_run_that_mlflow_shows_as_of_another_commit_is_not_tagged(
-    toy: Workspace, empty_store: Path
-) -> None:
-    run = shown(toy, empty_store)
-    with closing(sqlite3.connect(toy.path / "mlflow.db")) as database, database:
-        update = f"UPDATE tags SET value = '{'d' * 40}' WHERE key = 'git.commit'"
-        assert database.execute(update).rowcount == 1
-    output = verify(toy, run.info.run_name, status=1)
-    assert "different: MLflow shows the tag git.commit = dddddddddddd, " in output
-    assert "not tagged" in output
-    (found,) = runs(toy)
-    assert "verified" not in found.data.tags
-
-
 def test_uncommitted_changes_and_new_files_are_rebuilt_too(toy: Workspace) -> None:
     (toy.path / "scale.py").write_text("SCALE = 0.5\n")
     script = toy.path / "train.py"
@@ -113,19 +98,6 @@ def test_a_record_that_was_changed_is_different_from_there_on(toy: Workspace) ->
     output = verify(toy, run, status=1)
     assert "first Length at step 2, value 1" in output
     assert "possible cause: nothing that the record tells of" in output
-
-
-def test_code_edited_in_mid_run_is_no_run_to_verify(toy: Workspace) -> None:
-    with toy.start(*TOY_TRAIN, **RECORD_ONLY, PAUSE_AFTER="2") as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        read_until(process.stdout, "epoch 2/")
-        with (toy.path / "train.py").open("a") as file:
-            file.write("LEFT_OUT = True\n")
-        process.stdin.close()
-        process.stdout.read()
-    output = verify(toy, spool(toy)[0].name, status=2)
-    assert "cannot be rebuilt: it did not finish: it was FAILED at step 8" in output
 
 
 def test_a_run_that_was_killed_and_resumed_three_times(toy: Workspace) -> None:

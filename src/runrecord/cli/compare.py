@@ -18,13 +18,15 @@ from runrecord.verify.compare import (
     DATA,
     ENVIRONMENT,
     PARAM,
+    RESULTS,
     TAG,
     Comparison,
     Difference,
     compare,
+    how_unequal,
+    value_text,
+    where,
 )
-from runrecord.verify.facts import RESULTS
-from runrecord.verify.verdict import how_unequal, value_text, where
 
 _TITLES = {
     "Code": (CODE,),

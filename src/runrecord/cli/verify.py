@@ -3,10 +3,12 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
@@ -22,10 +24,35 @@ from runrecord.safety.text import printable, shown
 from runrecord.store.runs import host, was_run_here
 from runrecord.trackers.mlflow.audit import is_of_origin
 from runrecord.trackers.player import Store, has_store
-from runrecord.verify.compare import Comparison, Difference, compare
+from runrecord.verify.compare import (
+    INPUTS,
+    Comparison,
+    Difference,
+    compare,
+    how_unequal,
+    value_text,
+    where,
+)
 from runrecord.verify.rebuild import rebuild, scratch
 from runrecord.verify.stage import CannotRebuild
-from runrecord.verify.verdict import STATUS, Verdict, judge
+
+Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
+_STATUS: dict[Outcome, int] = {
+    "bit-identical": 0,
+    "equal within tolerance": 0,
+    "different": 1,
+    "cannot be rebuilt": 2,
+}
+"""The exit status by which a script tells them apart."""
+_NAMED = 4  # causes, at most
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict, and why it is that."""
+
+    outcome: Outcome
+    why: str
 
 
 def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
@@ -88,7 +115,7 @@ def _verify(
                     for one in rebuilt.records
                 ]
                 comparison, again = min(compared, key=lambda pair: len(pair[0].results))
-                found = judge(comparison, discrepancies or [], rebuilt.unseen)
+                found = _judge(comparison, discrepancies or [], rebuilt.unseen)
             else:
                 found = Verdict(
                     "different",
@@ -109,7 +136,11 @@ def _verify(
     add_row(table, "run", start.id)
     add_row(table, "made from", _made_from(record, commit))
     add_row(table, "rebuilt on", environment or "-")
-    add_row(table, "its record", _damage(record))
+    with suppress(RecordRefused):  # the verdict says so
+        for _ in record.events():
+            pass
+    # What was compared is what the record says of a file that is damaged.
+    add_row(table, "its record", record.damage() or "whole")
     add_row(table, "MLflow", "does not show this run here" if discrepancies is None else mlflow)
     add_row(table, "took", f"{time.monotonic() - began:.0f} s")
     console.print(table)
@@ -118,7 +149,48 @@ def _verify(
         print("MLflow shows another run under this name: it is not tagged.", file=sys.stderr)
     else:
         _tag(store, start.id, found, environment)
-    return STATUS[found.outcome]
+    return _STATUS[found.outcome]
+
+
+def _judge(
+    rebuilt: Comparison, shown: Sequence[Difference] = (), unseen: Sequence[str] = ()
+) -> Verdict:
+    """The verdict on a run that was rebuilt: is it the one that the record, and MLflow, tell of?
+
+    Args:
+        rebuilt: the run compared with the rebuilt one.
+        shown: what MLflow shows otherwise than the run's record has it.
+        unseen: outs that lie outside the repository or were written after the run had ended.
+    """
+    if shown:
+        first = shown[0]
+        own, other = value_text(first, False), value_text(first, True)
+        why = f"MLflow shows {where(first)} = {other}, the run's record has {own}"
+        return Verdict("different", why)
+    if inputs := rebuilt.of(*INPUTS):
+        names = _listed([f"{one.place.title} ({one.place.kind})" for one in inputs])
+        out = f"; {how_unequal(rebuilt)}" if rebuilt.results else ""
+        return Verdict("different", f"the rebuilt run had another {names}{out}")
+    if not rebuilt.compared and not rebuilt.results:
+        return Verdict("cannot be rebuilt", "there is nothing to compare: no metric, file or out")
+    if rebuilt.verdict == "bit-identical":
+        less = (
+            f"; not compared, as outside the repository or written later: {_listed(unseen)}"
+            if unseen
+            else ""
+        )
+        why = f"every metric at every step, and every file it wrote{less}"
+        return Verdict("bit-identical", why)
+    causes = _listed(rebuilt.causes())
+    if rebuilt.verdict == "equal within tolerance":
+        return Verdict("equal within tolerance", f"{how_unequal(rebuilt)}; other here: {causes}")
+    cause = causes or "nothing that the record tells of"
+    return Verdict("different", f"{how_unequal(rebuilt)}; possible cause: {cause}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 @contextmanager
@@ -186,11 +258,3 @@ def _environment(start: RunStarted) -> str:
         (name.rpartition(".")[2], start.tags.get(name, "").partition(";")[0]) for name in shown
     ]
     return ", ".join([start.host, *(f"{name} {text}" for name, text in named if text)])
-
-
-def _damage(record: Record) -> str:
-    """Which files of a record are not what it says: what was compared is what it says of them."""
-    with suppress(RecordRefused):  # the verdict says so
-        for _ in record.events():
-            pass
-    return "; ".join(f"{name}: {why}" for name, why in record.damaged.items()) or "whole"

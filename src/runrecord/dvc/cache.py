@@ -1,15 +1,14 @@
-"""What DVC has kept of stages' outs and of data, and how it is put in place again."""
+"""What DVC's cache, run cache and remote have of stages' outs and of data."""
 
 import json
 import logging
-import os
 import posixpath
 import re
 import shutil
-import stat
+import sqlite3
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import chdir
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,20 +16,20 @@ from typing import TYPE_CHECKING, Annotated
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from runrecord.dvc.lockfiles import MD5, LockedStage, Out, files_at_work, stage_in, state_at, states
-from runrecord.dvc.params import share_cache
-from runrecord.dvc.remote import fetch, lacking, state
-from runrecord.dvc.stages import Stage, files_in_folders, hash_paths, is_related, opened
+from runrecord.dvc.lockfiles import MD5, LockedStage, Out, stage_in, state_at, states
+from runrecord.dvc.stages import Stage, is_related, opened
 from runrecord.errors import UserError
-from runrecord.files import copy
-from runrecord.git.commands import commit_of, git, top_of
-from runrecord.git.patch import check_out
 from runrecord.project import RECORDS
 from runrecord.record.events import Files
+from runrecord.safety.secrets import redact
 from runrecord.safety.text import reason, shown
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+    from dvc_data.hashfile.db import HashFileDB
+
+given_up: set[str] = set()
+"""The repositories whose remote failed this process: another try could last as long."""
 
 
 def _warn(label: str, error: Exception) -> None:
@@ -114,8 +113,8 @@ def _inputs(stage: LockedStage) -> tuple[object, ...]:
 
 def _run_cache(repo: "Repo") -> Iterator[tuple[LockedStage, bytes]]:
     """Each stage that ran here, and what DVC wrote of it, the newest first."""
-    folder = Path(repo.cache.local.path).parents[1] / "runs"
-    for path in sorted(folder.glob("*/*/*"), key=lambda path: -path.stat().st_mtime):
+    found = Path(repo.stage_cache.cache_dir).glob("*/*/*")
+    for path in sorted(found, key=lambda path: -path.stat().st_mtime):
         text = path.read_bytes()
         for stage in stage_in(text, str(path)):
             yield stage, text
@@ -136,8 +135,8 @@ def _fetched(
     """The files of the outs with those hashes, fetched if need be; None if unavailable."""
     try:
         # Folders' listings and single files, then what the listings name.
-        fetch(repo, [oid for oid in oids if not _cached(repo, oid).exists()])
-        fetch(repo, {lacked for oid in oids for lacked in _missing(_files(repo, oid))})
+        _fetch(repo, [oid for oid in oids if not _cached(repo, oid).exists()])
+        _fetch(repo, {lacked for oid in oids for lacked in _missing(_files(repo, oid))})
     except UserError as error:
         on_failure("DVC's remote", error)
     had = {oid: _files(repo, oid) for oid in oids}
@@ -168,16 +167,36 @@ def _missing(files: Files | None) -> set[str]:
     return {path.parent.name + path.name for path in (files or {}).values() if not path.exists()}
 
 
-def cache_of(root: Path) -> tuple[str, dict[str, str], bool]:
-    """The folder of DVC's cache; the address of each remote; is there a default one?
+def share_cache(
+    root: Path, checkout: Path, links: str = "reflink,hardlink,copy", notes: Path | None = None
+) -> None:
+    """Let a clone of a repository use its cache, remotes and local settings.
+
+    Args:
+        root: of the repository.
+        checkout: the clone's DVC repository.
+        links: how it takes what is in the cache, as DVC's `cache.type` names it.
+        notes: the folder of what DVC notes of files, if it is the clone's own.
 
     Raises:
         UserError: DVC refuses to open the repository.
     """
+    from dvc.config import Config
+
     with opened(root) as repo:
+        cache = repo.cache.local_cache_dir
+        # One that is relative would lead elsewhere from the clone.
         remotes = {name: one["url"] for name, one in repo.config["remote"].items()}
-        default = bool(repo.config["core"].get("remote"))
-        return str(Path(repo.cache.local.path).parents[1]), remotes, default
+    local = checkout / ".dvc" / "config.local"
+    if (own := root / ".dvc" / "config.local").exists():
+        shutil.copyfile(own, local)
+    with Config(str(checkout / ".dvc"), validate=False).edit("local") as config:
+        for name, address in remotes.items():
+            config.setdefault("remote", {}).setdefault(name, {})["url"] = address
+        section = config.setdefault("cache", {})
+        section["dir"], section["type"] = cache, links
+        if notes:
+            config.setdefault("core", {})["site_cache_dir"] = str(notes)
 
 
 def missing_outs(root: Path) -> tuple[Path, list[str], int]:
@@ -198,8 +217,9 @@ def remote_state(root: Path) -> tuple[str, str] | None:
     Raises:
         UserError: it cannot be used.
     """
-    with opened(root) as repo:
-        return state(repo)
+    with opened(root) as repo, _refusals_said(repo):
+        odb = _remote(repo)
+        return None if odb is None else (_address(repo), _look(odb))
 
 
 def lost_records(root: Path) -> tuple[int, int]:
@@ -214,8 +234,14 @@ def lost_records(root: Path) -> tuple[int, int]:
     named = {out.oid for out in outs if out.path.startswith(RECORDS)}
     with opened(root) as repo:
         found = {oid: _files(repo, oid) for oid in named}
-        lacked = [oid for oid, files in found.items() if files is None or _missing(files)]
-        return len(named), len(lacking(repo, lacked))
+        lacked = {oid for oid, files in found.items() if files is None or _missing(files)}
+        with _refusals_said(repo):
+            odb = _remote(repo) if lacked else None
+            if odb is not None:
+                lacked -= {*odb.oids_exist([*lacked])}  # type: ignore[no-untyped-call]
+                if lacked:
+                    _look(odb)
+        return len(named), len(lacked)
 
 
 def bring(checkout: Path, paths: Collection[str]) -> str:
@@ -242,13 +268,6 @@ def bring(checkout: Path, paths: Collection[str]) -> str:
                 repo.checkout(targets=[target], force=True, allow_missing=True)
             except (DvcException, OSError) as error:
                 why = why or reason(error)
-        for out in repo.index.outs:
-            file = Path(out.fs_path)
-            if out.meta and out.meta.isexec and file.is_file() and not os.access(file, os.X_OK):
-                copied = file.with_name(f".{file.name}.new")  # DVC's cache may share the file
-                copy(file, copied)
-                copied.chmod(0o755)
-                copied.replace(file)
     return why
 
 
@@ -264,100 +283,7 @@ def _targets(repo: "Repo", root: Path, paths: Collection[str]) -> list[str]:
     return sorted(found)
 
 
-_Source = tuple[str, bytes, Mapping[str, bytes]]
-"""A state of the repository: a commit, a patch to it, and DVC's files where they are others."""
-
-
-def restore(
-    root: Path,
-    target: Path,
-    digests: Mapping[str, str],
-    kept: Collection[str],
-    scratch: Path,
-    commit: str,
-    patch: bytes = b"",
-    stages: Collection[Stage] = (),
-) -> str:
-    """Put files and folders in place that have these SHA-256.
-
-    They are looked for in the workspace; then as DVC has them by the run's own commit, by the
-    workspace's dvc.lock, by each other commit and experiment, and by DVC's run cache.
-
-    Args:
-        root: the DVC repository that they are brought from.
-        target: the root of the one where they go.
-        digests: of what is wanted, by the paths from either root.
-        kept: those of them that DVC may keep; others are looked for in the workspace alone.
-        scratch: a folder for a clone, on the same disk as `target`.
-        commit: of the run.
-        patch: what the run's code differed by from it.
-        stages: of that commit, for what DVC's run cache has.
-
-    Returns why a remote gave nothing, if that is known.
-    """
-    wanted = _lacking(target, digests)
-    _from_workspace(root, target, wanted)
-    wanted = _lacking(target, {path: wanted[path] for path in wanted if path in kept})
-    why = ""
-    for source in _sources(root, wanted, commit, patch, stages) if wanted else ():
-        try:
-            place = _checked_out(root, source, scratch)
-            why = bring(place, wanted.keys()) or why
-            found = hash_paths(place, wanted.keys())
-        except (UserError, OSError):  # of a state that was never meant to be checked out
-            continue
-        for path in sorted(path for path in wanted if found.get(path) == wanted[path]):
-            if (place / path).exists():  # else it went with the folder that it is in
-                remove(target / path)
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                (place / path).rename(target / path)
-            del wanted[path]
-        if not wanted:
-            break
-    shutil.rmtree(scratch, ignore_errors=True)
-    return why
-
-
-def _lacking(target: Path, digests: Mapping[str, str]) -> dict[str, str]:
-    there = hash_paths(target, digests.keys())
-    return {path: digest for path, digest in digests.items() if there.get(path) != digest}
-
-
-def _from_workspace(root: Path, target: Path, digests: Mapping[str, str]) -> None:
-    equal = digests.keys() - _lacking(root, digests)
-    folders = files_in_folders(root, [path for path in equal if (root / path).is_dir()])
-    for path in sorted(equal):
-        remove(target / path)
-        for name, file in folders.get(path, {"": root / path}).items():
-            place = target / path / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            copy(file, place)
-            place.chmod(file.stat().st_mode | stat.S_IWUSR)
-
-
-def _sources(
-    root: Path, wanted: Mapping[str, str], commit: str, patch: bytes, stages: Iterable[Stage]
-) -> Iterator[_Source]:
-    """Where to look, each state that differs in what is wanted once."""
-    yield commit, patch, {}
-    seen: set[object] = set()
-    for known in states(root, *wanted):
-        outs = [out for out in known.outs if any(is_related(out.path, path) for path in wanted)]
-        key = frozenset((out.path, out.oid) for out in outs), known.ids
-        if key in seen or not (outs or any(known.ids)):
-            continue
-        seen.add(key)
-        if known.commit is not None:
-            yield known.commit, b"", {}
-        elif head := commit_of(root, "HEAD"):
-            yield head, b"", files_at_work(root)
-    for stage in stages:
-        if any(is_related(out, path) for out in stage.outs for path in wanted):
-            for lock in _locks_of(root, stage):
-                yield commit, patch, lock
-
-
-def _locks_of(root: Path, stage: Stage) -> list[Mapping[str, bytes]]:
+def locks_of(root: Path, stage: Stage) -> list[Mapping[str, bytes]]:
     """What DVC's run cache has of a stage, each as a dvc.lock beside the stage's dvc.yaml."""
     file, _, name = stage.name.rpartition(":")
     lock = posixpath.join(posixpath.dirname(file), "dvc.lock")
@@ -371,25 +297,87 @@ def _locks_of(root: Path, stage: Stage) -> list[Mapping[str, bytes]]:
     return found
 
 
-def _checked_out(root: Path, source: _Source, clone: Path) -> Path:
-    """The DVC repository of a state, in a clone that shares the cache and the remotes."""
-    commit, patch, files = source
-    if clone.exists():
-        git(clone, "clean", "--quiet", "-ffdx")
-    check_out(root, commit, patch, clone)
-    place = clone / root.resolve().relative_to(top_of(root).resolve())
-    for name, content in files.items():
-        if (place / name).parent.is_dir():
-            (place / name).write_bytes(content)
-    cache, remotes, _ = cache_of(root)
-    # A copy: what is rebuilt may write to it.
-    share_cache(place, cache, remotes, root, links="reflink,copy", notes=clone / ".dvc-notes")
-    return place
+def _fetch(repo: "Repo", oids: Collection[str]) -> None:
+    """Bring into DVC's cache what the remote, if there is one, has under those hashes.
+
+    Raises:
+        UserError: it cannot be used; said once, and it is not tried again.
+    """
+    from dvc.logger import set_loggers_level
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    if not oids or repo.root_dir in given_up:
+        return
+    try:
+        with _refusals_said(repo):
+            odb = _remote(repo)
+            if odb is not None:
+                with set_loggers_level(logging.ERROR):  # what is nowhere is for others to say
+                    done = repo.cloud.pull([HashInfo("md5", oid) for oid in oids], odb=odb)
+                if len(done.transferred) < len(oids):
+                    _look(odb)  # DVC takes a bucket that is not there for an empty one
+    except UserError:
+        given_up.add(repo.root_dir)
+        raise
 
 
-def remove(path: Path) -> None:
-    """Remove a file, link or folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remote(repo: "Repo") -> "HashFileDB | None":
+    from dvc.config import NoRemoteError
+
+    try:
+        found: HashFileDB = repo.cloud.get_remote_odb(command="fetch")
+    except NoRemoteError:
+        return None
+    return found
+
+
+def _look(odb: "HashFileDB") -> str:
+    """Ask whether anything is there."""
+    from dvc_objects.fs.base import ObjectFileSystem
+    from dvc_objects.fs.local import LocalFileSystem
+
+    try:
+        odb.fs.info(odb.path)
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError):  # of HTTP: nobody answered
+            raise error.__cause__ from None
+        if isinstance(odb.fs, ObjectFileSystem):
+            odb.fs.info(odb.path.partition("/")[0])  # the bucket
+        if isinstance(odb.fs, LocalFileSystem):  # its disk may not be mounted
+            raise
+        return "answers, nothing is pushed yet"
+    return "answers"
+
+
+def _address(repo: "Repo") -> str:
+    name = repo.config["core"]["remote"]
+    return redact(repo.config["remote"].get(name.lower(), {}).get("url", name))
+
+
+@contextmanager
+def _refusals_said(repo: "Repo") -> Iterator[None]:
+    """Say what a remote of any kind does not do, as a UserError; not what this machine does not."""
+    try:
+        yield
+    except sqlite3.Error:  # of DVC's notes
+        raise
+    except Exception as error:  # each kind has its own
+        if str(getattr(error, "filename", None)).startswith(repo.cache.local.path):
+            raise
+        raise UserError(f"{_address(repo)} {_refusal(repo, error)}.") from None
+
+
+def _refusal(repo: "Repo", error: Exception) -> str:
+    """What it does not do, and what to do about it."""
+    package = re.search(r"(?<=requires ')dvc-\w+", str(error))
+    if isinstance(error, ImportError) and package:
+        return f"needs a package that is not installed; run 'pip install {package[0]}'"
+    modify = f"'dvc remote modify --local {repo.config['core']['remote']} …'"
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+        return f"does not let you in ({reason(error)}); name the right user and key with {modify}"
+    if isinstance(error, FileNotFoundError) and error.filename:  # a folder of this machine's
+        return "is not there; mount its disk, or let 'dvc push' make the folder"
+    if isinstance(error, FileNotFoundError):
+        return f"is not there ({reason(error)}); make the bucket, or correct its name with {modify}"
+    why = "it took too long" if isinstance(error, TimeoutError) else reason(error)
+    return f"does not answer ({why}); start it, or correct its address with {modify}"

@@ -94,10 +94,14 @@ class State:
     commit: str | None
     """None for the working tree."""
     stages: tuple[LockedStage, ...] = ()
-    outs: tuple[Out, ...] = ()
-    """What DVC's cache may have of them."""
     ids: tuple[str, ...] = ()
     """Git's ids of the files and folders that were asked for, in that commit."""
+
+    @property
+    def outs(self) -> list[Out]:
+        """What DVC's cache may have."""
+        where = f"commit {self.commit[:10]}" if self.commit else "the working tree"
+        return [out for stage in self.stages for out in stage.outs_from(where)]
 
 
 def states(root: Path, *paths: str) -> Iterator[State]:
@@ -170,11 +174,7 @@ def _committed(
 ) -> Iterator[State]:
     """What DVC's files tell in each of those commits; commits with the same files count once.
 
-    Args:
-        root: of the DVC repository.
-        commits: by their ids.
-        names: from Git's root; only DVC's files below `root` count.
-        paths: whose ids in Git are asked for.
+    Of the names, which are from Git's root, only those of DVC's files below `root` count.
     """
     below = git(root, "rev-parse", "--show-prefix").decode(errors="replace").rstrip("\n")
     own = [name for name in names if name.startswith(below) and _kind(name) and "\n" not in name]
@@ -201,12 +201,9 @@ def _state(
     files: Mapping[str, tuple[str, bytes]],
     parsed: dict[object, list[LockedStage]],
 ) -> State:
-    """What DVC's files tell.
+    """What DVC's files tell: by path, what each is called where it is passed over, and its content.
 
-    Args:
-        commit: that they are of.
-        files: by path, what each is called where it is passed over, and its content.
-        parsed: what was read before; each file is read, and complained of, once.
+    What was `parsed` before is not read, and complained of, again.
     """
     stages: list[LockedStage] = []
     for name, (label, text) in files.items():
@@ -217,9 +214,7 @@ def _state(
             read = _locked(text, beside, label) if kind == _LOCK else stage_in(text, label)
             parsed[key] = [replace(one, wdir=posixpath.join(folder, one.wdir)) for one in read]
         stages += parsed.get(key, ())
-    where = "the working tree" if commit is None else f"commit {commit[:10]}"
-    outs = (out for stage in stages for out in stage.outs_from(where))
-    return State(commit, tuple(stages), tuple(outs))
+    return State(commit, tuple(stages))
 
 
 def _locked(text: bytes, pipeline: bytes, where: str) -> Iterable[LockedStage]:

@@ -119,11 +119,10 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
         found = _of_name(_named(repo), name, place, cwd.resolve())
         if found is None:
             return StageAtWork(Stage(name), {}, generated)
-        params = {
-            key: value
-            for file in found.params
-            for key, value in _leaves(_prefix(file), file.read_params()).items()
-        }
+        params: dict[str, object] = {}
+        for file in found.params:
+            prefix = "" if file.def_path == file.DEFAULT_PARAMS_FILE else f"{file.def_path}:"
+            params |= _leaves(prefix, file.read_params())
         return StageAtWork(_stage(found, place), params, generated)
 
 
@@ -164,6 +163,67 @@ def committed_params(root: Path) -> dict[str, object]:
         return _leaves("", parse_yaml(git(root, "cat-file", "blob", f"HEAD:./{name}"), name))
     except (DvcException, GitFailed, AttributeError):  # AttributeError: it holds no names
         return {}
+
+
+def read_values(path: Path) -> Any:
+    """What a file of params, or of metrics, holds.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import PARSERS
+
+    try:
+        return PARSERS[path.suffix.lower()](path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except (DvcException, OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
+
+
+def value_in(path: Path, metric: str) -> float:
+    """The value of a metric in a file: by its name there, else by a dotted one.
+
+    Raises:
+        UserError: it has no number of that name.
+    """
+    found = read_values(path)
+    value: Any = found.get(metric) if isinstance(found, dict) else None
+    if value is None:
+        value = found
+        for key in metric.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path.name}: has no number '{metric}'.")
+    return float(value)
+
+
+def value_of(text: str) -> Any:
+    """A value as params.yaml has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import parse_yaml
+
+    try:
+        return parse_yaml(f"value: {text}", "")["value"]
+    except (DvcException, KeyError):
+        raise ValueError(f"{text!r} is no YAML") from None
+
+
+def write_values(path: Path, values: Mapping[tuple[str, ...], Any]) -> None:
+    """Set values in a file of params, by their places in it; its comments stay."""
+    from dvc.utils.serialize import MODIFIERS
+
+    with MODIFIERS[path.suffix.lower()](str(path)) as content:
+        for (*blocks, name), value in values.items():
+            at = content
+            for block in blocks:
+                at = at[block]
+            at[name] = value
 
 
 def is_related(one: str, other: str) -> bool:
@@ -254,10 +314,6 @@ def _local_paths(entries: list[Any], root: Path) -> tuple[str, ...]:
     """Those in the repository; what lies elsewhere is not the engine's to read."""
     paths = (Path(entry.fs_path) for entry in entries if entry.protocol == "local")
     return tuple(path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root))
-
-
-def _prefix(params: Any) -> str:
-    return "" if params.def_path == params.DEFAULT_PARAMS_FILE else f"{params.def_path}:"
 
 
 def _leaves(prefix: str, values: dict[str, Any]) -> dict[str, object]:

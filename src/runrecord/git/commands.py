@@ -185,21 +185,18 @@ def unsteered_process() -> Iterator[None]:
     """
     streams = sys.stdout, sys.stderr
     before, kept = dict(os.environ), unsteered(os.environ)
-    changed = {name for name in before.keys() | kept if before.get(name) != kept.get(name)}
-    _set(changed, kept)
+    steering = dict(before.items() - kept.items())
+    instead = dict(kept.items() - before.items())
+    for name in steering:
+        os.environ.pop(name, None)
+    os.environ.update(instead)
     try:
         yield
     finally:
-        _set(changed, before)
-        sys.stdout, sys.stderr = streams
-
-
-def _set(names: Iterable[str], environment: Environment) -> None:
-    for name in names:
-        if name in environment:
-            os.environ[name] = environment[name]
-        else:
+        for name in instead:
             os.environ.pop(name, None)
+        os.environ.update(steering)
+        sys.stdout, sys.stderr = streams
 
 
 def commit_of(folder: Path, revision: str) -> str | None:

@@ -14,8 +14,13 @@ from runrecord.files import sha256
 from runrecord.git.commands import unsteered_process
 from runrecord.git.patch import LESS
 from runrecord.project import checkout_root, load_project, repo_root
-from runrecord.provenance.environment import Origin, collect_origin
-from runrecord.provenance.pipeline import changed_inputs, hash_outs, record_of
+from runrecord.provenance.environment import (
+    Origin,
+    changed_inputs,
+    collect_origin,
+    hash_outs,
+    record_of,
+)
 from runrecord.record.events import (
     PATCH,
     Contents,

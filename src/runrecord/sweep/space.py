@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runrecord.dvc.params import read_values, value_of, write_values
+from runrecord.dvc.stages import read_values, value_of, write_values
 from runrecord.errors import UserError
 from runrecord.safety.text import printable
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.dvc.cache import bring, cache_of
-from runrecord.dvc.params import share_cache, value_in
-from runrecord.dvc.stages import is_related, stages_of, tracked_by_dvc
+from runrecord.dvc.cache import bring, share_cache
+from runrecord.dvc.stages import is_related, stages_of, tracked_by_dvc, value_in
 from runrecord.errors import UserError
 from runrecord.git.commands import GitFailed, git, top_of
 from runrecord.git.patch import check_out
@@ -137,8 +136,7 @@ def _run(task: Task, clone: Path, log: Path) -> Outcome:
     for name, content in task.locks.items():  # DVC's cache has what these name
         if name.endswith(".lock") or not (checkout / name).exists():
             (checkout / name).write_bytes(content)
-    cache, remotes, _ = cache_of(task.root)
-    share_cache(checkout, cache, remotes, task.root)
+    share_cache(task.root, checkout)
     set_params(checkout, task.params)
     bring(checkout, _needed(checkout, task.targets))
     with _dvc(task, checkout, log, "repro", *task.targets) as process:

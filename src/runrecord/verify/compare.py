@@ -1,35 +1,124 @@
-"""Why two runs differ: one list of all that differs, over all that either of them has."""
+"""Two runs as one list of all that differs, over all that either has; and how equal that is.
 
+A run is a mapping of all that came out of it. The place of a value is (kind, title, step, index).
+The mapping holds, for each kind, title and step, the list of values in the order in which they were
+logged: a value's index is its place in that list. So a value that is logged twice has two places.
+"""
+
+import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from runrecord.provenance.environment import is_environment
-from runrecord.record.events import Logged, ModelEvaluated, RecordRefused, RunStarted, strict_json
-from runrecord.record.reader import Record
-from runrecord.safety.secrets import STRUCK
-from runrecord.verify.facts import (
-    FILES,
-    NUMBERS,
-    RESULTS,
-    STATUS,
-    Facts,
-    Place,
-    Value,
-    results_in,
-    values_of,
+from runrecord.record.events import (
+    Event,
+    Logged,
+    ModelEvaluated,
+    ModelSaved,
+    RecordRefused,
+    Resumed,
+    RunEnded,
+    RunStarted,
+    strict_json,
 )
+from runrecord.record.reader import Record
+from runrecord.resume.identity import plain
+from runrecord.safety.secrets import STRUCK
 
-Equality = Literal["bit-identical", "equal within tolerance", "different"]
+Value = float | str
+"""A number; or a text, which is the SHA-256 of a file, or a value of JSON."""
 
+
+class Place(NamedTuple):
+    """What a list of values is of."""
+
+    kind: str
+    title: str
+    step: int | None
+    """None for what belongs to the whole run, as what its stage wrote."""
+
+
+Facts = Mapping[Place, list[Value]]
+
+METRIC, WITHIN, EVALUATION = "metric", "value within a step", "evaluation"
+NUMBERS = (METRIC, WITHIN, EVALUATION)
+"""Kinds whose values are numbers."""
+PICTURE, TEXT, ARTIFACT, MODEL = "picture", "text", "artifact", "model"
+EMBEDDING, EVALUATED, OUT = "embedding", "evaluated model", "out"
+FILES = (PICTURE, TEXT, ARTIFACT, MODEL, EMBEDDING, EVALUATED, OUT)
+"""Kinds whose values are the SHA-256 of files and folders."""
+FILENAME, CONFIG, STATUS = "file name of the model", "config of the evaluation", "status"
+COUNT = "number of values within a step of"
+_STATUS = Place(STATUS, "of the run", None)
+RESULTS = (*NUMBERS, *FILES, COUNT, FILENAME, CONFIG, STATUS)
+"""All that comes out of a run. Not tags, nor what the machine did, nor what the program printed."""
 CODE, PARAM, DATA = "code", "param", "data"
 INPUTS = (CODE, PARAM, DATA)
 """Kinds of what went into a run and decides what comes out."""
 COMMIT, ENVIRONMENT, TAG = "commit", "environment", "tag"
+_RANKS = {kind: rank for rank, kind in enumerate((*INPUTS, *RESULTS))}
 _NOT_COMPARED = "git.", "dvc.", "study"
+
+Equality = Literal["bit-identical", "equal within tolerance", "different"]
+
+
+def results_in(events: Iterable[Event]) -> Facts:
+    """All that came out of a run, from its events."""
+    found: dict[Place, list[Value]] = {}
+
+    def add(kind: str, title: str, step: int | None, *values: Value) -> None:
+        found.setdefault(Place(kind, title, step), []).extend(values)
+
+    for event in events:
+        match event:
+            case Logged():
+                for title, number in event.metrics.items():
+                    add(METRIC, title, event.step, float(number))
+                for title, numbers in event.steps.items():
+                    add(WITHIN, title, event.step, *map(float, numbers))
+                    add(COUNT, title, event.step, str(len(numbers)))
+                files = {PICTURE: event.images, TEXT: event.texts, ARTIFACT: event.artifacts}
+                for kind, named in files.items():
+                    for title, file in named.items():
+                        add(kind, title, event.step, file.sha256)
+            case ModelSaved():
+                add(MODEL, event.name, event.step, event.file.sha256)
+                add(FILENAME, event.name, event.step, event.filename)
+            case ModelEvaluated():
+                model = event.model.replace("~", "~0").replace("/", "~1")  # as a JSON pointer
+                nth = len(found.get(Place(EVALUATED, model, None), ())) + 1
+                add(EVALUATED, model, None, event.sha256)
+                model += f" (evaluation {nth})" if nth > 1 else ""
+                for title, number in event.metrics.items():
+                    add(EVALUATION, f"{model}/{title}", 0, float(number))
+                for title, points in event.series.items():
+                    for x, y in points:
+                        add(EVALUATION, f"{model}/{title}", x, float(y))
+                for title, value in event.config.items():
+                    add(CONFIG, f"{model}/{title}", None, _as_text(value))
+                if event.embedding:
+                    add(EMBEDDING, model, None, event.embedding.sha256)
+            case Resumed():  # what was an end until then is none
+                found.pop(_STATUS, None)
+            case RunEnded():
+                add(*_STATUS, event.status)
+                for title, digest in event.outs.items():
+                    add(OUT, title, None, digest)
+    return found
+
+
+def _as_text(value: Any) -> str:
+    """A text as it is, any other value of JSON as its JSON: a number is not the text of it."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return json.dumps(strict_json(value, free=True), ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +162,6 @@ def same(first: Value, second: Value) -> bool:
     if isinstance(first, float) and isinstance(second, float):
         return first.hex() == second.hex()
     return first == second
-
-
-_RANKS = {kind: rank for rank, kind in enumerate((*INPUTS, *RESULTS))}
 
 
 def _order(place: Place) -> tuple[Any, ...]:
@@ -207,13 +293,18 @@ def _went_in(start: RunStarted, code: Sequence[str], packages: frozenset[str]) -
     if start.dataset:
         data[f"{start.dataset.name} (digest)"] = start.dataset.digest
     commit = start.tags.get("git.commit")
+    kinds: dict[str, Mapping[str, Any]] = {
+        COMMIT: {"commit": commit} if commit else {},
+        CODE: {path: start.deps[path] for path in start.deps.keys() - data.keys()},
+        PARAM: start.params,
+        DATA: data,
+        ENVIRONMENT: environment,
+        TAG: {name: tags[name] for name in tags.keys() - environment.keys()} | {"host": start.host},
+    }
     return {
-        **values_of(COMMIT, {"commit": commit} if commit else {}),
-        **values_of(CODE, {p: d for p, d in start.deps.items() if _is_code(p, code)}),
-        **values_of(PARAM, start.params),
-        **values_of(DATA, data),
-        **values_of(ENVIRONMENT, environment),
-        **values_of(TAG, {n: tags[n] for n in tags if n not in environment} | {"host": start.host}),
+        Place(kind, name, None): [_as_text(plain(value))]  # 1.0 is 1, as DVC has params
+        for kind, values in kinds.items()
+        for name, value in values.items()
     }
 
 
@@ -244,3 +335,53 @@ def _struck(record: Record) -> Iterator[str]:
                         yield f"the text {title}"
         elif isinstance(event, ModelEvaluated) and STRUCK in str(event.config):
             yield f"the config of {event.model}"
+
+
+def how_unequal(found: Comparison) -> str:
+    """How many results differ, by how much, and where first: a clause."""
+    results = found.results
+    parts = [f"{len(results)} results differ, first {_what(results[0])}"]
+    if found.of(*NUMBERS):
+        parts.append(
+            f"the largest relative difference is {found.largest:.2g} (tolerance "
+            f"{found.tolerance:g})"
+        )
+    rest = [one for one in results if one.place.kind not in NUMBERS]
+    if found.numbers and not found.of(*NUMBERS):
+        parts.append(f"all {found.numbers} numbers are equal")
+    elif rest and results[0] not in rest:
+        parts.append(f"of files and texts first {_what(rest[0])}")
+    return "; ".join(parts)
+
+
+def where(found: Difference) -> str:
+    """What differs, as a person would call it."""
+    kind, title, step = found.place
+    name = title if kind in (METRIC, WITHIN) else f"the {kind} {title}"
+    parts = [name if step is None else f"{name} at step {step}"]
+    if kind == WITHIN:
+        parts.append(f"value {found.index + 1}")
+    elif found.index:
+        parts.append(f"logged {found.index + 1} times")
+    return ", ".join(parts)
+
+
+def value_text(found: Difference, second: bool) -> str:
+    """One of the values: a hash by its beginning, all else whole; `-` where there is none."""
+    value = found.second if second else found.first
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return repr(value)
+    is_hash = len(value) in (40, 64) and set(value) <= set("0123456789abcdef")
+    return value[:12] if is_hash else value
+
+
+def _what(found: Difference) -> str:
+    if found.state == "missing":
+        return f"{where(found)} is missing"
+    if found.state == "extra":
+        return f"{where(found)} is extra"
+    if found.place.kind in (*FILES, OUT):
+        return f"the bytes of {where(found)}"
+    return f"{where(found)}: {value_text(found, False)}, {value_text(found, True)}"

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -11,12 +11,11 @@ from pathlib import Path
 from secrets import token_hex
 
 from runrecord.dvc.lockfiles import states
-from runrecord.dvc.stages import Stage, hash_paths, is_related, stages_of, tracked_by_dvc
+from runrecord.dvc.stages import hash_paths, is_related, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
 from runrecord.git.commands import GitFailed, commit_of, top_of
 from runrecord.git.patch import LEFT_OUT, check_out
-from runrecord.provenance.environment import variables_of
-from runrecord.provenance.pipeline import hash_outs
+from runrecord.provenance.environment import hash_outs, variables_of
 from runrecord.record.events import COMMIT, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.store.processes import EXECUTION, is_running, working_on
@@ -62,7 +61,10 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
     search = Path(sys.executable).parent
     if own_packages:
         search = _install(checkout, folder / "environment")
-    stages = _stages(checkout)
+    try:
+        stages = stages_of(checkout)
+    except UserError as error:
+        raise CannotRebuild(str(error).rstrip(".")) from None
     if start.stage not in stages:
         raise CannotRebuild(f"its dvc.yaml has no stage '{start.stage}'")
     work = Work(root, original, checkout, commit, stages, _environment(start, checkout, search))
@@ -91,13 +93,6 @@ def _overlap(records: Sequence[Record]) -> bool:
     """Did some of those runs go on at the same time?"""
     times = sorted((one.start.time, one.last_sign_of_life) for one in records)
     return any(end > begin for (_, end), (begin, _) in pairwise(times))
-
-
-def _stages(checkout: Path) -> Mapping[str, Stage]:
-    try:
-        return stages_of(checkout)
-    except UserError as error:
-        raise CannotRebuild(str(error).rstrip(".")) from None
 
 
 @contextmanager
@@ -186,13 +181,9 @@ def _environment(start: RunStarted, checkout: Path, search: Path) -> dict[str, s
     return {
         **variables_of(start.tags),
         **mine,
-        "PATH": _search(search),
+        "PATH": f"{search}{os.pathsep}{os.environ.get('PATH', '')}",
         "DVC_ROOT": str(checkout),
         "RUNRECORD_SINKS": "off",
         EXECUTION: token_hex(8),
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",  # in the clone, for a script's own runs
     }
-
-
-def _search(first: Path) -> str:
-    return f"{first}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -2,16 +2,21 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runrecord.dvc.cache import bring, remove, restore
+from runrecord.dvc.cache import bring, locks_of, share_cache
+from runrecord.dvc.lockfiles import files_at_work, states
 from runrecord.dvc.stages import Stage, files_in_folders, hash_paths, is_related, tracked_by_dvc
-from runrecord.files import sha256
+from runrecord.errors import UserError
+from runrecord.files import copy, sha256
+from runrecord.git.commands import commit_of, git, top_of
+from runrecord.git.patch import check_out
 from runrecord.record.reader import Record
 from runrecord.run.process import end_program
 from runrecord.safety.secrets import redact
@@ -32,6 +37,10 @@ class CannotRebuild(Exception):
     """Something is missing; the message is a clause for a person that says what."""
 
 
+_Source = tuple[str, bytes, Mapping[str, bytes]]
+"""A state of the repository: a commit, a patch to it, and DVC's files where they are others."""
+
+
 @dataclass(frozen=True)
 class Work:
     """A run that is rebuilt."""
@@ -50,23 +59,9 @@ class Work:
         digests = {_behind_links(checkout, one): it for one, it in self.original.start.deps.items()}
         makers = {path: other for other, stage in self.stages.items() for path in stage.outs}
         tracked = tracked_by_dvc(checkout)
-        its = hash_paths(checkout, read)
-        recorded = {path: digests[path] for path in read if path in digests}
-        lacking = {path: digest for path, digest in recorded.items() if its.get(path) != digest}
-        # What Git alone has is the commit's; but a folder may lack files that Git ignores.
-        known = (*makers, *tracked)
-        kept = [
-            one for one in lacking if one not in its or any(is_related(one, out) for out in known)
-        ]
-        wanted = {
-            path: digest
-            for path, digest in lacking.items()
-            if path in kept or _only_lacks_files(checkout, self.root, path)
-        }
-        scratch, patch = checkout.parent / "inputs", self.original.patch()
-        stages = [*self.stages.values()]
         try:
-            why = restore(self.root, checkout, wanted, kept, scratch, self.commit, patch, stages)
+            recorded = {path: digests[path] for path in read if path in digests}
+            why = self._bring(recorded, (*makers, *tracked))
         except OSError as error:
             raise CannotRebuild(f"{error.filename}: {error.strerror}") from None
         its = hash_paths(checkout, read)
@@ -85,6 +80,103 @@ class Work:
                     f"{path}, which it read, is neither here nor in DVC's cache or "
                     f"remote{because}; run 'dvc push' where the run was made"
                 )
+
+    def _bring(self, digests: Mapping[str, str], known: Collection[str]) -> str:
+        """Put files and folders in place that have these SHA-256, by their paths.
+
+        They are looked for in the workspace. Those that DVC may keep, which is what is not in Git
+        or is related to what DVC has `known`, are then looked for as DVC has them by the run's own
+        commit, by the workspace's dvc.lock, by each other commit and experiment, and by DVC's run
+        cache. Returns why a remote gave nothing, if that is known.
+        """
+        its = hash_paths(self.checkout, digests)
+        lacking = {path: digest for path, digest in digests.items() if its.get(path) != digest}
+        kept = {
+            path for path in lacking if path not in its or any(is_related(path, o) for o in known)
+        }
+        # What Git alone has is the commit's; but a folder may lack files that Git ignores.
+        here = [
+            path
+            for path, digest in hash_paths(self.root, lacking).items()
+            if digest == lacking[path]
+            and (path in kept or _only_lacks_files(self.checkout, self.root, path))
+        ]
+        _copy(self.root, self.checkout, here)
+        its = hash_paths(self.checkout, kept)
+        wanted = {path: lacking[path] for path in kept if its.get(path) != lacking[path]}
+        why = ""
+        scratch = top_of(self.checkout).parent / "inputs"  # outside of the clone
+        for source in self._sources(wanted) if wanted else ():
+            try:
+                place = self._checked_out(source, scratch)
+                why = bring(place, wanted.keys()) or why
+                found = hash_paths(place, wanted.keys())
+            except (UserError, OSError):  # of a state that was never meant to be checked out
+                continue
+            for path in sorted(path for path in wanted if found.get(path) == wanted[path]):
+                if (place / path).exists():  # else it went with the folder that it is in
+                    _remove(self.checkout / path)
+                    (self.checkout / path).parent.mkdir(parents=True, exist_ok=True)
+                    (place / path).rename(self.checkout / path)
+                del wanted[path]
+            if not wanted:
+                break
+        shutil.rmtree(scratch, ignore_errors=True)
+        return why
+
+    def _sources(self, wanted: Mapping[str, str]) -> Iterator[_Source]:
+        """Where to look, each state that differs in what is wanted once."""
+        patch = self.original.patch()
+        yield self.commit, patch, {}
+        seen: set[object] = set()
+        for known in states(self.root, *wanted):
+            outs = [out for out in known.outs if any(is_related(out.path, path) for path in wanted)]
+            key = frozenset((out.path, out.oid) for out in outs), known.ids
+            if key in seen or not (outs or any(known.ids)):
+                continue
+            seen.add(key)
+            if known.commit is not None:
+                yield known.commit, b"", {}
+            elif head := commit_of(self.root, "HEAD"):
+                yield head, b"", files_at_work(self.root)
+        for stage in self.stages.values():
+            if any(is_related(out, path) for out in stage.outs for path in wanted):
+                for lock in locks_of(self.root, stage):
+                    yield self.commit, patch, lock
+
+    def _checked_out(self, source: _Source, clone: Path) -> Path:
+        """The DVC repository of a state, in a clone that shares the cache and the remotes."""
+        commit, patch, files = source
+        if clone.exists():
+            git(clone, "clean", "--quiet", "-ffdx")
+        check_out(self.root, commit, patch, clone)
+        place = clone / self.root.resolve().relative_to(top_of(self.root).resolve())
+        for name, content in files.items():
+            if (place / name).parent.is_dir():
+                (place / name).write_bytes(content)
+        # A copy: what is rebuilt may write to it.
+        share_cache(self.root, place, links="reflink,copy", notes=clone / ".dvc-notes")
+        return place
+
+
+def _copy(root: Path, target: Path, paths: Collection[str]) -> None:
+    """Put files and folders of the workspace in place, to be written to."""
+    folders = files_in_folders(root, [path for path in paths if (root / path).is_dir()])
+    for path in sorted(paths):
+        _remove(target / path)
+        for name, file in folders.get(path, {"": root / path}).items():
+            place = target / path / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy(file, place)
+            place.chmod(file.stat().st_mode | stat.S_IWUSR)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, link or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _only_lacks_files(checkout: Path, root: Path, path: str) -> bool:
@@ -118,7 +210,7 @@ def run_stage(
     if name not in _SHELLS or program is None:
         raise CannotRebuild(f"it was run by the shell '{printable(name)}', which is not here")
     for out in {*stage.outs} - {*stage.persistent}:
-        remove(checkout / out)
+        _remove(checkout / out)
     for command in stage.commands:
         words = [program, *_SHELLS[name], "-c", command]
         named = {**environment, "DVC_STAGE": stage.name, "SHELL": program}

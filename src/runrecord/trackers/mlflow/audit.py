@@ -12,8 +12,16 @@ from runrecord.record.reader import Record
 from runrecord.safety.text import printable
 from runrecord.trackers.mlflow.artifacts import CHANGE, artifacts_of
 from runrecord.trackers.names import LONGEST_TAG, SYSTEM, name_for, text_for
-from runrecord.verify.compare import PARAM, TAG, Difference, differences
-from runrecord.verify.facts import METRIC, MODEL, Place, Value
+from runrecord.verify.compare import (
+    METRIC,
+    MODEL,
+    PARAM,
+    TAG,
+    Difference,
+    Place,
+    Value,
+    differences,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
