@@ -13,6 +13,8 @@ from workspaces import EXPERIMENT, Workspace
 
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view
+from runrecord.trackers.mlflow.artifacts import search
+from runrecord.trackers.mlflow.sink import MlflowSink
 
 
 def verdict(workspace: Workspace, run: Run) -> str:
@@ -36,6 +38,13 @@ def forget_mlflow(workspace: Workspace) -> None:
         path.unlink()
     shutil.rmtree(workspace.path / "mlruns", ignore_errors=True)
     _forgotten[workspace.path] += 1
+
+
+def shown_as(root: Path, run_id: str) -> tuple[MlflowClient, Run]:
+    """A client of a repository's store, and the one run that it shows of that record."""
+    sink = MlflowSink(root)
+    (run,) = search(sink.client, sink.experiment, f"tags.`record.id` = '{run_id}'")
+    return sink.client, run
 
 
 def runs(workspace: Workspace, stage: str = "") -> list[Run]:

@@ -37,7 +37,7 @@ from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.tracker import Tracker
 from runrecord.store.runs import host
 from runrecord.trackers.follow import Showing
-from runrecord.trackers.mlflow import http as mlflow_http
+from runrecord.trackers.mlflow import failures
 from runrecord.trackers.mlflow.sink import MlflowSink
 
 API = "/api/2.0/mlflow"
@@ -371,7 +371,8 @@ def disturbed(
     """Train, evaluate and sync under a fault, then sync without it."""
     warned(said)
     if fault in HANGING:
-        monkeypatch.setattr(mlflow_http, "LONGEST", 0.3)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setattr(failures, "LONGEST", 0.3)
     proxy.fault, proxy.call = fault, call
     train_and_evaluate(root)
     lines = warned(said)
@@ -383,7 +384,8 @@ def disturbed(
     with suppress(UserError, RunFailed):
         sync()
     warned(said)
-    monkeypatch.setattr(mlflow_http, "LONGEST", 60.0)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setattr(failures, "LONGEST", 60.0)
     proxy.over.set()
     proxy.fault = ""
     if fault == "gone":

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy
+from mlflow_views import shown_as
 
 from records import end_run, new_run, play
 from runrecord import Embedding
 from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view
+from runrecord.trackers.base import key_for, metrics_of, model_for, name_for, text_for, title_of
 from runrecord.trackers.mlflow.artifacts import pictures_of
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.trackers.names import key_for, metrics_of, model_for, name_for, text_for, title_of
 from runrecord.trackers.tensorboard import TensorBoardSink, event_folder
 
 TITLES = [
@@ -87,9 +88,7 @@ def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
 
 def shown(root: Path, record: Record) -> tuple[Any, Any]:
     """MLflow's client, and what it shows as that run, once."""
-    sink = MlflowSink(root)
-    (run,) = sink._links.search("record.id", record.start.id)
-    return sink._client, run
+    return shown_as(root, record.start.id)
 
 
 def test_mlflow_shows_every_title_and_number_as_it_is(root: Path, record: Record) -> None:

@@ -7,7 +7,7 @@ from runrecord.cli.lookup import find_record
 from runrecord.dvc.cache import known_records
 from runrecord.paths import repo_root
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs
-from runrecord.trackers.mlflow.notes import Notes
+from runrecord.trackers.mlflow.store import Notes
 from runrecord.trackers.player import (
     NotShown,
     Store,

@@ -25,9 +25,7 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
-from runrecord.trackers.base import Sink, content_of
-from runrecord.trackers.description import plain
-from runrecord.trackers.names import is_nested, key_for, text_for
+from runrecord.trackers.base import Sink, content_of, is_nested, key_for, plain, text_for
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter

@@ -1,9 +1,9 @@
-"""What the tracking store has of runs already, and how it has their pictures and files."""
+"""What the tracking store has of runs: found, and its pictures, files and models put there."""
 
 import io
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,22 @@ from uuid import UUID
 from PIL import Image
 
 from runrecord.files import sha256
-from runrecord.record.events import Event, File, Logged, ModelSaved, RunEnded, RunStarted
+from runrecord.project import ModelFlavor
+from runrecord.record.events import (
+    Contents,
+    Event,
+    File,
+    Logged,
+    ModelSaved,
+    RunEnded,
+    RunStarted,
+)
 from runrecord.record.reader import Record
-from runrecord.trackers.base import write_content
-from runrecord.trackers.names import key_for
+from runrecord.trackers.base import key_for, write_content
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 EVENTS_TAG = "record.events"
@@ -37,6 +45,7 @@ TRACEBACK, _OUTPUT = "traceback.txt", "output.txt"
 Point = tuple[str, int, int]
 """A metric's or picture's name, step and time: what makes a point the same point."""
 
+_PAGE = 1000  # runs that are searched at once
 _PICTURE = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
 _SHOWN = 256  # pixels of a picture's longer side on MLflow's page
 
@@ -53,47 +62,60 @@ class Shown:
     """How many of its record's events it shows for certain."""
     deleted: bool
     """A person deleted it in the user interface."""
-    model_id: str = ""
-    """Of the model that it made."""
-    has_files: bool = True
-    """The folders of its files are there, as far as that can be seen at no cost."""
+    model_id: str
+    """Of the model that it made, if it made one."""
+
+
+def search(
+    client: "MlflowClient", experiment: str, wanted: str, count: int = 0, deleted: bool = False
+) -> "Iterator[Run]":
+    """The runs of an experiment that MLflow's filter `wanted` lets through, the newest first.
+
+    Args:
+        client: of the store.
+        experiment: its id.
+        wanted: the filter; empty for all.
+        count: of runs at most; 0 for all.
+        deleted: those that a person deleted, too.
+    """
+    from mlflow.entities import ViewType
+
+    kind = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    order, token = ["attributes.start_time DESC"], None
+    while True:
+        page = client.search_runs([experiment], wanted, kind, count or _PAGE, order, token)
+        yield from page
+        token = page.token
+        if count or not token:
+            return
 
 
 def runs_shown(client: "MlflowClient", experiment: str, name: str = "") -> dict[str, Shown]:
     """The runs of ours in a store, by their records' ids; or the one with that name or id."""
     if not name:
-        return _search(client, experiment, "")
+        return _shown(client, experiment, "")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         return {}
-    by_name = _search(client, experiment, f"tags.`record.id` = '{name}'")
-    return by_name or _search(client, experiment, f"attributes.run_id = '{name}'")
+    by_name = _shown(client, experiment, f"tags.`record.id` = '{name}'")
+    return by_name or _shown(client, experiment, f"attributes.run_id = '{name}'")
 
 
-def _search(client: "MlflowClient", experiment: str, wanted: str) -> dict[str, Shown]:
-    from mlflow.entities import ViewType
-
+def _shown(client: "MlflowClient", experiment: str, wanted: str) -> dict[str, Shown]:
     runs: dict[str, Shown] = {}
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment], wanted, run_view_type=ViewType.ALL, max_results=1000, page_token=token
-        )
-        for run in page:
-            tags, info = run.data.tags, run.info
-            record_id, deleted = tags.get("record.id"), info.lifecycle_stage == "deleted"
-            if record_id and not (deleted and record_id in runs):
-                runs[record_id] = Shown(
-                    info.run_id,
-                    info.status,
-                    info.start_time,
-                    tags.get("host", ""),
-                    int(tags.get(EVENTS_TAG, 0)),
-                    deleted,
-                    tags.get("model.id", ""),
-                )
-        token = page.token
-        if not token:
-            return runs
+    for run in search(client, experiment, wanted, deleted=True):
+        tags, info = run.data.tags, run.info
+        record_id, deleted = tags.get("record.id"), info.lifecycle_stage == "deleted"
+        if record_id and not (deleted and record_id in runs):
+            runs[record_id] = Shown(
+                info.run_id,
+                info.status,
+                info.start_time,
+                tags.get("host", ""),
+                int(tags.get(EVENTS_TAG, 0)),
+                deleted,
+                tags.get("model.id", ""),
+            )
+    return runs
 
 
 def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
@@ -143,11 +165,10 @@ def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
                 files.add(TRACEBACK)
     repository = artifacts_of(client, run)
     model = run.data.tags.get("model.id", "")
-    has_files = bool(model and client.list_logged_model_artifacts(model))
     return (
         not files <= _there(repository, files)
         or (bool(pictures) and not pictures <= pictures_of(client, run).keys())
-        or (has_model and not has_files)
+        or (has_model and not (model and client.list_logged_model_artifacts(model)))
     )
 
 
@@ -204,20 +225,42 @@ def _there(repository: "ArtifactRepository", paths: Iterable[str]) -> set[str]:
     return {file.path for folder in folders for file in repository.list_artifacts(folder or None)}
 
 
-def latest_points(run: "Run") -> dict[str, tuple[int, int]]:
-    """The step and time of the last point of each of a run's metrics, by its name."""
-    points = run.data.to_proto().metrics
-    return {point.key: (point.step, point.timestamp) for point in points}
+def put_model(
+    client: "MlflowClient",
+    model: "LoggedModel",
+    event: ModelSaved,
+    contents: Contents,
+    flavor: ModelFlavor | None,
+) -> None:
+    """Put a model's files there as its project packs it; without a flavor, its file.
 
+    Raises:
+        OSError: a server took them, and does not have them.
+    """
+    from mlflow.entities import LoggedModelStatus
+    from mlflow.models import Model
 
-def history_of(client: "MlflowClient", run_id: str, metric: str) -> dict[Point, float]:
-    """A metric's points."""
-    points = client.get_metric_history(run_id, metric)
-    return {(point.key, point.step, point.timestamp): point.value for point in points}
+    ready = model.status == LoggedModelStatus.READY
+    if not (ready and client.list_logged_model_artifacts(model.model_id)):
+        with tempfile.TemporaryDirectory() as folder:
+            weights, packed = Path(folder) / "file" / event.filename, Path(folder) / "model"
+            write_content(contents[event.file.name], weights)
+            if flavor:
+                of_run = Model(run_id=model.source_run_id, model_id=model.model_id)
+                flavor.save(weights, packed, of_run)
+            else:
+                weights.parent.rename(packed)
+            client.log_model_artifacts(model.model_id, str(packed))
+        if not client.list_logged_model_artifacts(model.model_id):
+            raise OSError("it took the model, and does not have it")
+    if not ready:
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
 def points_of(client: "MlflowClient", run: "Run") -> set[Point]:
     """The points of all metrics of a run."""
     return {
-        point for name in run.data.metrics for point in history_of(client, run.info.run_id, name)
+        (point.key, point.step, point.timestamp)
+        for name in run.data.metrics
+        for point in client.get_metric_history(run.info.run_id, name)
     }

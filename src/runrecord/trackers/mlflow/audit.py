@@ -11,8 +11,8 @@ from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved
 from runrecord.record.reader import Record
 from runrecord.record.schema import PATCH
 from runrecord.safety.text import printable
+from runrecord.trackers.base import LONGEST_TAG, SYSTEM, name_for, text_for
 from runrecord.trackers.mlflow.artifacts import CHANGE, artifacts_of
-from runrecord.trackers.names import LONGEST_TAG, SYSTEM, name_for, text_for
 from runrecord.verify.compare import PARAM, TAG, Difference, differences
 from runrecord.verify.facts import METRIC, MODEL, Place, Value
 

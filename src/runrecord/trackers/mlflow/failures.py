@@ -1,20 +1,30 @@
-"""What went wrong in a call of MLflow's, and what a person can do about it, in a sentence."""
+"""How calls of MLflow fail: in time, and in a sentence that says what a person can do about it."""
 
 import os
 import re
 import socket
 import sqlite3
 import ssl
+import time
 from collections.abc import Iterator
+from functools import cache
 from json import JSONDecodeError
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from runrecord.errors import UserError
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import clause, reason
 from runrecord.trackers.mlflow.store import database_of, experiment_name, is_embedded, tracking_uri
 
-NO_MLFLOW = "answers, but not as MLflow does: something else is at that address"
+if TYPE_CHECKING:
+    from requests import Response, Session
+
+LONGEST = 60.0  # seconds that an answer may take to arrive whole
+_LARGEST = 2**28  # bytes of one
+_APIS = ("/api/2.0/mlflow", "/api/3.0/mlflow")
+_NO_MLFLOW = "answers, but not as MLflow does: something else is at that address"
 _STATUS = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error|^(\d{3}) \w+ Error")
 _REVISION = re.compile(r"found version (\w+)|Can't locate revision identified by '(\w+)'")
 _READS = re.compile(r"/(get|get-by-name|get-history\w*|search|list)\b")
@@ -69,7 +79,7 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
     if "IncompleteRead" in said:
         return "its answer is cut off", ""
     if "valid JSON format" in said or any(isinstance(one, JSONDecodeError) for one in chain):
-        return f"it {NO_MLFLOW}", ""
+        return f"it {_NO_MLFLOW}", ""
     return _of_the_line(chain), ""
 
 
@@ -140,3 +150,47 @@ def _of_another_version(revision: str, root: Path) -> tuple[str, str]:
         f"{database} is of a newer MLflow than this one, {mlflow.__version__}",
         "install the one that wrote it: pip install --upgrade mlflow",
     )
+
+
+@cache
+def check_answers() -> None:
+    """Let all of MLflow's sessions in this process check what a server answers."""
+    from mlflow.utils import request_utils
+
+    make = request_utils._cached_get_request_session
+
+    def session(*given: Any, **named: Any) -> "Session":
+        made: Session = make(*given, **named)
+        made.hooks["response"] = [_check_answer]
+        return made
+
+    request_utils._cached_get_request_session = session
+
+
+def _check_answer(answer: "Response", stream: bool = False, **_given: Any) -> None:
+    """Refuse an answer that does not end, and one of MLflow's API that is not MLflow's.
+
+    MLflow takes an empty answer for an empty list, and follows an upload's redirection to a page
+    that asks for a password, and finds that page.
+    """
+    from requests import ConnectionError as Broken
+    from requests import codes
+
+    address = urlsplit(answer.url)
+    of_api = any(api in address.path for api in _APIS)
+    if of_api and answer.is_redirect and answer.request.method != "GET":
+        to = urlsplit(answer.headers["location"]).netloc or address.netloc
+        raise Broken(f"it redirects to {to}, as to log in there")
+    if stream or answer.is_redirect:
+        return
+    content, deadline = bytearray(), time.monotonic() + LONGEST
+    for chunk in answer.iter_content(2**16):
+        content += chunk
+        if len(content) > _LARGEST or time.monotonic() > deadline:
+            answer.close()
+            raise Broken("its answer does not end")
+    answer._content = bytes(content)
+    begins = content.strip()[:1]
+    uploaded = answer.request.method == "PUT" and not begins  # some servers answer with nothing
+    if of_api and answer.status_code == codes.ok and not uploaded and begins != b"{":
+        raise Broken(f"it {_NO_MLFLOW}")

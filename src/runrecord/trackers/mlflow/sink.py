@@ -22,7 +22,15 @@ from runrecord.record.events import (
     RunStarted,
 )
 from runrecord.record.schema import RecordRefused
-from runrecord.trackers.base import Sink, content_of
+from runrecord.trackers.base import (
+    LONGEST_TAG,
+    SYSTEM,
+    Sink,
+    content_of,
+    model_for,
+    name_for,
+    text_for,
+)
 from runrecord.trackers.mlflow.artifacts import (
     BATCH,
     CHANGE,
@@ -38,16 +46,15 @@ from runrecord.trackers.mlflow.artifacts import (
     pictures_of,
     points_of,
     put_files,
+    put_model,
+    search,
 )
 from runrecord.trackers.mlflow.failures import explain
 from runrecord.trackers.mlflow.links import Links
-from runrecord.trackers.mlflow.models import Models
-from runrecord.trackers.mlflow.notes import Noted, Notes
-from runrecord.trackers.mlflow.store import connect, key_of
-from runrecord.trackers.names import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
+from runrecord.trackers.mlflow.store import Noted, Notes, connect
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput, LoggedModel, Run
 
 _SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
 _FILES = 10  # that are put there between two looks at what else there is
@@ -67,11 +74,11 @@ class MlflowSink(Sink):
     def __init__(self, root: Path) -> None:
         self._root = root
         self._project = load_project(root)
-        self._client, self._experiment = connect(root)
-        self._notes = Notes(root)
-        self._notes.of(key_of(self._client.get_experiment(self._experiment)))
-        self._links = Links(self._client, self._experiment, self._project)
-        self._models = Models(self._client, self._experiment, self._project)
+        self.client, self.experiment = connect(root)
+        self.notes = Notes(root)
+        """What is known to be shown."""
+        self.notes.of(self.client.get_experiment(self.experiment))
+        self._links = Links(self.client, self.experiment, self._project)
         self._forget()
 
     def _forget(self) -> None:
@@ -126,7 +133,7 @@ class MlflowSink(Sink):
         tags = [RunTag(*tag) for tag in self._new_tags.items()]
         while metrics or params or tags:
             parts = metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
-            self._client.log_batch(self._run_id, *parts)
+            self.client.log_batch(self._run_id, *parts)
             del metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
         self._shown_points |= self._new_points.keys()
         self._new_points, self._new_params, self._new_tags = {}, {}, {}
@@ -164,7 +171,8 @@ class MlflowSink(Sink):
         self._record_id, self._began = event.id, event.time
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
         self._new_params = dict(self._params)
-        found = self._links.search("record.id", event.id, deleted=True)
+        named = f"tags.`record.id` = '{event.id}'"
+        found = [*search(self.client, self.experiment, named, deleted=True)]
         found.sort(key=lambda one: one.info.lifecycle_stage == "deleted")  # the active one first
         run = found[0] if found else self._create(event)
         if run.info.lifecycle_stage == "deleted":
@@ -175,13 +183,13 @@ class MlflowSink(Sink):
         self.made_now = not found
         self._note(0)
         if found:
-            self._shown_points = points_of(self._client, run)
+            self._shown_points = points_of(self.client, run)
             self._shown_pictures = None
         datasets = [_dataset_input(event.dataset)] if event.dataset else []
         if datasets:
-            self._steps.append(partial(self._client.log_inputs, self._run_id, datasets))
+            self._steps.append(partial(self.client.log_inputs, self._run_id, datasets))
         if "study" in event.tags:
-            self._steps.append(partial(self._links.with_study, self._run_id, event))
+            self._steps.append(partial(self._links.of_study, self._run_id, event))
         self._files.append((DEPS, json.dumps(dict(event.deps), indent=2).encode()))
         if event.patch:
             patch = content_of(event.patch, contents).decode(errors="replace")
@@ -193,9 +201,9 @@ class MlflowSink(Sink):
 
     def _resume(self) -> None:
         """The run had ended, and goes on."""
-        if "error" in self._client.get_run(self._run_id).data.tags:
-            self._client.delete_tag(self._run_id, "error")
-        self._client.update_run(self._run_id, "RUNNING")
+        if "error" in self.client.get_run(self._run_id).data.tags:
+            self.client.delete_tag(self._run_id, "error")
+        self.client.update_run(self._run_id, "RUNNING")
 
     def _create(self, event: RunStarted) -> "Run":
         tags = {
@@ -207,7 +215,7 @@ class MlflowSink(Sink):
         }
         if commit := event.tags.get("git.commit"):
             tags["mlflow.source.git.commit"] = commit
-        return self._client.create_run(self._experiment, event.time, tags, event.id)
+        return self.client.create_run(self.experiment, event.time, tags, event.id)
 
     def _log(self, event: Logged, contents: Contents) -> None:
         for name, value in event.metrics.items():
@@ -224,7 +232,7 @@ class MlflowSink(Sink):
         """Put the files there that have waited longest."""
         assert self._run is not None, "a run's first event is RunStarted"
         if self._shown_pictures is None:
-            self._shown_pictures = pictures_of(self._client, self._run)
+            self._shown_pictures = pictures_of(self.client, self._run)
         files: dict[str, bytes | Path] = {}
         for _ in range(min(_FILES, len(self._files))):
             place, content = self._files.popleft()
@@ -233,7 +241,7 @@ class MlflowSink(Sink):
             else:
                 png = content if isinstance(content, bytes) else content.read_bytes()
                 files |= picture_files(place, png, self._shown_pictures)
-        put_files(artifacts_of(self._client, self._run), files)
+        put_files(artifacts_of(self.client, self._run), files)
 
     def _observe(self, event: Observed) -> None:
         """Show it where MLflow has its system metrics; the step is the run's second."""
@@ -250,12 +258,40 @@ class MlflowSink(Sink):
         """Say that the run made a model; then link it, and put its files there."""
         assert self._run is not None, "a run's first event is RunStarted"
         name = model_for(event.name)
-        model = self._models.register(self._run, event, self._params, again=not self.made_now)
+        model = self._model(event, name)
         self._new_tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
         self.flush()
-        link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256)
-        put = partial(self._models.put, self._run_id, event, contents, model)
+        link = partial(self._links.of_model, name, event.file.sha256)
+        put = partial(put_model, self.client, model, event, contents, self._project.flavor)
         self._last_steps.extendleft([put, link])
+
+    def _model(self, event: ModelSaved, name: str) -> "LoggedModel":
+        """The model that the run made, whole or not: registered, unless it was before."""
+        from mlflow.entities import LoggedModelOutput
+
+        there = []
+        if not self.made_now:
+            wanted = f"source_run_id = '{self._run_id}' AND name = '{name}'"
+            there = self.client.search_logged_models([self.experiment], wanted)
+        flavor = self._project.flavor
+        model = (
+            there[0]
+            if there
+            else self.client.create_logged_model(
+                self.experiment,
+                name=name,
+                source_run_id=self._run_id,
+                tags={"model.sha256": event.file.sha256},
+                params=self._params,
+                model_type=flavor.kind if flavor else None,
+            )
+        )
+        outputs = self.client.get_run(self._run_id).outputs if there else None
+        linked = outputs.model_outputs if outputs else []
+        if model.model_id not in {one.model_id for one in linked}:
+            output = LoggedModelOutput(model.model_id, event.step)
+            self.client.log_outputs(self._run_id, [output])
+        return model
 
     def _log_evaluation(self, event: ModelEvaluated) -> None:
         """The metrics go to this run, and to every training run that made that very model."""
@@ -266,7 +302,7 @@ class MlflowSink(Sink):
             for x, y in points:
                 self._add_point(f"{event.model}/{name}", x, event.time, y)
         self._new_tags[f"{model}.sha256"] = event.sha256
-        self._steps.append(partial(self._links.to_trainings, self._run_id, model, event.sha256))
+        self._steps.append(partial(self._links.of_model, model, event.sha256))
 
     def _end(self, event: RunEnded, contents: Contents) -> None:
         if event.message:
@@ -278,13 +314,13 @@ class MlflowSink(Sink):
         for path, file in files_named(event).items():
             self._files.append((path, contents[file.name]))
         self.flush()
-        self._client.set_terminated(self._run_id, event.status, event.time)
+        self.client.set_terminated(self._run_id, event.status, event.time)
         self._ended = True
         self._last_steps.append(self._conclude)
 
     def _conclude(self) -> None:
         """All else is there, or is owed: say which."""
-        self._new_tags |= self._links.description(self._client.get_run(self._run_id))
+        self._new_tags |= self._links.description(self.client.get_run(self._run_id))
         if not self.owed:
             self._new_tags[EVENTS_TAG] = str(self._events)
         self.flush()
@@ -292,7 +328,7 @@ class MlflowSink(Sink):
             self._note(self._events)
 
     def _note(self, events: int) -> None:
-        self._notes.add(self._record_id, Noted(self._run_id, events, self._began))
+        self.notes.add(self._record_id, Noted(self._run_id, events, self._began))
 
 
 def _dataset_input(dataset: Dataset) -> "DatasetInput":

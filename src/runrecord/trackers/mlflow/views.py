@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from runrecord.project import Project
 from runrecord.record.view import EVALUATION
+from runrecord.trackers.base import name_for, title_of
 from runrecord.trackers.mlflow.artifacts import pictures_of
-from runrecord.trackers.names import name_for, title_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
