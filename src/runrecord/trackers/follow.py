@@ -116,28 +116,26 @@ class Showing(threading.Thread):
 
     def run(self) -> None:
         """Show it; once the run has ended, nothing is tried more than once again."""
-        watched, again = _Growing(self._folder, self._past), False
-        began = time.monotonic()
+        began, again, ended = time.monotonic(), False, False
         while True:
-            last_attempt = watched.has_ended()
+            record = _Growing(self._folder, self._past)
             try:
-                self._show()
+                self._show(record)
             except Exception as error:
-                if again or last_attempt or time.monotonic() - began > _AT_FIRST:
+                if again or ended or time.monotonic() - began > _AT_FIRST:
                     self._warn(self._tracker.why(error, self._root))
             else:
                 return
-            if last_attempt:
+            if ended:
                 return
             deadline = time.monotonic() + (RETRY if again else _SOON)
-            while time.monotonic() < deadline and not watched.has_ended():
+            while time.monotonic() < deadline and not record.has_ended():
                 time.sleep(_LOOK)
-            again = True
+            again, ended = True, record.has_ended()
 
-    def _show(self) -> None:
+    def _show(self, record: "_Growing") -> None:
         """Show the record from its start to its end, as it grows."""
         tracker = self._tracker(self._root)
-        record = _Growing(self._folder, self._past)
         while not record.ended:
             new = False
             for event in record.new_events():

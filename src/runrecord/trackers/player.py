@@ -25,7 +25,7 @@ from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
 from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.trackers.mlflow.store import Noted, Notes, database_of, is_embedded, tracking_uri
+from runrecord.trackers.mlflow.store import Noted, Notes, database_of
 from runrecord.trackers.mlflow.views import save_views
 from runrecord.verify.compare import Difference
 
@@ -87,8 +87,8 @@ def is_live(root: Path, run: RecordedRun) -> bool:
 
 def has_store(root: Path) -> bool:
     """Is there a tracking store to connect to, or would connecting make an empty one?"""
-    uri = tracking_uri(root)
-    return not is_embedded(uri) or database_of(uri).exists()
+    database = database_of(root)
+    return database is None or database.exists()
 
 
 def outcome_noted(notes: Notes, run: RecordedRun) -> Outcome | None:
@@ -168,7 +168,7 @@ class Store:
     def _has_folders(self, found: Shown) -> bool:
         """Are the folders of a run's files there? Those of a server are not looked for."""
         runs = self.root / "mlruns"
-        return not is_embedded(tracking_uri(self.root)) or (
+        return database_of(self.root) is None or (
             (runs / found.run_id).is_dir()
             and (not found.model_id or (runs / "models" / found.model_id).is_dir())
         )

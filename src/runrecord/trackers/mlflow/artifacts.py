@@ -1,6 +1,7 @@
 """What the tracking store has of runs: found, and its pictures, files and models put there."""
 
 import io
+import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,14 +17,13 @@ from runrecord.project import ModelFlavor
 from runrecord.record.events import (
     Contents,
     Event,
-    File,
     Logged,
     ModelSaved,
     RunEnded,
     RunStarted,
 )
 from runrecord.record.reader import Record
-from runrecord.trackers.base import key_for, write_content
+from runrecord.trackers.base import content_of, key_for, write_content
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,16 +35,14 @@ EVENTS_TAG = "record.events"
 
 BATCH = 800
 """Metrics that MLflow takes at once, beside a hundred params and a hundred tags."""
-HAS_PICTURES = "mlflow.loggedImages"
-"""The tag by which MLflow's page knows that a run has pictures."""
 
-DEPS, CHANGE = "provenance/deps.json", "provenance/change.patch"
-TRACEBACK, _OUTPUT = "traceback.txt", "output.txt"
-"""Where some of a run's files are."""
+CHANGE = "provenance/change.patch"
+"""Where a run's uncommitted change is, among its files."""
 
 Point = tuple[str, int, int]
 """A metric's or picture's name, step and time: what makes a point the same point."""
 
+_DEPS, _TRACEBACK, _OUTPUT = "provenance/deps.json", "traceback.txt", "output.txt"
 _PAGE = 1000  # runs that are searched at once
 _PICTURE = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
 _SHOWN = 256  # pixels of a picture's longer side on MLflow's page
@@ -125,23 +123,28 @@ def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
     return get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
 
 
-def pictures_named(event: Logged) -> dict[Point, File]:
-    """The pictures of an event."""
-    return {(key_for(title), event.step, event.time): file for title, file in event.images.items()}
-
-
-def files_named(event: Event) -> dict[str, File]:
-    """Where other files of an event are put, which is as they are."""
+def files_shown(event: Event, contents: Contents) -> dict[str | Point, bytes | Path]:
+    """The files that a run has of an event, by their paths there; pictures by their points."""
+    found: dict[str | Point, bytes | Path] = {}
     match event:
+        case RunStarted():
+            found[_DEPS] = json.dumps(dict(event.deps), indent=2).encode()
+            if event.patch:
+                patch = content_of(event.patch, contents).decode(errors="replace")
+                found[CHANGE] = patch.encode()
         case Logged():
-            return {
-                f"{file.name.partition('/')[0]}/{key_for(title)}{suffix}": file
-                for files, suffix in ((event.texts, ".txt"), (event.artifacts, ""))
-                for title, file in files.items()
-            }
-        case RunEnded(output=File() as output):
-            return {_OUTPUT: output}
-    return {}
+            for title, file in event.images.items():
+                found[key_for(title), event.step, event.time] = contents[file.name]
+            for files, suffix in ((event.texts, ".txt"), (event.artifacts, "")):
+                for title, file in files.items():
+                    folder = file.name.partition("/")[0]
+                    found[f"{folder}/{key_for(title)}{suffix}"] = contents[file.name]
+        case RunEnded():
+            if event.traceback:
+                found[_TRACEBACK] = event.traceback.encode(errors="replace")
+            if event.output:
+                found[_OUTPUT] = contents[event.output.name]
+    return found
 
 
 def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
@@ -150,25 +153,19 @@ def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
     Raises:
         RecordRefused: the record is damaged.
     """
-    run = client.get_run(run_id)
-    files, pictures, has_model = {DEPS}, set[Point](), False
+    run, has_model = client.get_run(run_id), False
+    places: set[str | Point] = set()
     for event in record.events():
-        files |= files_named(event).keys()
-        match event:
-            case RunStarted(patch=File()):
-                files.add(CHANGE)
-            case Logged():
-                pictures |= pictures_named(event).keys()
-            case ModelSaved():
-                has_model = True
-            case RunEnded(traceback=str(trace)) if trace:
-                files.add(TRACEBACK)
-    repository = artifacts_of(client, run)
-    model = run.data.tags.get("model.id", "")
-    return (
-        not files <= _there(repository, files)
-        or (bool(pictures) and not pictures <= pictures_of(client, run).keys())
-        or (has_model and not (model and client.list_logged_model_artifacts(model)))
+        places |= files_shown(event, record.contents).keys()
+        has_model = has_model or isinstance(event, ModelSaved)
+    files = {place for place in places if isinstance(place, str)}
+    if has_model:
+        model = run.data.tags.get("model.id")
+        if not model or not client.list_logged_model_artifacts(model):
+            return True
+    return not (
+        files <= _there(artifacts_of(client, run), files)
+        and places - files <= pictures_of(client, run).keys()
     )
 
 

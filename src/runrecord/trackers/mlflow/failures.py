@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from runrecord.errors import UserError
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import clause, reason
-from runrecord.trackers.mlflow.store import database_of, experiment_name, is_embedded, tracking_uri
+from runrecord.trackers.mlflow.store import database_of, experiment_name, tracking_uri
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -28,7 +28,25 @@ _NO_MLFLOW = "answers, but not as MLflow does: something else is at that address
 _STATUS = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error|^(\d{3}) \w+ Error")
 _REVISION = re.compile(r"found version (\w+)|Can't locate revision identified by '(\w+)'")
 _READS = re.compile(r"/(get|get-by-name|get-history\w*|search|list)\b")
-_NAMES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 413: "", 429: "RESOURCE_EXHAUSTED"}
+_REFUSALS = {
+    401: (
+        "UNAUTHENTICATED",
+        "it does not know {who} by that password (401)",
+        "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    ),
+    403: (
+        "PERMISSION_DENIED",
+        "{who} lacks the right {right} on the experiment '{name}' there (403)",
+        "have it granted, or name another experiment by MLFLOW_EXPERIMENT_NAME",
+    ),
+    413: (
+        None,
+        "something is larger than it, or a proxy before it, takes (413)",
+        "raise that limit",
+    ),
+    429: ("RESOURCE_EXHAUSTED", "it is asked too often (429)", "sync again later"),
+}
+"""What a server, or what stands before it, does not let a user do: MLflow's word, why, remedy."""
 _SQLITE = {
     "locked": ("is locked by another process", "end the one that writes it"),
     "readonly": ("cannot be written", "correct its permissions, and its folder's"),
@@ -58,20 +76,23 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
     said = " ".join(map(str, chain))
     if found := _REVISION.search(said):
         return _of_another_version(found[1] or found[2], root)
-    uri = tracking_uri(root)
     by_sqlite = " ".join(str(one) for one in chain if isinstance(one, sqlite3.Error))
-    if is_embedded(uri):
+    if path := database_of(root):
         for words, (why, remedy) in _SQLITE.items():
             if words in by_sqlite:
-                path = database_of(uri)
-                remedy = f"{remedy.format(path)}, and run 'runrecord sync --all'"
-                return f"{path} {why}", remedy
+                return f"{path} {why}", f"{remedy.format(path)}, and run 'runrecord sync --all'"
     codes = [found for one in chain if (found := _STATUS.search(str(one)))]
-    status = int(next(filter(None, codes[0].groups()))) if codes else 0
+    status = int(codes[0][codes[0].lastindex or 0]) if codes else 0
     named = {getattr(one, "error_code", None) for one in chain}
-    for number, name in _NAMES.items():
-        if status == number or name in named:
-            return _refused(number, said, root)
+    for number, (name, why, remedy) in _REFUSALS.items():
+        if status == number or (name and name in named):
+            user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+            who = f"user '{user}'" if user else "your user"
+            right = "READ" if _READS.search(said) else "EDIT"
+            if number == 403 and "experiments/create" in said:
+                why = "{who} may not create the experiment '{name}' there (403)"
+                remedy = "have somebody create it, or name another by MLFLOW_EXPERIMENT_NAME"
+            return why.format(who=who, right=right, name=experiment_name(root)), remedy
     if "ENDPOINT_NOT_FOUND" in named:
         return "it is older than MLflow 3", "upgrade it: pip install --upgrade mlflow"
     if status:
@@ -109,45 +130,21 @@ def _of_the_line(chain: list[BaseException]) -> str:
     return reason(chain[0])
 
 
-def _refused(status: int, said: str, root: Path) -> tuple[str, str]:
-    """What a server, or what stands before it, does not let this user do."""
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    who = f"user '{user}'" if user else "your user"
-    if status == 401:
-        why = f"it does not know {who} by that password (401)"
-        return why, "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    if status == 403:
-        name = experiment_name(root)
-        if "experiments/create" in said:
-            return (
-                f"{who} may not create the experiment '{name}' there (403)",
-                "have somebody create it, or name another by MLFLOW_EXPERIMENT_NAME",
-            )
-        right = "READ" if _READS.search(said) else "EDIT"
-        return (
-            f"{who} lacks the right {right} on the experiment '{name}' there (403)",
-            "have it granted, or name another experiment by MLFLOW_EXPERIMENT_NAME",
-        )
-    if status == 413:
-        return "something is larger than it, or a proxy before it, takes (413)", "raise that limit"
-    return "it is asked too often (429)", "sync again later"
-
-
 def _of_another_version(revision: str, root: Path) -> tuple[str, str]:
     """What to do about a database whose tables are another MLflow's."""
     import mlflow
 
-    uri = tracking_uri(root)
-    database = str(database_of(uri)) if is_embedded(uri) else redact(uri)
+    database, uri = database_of(root), tracking_uri(root)
+    named = str(database or redact(uri))
     revisions = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
     if any(revisions.glob(f"{revision}_*")):
-        named = f"'{uri}'" if is_embedded(uri) else '"$MLFLOW_TRACKING_URI"'
+        address = f"'{uri}'" if database else '"$MLFLOW_TRACKING_URI"'
         return (
-            f"{database} is of an older MLflow than this one, {mlflow.__version__}",
-            f"keep a copy of it, and run: mlflow db upgrade {named}",
+            f"{named} is of an older MLflow than this one, {mlflow.__version__}",
+            f"keep a copy of it, and run: mlflow db upgrade {address}",
         )
     return (
-        f"{database} is of a newer MLflow than this one, {mlflow.__version__}",
+        f"{named} is of a newer MLflow than this one, {mlflow.__version__}",
         "install the one that wrote it: pip install --upgrade mlflow",
     )
 

@@ -11,7 +11,6 @@ from runrecord.errors import UserError
 from runrecord.project import load_project
 from runrecord.record.events import (
     Contents,
-    Dataset,
     Event,
     Logged,
     ModelEvaluated,
@@ -26,23 +25,17 @@ from runrecord.trackers.base import (
     LONGEST_TAG,
     SYSTEM,
     Sink,
-    content_of,
     model_for,
     name_for,
     text_for,
 )
 from runrecord.trackers.mlflow.artifacts import (
     BATCH,
-    CHANGE,
-    DEPS,
     EVENTS_TAG,
-    HAS_PICTURES,
-    TRACEBACK,
     Point,
     artifacts_of,
-    files_named,
+    files_shown,
     picture_files,
-    pictures_named,
     pictures_of,
     points_of,
     put_files,
@@ -54,8 +47,9 @@ from runrecord.trackers.mlflow.links import Links
 from runrecord.trackers.mlflow.store import Noted, Notes, connect
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, LoggedModel, Run
+    from mlflow.entities import LoggedModel, Run
 
+_HAS_PICTURES = "mlflow.loggedImages"  # by which MLflow's page knows that a run has pictures
 _SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
 _FILES = 10  # that are put there between two looks at what else there is
 
@@ -70,6 +64,12 @@ class MlflowSink(Sink):
     name = "MLflow"
     package = "mlflow"
     remedy = "'runrecord sync' completes MLflow later"
+    made_now: bool
+    """The run was not there before."""
+    _began: RunStarted
+    _run: "Run"
+    _run_id: str
+    _params: dict[str, str]
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -87,14 +87,7 @@ class MlflowSink(Sink):
         What an event adds waits for the next flush: MLflow takes as long for one value as for all.
         """
         self.owed = ""
-        self._run: Run | None = None
-        self._run_id = ""
-        self._record_id = ""
-        self._began = 0
         self._events = 0
-        self.made_now = False
-        """The run was not there before."""
-        self._params: dict[str, str] = {}
         self._shown_points: set[Point] = set()
         self._shown_pictures: dict[Point, str] | None = {}
         self._new_points: dict[Point, float] = {}
@@ -109,11 +102,11 @@ class MlflowSink(Sink):
     def handle(self, event: Event, contents: Contents) -> None:
         match event:
             case RunStarted():
-                self._start(event, contents)
+                self._start(event)
             case Resumed():
                 self._resume()
             case Logged():
-                self._log(event, contents)
+                self._log(event)
             case Observed():
                 self._observe(event)
             case ModelSaved():
@@ -121,7 +114,8 @@ class MlflowSink(Sink):
             case ModelEvaluated():
                 self._log_evaluation(event)
             case RunEnded():
-                self._end(event, contents)
+                self._end(event)
+        self._files += files_shown(event, contents).items()
         self._events += 1
 
     def flush(self) -> None:
@@ -163,12 +157,12 @@ class MlflowSink(Sink):
     def why(cls, error: Exception, root: Path) -> str:
         return ": ".join(filter(None, explain(error, root)))
 
-    def _start(self, event: RunStarted, contents: Contents) -> None:
+    def _start(self, event: RunStarted) -> None:
         """Create the run, or find it with what it has already: then only the rest is added."""
-        from mlflow.entities import Param, Run, RunData, RunInputs, RunTag
+        from mlflow.entities import Dataset, DatasetInput, Param, Run, RunData, RunInputs, RunTag
 
         self._forget()
-        self._record_id, self._began = event.id, event.time
+        self._began = event
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
         self._new_params = dict(self._params)
         named = f"tags.`record.id` = '{event.id}'"
@@ -185,15 +179,13 @@ class MlflowSink(Sink):
         if found:
             self._shown_points = points_of(self.client, run)
             self._shown_pictures = None
-        datasets = [_dataset_input(event.dataset)] if event.dataset else []
-        if datasets:
+        datasets = []
+        if data := event.dataset:
+            source = json.dumps({"uri": data.source})
+            datasets = [DatasetInput(Dataset(data.name, data.digest, "local", source))]
             self._steps.append(partial(self.client.log_inputs, self._run_id, datasets))
         if "study" in event.tags:
             self._steps.append(partial(self._links.of_study, self._run_id, event))
-        self._files.append((DEPS, json.dumps(dict(event.deps), indent=2).encode()))
-        if event.patch:
-            patch = content_of(event.patch, contents).decode(errors="replace")
-            self._files.append((CHANGE, patch.encode()))
         params = [Param(*param) for param in self._params.items()]
         tags = [RunTag(*tag) for tag in run.data.tags.items()]
         begun = Run(run.info, RunData([], params, tags), RunInputs(datasets))
@@ -217,20 +209,16 @@ class MlflowSink(Sink):
             tags["mlflow.source.git.commit"] = commit
         return self.client.create_run(self.experiment, event.time, tags, event.id)
 
-    def _log(self, event: Logged, contents: Contents) -> None:
+    def _log(self, event: Logged) -> None:
         for name, value in event.metrics.items():
             self._add_point(name, event.step, event.time, value)
-        for point, file in pictures_named(event).items():
-            self._files.append((point, contents[file.name]))
-            self._new_tags[HAS_PICTURES] = "True"
-        for path, file in files_named(event).items():
-            self._files.append((path, contents[file.name]))
+        if event.images:
+            self._new_tags[_HAS_PICTURES] = "True"
         for key, text in event.tags.items():
             self._new_tags[name_for(key)] = text[:LONGEST_TAG]
 
     def _put_some(self) -> None:
         """Put the files there that have waited longest."""
-        assert self._run is not None, "a run's first event is RunStarted"
         if self._shown_pictures is None:
             self._shown_pictures = pictures_of(self.client, self._run)
         files: dict[str, bytes | Path] = {}
@@ -245,8 +233,9 @@ class MlflowSink(Sink):
 
     def _observe(self, event: Observed) -> None:
         """Show it where MLflow has its system metrics; the step is the run's second."""
+        second = (event.time - self._began.time) // 1000
         for name, value in event.values.items():
-            self._add_point(SYSTEM + name, (event.time - self._began) // 1000, event.time, value)
+            self._add_point(SYSTEM + name, second, event.time, value)
 
     def _add_point(self, name: str, step: int, time: int, value: float) -> None:
         """Log a metric's value with the next flush, unless the run has that point."""
@@ -256,7 +245,6 @@ class MlflowSink(Sink):
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
-        assert self._run is not None, "a run's first event is RunStarted"
         name = model_for(event.name)
         model = self._model(event, name)
         self._new_tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
@@ -304,15 +292,11 @@ class MlflowSink(Sink):
         self._new_tags[f"{model}.sha256"] = event.sha256
         self._steps.append(partial(self._links.of_model, model, event.sha256))
 
-    def _end(self, event: RunEnded, contents: Contents) -> None:
+    def _end(self, event: RunEnded) -> None:
         if event.message:
             self._new_tags["error"] = event.message[:LONGEST_TAG]
         if event.changed:
             self._new_tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
-        if event.traceback:
-            self._files.append((TRACEBACK, event.traceback.encode(errors="replace")))
-        for path, file in files_named(event).items():
-            self._files.append((path, contents[file.name]))
         self.flush()
         self.client.set_terminated(self._run_id, event.status, event.time)
         self._ended = True
@@ -328,12 +312,4 @@ class MlflowSink(Sink):
             self._note(self._events)
 
     def _note(self, events: int) -> None:
-        self.notes.add(self._record_id, Noted(self._run_id, events, self._began))
-
-
-def _dataset_input(dataset: Dataset) -> "DatasetInput":
-    from mlflow.entities import Dataset as MlflowDataset
-    from mlflow.entities import DatasetInput
-
-    source = json.dumps({"uri": dataset.source})
-    return DatasetInput(MlflowDataset(dataset.name, dataset.digest, "local", source))
+        self.notes.add(self._began.id, Noted(self._run_id, events, self._began.time))

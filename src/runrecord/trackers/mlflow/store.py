@@ -9,8 +9,6 @@ import logging
 import os
 import shutil
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +27,8 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _LONG = 20.0  # seconds that another process which writes the file may take
-_SAY_TWICE = (
-    *("mlflow.exceptions", "mlflow.store.db.utils", "urllib3.connectionpool"),
-    "urllib3.util.retry",
-)
+_SAY_TWICE = ("mlflow.exceptions", "mlflow.store.db.utils", "urllib3")
 """Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
-_FRESH = 2.0  # seconds since the last write of a file that is still being written
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """What the addresses of databases begin with that MLflow uses without a server."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
@@ -43,19 +37,15 @@ _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view f
 def tracking_uri(root: Path) -> str:
     """The address of the tracking store, for a main repository rooted at `root`."""
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if is_embedded(given):
+    if given.startswith(_SQLITE):
         return f"{_SQLITE}{root / given.removeprefix(_SQLITE)}"  # an absolute path stays itself
     return given
 
 
-def is_embedded(uri: str) -> bool:
-    """Is that tracking store a SQLite file of ours, and no server?"""
-    return uri.startswith(_SQLITE)
-
-
-def database_of(uri: str) -> Path:
-    """The SQLite file of an embedded store."""
-    return Path(uri.removeprefix(_SQLITE))
+def database_of(root: Path) -> Path | None:
+    """The SQLite file that is the tracking store; None of a server or another database."""
+    uri = tracking_uri(root)
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def is_database(uri: str) -> bool:
@@ -100,30 +90,14 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     utils.MAX_RETRY_COUNT = 3  # a database that is gone or damaged would block for 100 s
     # Processes that create the database at once crash each other in its migration.
     with held(state_folder(root) / "mlflow.lock"):
-        location = artifact_location(root)
-        if is_embedded(uri) and not _has_tables(database_of(uri)):
-            _create(database_of(uri), state_folder(root) / "new-database")
+        location, database = artifact_location(root), database_of(root)
+        if database and not _has_tables(database):
+            _create(database, state_folder(root) / "new-database")
         client = MlflowClient(uri)
-        own = _once_made(lambda: _own_experiment(client, name, location), uri)
-        if is_embedded(uri):
-            _check_place(own, database_of(uri), location)
+        own = _own_experiment(client, name, location)
+        if database:
+            _check_place(own, database, location)
         return client, own.experiment_id
-
-
-def _once_made(call: "Callable[[], Experiment]", uri: str) -> "Experiment":
-    """What a call gives, once a script that uses MLflow itself has made the database's tables.
-
-    While another process makes them, MLflow fails in many ways; the file is written all the while.
-    """
-    deadline = time.monotonic() + _LONG
-    while True:
-        try:
-            return call()
-        except Exception:
-            written = is_embedded(uri) and time.time() - database_of(uri).stat().st_mtime < _FRESH
-            if not written or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
 
 def _has_tables(database: Path) -> bool:
@@ -215,9 +189,8 @@ class Notes:
 
     def __init__(self, root: Path) -> None:
         """Read it; nothing where it cannot be read."""
-        self._root, uri = root, tracking_uri(root)
-        self._database = database_of(uri) if is_embedded(uri) else None
-        name = sha256(f"{uri} {experiment_name(root)}".encode())[:16]
+        self._root, self._database = root, database_of(root)
+        name = sha256(f"{tracking_uri(root)} {experiment_name(root)}".encode())[:16]
         self._file = state_folder(root) / "shown" / f"{name}.jsonl"
         self.runs: dict[str, Noted] = {}
         """By the records' ids."""
