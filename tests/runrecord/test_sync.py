@@ -23,10 +23,9 @@ from mlflow_views import (
     event_files,
     everything,
     forget_mlflow,
-    points_in,
     runs,
 )
-from workspaces import EXPERIMENT, Workspace, new_repository, wait_until
+from workspaces import EXPERIMENT, Workspace, new_repository
 
 import runrecord
 from records import audited, end_run, new_run, play, records_among
@@ -386,24 +385,6 @@ def test_records_come_from_the_remote_where_the_cache_has_none(
     assert f"{tmp_path / 'storage'} is not there" in output
 
 
-@pytest.mark.slow
-def test_sync_killed_in_the_middle_ends_right_when_started_again(small: Workspace) -> None:
-    small.run("runrecord", "sync")
-    whole = everything(small)
-    for points in (1, 6, 14, 20):
-        forget_mlflow(small)
-        with small.start("runrecord", "sync") as process:
-            wait_until(lambda wanted=points: points_in(small.path / "mlflow.db") >= wanted)  # type: ignore[misc]
-            process.kill()
-        begun = runs(small)
-        done = [run for run in begun if "record.events" in run.data.tags]
-        assert len(begun) > 0
-        counts = summary(small.run("runrecord", "sync"))
-        there = len(begun) - len(done), len(done)
-        assert counts == states(3 - len(begun), *there), "what each run lacked, and no more"
-        assert everything(small) == whole
-
-
 @pytest.mark.workspace
 def test_a_new_database_never_meets_an_old_ones_log(small: Workspace, here: Here) -> None:
     """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
@@ -579,14 +560,6 @@ def test_two_runs_with_one_id_are_kept_apart(small: Workspace, here: Here) -> No
     output = here("sync", status=1)
     assert f"another run in MLflow has the id '{taken}'" in output
     assert everything(small) == before
-
-
-def test_a_run_that_a_person_deleted_stays_deleted(small: Workspace, here: Here) -> None:
-    here("sync")
-    (run,) = runs(small, "evaluate")
-    client(small).delete_run(run.info.run_id)
-    assert summary(here("sync")) == states(there=3)
-    assert runs(small, "evaluate") == []
 
 
 def test_a_store_that_does_not_answer_is_one_sentence(small: Workspace) -> None:

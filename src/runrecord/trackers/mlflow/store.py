@@ -9,6 +9,8 @@ import logging
 import os
 import shutil
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ _SQLITE = "sqlite:///"
 _LONG = 20.0  # seconds that another process which writes the file may take
 _SAY_TWICE = ("mlflow.exceptions", "mlflow.store.db.utils", "urllib3")
 """Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
+_FRESH = 2.0  # seconds since the last write of a file that is still being written
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """What the addresses of databases begin with that MLflow uses without a server."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
@@ -94,10 +97,27 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
         if database and not _has_tables(database):
             _create(database, state_folder(root) / "new-database")
         client = MlflowClient(uri)
-        own = _own_experiment(client, name, location)
-        if database:
-            _check_place(own, database, location)
+        if not database:
+            return client, _own_experiment(client, name, location).experiment_id
+        own = _once_made(database, lambda: _own_experiment(client, name, location))
+        _check_place(own, database, location)
         return client, own.experiment_id
+
+
+def _once_made(database: Path, call: "Callable[[], Experiment]") -> "Experiment":
+    """What a call gives, once a script that uses MLflow itself has made the database's tables.
+
+    While another process makes them, MLflow fails in many ways; the file is written all the while.
+    """
+    deadline = time.monotonic() + _LONG
+    while True:
+        try:
+            return call()
+        except Exception:
+            written = time.time() - database.stat().st_mtime < _FRESH
+            if not written or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def _has_tables(database: Path) -> bool:
