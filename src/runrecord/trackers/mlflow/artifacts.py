@@ -18,12 +18,13 @@ from runrecord.record.events import (
     Contents,
     Event,
     Logged,
+    ModelEvaluated,
     ModelSaved,
     RunEnded,
     RunStarted,
 )
 from runrecord.record.reader import Record
-from runrecord.trackers.base import content_of, key_for, write_content
+from runrecord.trackers.base import content_of, key_for, name_for, write_content
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,6 +122,20 @@ def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
+
+
+def points_shown(event: Event) -> Iterator[tuple[str, int, float]]:
+    """The name, step and value of each point of a metric that a run has of an event."""
+    match event:
+        case Logged():
+            for title, value in event.metrics.items():
+                yield name_for(title), event.step, float(value)
+        case ModelEvaluated():
+            for title, value in event.metrics.items():
+                yield name_for(f"{event.model}/{title}"), 0, float(value)
+            for title, curve in event.series.items():
+                for x, y in curve:
+                    yield name_for(f"{event.model}/{title}"), x, float(y)
 
 
 def files_shown(event: Event, contents: Contents) -> dict[str | Point, bytes | Path]:

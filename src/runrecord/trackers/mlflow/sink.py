@@ -38,6 +38,7 @@ from runrecord.trackers.mlflow.artifacts import (
     picture_files,
     pictures_of,
     points_of,
+    points_shown,
     put_files,
     put_model,
     search,
@@ -115,6 +116,8 @@ class MlflowSink(Sink):
                 self._log_evaluation(event)
             case RunEnded():
                 self._end(event)
+        for name, step, value in points_shown(event):
+            self._add_point(name, step, event.time, value)
         self._files += files_shown(event, contents).items()
         self._events += 1
 
@@ -210,8 +213,6 @@ class MlflowSink(Sink):
         return self.client.create_run(self.experiment, event.time, tags, event.id)
 
     def _log(self, event: Logged) -> None:
-        for name, value in event.metrics.items():
-            self._add_point(name, event.step, event.time, value)
         if event.images:
             self._new_tags[_HAS_PICTURES] = "True"
         for key, text in event.tags.items():
@@ -235,11 +236,11 @@ class MlflowSink(Sink):
         """Show it where MLflow has its system metrics; the step is the run's second."""
         second = (event.time - self._began.time) // 1000
         for name, value in event.values.items():
-            self._add_point(SYSTEM + name, second, event.time, value)
+            self._add_point(name_for(SYSTEM + name), second, event.time, value)
 
     def _add_point(self, name: str, step: int, time: int, value: float) -> None:
         """Log a metric's value with the next flush, unless the run has that point."""
-        point = (name_for(name), step, time)
+        point = (name, step, time)
         if point not in self._shown_points:
             self._new_points[point] = value
 
@@ -284,11 +285,6 @@ class MlflowSink(Sink):
     def _log_evaluation(self, event: ModelEvaluated) -> None:
         """The metrics go to this run, and to every training run that made that very model."""
         model = model_for(event.model)
-        for name, value in event.metrics.items():
-            self._add_point(f"{event.model}/{name}", 0, event.time, value)
-        for name, points in event.series.items():
-            for x, y in points:
-                self._add_point(f"{event.model}/{name}", x, event.time, y)
         self._new_tags[f"{model}.sha256"] = event.sha256
         self._steps.append(partial(self._links.of_model, model, event.sha256))
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,38 +93,34 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     # Processes that create the database at once crash each other in its migration.
     with held(state_folder(root) / "mlflow.lock"):
         location, database = artifact_location(root), database_of(root)
-        if database and not _has_tables(database):
-            _create(database, state_folder(root) / "new-database")
+        if database:
+            if not database.exists() or not _finds(database, "SELECT 1 FROM sqlite_master"):
+                _create(database, state_folder(root) / "new-database")
+            _wait_until_made(database)
         client = MlflowClient(uri)
-        if not database:
-            return client, _own_experiment(client, name, location).experiment_id
-        own = _once_made(database, lambda: _own_experiment(client, name, location))
-        _check_place(own, database, location)
+        own = _own_experiment(client, name, location)
+        if database:
+            _check_place(own, database, location)
         return client, own.experiment_id
 
 
-def _once_made(database: Path, call: "Callable[[], Experiment]") -> "Experiment":
-    """What a call gives, once a script that uses MLflow itself has made the database's tables.
+def _finds(database: Path, query: str) -> bool:
+    """Has a query of a database a row?"""
+    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
+        return connection.execute(query).fetchone() is not None
 
-    While another process makes them, MLflow fails in many ways; the file is written all the while.
+
+def _wait_until_made(database: Path) -> None:
+    """Wait while another process makes the tables, as a script that uses MLflow itself does.
+
+    Both fail if two do at once. The file is written all the while, an experiment last.
     """
     deadline = time.monotonic() + _LONG
-    while True:
-        try:
-            return call()
-        except Exception:
-            written = time.time() - database.stat().st_mtime < _FRESH
-            if not written or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def _has_tables(database: Path) -> bool:
-    """Is anything in that file, and not just a name that a process reserved?"""
-    if not database.exists():
-        return False
-    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
-        return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+    while time.time() - database.stat().st_mtime < _FRESH and time.monotonic() < deadline:
+        with suppress(sqlite3.OperationalError):  # there is no such table yet
+            if _finds(database, "SELECT 1 FROM experiments"):
+                return
+        time.sleep(0.1)
 
 
 def _create(database: Path, scratch: Path) -> None:
