@@ -30,7 +30,7 @@ _SQLITE = "sqlite:///"
 _LONG = 20.0  # seconds that another process which writes the file may take
 _SAY_TWICE = ("mlflow.exceptions", "mlflow.store.db.utils", "urllib3")
 """Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
-_FRESH = 2.0  # seconds since the last write of a file that is still being written
+_FRESH = 5.0  # seconds since the last write of a file that is still being written
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """What the addresses of databases begin with that MLflow uses without a server."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
