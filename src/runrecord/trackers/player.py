@@ -1,5 +1,6 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -176,8 +177,12 @@ class Store:
     @_said
     def find(self, name: str) -> tuple[str, Shown] | None:
         """The record's id, and what is shown, of the run with that name or MLflow id."""
-        found = runs_shown(self._client, self.experiment, name)
-        return next(iter(found.items()), None)
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            return None
+        for wanted in (f"tags.`record.id` = '{name}'", f"attributes.run_id = '{name}'"):
+            for found in runs_shown(self._client, self.experiment, wanted).items():
+                return found
+        return None
 
     def holds(self, run: RecordedRun) -> Outcome | None:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""

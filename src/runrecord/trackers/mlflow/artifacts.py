@@ -89,17 +89,8 @@ def search(
             return
 
 
-def runs_shown(client: "MlflowClient", experiment: str, name: str = "") -> dict[str, Shown]:
-    """The runs of ours in a store, by their records' ids; or the one with that name or id."""
-    if not name:
-        return _shown(client, experiment, "")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        return {}
-    by_name = _shown(client, experiment, f"tags.`record.id` = '{name}'")
-    return by_name or _shown(client, experiment, f"attributes.run_id = '{name}'")
-
-
-def _shown(client: "MlflowClient", experiment: str, wanted: str) -> dict[str, Shown]:
+def runs_shown(client: "MlflowClient", experiment: str, wanted: str = "") -> dict[str, Shown]:
+    """The runs of ours that a filter lets through, by their records' ids."""
     runs: dict[str, Shown] = {}
     for run in search(client, experiment, wanted, deleted=True):
         tags, info = run.data.tags, run.info
