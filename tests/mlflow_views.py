@@ -1,5 +1,7 @@
 """What MLflow and TensorBoard hold after programs ran."""
 
+import json
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -11,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from workspaces import EXPERIMENT, Workspace
 
+from runrecord.files import sha256
 from runrecord.record.reader import Record, files_in
 from runrecord.record.view import view
 from runrecord.trackers.mlflow.artifacts import search
@@ -67,45 +70,69 @@ def points_in(file: Path) -> int:
 
 
 def everything(workspace: Workspace) -> dict[str, Any]:
-    """All that MLflow shows of each run, by the run's name; MLflow's own ids are left out."""
-    store = client(workspace)
-    found = {run.info.run_id: run for run in runs(workspace)}
-    named = {run_id: run.info.run_name for run_id, run in found.items()}
-    shown: dict[str, Any] = {}
-    for run_id, run in found.items():
-        full = store.get_run(run_id)
-        names = {key: named.get(value, value) for key, value in run.data.tags.items()}
-        names.pop("description.sha256")  # its text is compared
-        for other, name in named.items():
-            note = names["mlflow.note.content"].replace(other, name)
-            names["mlflow.note.content"] = note
-        model_id = names.pop("model.id", None)
-        images = [file.path for file in store.list_artifacts(run_id, "images")]
-        assert run.info.run_name not in shown, "one run a record"
-        shown[run.info.run_name] = {
+    """All that MLflow shows of each run of a workspace, as `everything_in` has it."""
+    return everything_in(client(workspace), EXPERIMENT)
+
+
+def everything_in(store: MlflowClient, experiment: str, served: Path = Path()) -> dict[str, Any]:
+    """All that MLflow shows of each run, by the run's name; a run's id is that name, too.
+
+    The files of a server's runs lie below `served`.
+    """
+    found = store.get_experiment_by_name(experiment)
+    assert found is not None
+    ids = {run.info.run_id: run.info.run_name for run in store.search_runs([found.experiment_id])}
+    assert len({*ids.values()}) == len(ids), "one run a record"
+    shown = {}
+    for run_id, name in ids.items():
+        run = store.get_run(run_id)
+        tags = dict(run.data.tags)
+        tags.pop("description.sha256")  # its text is compared
+        model_id = tags.pop("model.id", None)
+        shown[name] = {
             "params": run.data.params,
-            "tags": names,
+            "tags": tags,
             "status": run.info.status,
             "times": (run.info.start_time, run.info.end_time),
-            "points": {key: points_of(workspace, run, key) for key in sorted(run.data.metrics)},
-            "images": sorted(name.rpartition("+")[0] for name in images if name.endswith("png")),
+            "points": {key: _points(store, run_id, key) for key in sorted(run.data.metrics)},
+            "files": _files(run.info.artifact_uri, served),
             "data sets": [
-                (entry.dataset.name, entry.dataset.digest) for entry in full.inputs.dataset_inputs
+                (entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs
             ],
-            "models read": len(full.inputs.model_inputs),
-            "model": model_id and _model(store, model_id),
+            "models read": len(run.inputs.model_inputs),
+            "models made": [one.step for one in run.outputs.model_outputs],
+            "model": model_id and _model(store, model_id, served),
         }
-    return shown
+    text = json.dumps(shown)
+    for run_id, name in ids.items():
+        text = text.replace(run_id, name)
+    named = re.sub(rf"experiments/{found.experiment_id}\b", "experiments/N", text)
+    return dict(json.loads(named))
 
 
-def _model(store: MlflowClient, model_id: str) -> dict[str, Any]:
+def _points(store: MlflowClient, run_id: str, metric: str) -> list[tuple[int, int, str]]:
+    points = store.get_metric_history(run_id, metric)
+    return sorted((point.step, point.timestamp, repr(point.value)) for point in points)
+
+
+def _model(store: MlflowClient, model_id: str, served: Path) -> dict[str, Any]:
     model = store.get_logged_model(model_id)
-    folder = Path(model.artifact_location.removeprefix("file://"))
     return {
+        "name": model.name,
         "status": str(model.status),
         "params": model.params,
         "metrics": sorted((m.key, m.value, m.step, m.dataset_digest) for m in model.metrics or ()),
-        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")),
+        "files": _files(model.artifact_location, served),
+    }
+
+
+def _files(address: str, served: Path) -> dict[str, str]:
+    """The SHA-256 of each file there, but for the one that has times and ids of MLflow's own."""
+    folder = Path(address.replace("mlflow-artifacts:", f"file://{served}").removeprefix("file://"))
+    return {
+        path.relative_to(folder).as_posix(): "" if path.name == "MLmodel" else sha256(path)
+        for path in sorted(folder.rglob("*") if folder.is_dir() else ())
+        if path.is_file()
     }
 
 
