@@ -52,11 +52,15 @@ def shown_as(root: Path, run_id: str) -> tuple[MlflowClient, Run]:
 
 def runs(workspace: Workspace, stage: str = "") -> list[Run]:
     """The workspace's runs, the newest first."""
-    store = client(workspace)
-    experiment = store.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    found = runs_in(client(workspace))
     return [run for run in found if run.data.tags["mlflow.source.name"].startswith(stage)]
+
+
+def runs_in(store: MlflowClient, name: str = EXPERIMENT) -> list[Run]:
+    """All runs of an experiment, the newest first."""
+    experiment = store.get_experiment_by_name(name)
+    assert experiment is not None
+    return list(store.search_runs([experiment.experiment_id], order_by=["start_time DESC"]))
 
 
 def points_in(file: Path) -> int:
@@ -143,20 +147,28 @@ def points_of(workspace: Workspace, run: Run, metric: str) -> list[tuple[int, fl
 
 
 def assert_shown(workspace: Workspace, folder: Path) -> None:
-    """MLflow shows the run of a record once, each point once, with its true status and times."""
+    """MLflow shows the run of a record, as `assert_shown_in` has it."""
+    assert_shown_in(client(workspace), folder)
+
+
+def assert_shown_in(store: MlflowClient, folder: Path) -> None:
+    """A store shows the run of a record once, each point once, with its true status and times."""
     seen = view(Record(files_in(folder)))
     start, end = seen.start, seen.record.end
-    (run,) = [run for run in runs(workspace) if run.info.run_name == start.id]
+    (run,) = [run for run in runs_in(store) if run.info.run_name == start.id]
     assert end is not None
     assert (run.info.status, run.info.start_time) == (end.status, start.time)
+    assert run.info.end_time == end.time
     for name, series in seen.series.items():
-        expected = [(step, value) for step, (value, _) in series.items()]
-        assert points_of(workspace, run, name) == expected
-    names = [file.path for file in client(workspace).list_artifacts(run.info.run_id, "images")]
+        points = store.get_metric_history(run.info.run_id, name)
+        assert sorted((point.step, point.value) for point in points) == [
+            (step, value) for step, (value, _) in series.items()
+        ]
+    names = [file.path for file in store.list_artifacts(run.info.run_id, "images")]
     shown = [name for name in names if "~" not in name and name.endswith(".png")]
     assert len(shown) == len(seen.images)
     if seen.models:
-        model = client(workspace).get_logged_model(run.data.tags["model.id"])
+        model = store.get_logged_model(run.data.tags["model.id"])
         assert str(model.status) == "READY"
 
 

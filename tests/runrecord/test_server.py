@@ -9,14 +9,12 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow_views import points_in
+from mlflow_views import assert_shown_in, points_in, runs_in
 from servers import mlflow_server, postgresql
 from test_viewers import viewing
 from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
 
 from runrecord.cli.viewers import free_port
-from runrecord.record.reader import Record, files_in
-from runrecord.record.view import view
 from runrecord.store.runs import run_dirs
 
 PASSWORD = "correct horse battery"
@@ -26,30 +24,12 @@ OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 
 def runs_at(address: str, name: str = EXPERIMENT) -> list[Run]:
     """All runs that a server has, the newest first."""
-    store = MlflowClient(address)
-    experiment = store.get_experiment_by_name(name)
-    assert experiment is not None
-    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
-    return list(found)
+    return runs_in(MlflowClient(address), name)
 
 
 def assert_whole(address: str, folder: Path) -> None:
     """The server shows the run of a record once, with every point and picture once."""
-    record = Record(files_in(folder))
-    (run,) = [run for run in runs_at(address) if run.info.run_name == record.start.id]
-    assert record.end is not None
-    assert (run.info.status, run.info.end_time) == (record.end.status, record.end.time)
-    seen = view(record)
-    store = MlflowClient(address)
-    for name, series in seen.series.items():
-        points = store.get_metric_history(run.info.run_id, name)
-        assert sorted((point.step, point.value) for point in points) == [
-            (step, value) for step, (value, _) in series.items()
-        ]
-    images = [file.path for file in store.list_artifacts(run.info.run_id, "images")]
-    shown = [name for name in images if "~" not in name and name.endswith(".png")]
-    assert len(shown) == len(seen.images)
-    assert store.get_logged_model(run.data.tags["model.id"]).status == "READY"
+    assert_shown_in(MlflowClient(address), folder)
 
 
 @pytest.mark.slow

@@ -23,7 +23,6 @@ from workspaces import (
     RECORD_ONLY,
     TOY_STAGE,
     TOY_TRAIN,
-    TRAIN,
     Workspace,
     history,
     read_until,
@@ -229,24 +228,6 @@ def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Work
     (title,) = events.Tags()["images"]
     assert title == "Test image - Above: Real data, below: reconstruction data"
     assert [image.step for image in events.Images(title)] == [1, 2]
-
-
-def test_a_training_that_diverges_is_one_sentence_and_the_results_before_it_are_intact(
-    workspace: Workspace,
-) -> None:
-    before = workspace.read("models/vae.safetensors")
-    workspace.set_params(vae__lr=1e20)
-    output = workspace.run(*TRAIN, status=1, environment=RECORD_ONLY)
-    assert "error: training of 'vae' failed: Train/" in output
-    assert "try a smaller vae.lr in params.yaml." in output
-    assert "Traceback" not in output
-    (folder,) = spool(workspace)
-    end = Record(files_in(folder)).end
-    assert end is not None
-    assert end.status == "FAILED"
-    assert "became" in end.message
-    assert "in fit" in end.traceback
-    assert workspace.read("models/vae.safetensors") == before
 
 
 def test_a_failed_run_is_failed_and_dvc_brings_back_the_results_before_it(
