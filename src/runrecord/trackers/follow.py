@@ -5,7 +5,6 @@ process is gone without an end on record, it is closed as KILLED here.
 """
 
 import os
-import select
 import signal
 import sys
 import threading
@@ -61,11 +60,11 @@ def main() -> None:
             import_tensorboardx()  # while nothing else is imported
     for thread in threads:
         thread.start()
-    alive = _Process(process)
     while any(thread.is_alive() for thread in threads):
-        if alive.has_ended(within=_LOOK):
+        if os.getppid() != process:  # it has ended
             _after_its_death(folder, threads)
             break
+        time.sleep(_LOOK)
     os._exit(0)  # a call that hangs holds up nothing
 
 
@@ -81,20 +80,6 @@ def _after_its_death(folder: Path, threads: "list[Showing]") -> None:
             close_if_dead(folder)
         for thread in threads:
             thread.join(_LOOK)
-
-
-class _Process:
-    """The process that started this one."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._poll = select.poll()
-        with suppress(OSError, AttributeError):  # it is gone already; this system has no such calls
-            self._poll.register(os.pidfd_open(number), select.POLLIN)
-
-    def has_ended(self, within: float) -> bool:
-        """Wait for its end for some seconds."""
-        return os.getppid() != self._number or bool(self._poll.poll(within * 1000))
 
 
 class Showing(threading.Thread):

@@ -73,11 +73,8 @@ def close_dead_runs(
             on_failure(run.label, error)
         else:
             closed += [record] if record is not None else []
-    return all_runs(root, _ignore) if closed else runs, closed
-
-
-def _ignore(_label: str, _error: Exception) -> None:
-    """It was said before."""
+    # What cannot be used was said before.
+    return all_runs(root, lambda _label, _error: None) if closed else runs, closed
 
 
 def is_live(root: Path, run: RecordedRun) -> bool:
@@ -127,7 +124,7 @@ def _said(method: F) -> F:
     def call(store: "Store", *given: Any, **named: Any) -> Any:
         try:
             return method(store, *given, **named)
-        except (UserError, RecordRefused, NotShown):
+        except (UserError, RecordRefused):
             raise
         except Exception as error:
             raise store_failure(error, store.root) from None
