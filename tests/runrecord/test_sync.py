@@ -20,7 +20,6 @@ import pytest
 from mlflow_views import (
     assert_shown,
     client,
-    event_files,
     everything,
     forget_mlflow,
     runs,
@@ -319,14 +318,6 @@ def test_a_disk_without_locks_is_said_in_a_sentence(
         assert place.is_dir()
 
 
-def test_a_run_that_mlflow_has_in_part_is_completed(small: Workspace, here: Here) -> None:
-    folder = small.path / "records" / "vae"
-    for count in (1, 2, 4, 7):
-        play(small.path, Record(files_in(folder)), MlflowSink, events=count)
-    assert summary(here("sync")) == states(created=2, completed=1)
-    assert_shown(small, folder)
-
-
 def test_stages_that_dvc_restored_appear_in_mlflow(inside_toy: Workspace, here: Here) -> None:
     shutil.rmtree(inside_toy.path / "records")
     assert inside_toy.repro() == []
@@ -427,16 +418,6 @@ def test_a_moved_folder_is_told_what_to_do_and_gets_all_from_its_records(
 
 def snapshot(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-
-
-def test_event_files_are_written_anew(small: Workspace, here: Here) -> None:
-    for _ in range(2):
-        here("sync", "--tensorboard")
-        (run,) = runs(small, "train-vae")
-        events = event_files(small, run)
-        assert [point.step for point in events.Scalars("Train/Total Loss")] == list(range(6))
-        (title,) = events.Tags()["images"]
-        assert [image.step for image in events.Images(title)] == [1, 2]
 
 
 RUNNING = """
