@@ -107,13 +107,20 @@ class MlflowSink(Sink):
             case Resumed():
                 self._resume()
             case Logged():
-                self._log(event)
-            case Observed():
-                self._observe(event)
+                if event.images:
+                    self._new_tags[_HAS_PICTURES] = "True"
+                for key, text in event.tags.items():
+                    self._new_tags[name_for(key)] = text[:LONGEST_TAG]
+            case Observed():  # MLflow has these among its system metrics, by a run's second
+                second = (event.time - self._began.time) // 1000
+                for name, value in event.values.items():
+                    self._add_point(name_for(SYSTEM + name), second, event.time, value)
             case ModelSaved():
                 self._last_steps.append(partial(self._log_model, event, contents))
             case ModelEvaluated():
-                self._log_evaluation(event)
+                model = model_for(event.model)
+                self._new_tags[f"{model}.sha256"] = event.sha256
+                self._steps.append(partial(self._links.of_model, model, event.sha256))
             case RunEnded():
                 self._end(event)
         for name, step, value in points_shown(event):
@@ -212,12 +219,6 @@ class MlflowSink(Sink):
             tags["mlflow.source.git.commit"] = commit
         return self.client.create_run(self.experiment, event.time, tags, event.id)
 
-    def _log(self, event: Logged) -> None:
-        if event.images:
-            self._new_tags[_HAS_PICTURES] = "True"
-        for key, text in event.tags.items():
-            self._new_tags[name_for(key)] = text[:LONGEST_TAG]
-
     def _put_some(self) -> None:
         """Put the files there that have waited longest."""
         if self._shown_pictures is None:
@@ -231,12 +232,6 @@ class MlflowSink(Sink):
                 png = content if isinstance(content, bytes) else content.read_bytes()
                 files |= picture_files(place, png, self._shown_pictures)
         put_files(artifacts_of(self.client, self._run), files)
-
-    def _observe(self, event: Observed) -> None:
-        """Show it where MLflow has its system metrics; the step is the run's second."""
-        second = (event.time - self._began.time) // 1000
-        for name, value in event.values.items():
-            self._add_point(name_for(SYSTEM + name), second, event.time, value)
 
     def _add_point(self, name: str, step: int, time: int, value: float) -> None:
         """Log a metric's value with the next flush, unless the run has that point."""
@@ -281,12 +276,6 @@ class MlflowSink(Sink):
             output = LoggedModelOutput(model.model_id, event.step)
             self.client.log_outputs(self._run_id, [output])
         return model
-
-    def _log_evaluation(self, event: ModelEvaluated) -> None:
-        """The metrics go to this run, and to every training run that made that very model."""
-        model = model_for(event.model)
-        self._new_tags[f"{model}.sha256"] = event.sha256
-        self._steps.append(partial(self._links.of_model, model, event.sha256))
 
     def _end(self, event: RunEnded) -> None:
         if event.message:
