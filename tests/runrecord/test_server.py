@@ -27,11 +27,6 @@ def runs_at(address: str, name: str = EXPERIMENT) -> list[Run]:
     return runs_in(MlflowClient(address), name)
 
 
-def assert_whole(address: str, folder: Path) -> None:
-    """The server shows the run of a record once, with every point and picture once."""
-    assert_shown_in(MlflowClient(address), folder)
-
-
 @pytest.mark.slow
 @pytest.mark.needs("postgresql")
 def test_a_server_on_postgresql_with_users(
@@ -79,7 +74,7 @@ def test_a_server_on_postgresql_with_users(
         assert "MLflow: 3 created, 0 completed, 2 already there, 0 failed" in output
         for folder in run_dirs(workspace.path):
             if not folder.name.startswith("evaluate"):
-                assert_whole(address, folder)
+                assert_shown_in(MlflowClient(address), folder)
         _, evaluation, ae, _, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
         assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
         assert (
@@ -119,7 +114,7 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
                     assert process.wait() == 0
                     assert "MLflow is back, and shows all that it missed." in output
                     assert "warning" not in output
-                    assert_whole(address, run_dirs(workspace.path)[-1])
+                    assert_shown_in(MlflowClient(address), run_dirs(workspace.path)[-1])
             else:  # never, as far as the run can know
                 output = process.stdout.read()
                 assert process.wait() == 0
@@ -129,7 +124,7 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
         output = workspace.run("runrecord", "sync", environment=environment)
         assert "1 completed" in output
         for folder in run_dirs(workspace.path):
-            assert_whole(address, folder)
+            assert_shown_in(MlflowClient(address), folder)
     assert os.listdir(workspace.path / "records" / "vae")
 
 
@@ -194,7 +189,7 @@ def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> 
         assert run.info.artifact_uri == folder.as_uri()
         assert len(list((folder / "images").glob("*.png"))) == 8
         toy.run("runrecord", "sync", environment=environment)
-        assert_whole(database, run_dirs(toy.path)[-1])
+        assert_shown_in(MlflowClient(database), run_dirs(toy.path)[-1])
         with viewing(toy, "mlflow", MLFLOW_TRACKING_URI=database) as address:
             assert run.info.run_id in [one.info.run_id for one in runs_at(address)]
         engine = sqlalchemy.create_engine(database)
