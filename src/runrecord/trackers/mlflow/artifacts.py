@@ -45,7 +45,7 @@ Point = tuple[str, int, int]
 
 _DEPS, _TRACEBACK, _OUTPUT = "provenance/deps.json", "traceback.txt", "output.txt"
 _PAGE = 1000  # runs that are searched at once
-_PICTURE = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
+_PICTURE = re.compile(r"images/(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
 _SHOWN = 256  # pixels of a picture's longer side on MLflow's page
 
 
@@ -171,32 +171,26 @@ def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
             return True
     return not (
         files <= _there(artifacts_of(client, run), files)
-        and places - files <= pictures_of(client, run).keys()
+        and places - files <= pictures_of(client, run)
     )
 
 
-def pictures_of(client: "MlflowClient", run: "Run") -> dict[Point, str]:
-    """Where a run's pictures lie, by key, step and time: their files are named after these."""
-    found: dict[Point, str] = {}
-    for file in artifacts_of(client, run).list_artifacts("images"):
-        name = file.path.removeprefix("images/")
-        if match := _PICTURE.fullmatch(name):
-            key, step, time = match.groups()
-            found[key.replace("~", "/"), int(step), int(time)] = file.path
-    return found
+def pictures_of(client: "MlflowClient", run: "Run") -> set[Point]:
+    """The key, step and time of each of a run's pictures, whose files are named after these."""
+    files = artifacts_of(client, run).list_artifacts("images")
+    names = (_PICTURE.fullmatch(file.path) for file in files)
+    return {(name[1].replace("~", "/"), int(name[2]), int(name[3])) for name in names if name}
 
 
-def picture_files(point: Point, png: bytes, shown: Mapping[Point, str]) -> dict[str, bytes]:
+def picture_files(point: Point, png: bytes) -> dict[str, bytes]:
     """A picture as MLflow keeps it: whole, and as small as its page shows it; by their paths.
 
     As `log_image` makes them, but named by their content: put there again, it is the same file,
-    and whole if it was not. None, if that picture is `shown` from a file of another name.
+    and whole if it was not.
     """
     key, step, time = point
     number = UUID(sha256(png)[:32])
     stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{time}+{number}"
-    if shown.get(point, f"{stem}.png") != f"{stem}.png":
-        return {}
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         scale = _SHOWN / max(image.size)
         small = image.resize([max(1, int(side * scale)) for side in image.size])

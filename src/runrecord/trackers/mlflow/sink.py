@@ -36,7 +36,6 @@ from runrecord.trackers.mlflow.artifacts import (
     artifacts_of,
     files_shown,
     picture_files,
-    pictures_of,
     points_of,
     points_shown,
     put_files,
@@ -90,7 +89,6 @@ class MlflowSink(Sink):
         self.owed = ""
         self._events = 0
         self._shown_points: set[Point] = set()
-        self._shown_pictures: dict[Point, str] | None = {}
         self._new_points: dict[Point, float] = {}
         self._new_params: dict[str, str] = {}
         self._new_tags: dict[str, str] = {}
@@ -188,7 +186,6 @@ class MlflowSink(Sink):
         self._note(0)
         if found:
             self._shown_points = points_of(self.client, run)
-            self._shown_pictures = None
         datasets = []
         if data := event.dataset:
             source = json.dumps({"uri": data.source})
@@ -221,8 +218,6 @@ class MlflowSink(Sink):
 
     def _put_some(self) -> None:
         """Put the files there that have waited longest."""
-        if self._shown_pictures is None:
-            self._shown_pictures = pictures_of(self.client, self._run)
         files: dict[str, bytes | Path] = {}
         for _ in range(min(_FILES, len(self._files))):
             place, content = self._files.popleft()
@@ -230,7 +225,7 @@ class MlflowSink(Sink):
                 files[place] = content
             else:
                 png = content if isinstance(content, bytes) else content.read_bytes()
-                files |= picture_files(place, png, self._shown_pictures)
+                files |= picture_files(place, png)
         put_files(artifacts_of(self.client, self._run), files)
 
     def _add_point(self, name: str, step: int, time: int, value: float) -> None:
