@@ -79,13 +79,16 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
 
 
 def _served(weights: Path) -> tuple["Shape", bool]:
-    """The shape of a model's images, and whether it gives images back: then it has an encoder.
+    """The shape of a model's images, and whether it gives images back.
 
-    From the file's header alone: building the model loads PyTorch, for which a run's end waits.
+    One with an encoder does: its file's header tells. Another is built, which loads PyTorch: a
+    run's end waits for that.
     """
     with safe_open(weights, framework="numpy") as file:
         channels, height, width = json.loads(file.metadata()["generative"]).get("shape", _MNIST)
-        return (channels, height, width), any(key.startswith("encoder.") for key in file.keys())  # noqa: SIM118
+        encodes = any(key.startswith("encoder.") for key in file.keys())  # noqa: SIM118
+    shape = channels, height, width
+    return shape, encodes or isinstance(_load_pyfunc(str(weights)), Reconstructor)
 
 
 def _pack_code(folder: Path) -> Path:
