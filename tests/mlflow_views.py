@@ -1,5 +1,7 @@
 """What MLflow and TensorBoard hold after programs ran."""
 
+import json
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -11,7 +13,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from workspaces import EXPERIMENT, Workspace
 
+from runrecord.files import sha256
 from runrecord.record.reader import Record, files_in, view
+from runrecord.trackers.mlflow.artifacts import search
+from runrecord.trackers.mlflow.sink import MlflowSink
 
 
 def verdict(workspace: Workspace, run: Run) -> str:
@@ -37,13 +42,24 @@ def forget_mlflow(workspace: Workspace) -> None:
     _forgotten[workspace.path] += 1
 
 
+def shown_as(root: Path, run_id: str) -> tuple[MlflowClient, Run]:
+    """A client of a repository's store, and the one run that it shows of that record."""
+    sink = MlflowSink(root)
+    (run,) = search(sink.client, sink.experiment, f"tags.`record.id` = '{run_id}'")
+    return sink.client, run
+
+
 def runs(workspace: Workspace, stage: str = "") -> list[Run]:
     """The workspace's runs, the newest first."""
-    store = client(workspace)
-    experiment = store.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
+    found = runs_in(client(workspace))
     return [run for run in found if run.data.tags["mlflow.source.name"].startswith(stage)]
+
+
+def runs_in(store: MlflowClient, name: str = EXPERIMENT) -> list[Run]:
+    """All runs of an experiment, the newest first."""
+    experiment = store.get_experiment_by_name(name)
+    assert experiment is not None
+    return list(store.search_runs([experiment.experiment_id], order_by=["start_time DESC"]))
 
 
 def points_in(file: Path) -> int:
@@ -57,45 +73,69 @@ def points_in(file: Path) -> int:
 
 
 def everything(workspace: Workspace) -> dict[str, Any]:
-    """All that MLflow shows of each run, by the run's name; MLflow's own ids are left out."""
-    store = client(workspace)
-    found = {run.info.run_id: run for run in runs(workspace)}
-    named = {run_id: run.info.run_name for run_id, run in found.items()}
-    shown: dict[str, Any] = {}
-    for run_id, run in found.items():
-        full = store.get_run(run_id)
-        names = {key: named.get(value, value) for key, value in run.data.tags.items()}
-        names.pop("description.sha256")  # its text is compared
-        for other, name in named.items():
-            note = names["mlflow.note.content"].replace(other, name)
-            names["mlflow.note.content"] = note
-        model_id = names.pop("model.id", None)
-        images = [file.path for file in store.list_artifacts(run_id, "images")]
-        assert run.info.run_name not in shown, "one run a record"
-        shown[run.info.run_name] = {
+    """All that MLflow shows of each run of a workspace, as `everything_in` has it."""
+    return everything_in(client(workspace), EXPERIMENT)
+
+
+def everything_in(store: MlflowClient, experiment: str, served: Path = Path()) -> dict[str, Any]:
+    """All that MLflow shows of each run, by the run's name; a run's id is that name, too.
+
+    The files of a server's runs lie below `served`.
+    """
+    found = store.get_experiment_by_name(experiment)
+    assert found is not None
+    ids = {run.info.run_id: run.info.run_name for run in store.search_runs([found.experiment_id])}
+    assert len({*ids.values()}) == len(ids), "one run a record"
+    shown = {}
+    for run_id, name in ids.items():
+        run = store.get_run(run_id)
+        tags = dict(run.data.tags)
+        tags.pop("description.sha256")  # its text is compared
+        model_id = tags.pop("model.id", None)
+        shown[name] = {
             "params": run.data.params,
-            "tags": names,
+            "tags": tags,
             "status": run.info.status,
             "times": (run.info.start_time, run.info.end_time),
-            "points": {key: points_of(workspace, run, key) for key in sorted(run.data.metrics)},
-            "images": sorted(name.rpartition("+")[0] for name in images if name.endswith("png")),
+            "points": {key: _points(store, run_id, key) for key in sorted(run.data.metrics)},
+            "files": _files(run.info.artifact_uri, served),
             "data sets": [
-                (entry.dataset.name, entry.dataset.digest) for entry in full.inputs.dataset_inputs
+                (entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs
             ],
-            "models read": len(full.inputs.model_inputs),
-            "model": model_id and _model(store, model_id),
+            "models read": len(run.inputs.model_inputs),
+            "models made": [one.step for one in run.outputs.model_outputs],
+            "model": model_id and _model(store, model_id, served),
         }
-    return shown
+    text = json.dumps(shown)
+    for run_id, name in ids.items():
+        text = text.replace(run_id, name)
+    named = re.sub(rf"experiments/{found.experiment_id}\b", "experiments/N", text)
+    return dict(json.loads(named))
 
 
-def _model(store: MlflowClient, model_id: str) -> dict[str, Any]:
+def _points(store: MlflowClient, run_id: str, metric: str) -> list[tuple[int, int, str]]:
+    points = store.get_metric_history(run_id, metric)
+    return sorted((point.step, point.timestamp, repr(point.value)) for point in points)
+
+
+def _model(store: MlflowClient, model_id: str, served: Path) -> dict[str, Any]:
     model = store.get_logged_model(model_id)
-    folder = Path(model.artifact_location.removeprefix("file://"))
     return {
+        "name": model.name,
         "status": str(model.status),
         "params": model.params,
         "metrics": sorted((m.key, m.value, m.step, m.dataset_digest) for m in model.metrics or ()),
-        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")),
+        "files": _files(model.artifact_location, served),
+    }
+
+
+def _files(address: str, served: Path) -> dict[str, str]:
+    """The SHA-256 of each file there, but for the one that has times and ids of MLflow's own."""
+    folder = Path(address.replace("mlflow-artifacts:", f"file://{served}").removeprefix("file://"))
+    return {
+        path.relative_to(folder).as_posix(): "" if path.name == "MLmodel" else sha256(path)
+        for path in sorted(folder.rglob("*") if folder.is_dir() else ())
+        if path.is_file()
     }
 
 
@@ -106,20 +146,28 @@ def points_of(workspace: Workspace, run: Run, metric: str) -> list[tuple[int, fl
 
 
 def assert_shown(workspace: Workspace, folder: Path) -> None:
-    """MLflow shows the run of a record once, each point once, with its true status and times."""
+    """MLflow shows the run of a record, as `assert_shown_in` has it."""
+    assert_shown_in(client(workspace), folder)
+
+
+def assert_shown_in(store: MlflowClient, folder: Path) -> None:
+    """A store shows the run of a record once, each point once, with its true status and times."""
     seen = view(Record(files_in(folder)))
     start, end = seen.start, seen.record.end
-    (run,) = [run for run in runs(workspace) if run.info.run_name == start.id]
+    (run,) = [run for run in runs_in(store) if run.info.run_name == start.id]
     assert end is not None
     assert (run.info.status, run.info.start_time) == (end.status, start.time)
+    assert run.info.end_time == end.time
     for name, series in seen.series.items():
-        expected = [(step, value) for step, (value, _) in series.items()]
-        assert points_of(workspace, run, name) == expected
-    names = [file.path for file in client(workspace).list_artifacts(run.info.run_id, "images")]
+        points = store.get_metric_history(run.info.run_id, name)
+        assert sorted((point.step, point.value) for point in points) == [
+            (step, value) for step, (value, _) in series.items()
+        ]
+    names = [file.path for file in store.list_artifacts(run.info.run_id, "images")]
     shown = [name for name in names if "~" not in name and name.endswith(".png")]
     assert len(shown) == len(seen.images)
     if seen.models:
-        model = client(workspace).get_logged_model(run.data.tags["model.id"])
+        model = store.get_logged_model(run.data.tags["model.id"])
         assert str(model.status) == "READY"
 
 

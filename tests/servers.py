@@ -45,11 +45,9 @@ def documented_server(command: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(
-    folder: Path, port: int, database: str, *arguments: str, program: str = ""
-) -> Iterator[str]:
+def mlflow_server(folder: Path, port: int, database: str, *arguments: str) -> Iterator[str]:
     """`mlflow server` on `port`, with its artifacts in `folder`; yields its address."""
-    command = [program or str(Path(sys.executable).with_name("mlflow")), "server", "--workers", "1"]
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", database]
     command += ["--artifacts-destination", str(folder / "artifacts"), *arguments]
     address = f"http://127.0.0.1:{port}"

@@ -1,5 +1,6 @@
 """How MLflow keeps and loads a model: `mlflow.pyfunc.load_model(...).predict(images)`."""
 
+import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import safe_open
 
 if TYPE_CHECKING:
     from mlflow.models import Model as MlflowModel
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 Images = npt.NDArray[np.float32]
 
 _PACKAGE = Path(__file__).resolve().parent
+_MNIST = (1, 28, 28)  # where a model's file says no shape
 _NEEDED = ("torch", "safetensors", "numpy", "pydantic", "pyyaml")
 
 
@@ -58,11 +61,10 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    served = _load_pyfunc(str(weights))
-    images = Schema([TensorSpec(np.dtype("float32"), (-1, *served.shape))])
+    shape, gives_back = _served(weights)
+    images = Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
     seeds = Schema([TensorSpec(np.dtype("int64"), (-1,))])
-    gives_back = isinstance(served, Reconstructor)
-    example = np.zeros((1, *served.shape), np.float32) if gives_back else np.zeros(1, np.int64)
+    example = np.zeros((1, *shape), np.float32) if gives_back else np.zeros(1, np.int64)
     with TemporaryDirectory() as scratch:
         mlflow.pyfunc.save_model(
             folder,
@@ -74,6 +76,19 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
             input_example=example,
             pip_requirements=[f"{name}=={version(name)}" for name in _NEEDED],
         )
+
+
+def _served(weights: Path) -> tuple["Shape", bool]:
+    """The shape of a model's images, and whether it gives images back.
+
+    One with an encoder does: its file's header tells. Another is built, which loads PyTorch: a
+    run's end waits for that.
+    """
+    with safe_open(weights, framework="numpy") as file:
+        channels, height, width = json.loads(file.metadata()["generative"]).get("shape", _MNIST)
+        encodes = any(key.startswith("encoder.") for key in file.keys())  # noqa: SIM118
+    shape = channels, height, width
+    return shape, encodes or isinstance(_load_pyfunc(str(weights)), Reconstructor)
 
 
 def _pack_code(folder: Path) -> Path:

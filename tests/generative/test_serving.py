@@ -1,9 +1,15 @@
 """What a served model gives for what it is asked."""
 
-import numpy as np
+from pathlib import Path
+from typing import Any
 
-from generative.serving import Sampler
-from models import gan
+import numpy as np
+import pytest
+
+from generative.models.base import Reconstructs
+from generative.models.io import save_model
+from generative.serving import Sampler, _served
+from models import ae, gan, vae
 
 
 def test_a_sampler_draws_an_image_a_seed_whatever_it_draws_besides() -> None:
@@ -16,3 +22,12 @@ def test_a_sampler_draws_an_image_a_seed_whatever_it_draws_besides() -> None:
     assert np.array_equal(drawn[1:2], sampler.predict(np.array([5])))
     for one, other in ((0, 1), (0, 3), (1, 3)):
         assert not np.allclose(drawn[one], drawn[other], atol=1e-2)
+
+
+@pytest.mark.parametrize("make", [ae, vae, gan])
+def test_what_a_models_file_says_of_it_is_so(make: Any, tmp_path: Path) -> None:
+    """It is packed by what its file says, without building it."""
+    model = make()
+    save_model(model, tmp_path / "model.safetensors")
+    gives_back = isinstance(model, Reconstructs)
+    assert _served(tmp_path / "model.safetensors") == (model.shape, gives_back)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow_views import shown_as
 
 from records import end_run, new_run, play
 from runrecord.record.reader import Record
@@ -44,13 +45,12 @@ def record(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Record
 
 def change(root: Path, record: Record, *statements: str) -> tuple[Any, str]:
     """Change what the database has of a run; MLflow's client and the run's id there."""
-    sink = MlflowSink(root)
-    (run,) = sink._links.search("record.id", record.start.id)
+    client, run = shown_as(root, record.start.id)
     with closing(sqlite3.connect(root / "mlflow.db", timeout=30)) as database, database:
         for statement in statements:
             count = database.execute(statement, {"run": run.info.run_id}).rowcount
             assert count == 1, statement
-    return sink._client, run.info.run_id
+    return client, run.info.run_id
 
 
 def test_what_mlflow_was_given_is_what_the_record_says(root: Path, record: Record) -> None:

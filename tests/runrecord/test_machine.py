@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mlflow_views import shown_as
 from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace, spool
 
 import runrecord.run.machine
@@ -86,15 +87,14 @@ def test_mlflow_shows_it_among_its_system_metrics(tmp_path: Path) -> None:
     run.observe({"images_per_second": 1000, "gpu_0_utilization_percentage": math.nan})
     record = end_run(tmp_path / "record")
     play(root, record, MlflowSink, TensorBoardSink)
-    sink = MlflowSink(root)
-    (shown,) = sink._links.search("record.id", "observed")
+    client, shown = shown_as(root, "observed")
     assert shown.data.metrics["system/images_per_second"] == 1000
     assert math.isnan(shown.data.metrics["system/gpu_0_utilization_percentage"])
-    (point,) = sink._client.get_metric_history(shown.info.run_id, "system/images_per_second")
+    (point,) = client.get_metric_history(shown.info.run_id, "system/images_per_second")
     (load,) = observed(record)
     assert point.timestamp == load.time
     assert point.step == (load.time - record.start.time) // 1000
-    assert audit(sink._client, shown.info.run_id, record) == []
+    assert audit(client, shown.info.run_id, record) == []
 
 
 def test_what_two_threads_log_is_on_record_whole(tmp_path: Path) -> None:

@@ -5,11 +5,9 @@ of call. What MLflow has at last must be what it has of a run that nothing distu
 """
 
 import http.client
-import json
 import logging
 import re
 import socket
-import sqlite3
 import struct
 import sys
 import threading
@@ -23,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow_views import everything_in
 from workspaces import Workspace
 
 import runrecord
@@ -37,7 +37,7 @@ from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.tracker import Tracker
 from runrecord.store.runs import host
 from runrecord.trackers.follow import Showing
-from runrecord.trackers.mlflow import http as mlflow_http
+from runrecord.trackers.mlflow import failures
 from runrecord.trackers.mlflow.sink import MlflowSink
 
 API = "/api/2.0/mlflow"
@@ -99,8 +99,6 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Passing)
         self.server = server
         self.fault, self.call = "", ""
-        self.old = False
-        """Does it let the server seem to be one of MLflow 2?"""
         self.hits = 0
         self.over = threading.Event()
         """The fault: those who hang may go."""
@@ -123,8 +121,6 @@ class _Passing(BaseHTTPRequestHandler):
         if self.server.fault and is_call(self.server.call, self.command, self.path):
             self.server.hits += 1
             self._fail(self.server.fault, body)
-        elif self.server.old and (answer := of_mlflow_2(self.path)):
-            self._answer(*answer)
         else:
             self._answer(*self._asked(body))
 
@@ -184,13 +180,6 @@ def is_call(kind: str, method: str, path: str) -> bool:
     """Is a request a call of that kind?"""
     wanted, pattern = CALLS[kind]
     return method == wanted and re.match(pattern, path.partition("?")[0]) is not None
-
-
-def of_mlflow_2(path: str) -> tuple[int, str, bytes] | None:
-    """What a server of MLflow 2.22 answers otherwise than one of today."""
-    if path.startswith((f"{API}/logged-models", f"{API}/runs/outputs")):
-        return 404, "text/html", b"<!doctype html>\n<title>404 Not Found</title>"
-    return None
 
 
 @pytest.fixture(scope="module")
@@ -284,60 +273,10 @@ def train_and_evaluate(root: Path) -> None:
     evaluation.showing.join()
 
 
-TABLES = {
-    "params": "SELECT key, value FROM params WHERE run_uuid = ?",
-    "metrics": "SELECT key, value, timestamp, step FROM metrics WHERE run_uuid = ?",
-    "tags": "SELECT key, value FROM tags WHERE run_uuid = ? AND key != 'description.sha256'",
-    "datasets": "SELECT name, digest FROM inputs JOIN datasets ON dataset_uuid = source_id "
-    "WHERE destination_id = ? AND source_type = 'DATASET'",
-    "read": "SELECT destination_type FROM inputs WHERE source_id = ? AND source_type = 'RUN_INPUT'",
-    "made": "SELECT destination_type, step FROM inputs "
-    "WHERE source_id = ? AND source_type = 'RUN_OUTPUT'",
-    "models": "SELECT name, status FROM logged_models WHERE source_run_id = ?",
-}
-
-
 def shown(store: Path, experiment: str) -> dict[str, Any]:
     """All that MLflow has of an experiment's runs, as its database and its files say."""
-    with closing(sqlite3.connect(store / "mlflow.db")) as database:
-        ids = dict(
-            database.execute(
-                "SELECT run_uuid, runs.name FROM runs JOIN experiments USING (experiment_id) "
-                "WHERE experiments.name = ?",
-                [experiment],
-            ).fetchall()
-        )
-        assert sorted(ids.values()) == sorted(set(ids.values())), "a run twice"
-        models = {
-            model: f"model of {ids[run]}"
-            for model, run in database.execute(
-                "SELECT model_id, source_run_id FROM logged_models"
-            ).fetchall()
-            if run in ids
-        }
-        found: dict[str, Any] = {}
-        for run, name in ids.items():
-            query = "SELECT status, start_time, end_time, experiment_id FROM runs WHERE run_uuid=?"
-            *told, number = database.execute(query, [run]).fetchone()
-            rows = {
-                table: sorted(database.execute(query, [run]).fetchall())
-                for table, query in TABLES.items()
-            }
-            where = store / "artifacts" / str(number)
-            own = [one for one in models if models[one] == f"model of {name}"]
-            folders = [where / run, *(where / "models" / one for one in own)]
-            files = {
-                path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest()
-                for folder in folders
-                for path in folder.rglob("*")
-                if path.is_file()
-            }
-            text = json.dumps({"told": told, "files": files, **rows}, sort_keys=True)
-            for one, instead in {**ids, **models}.items():
-                text = text.replace(one, instead)
-            text = re.sub(rf"experiments/{number}\b", "experiments/N", text)
-            found[name] = json.loads(text)
-        return found
+    database = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    return everything_in(database, experiment, store / "artifacts")
 
 
 @pytest.fixture(scope="module")
@@ -347,9 +286,9 @@ def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Mappin
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{(store / 'port').read_text()}")
         train_and_evaluate(root)
         found = shown(store, "whole")
-        assert {run["told"][0] for run in found.values()} == {"FINISHED"}
-        assert any("Eval/" in str(metric) for metric in found["training"]["metrics"])
-        assert "model.bin" in str(found["training"]["files"])
+        assert {run["status"] for run in found.values()} == {"FINISHED"}
+        assert any("Eval/" in metric for metric in found["training"]["points"])
+        assert "model.bin" in found["training"]["model"]["files"]
         sync()
         assert shown(store, "whole") == found, "nothing was left for sync to do"
     return found
@@ -371,19 +310,23 @@ def disturbed(
     """Train, evaluate and sync under a fault, then sync without it."""
     warned(said)
     if fault in HANGING:
-        monkeypatch.setattr(mlflow_http, "LONGEST", 0.3)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setattr(failures, "LONGEST", 0.3)
     proxy.fault, proxy.call = fault, call
     train_and_evaluate(root)
     lines = warned(said)
     assert all(line.startswith("warning: MLflow unavailable: ") for line in lines), lines
     assert all(line.endswith("'runrecord sync' completes MLflow later.") for line in lines), lines
     assert len(lines) <= 2, "one for each run"
+    if (fault, call) == ("404", "create a model"):  # as MLflow 2.22 answers
+        assert "it is older than MLflow 3: upgrade it: pip install --upgrade" in lines[0]
     if proxy.hits and (fault, call) != ("lost", "create the run"):  # the next attempt finds it
         assert lines, "it is said"
     with suppress(UserError, RunFailed):
         sync()
     warned(said)
-    monkeypatch.setattr(mlflow_http, "LONGEST", 60.0)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setattr(failures, "LONGEST", 60.0)
     proxy.over.set()
     proxy.fault = ""
     if fault == "gone":
@@ -452,18 +395,6 @@ def test_an_address_where_no_mlflow_is(
     assert shown(store, fault) == undisturbed
 
 
-def test_a_server_of_mlflow_2_is_told_which_version_is_needed(
-    proxy: Proxy, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = repository(tmp_path / "root", "old", monkeypatch).path
-    proxy.old = True
-    train_and_evaluate(root)
-    said = warned(capsys)
-    assert any(
-        "it is older than MLflow 3: upgrade it: pip install --upgrade" in one for one in said
-    )
-
-
 UNWRITABLE = (
     *("file:///proc/nowhere", "mlflow-artifacts:/x"),
     *(pytest.param(uri, marks=pytest.mark.slow) for uri in ("s3://bucket-of-nobody/x", "dbfs:/x")),
@@ -481,8 +412,6 @@ def test_artifacts_that_cannot_be_put_there_cost_nothing_else(
     capsys: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mlflow import MlflowClient
-
     MlflowClient(f"http://127.0.0.1:{proxy.server_port}").create_experiment(place, place)
     root = repository(tmp_path / "root", place, monkeypatch).path
     if place.startswith("mlflow-artifacts"):
@@ -492,7 +421,7 @@ def test_artifacts_that_cannot_be_put_there_cost_nothing_else(
     assert len(lines) == 2, "one for each run"
     assert all("some pictures, models or files are not there (" in line for line in lines)
     for name, run in shown(store, place).items():
-        for what in ("told", "params", "metrics", "datasets"):
+        for what in ("status", "times", "params", "points", "data sets"):
             assert run[what] == undisturbed[name][what], (name, what)
     with pytest.raises(RunFailed, match="2 of the records failed"):
         sync()
@@ -517,15 +446,15 @@ def test_the_status_waits_for_no_upload(
     training.end()
     while not proxy.hits:
         training.showing.join(0.01)
-    assert shown(store, "slow")["training"]["told"][0] == "FINISHED"
+    assert shown(store, "slow")["training"]["status"] == "FINISHED"
     proxy.over.set()
     training.showing.join()
     proxy.fault = ""
     capsys.readouterr()
     sync()
-    assert shown(store, "slow")["training"]["files"]["artifacts/model.bin"] == (
-        sha256(b"weights").hexdigest()
-    )
+    assert shown(store, "slow")["training"]["model"]["files"] == {
+        "model.bin": sha256(b"weights").hexdigest()
+    }
 
 
 def test_reap_counts_what_mlflow_says_is_closed(
@@ -543,4 +472,4 @@ def test_reap_counts_what_mlflow_says_is_closed(
     proxy.fault = ""
     reap()
     assert capsys.readouterr().out == "1 closed in MLflow\n"
-    assert shown(store, "reaped")["training"]["told"][0] == "KILLED"
+    assert shown(store, "reaped")["training"]["status"] == "KILLED"

@@ -112,8 +112,8 @@ def test_commit_and_patch_give_the_very_code_of_the_run(repository: Path, tmp_pa
     sink = MlflowSink(repository)
     sink.handle(record.start, record.contents)
     sink.close()
-    (shown,) = sink._client.search_runs([sink._experiment])
-    artifact = sink._client.download_artifacts(
+    (shown,) = sink.client.search_runs([sink.experiment])
+    artifact = sink.client.download_artifacts(
         shown.info.run_id, "provenance/change.patch", str(tmp_path)
     )
     assert Path(artifact).read_bytes() == patch

@@ -9,13 +9,12 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow_views import points_in
+from mlflow_views import assert_shown_in, points_in, runs_in
 from servers import mlflow_server, postgresql
 from test_viewers import viewing
 from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
 
 from runrecord.cli.viewers import free_port
-from runrecord.record.reader import Record, files_in, view
 from runrecord.store.runs import run_dirs
 
 PASSWORD = "correct horse battery"
@@ -25,30 +24,7 @@ OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 
 def runs_at(address: str, name: str = EXPERIMENT) -> list[Run]:
     """All runs that a server has, the newest first."""
-    store = MlflowClient(address)
-    experiment = store.get_experiment_by_name(name)
-    assert experiment is not None
-    found = store.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
-    return list(found)
-
-
-def assert_whole(address: str, folder: Path) -> None:
-    """The server shows the run of a record once, with every point and picture once."""
-    record = Record(files_in(folder))
-    (run,) = [run for run in runs_at(address) if run.info.run_name == record.start.id]
-    assert record.end is not None
-    assert (run.info.status, run.info.end_time) == (record.end.status, record.end.time)
-    seen = view(record)
-    store = MlflowClient(address)
-    for name, series in seen.series.items():
-        points = store.get_metric_history(run.info.run_id, name)
-        assert sorted((point.step, point.value) for point in points) == [
-            (step, value) for step, (value, _) in series.items()
-        ]
-    images = [file.path for file in store.list_artifacts(run.info.run_id, "images")]
-    shown = [name for name in images if "~" not in name and name.endswith(".png")]
-    assert len(shown) == len(seen.images)
-    assert store.get_logged_model(run.data.tags["model.id"]).status == "READY"
+    return runs_in(MlflowClient(address), name)
 
 
 @pytest.mark.slow
@@ -98,7 +74,7 @@ def test_a_server_on_postgresql_with_users(
         assert "MLflow: 3 created, 0 completed, 2 already there, 0 failed" in output
         for folder in run_dirs(workspace.path):
             if not folder.name.startswith("evaluate"):
-                assert_whole(address, folder)
+                assert_shown_in(MlflowClient(address), folder)
         _, evaluation, ae, _, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
         assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
         assert (
@@ -138,7 +114,7 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
                     assert process.wait() == 0
                     assert "MLflow is back, and shows all that it missed." in output
                     assert "warning" not in output
-                    assert_whole(address, run_dirs(workspace.path)[-1])
+                    assert_shown_in(MlflowClient(address), run_dirs(workspace.path)[-1])
             else:  # never, as far as the run can know
                 output = process.stdout.read()
                 assert process.wait() == 0
@@ -148,7 +124,7 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
         output = workspace.run("runrecord", "sync", environment=environment)
         assert "1 completed" in output
         for folder in run_dirs(workspace.path):
-            assert_whole(address, folder)
+            assert_shown_in(MlflowClient(address), folder)
     assert os.listdir(workspace.path / "records" / "vae")
 
 
@@ -213,7 +189,7 @@ def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> 
         assert run.info.artifact_uri == folder.as_uri()
         assert len(list((folder / "images").glob("*.png"))) == 8
         toy.run("runrecord", "sync", environment=environment)
-        assert_whole(database, run_dirs(toy.path)[-1])
+        assert_shown_in(MlflowClient(database), run_dirs(toy.path)[-1])
         with viewing(toy, "mlflow", MLFLOW_TRACKING_URI=database) as address:
             assert run.info.run_id in [one.info.run_id for one in runs_at(address)]
         engine = sqlalchemy.create_engine(database)

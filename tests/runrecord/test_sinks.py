@@ -6,22 +6,24 @@ import posixpath
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy
+from mlflow_views import shown_as
 
 from records import end_run, new_run, play
 from runrecord import Embedding
 from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in, view
+from runrecord.trackers.base import key_for, metrics_of, model_for, name_for, text_for, title_of
 from runrecord.trackers.mlflow.artifacts import pictures_of
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.trackers.names import key_for, metrics_of, model_for, name_for, text_for, title_of
 from runrecord.trackers.tensorboard import TensorBoardSink, event_folder
 
 TITLES = [
@@ -86,9 +88,7 @@ def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
 
 def shown(root: Path, record: Record) -> tuple[Any, Any]:
     """MLflow's client, and what it shows as that run, once."""
-    sink = MlflowSink(root)
-    (run,) = sink._links.search("record.id", record.start.id)
-    return sink._client, run
+    return shown_as(root, record.start.id)
 
 
 def test_mlflow_shows_every_title_and_number_as_it_is(root: Path, record: Record) -> None:
@@ -200,6 +200,20 @@ def test_an_evaluation_is_at_its_model_whatever_that_is_called(root: Path, tmp_p
     assert (folder / "projector_config.pbtxt").exists()
 
 
+@contextmanager
+def told_of_statements(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell of each statement, before the database gets it."""
+
+    def hear(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        tell(statement)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", hear)
+    try:
+        yield
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", hear)
+
+
 def test_a_run_costs_the_same_however_many_made_or_evaluated_its_model(
     root: Path, tmp_path: Path
 ) -> None:
@@ -220,25 +234,16 @@ def test_a_run_costs_the_same_however_many_made_or_evaluated_its_model(
         run.evaluation("twin", weights, {"Size": float(number)}, {"Curve": [(1, 0.5), (2, 0.25)]})
         return end_run(folder)
 
-    statements: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
-        statements.append(statement)
-
     def cost(record: Record) -> int:
-        statements.clear()
-        play(root, record, MlflowSink)
+        statements: list[str] = []
+        with told_of_statements(statements.append):
+            play(root, record, MlflowSink)
         return len(statements)
 
-    early = [training(number) for number in range(4)]
-    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
-    try:
-        for record in early:
-            play(root, record, MlflowSink)
-        play(root, evaluation(3), MlflowSink)
-        costs = [(cost(training(number)), cost(evaluation(number))) for number in range(4, 9)]
-    finally:
-        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+    for number in range(4):
+        play(root, training(number), MlflowSink)
+    play(root, evaluation(3), MlflowSink)
+    costs = [(cost(training(number)), cost(evaluation(number))) for number in range(4, 9)]
     assert costs[1:-1] == costs[2:]
     ids = {}
     for number in range(9):
@@ -264,7 +269,7 @@ def test_cut_off_anywhere_a_run_is_completed(root: Path, tmp_path: Path) -> None
 
     calls, allowed = 0, 0
 
-    def cut(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+    def cut(statement: str) -> None:
         nonlocal calls
         calls += statement.startswith(("INSERT", "UPDATE"))
         if calls > allowed:
@@ -273,14 +278,9 @@ def test_cut_off_anywhere_a_run_is_completed(root: Path, tmp_path: Path) -> None
     whole = False
     while not whole:
         calls, allowed = 0, allowed + 1
-        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", cut)
-        try:
+        with suppress(KeyboardInterrupt), told_of_statements(cut):
             play(root, evaluation, MlflowSink)
             whole = True
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", cut)
     assert allowed > 2, "it was cut off"
     client, evaluated = shown(root, evaluation)
     _, trained = shown(root, training)

@@ -20,13 +20,11 @@ import pytest
 from mlflow_views import (
     assert_shown,
     client,
-    event_files,
     everything,
     forget_mlflow,
-    points_in,
     runs,
 )
-from workspaces import EXPERIMENT, Workspace, new_repository, wait_until
+from workspaces import EXPERIMENT, Workspace, new_repository
 
 import runrecord
 from records import audited, end_run, new_run, play, records_among
@@ -321,14 +319,6 @@ def test_a_disk_without_locks_is_said_in_a_sentence(
         assert place.is_dir()
 
 
-def test_a_run_that_mlflow_has_in_part_is_completed(small: Workspace, here: Here) -> None:
-    folder = small.path / "records" / "vae"
-    for count in (1, 2, 4, 7):
-        play(small.path, Record(files_in(folder)), MlflowSink, events=count)
-    assert summary(here("sync")) == states(created=2, completed=1)
-    assert_shown(small, folder)
-
-
 def test_stages_that_dvc_restored_appear_in_mlflow(inside_toy: Workspace, here: Here) -> None:
     shutil.rmtree(inside_toy.path / "records")
     assert inside_toy.repro() == []
@@ -387,24 +377,6 @@ def test_records_come_from_the_remote_where_the_cache_has_none(
     assert f"{tmp_path / 'storage'} is not there" in output
 
 
-@pytest.mark.slow
-def test_sync_killed_in_the_middle_ends_right_when_started_again(small: Workspace) -> None:
-    small.run("runrecord", "sync")
-    whole = everything(small)
-    for points in (1, 6, 14, 20):
-        forget_mlflow(small)
-        with small.start("runrecord", "sync") as process:
-            wait_until(lambda wanted=points: points_in(small.path / "mlflow.db") >= wanted)  # type: ignore[misc]
-            process.kill()
-        begun = runs(small)
-        done = [run for run in begun if "record.events" in run.data.tags]
-        assert len(begun) > 0
-        counts = summary(small.run("runrecord", "sync"))
-        there = len(begun) - len(done), len(done)
-        assert counts == states(3 - len(begun), *there), "what each run lacked, and no more"
-        assert everything(small) == whole
-
-
 @pytest.mark.workspace
 def test_a_new_database_never_meets_an_old_ones_log(small: Workspace, here: Here) -> None:
     """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
@@ -447,16 +419,6 @@ def test_a_moved_folder_is_told_what_to_do_and_gets_all_from_its_records(
 
 def snapshot(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-
-
-def test_event_files_are_written_anew(small: Workspace, here: Here) -> None:
-    for _ in range(2):
-        here("sync", "--tensorboard")
-        (run,) = runs(small, "train-vae")
-        events = event_files(small, run)
-        assert [point.step for point in events.Scalars("Train/Total Loss")] == list(range(6))
-        (title,) = events.Tags()["images"]
-        assert [image.step for image in events.Images(title)] == [1, 2]
 
 
 RUNNING = """
@@ -580,14 +542,6 @@ def test_two_runs_with_one_id_are_kept_apart(small: Workspace, here: Here) -> No
     output = here("sync", status=1)
     assert f"another run in MLflow has the id '{taken}'" in output
     assert everything(small) == before
-
-
-def test_a_run_that_a_person_deleted_stays_deleted(small: Workspace, here: Here) -> None:
-    here("sync")
-    (run,) = runs(small, "evaluate")
-    client(small).delete_run(run.info.run_id)
-    assert summary(here("sync")) == states(there=3)
-    assert runs(small, "evaluate") == []
 
 
 def test_a_store_that_does_not_answer_is_one_sentence(small: Workspace) -> None:

@@ -6,7 +6,7 @@ from runrecord.cli.console import Report, say
 from runrecord.errors import UserError
 from runrecord.project import repo_root
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each
-from runrecord.trackers.mlflow.notes import Noted, Notes
+from runrecord.trackers.mlflow.store import Noted, Notes
 from runrecord.trackers.player import Store, close_dead_runs, sync_lock
 
 

@@ -7,7 +7,7 @@ from runrecord.cli.lookup import find_record
 from runrecord.dvc.cache import known_records
 from runrecord.project import repo_root
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs
-from runrecord.trackers.mlflow.notes import Notes
+from runrecord.trackers.mlflow.store import Notes
 from runrecord.trackers.player import (
     NotShown,
     Store,
@@ -45,8 +45,7 @@ def sync(
         ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
         notes = Notes(root)
         noted = {run.id: outcome_noted(notes, run) for run in ended}
-        live = {run.id for run in ended if noted[run.id] is None and is_live(root, run)}
-        nothing = notes.unchanged() and all(one or name in live for name, one in noted.items())
+        nothing = notes.unchanged() and all(noted[run.id] or is_live(root, run) for run in ended)
         if nothing and not check and not name:
             report.each("MLflow", ended, lambda run: noted[run.id])
         else:
@@ -65,17 +64,13 @@ def sync(
     report.conclude()
 
 
-def _ignore(_label: str, _error: Exception) -> None:
-    """It is another run's."""
-
-
 def _of_that_name(root: Path, name: str, runs: list[RecordedRun]) -> list[RecordedRun]:
     """The records of the run of that name: among those, or known to DVC."""
     wanted = find_record(root, name).start.id
     found = [run for run in runs if run.id == wanted]
     if not found:
         there = ((label, files) for label, files in known_records(root) if files is not None)
-        found = [run for run in read_runs(there, _ignore) if run.id == wanted]
+        found = [run for run in read_runs(there, lambda _label, _error: None) if run.id == wanted]
     return found
 
 

@@ -5,7 +5,6 @@ process is gone without an end on record, it is closed as KILLED here.
 """
 
 import os
-import select
 import signal
 import sys
 import threading
@@ -61,11 +60,11 @@ def main() -> None:
             import_tensorboardx()  # while nothing else is imported
     for thread in threads:
         thread.start()
-    alive = _Process(process)
     while any(thread.is_alive() for thread in threads):
-        if alive.has_ended(within=_LOOK):
+        if os.getppid() != process:  # it has ended
             _after_its_death(folder, threads)
             break
+        time.sleep(_LOOK)
     os._exit(0)  # a call that hangs holds up nothing
 
 
@@ -81,20 +80,6 @@ def _after_its_death(folder: Path, threads: "list[Showing]") -> None:
             close_if_dead(folder)
         for thread in threads:
             thread.join(_LOOK)
-
-
-class _Process:
-    """The process that started this one."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._poll = select.poll()
-        with suppress(OSError, AttributeError):  # it is gone already; this system has no such calls
-            self._poll.register(os.pidfd_open(number), select.POLLIN)
-
-    def has_ended(self, within: float) -> bool:
-        """Wait for its end for some seconds."""
-        return os.getppid() != self._number or bool(self._poll.poll(within * 1000))
 
 
 class Showing(threading.Thread):
@@ -116,28 +101,26 @@ class Showing(threading.Thread):
 
     def run(self) -> None:
         """Show it; once the run has ended, nothing is tried more than once again."""
-        watched, again = _Growing(self._folder, self._past), False
-        began = time.monotonic()
+        began, again, ended = time.monotonic(), False, False
         while True:
-            last_attempt = watched.has_ended()
+            record = _Growing(self._folder, self._past)
             try:
-                self._show()
+                self._show(record)
             except Exception as error:
-                if again or last_attempt or time.monotonic() - began > _AT_FIRST:
+                if again or ended or time.monotonic() - began > _AT_FIRST:
                     self._warn(self._tracker.why(error, self._root))
             else:
                 return
-            if last_attempt:
+            if ended:
                 return
             deadline = time.monotonic() + (RETRY if again else _SOON)
-            while time.monotonic() < deadline and not watched.has_ended():
+            while time.monotonic() < deadline and not record.has_ended():
                 time.sleep(_LOOK)
-            again = True
+            again, ended = True, record.has_ended()
 
-    def _show(self) -> None:
+    def _show(self, record: "_Growing") -> None:
         """Show the record from its start to its end, as it grows."""
         tracker = self._tracker(self._root)
-        record = _Growing(self._folder, self._past)
         while not record.ended:
             new = False
             for event in record.new_events():

@@ -1,6 +1,6 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
-import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,9 +18,8 @@ from runrecord.store.runs import close_if_dead, remove_stillborn, run_dir, state
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
-from runrecord.trackers.mlflow.notes import Noted, Notes
 from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.trackers.mlflow.store import connect, database_of, is_embedded, key_of, tracking_uri
+from runrecord.trackers.mlflow.store import Noted, Notes, database_of
 from runrecord.trackers.mlflow.views import save_views
 from runrecord.verify.compare import Difference
 
@@ -67,11 +66,8 @@ def close_dead_runs(
             on_failure(run.label, error)
         else:
             closed += [record] if record is not None else []
-    return all_runs(root, _ignore) if closed else runs, closed
-
-
-def _ignore(_label: str, _error: Exception) -> None:
-    """It was said before."""
+    # What cannot be used was said before.
+    return all_runs(root, lambda _label, _error: None) if closed else runs, closed
 
 
 def is_live(root: Path, run: RecordedRun) -> bool:
@@ -82,8 +78,8 @@ def is_live(root: Path, run: RecordedRun) -> bool:
 
 def has_store(root: Path) -> bool:
     """Is there a tracking store to connect to, or would connecting make an empty one?"""
-    uri = tracking_uri(root)
-    return not is_embedded(uri) or database_of(uri).exists()
+    database = database_of(root)
+    return database is None or database.exists()
 
 
 def outcome_noted(notes: Notes, run: RecordedRun) -> Outcome | None:
@@ -121,7 +117,7 @@ def _said(method: F) -> F:
     def call(store: "Store", *given: Any, **named: Any) -> Any:
         try:
             return method(store, *given, **named)
-        except (UserError, RecordRefused, NotShown):
+        except (UserError, RecordRefused):
             raise
         except Exception as error:
             raise store_failure(error, store.root) from None
@@ -138,57 +134,51 @@ class Store:
 
     @_said
     def _connect(self) -> None:
-        self._client, self.experiment = connect(self.root)
-        self._notes = Notes(self.root)
-        self._notes.of(key_of(self._client.get_experiment(self.experiment)))
+        self._sink = MlflowSink(self.root)
+        self._client, self.experiment = self._sink.client, self._sink.experiment
+        self._notes = self._sink.notes
         self._unchanged = self._notes.unchanged()
 
     @cached_property
     @_said
     def shown(self) -> dict[str, Shown]:
         """What it showed when it was first asked, by the records' ids; all of that is noted."""
-        shown = self._with_files(runs_shown(self._client, self.experiment))
+        shown = runs_shown(self._client, self.experiment)
         for name, found in shown.items():
-            whole = found.has_files and found.status != "RUNNING"
-            events = _ALL if found.deleted else found.events if whole else 0
-            self._notes.add(name, Noted(found.run_id, events, found.start))
+            self._note(name, found)
         for name, noted in [*self._notes.runs.items()]:
             if name not in shown:
                 self._notes.add(name, replace(noted, removed=True))
         return shown
 
+    def _note(self, name: str, found: Shown) -> None:
+        whole = found.status != "RUNNING" and self._has_folders(found)
+        events = _ALL if found.deleted else found.events if whole else 0
+        self._notes.add(name, Noted(found.run_id, events, found.start))
+
+    def _has_folders(self, found: Shown) -> bool:
+        """Are the folders of a run's files there? Those of a server are not looked for."""
+        runs = self.root / "mlruns"
+        return database_of(self.root) is None or (
+            (runs / found.run_id).is_dir()
+            and (not found.model_id or (runs / "models" / found.model_id).is_dir())
+        )
+
     @_said
     def find(self, name: str) -> tuple[str, Shown] | None:
         """The record's id, and what is shown, of the run with that name or MLflow id."""
-        found = self._with_files(runs_shown(self._client, self.experiment, name))
-        return next(iter(found.items()), None)
-
-    def _with_files(self, shown: dict[str, Shown]) -> dict[str, Shown]:
-        """The same, and whether the folders of its files are there: of a store of our own."""
-        if not is_embedded(tracking_uri(self.root)):
-            return shown
-        folders = _names_in(self.root / "mlruns")
-        models = _names_in(self.root / "mlruns" / "models") | {""}
-        return {
-            name: replace(one, has_files=one.run_id in folders and one.model_id in models)
-            for name, one in shown.items()
-        }
-
-    @cached_property
-    def _sink(self) -> MlflowSink:
-        return MlflowSink(self.root)
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            return None
+        for wanted in (f"tags.`record.id` = '{name}'", f"attributes.run_id = '{name}'"):
+            for found in runs_shown(self._client, self.experiment, wanted).items():
+                return found
+        return None
 
     def holds(self, run: RecordedRun) -> Outcome | None:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""
-        if self._unchanged:
-            return outcome_noted(self._notes, run)
-        found = self.shown.get(run.id)
-        if found is None:
-            return "removed there" if run.id in self._notes.runs else None
-        if found.start != run.summary.time:
-            return None
-        whole = found.events >= run.summary.length and found.status != "RUNNING"
-        return "already there" if found.deleted or (whole and found.has_files) else None
+        if not self._unchanged:
+            _ = self.shown  # which notes all of it
+        return outcome_noted(self._notes, run)
 
     @_said
     def lacks_files(self, run: RecordedRun) -> bool:
@@ -209,12 +199,11 @@ class Store:
     def bring_back(self, run: RecordedRun) -> None:
         """Let a run that was deleted there be one that is not."""
         found = self.shown.get(run.id)
-        if found and found.deleted:
-            self._client.restore_run(found.run_id)
-            self.shown[run.id] = replace(found, deleted=False)
         if found is None:
             self._notes.runs.pop(run.id, None)
-        self._unchanged = False
+        elif found.deleted:
+            self._client.restore_run(found.run_id)
+            self._note(run.id, replace(found, deleted=False))
 
     def play(self, run: RecordedRun, check: bool = False) -> Outcome | None:
         """Add what is missing of a run; one that goes on is left alone.
@@ -282,9 +271,7 @@ class Store:
 
     def looked_at(self) -> None:
         """All of it was looked at: until it changes, the notes tell what it shows."""
-        self._notes = Notes(self.root)
         self._notes.looked_at()
-        self._notes.tidy()
 
     def write_probe(self) -> None:
         """Write something harmless."""
@@ -300,10 +287,3 @@ class Store:
     @_said
     def _still_there(self) -> None:
         self._client.get_experiment(self.experiment)
-
-
-def _names_in(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()

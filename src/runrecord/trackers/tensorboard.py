@@ -18,16 +18,11 @@ from runrecord.record.events import (
     Event,
     Logged,
     ModelEvaluated,
-    ModelSaved,
-    Observed,
-    Resumed,
     RunEnded,
     RunStarted,
 )
 from runrecord.record.recordable import Embedding, unpack
-from runrecord.trackers.base import Sink, content_of
-from runrecord.trackers.description import plain
-from runrecord.trackers.names import is_nested, key_for, text_for
+from runrecord.trackers.base import Sink, content_of, is_nested, key_for, plain, text_for
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
@@ -42,14 +37,12 @@ def import_tensorboardx() -> None:
 
     Where PyTorch is loaded already, it stays.
     """
-    absent = "torch" not in sys.modules
-    if absent:
-        sys.modules["torch"] = None  # type: ignore[assignment]
+    own = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     try:
         importlib.import_module("tensorboardX.event_file_writer")
         importlib.import_module("tensorboardX.summary")
     finally:
-        if absent:
+        if own is None:
             del sys.modules["torch"]
 
 
@@ -76,27 +69,25 @@ class TensorBoardSink(Sink):
     name = "TensorBoard"
     package = "tensorboardX"
     remedy = "'runrecord sync --tensorboard' completes TensorBoard later"
+    _writer: "EventsWriter"
 
     def __init__(self, root: Path) -> None:
         require("tensorboardX", self.name, "tensorboard")
         import_tensorboardx()
         self._root = root
-        self._writer: EventsWriter | None = None
 
     def handle(self, event: Event, contents: Contents) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.summary import text
 
-        if isinstance(event, RunStarted):
-            self._run_folder = shown_at(self._root, event)
-            if self._run_folder.exists():  # played again: event files only grow, so begin anew
-                shutil.rmtree(self._run_folder)
-            self._run_folder.mkdir(parents=True)
-            self._writer = EventsWriter(str(self._run_folder / "events"))
-        assert self._writer is not None, "a run's first event is RunStarted"
         seconds = event.time / 1000
         match event:
             case RunStarted():
+                self._run_folder = shown_at(self._root, event)
+                if self._run_folder.exists():  # played again: event files only grow, so begin anew
+                    shutil.rmtree(self._run_folder)
+                self._run_folder.mkdir(parents=True)
+                self._writer = EventsWriter(str(self._run_folder / "events"))
                 rows = {**event.params, **event.tags}
                 rows |= {"data set": event.dataset.digest} if event.dataset else {}
                 table = "".join(
@@ -106,18 +97,17 @@ class TensorBoardSink(Sink):
             case Logged():
                 self._log(event, contents, seconds)
             case ModelEvaluated():
-                embedding = (
-                    unpack(content_of(event.embedding, contents)) if event.embedding else None
-                )
-                _write_model(self._run_folder, event, embedding, seconds)
+                folder = self._run_folder / _flat(event.model)
+                folder.mkdir(exist_ok=True)
+                _write_model(folder, event, seconds)
+                if event.embedding:
+                    embedding = unpack(content_of(event.embedding, contents))
+                    _write_embedding(folder, f"Embedding of {event.model}", embedding)
             case RunEnded():
                 self._add(text("Status", event.status), 0, seconds)
-            case ModelSaved() | Observed() | Resumed():
-                pass
 
     def flush(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
+        self._writer.flush()
 
     def _log(self, event: Logged, contents: Contents, seconds: float) -> None:
         from tensorboardX.summary import text
@@ -136,12 +126,10 @@ class TensorBoardSink(Sink):
             self._add(text(title, f"```\n{shown}\n```"), event.step, seconds)
 
     def _add(self, summary: "Summary", step: int, seconds: float) -> None:
-        assert self._writer is not None
         _write(self._writer, summary, step, seconds)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
 
 def _write(writer: "EventsWriter", summary: "Summary", step: int, seconds: float) -> None:
@@ -150,15 +138,11 @@ def _write(writer: "EventsWriter", summary: "Summary", step: int, seconds: float
     writer.write_event(FileEvent(wall_time=seconds, step=step, summary=summary))
 
 
-def _write_model(
-    run: Path, event: ModelEvaluated, embedding: Embedding | None, seconds: float
-) -> None:
+def _write_model(folder: Path, event: ModelEvaluated, seconds: float) -> None:
     """What an evaluation says of one model, as a run of its own: a row of the HParams tab."""
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.summary import hparams
 
-    folder = run / _flat(event.model)
-    folder.mkdir(exist_ok=True)
     metrics = {_EVALUATION + name: value for name, value in event.metrics.items()}
     config = {
         name: text_for(value) if is_nested(value) else value for name, value in event.config.items()
@@ -171,8 +155,6 @@ def _write_model(
         for x, y in points:
             _write(writer, _scalars({_EVALUATION + name: y}), x, seconds)
     writer.close()
-    if embedding is not None:
-        _write_embedding(folder, f"Embedding of {event.model}", embedding)
 
 
 def _write_embedding(folder: Path, title: str, found: Embedding) -> None:

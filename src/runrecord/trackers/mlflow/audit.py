@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runrecord.files import sha256
-from runrecord.record.events import PATCH, Event, Logged, ModelEvaluated, ModelSaved
+from runrecord.record.events import PATCH, ModelSaved
 from runrecord.record.reader import Record
 from runrecord.safety.text import printable
-from runrecord.trackers.mlflow.artifacts import CHANGE, artifacts_of
-from runrecord.trackers.names import LONGEST_TAG, SYSTEM, name_for, text_for
+from runrecord.trackers.base import LONGEST_TAG, SYSTEM, name_for, text_for
+from runrecord.trackers.mlflow.artifacts import CHANGE, artifacts_of, points_shown
 from runrecord.verify.compare import (
     METRIC,
     MODEL,
@@ -48,27 +48,27 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     """
     run = client.get_run(run_id)
     events = list(record.events(files=False))
-    points = _points(events)
-    groups = {name.partition("/")[0] for name in points}
-    names = {name for name in run.data.metrics if name.partition("/")[0] in groups}
-    names = {name for name in names if not name.startswith(SYSTEM)} | points.keys()
-    recorded: dict[Place, list[Value]] = {}
+    points: dict[tuple[str, int], list[float]] = {}
+    for event in events:
+        for name, step, value in points_shown(event):
+            points.setdefault((name, step), []).append(value)
+    recorded = {Place(METRIC, *point): _distinct(values) for point, values in points.items()}
     shown: dict[Place, list[Value]] = {}
-    for name in names:
-        history = client.get_metric_history(run_id, name)
-        there = {point.step for point in history}
-        own, its = points.get(name, {}), {step: list[float]() for step in there}
-        for point in history:
-            its[point.step].append(point.value)
-        for step, values in own.items():
-            recorded[Place(METRIC, name, step)] = _distinct(values)
-        for step, values in its.items():
+    names = {name for name, _ in points}
+    groups = {name.partition("/")[0] for name in names}
+    others = {name for name in run.data.metrics if name.partition("/")[0] in groups}
+    for name in names | {name for name in others if not name.startswith(SYSTEM)}:
+        history: dict[int, list[float]] = {}
+        for point in client.get_metric_history(run_id, name):
+            history.setdefault(point.step, []).append(point.value)
+        for step, values in history.items():
             place, found = Place(METRIC, name, step), _distinct(values)
             # Of points of one step and time MLflow keeps one.
             some = len(found) < len(recorded.get(place, ())) and {*found} <= {*recorded[place]}
             shown[place] = recorded[place] if some else found
-        if there and max(there) in own and name in run.data.metrics:
-            recorded[Place(_LATEST, name, None)] = [_storable(own[max(there)][-1])]
+        last = points.get((name, max(history, default=0)))
+        if history and last and name in run.data.metrics:
+            recorded[Place(_LATEST, name, None)] = [_storable(last[-1])]
             shown[Place(_LATEST, name, None)] = [_storable(run.data.metrics[name])]
     for key, value in record.start.params.items():
         recorded[Place(PARAM, name_for(key), None)] = [text_for(value)]
@@ -91,26 +91,6 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         shown[Place(_CHANGE, PATCH, None)] = [sha256(other_change.encode())]
     listed = list(differences(recorded, shown))
     return sorted(listed, key=lambda one: one.place.kind not in _ORIGIN)
-
-
-def _points(events: Iterable[Event]) -> dict[str, dict[int, list[float]]]:
-    """The values of each metric by step, by the name that MLflow has for it."""
-    found: dict[str, dict[int, list[float]]] = {}
-
-    def add(title: str, step: int, value: float) -> None:
-        found.setdefault(name_for(title), {}).setdefault(step, []).append(float(value))
-
-    for event in events:
-        if isinstance(event, Logged):
-            for title, value in event.metrics.items():
-                add(title, event.step, value)
-        elif isinstance(event, ModelEvaluated):
-            for title, value in event.metrics.items():
-                add(f"{event.model}/{title}", 0, value)
-            for title, points in event.series.items():
-                for x, y in points:
-                    add(f"{event.model}/{title}", x, y)
-    return found
 
 
 def _distinct(values: Iterable[float]) -> list[Value]:

@@ -1,24 +1,52 @@
-"""What went wrong in a call of MLflow's, and what a person can do about it, in a sentence."""
+"""How calls of MLflow fail: in time, and in a sentence that says what a person can do about it."""
 
 import os
 import re
 import socket
 import sqlite3
 import ssl
+import time
 from collections.abc import Iterator
+from functools import cache
 from json import JSONDecodeError
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from runrecord.errors import UserError
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import clause, reason
-from runrecord.trackers.mlflow.store import database_of, experiment_name, is_embedded, tracking_uri
+from runrecord.trackers.mlflow.store import database_of, experiment_name, tracking_uri
 
-NO_MLFLOW = "answers, but not as MLflow does: something else is at that address"
+if TYPE_CHECKING:
+    from requests import Response, Session
+
+LONGEST = 60.0  # seconds that an answer may take to arrive whole
+_LARGEST = 2**28  # bytes of one
+_APIS = ("/api/2.0/mlflow", "/api/3.0/mlflow")
+_NO_MLFLOW = "answers, but not as MLflow does: something else is at that address"
 _STATUS = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error|^(\d{3}) \w+ Error")
 _REVISION = re.compile(r"found version (\w+)|Can't locate revision identified by '(\w+)'")
 _READS = re.compile(r"/(get|get-by-name|get-history\w*|search|list)\b")
-_NAMES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 413: "", 429: "RESOURCE_EXHAUSTED"}
+_REFUSALS = {
+    401: (
+        "UNAUTHENTICATED",
+        "it does not know {who} by that password (401)",
+        "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    ),
+    403: (
+        "PERMISSION_DENIED",
+        "{who} lacks the right {right} on the experiment '{name}' there (403)",
+        "have it granted, or name another experiment by MLFLOW_EXPERIMENT_NAME",
+    ),
+    413: (
+        None,
+        "something is larger than it, or a proxy before it, takes (413)",
+        "raise that limit",
+    ),
+    429: ("RESOURCE_EXHAUSTED", "it is asked too often (429)", "sync again later"),
+}
+"""What a server, or what stands before it, does not let a user do: MLflow's word, why, remedy."""
 _SQLITE = {
     "locked": ("is locked by another process", "end the one that writes it"),
     "readonly": ("cannot be written", "correct its permissions, and its folder's"),
@@ -48,20 +76,23 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
     said = " ".join(map(str, chain))
     if found := _REVISION.search(said):
         return _of_another_version(found[1] or found[2], root)
-    uri = tracking_uri(root)
     by_sqlite = " ".join(str(one) for one in chain if isinstance(one, sqlite3.Error))
-    if is_embedded(uri):
+    if path := database_of(root):
         for words, (why, remedy) in _SQLITE.items():
             if words in by_sqlite:
-                path = database_of(uri)
-                remedy = f"{remedy.format(path)}, and run 'runrecord sync --all'"
-                return f"{path} {why}", remedy
+                return f"{path} {why}", f"{remedy.format(path)}, and run 'runrecord sync --all'"
     codes = [found for one in chain if (found := _STATUS.search(str(one)))]
-    status = int(next(filter(None, codes[0].groups()))) if codes else 0
+    status = int(codes[0][codes[0].lastindex or 0]) if codes else 0
     named = {getattr(one, "error_code", None) for one in chain}
-    for number, name in _NAMES.items():
-        if status == number or name in named:
-            return _refused(number, said, root)
+    for number, (name, why, remedy) in _REFUSALS.items():
+        if status == number or (name and name in named):
+            user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+            who = f"user '{user}'" if user else "your user"
+            right = "READ" if _READS.search(said) else "EDIT"
+            if number == 403 and "experiments/create" in said:
+                why = "{who} may not create the experiment '{name}' there (403)"
+                remedy = "have somebody create it, or name another by MLFLOW_EXPERIMENT_NAME"
+            return why.format(who=who, right=right, name=experiment_name(root)), remedy
     if "ENDPOINT_NOT_FOUND" in named:
         return "it is older than MLflow 3", "upgrade it: pip install --upgrade mlflow"
     if status:
@@ -69,7 +100,7 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
     if "IncompleteRead" in said:
         return "its answer is cut off", ""
     if "valid JSON format" in said or any(isinstance(one, JSONDecodeError) for one in chain):
-        return f"it {NO_MLFLOW}", ""
+        return f"it {_NO_MLFLOW}", ""
     return _of_the_line(chain), ""
 
 
@@ -99,44 +130,64 @@ def _of_the_line(chain: list[BaseException]) -> str:
     return reason(chain[0])
 
 
-def _refused(status: int, said: str, root: Path) -> tuple[str, str]:
-    """What a server, or what stands before it, does not let this user do."""
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    who = f"user '{user}'" if user else "your user"
-    if status == 401:
-        why = f"it does not know {who} by that password (401)"
-        return why, "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    if status == 403:
-        name = experiment_name(root)
-        if "experiments/create" in said:
-            return (
-                f"{who} may not create the experiment '{name}' there (403)",
-                "have somebody create it, or name another by MLFLOW_EXPERIMENT_NAME",
-            )
-        right = "READ" if _READS.search(said) else "EDIT"
-        return (
-            f"{who} lacks the right {right} on the experiment '{name}' there (403)",
-            "have it granted, or name another experiment by MLFLOW_EXPERIMENT_NAME",
-        )
-    if status == 413:
-        return "something is larger than it, or a proxy before it, takes (413)", "raise that limit"
-    return "it is asked too often (429)", "sync again later"
-
-
 def _of_another_version(revision: str, root: Path) -> tuple[str, str]:
     """What to do about a database whose tables are another MLflow's."""
     import mlflow
 
-    uri = tracking_uri(root)
-    database = str(database_of(uri)) if is_embedded(uri) else redact(uri)
+    database, uri = database_of(root), tracking_uri(root)
+    named = str(database or redact(uri))
     revisions = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
     if any(revisions.glob(f"{revision}_*")):
-        named = f"'{uri}'" if is_embedded(uri) else '"$MLFLOW_TRACKING_URI"'
+        address = f"'{uri}'" if database else '"$MLFLOW_TRACKING_URI"'
         return (
-            f"{database} is of an older MLflow than this one, {mlflow.__version__}",
-            f"keep a copy of it, and run: mlflow db upgrade {named}",
+            f"{named} is of an older MLflow than this one, {mlflow.__version__}",
+            f"keep a copy of it, and run: mlflow db upgrade {address}",
         )
     return (
-        f"{database} is of a newer MLflow than this one, {mlflow.__version__}",
+        f"{named} is of a newer MLflow than this one, {mlflow.__version__}",
         "install the one that wrote it: pip install --upgrade mlflow",
     )
+
+
+@cache
+def check_answers() -> None:
+    """Let all of MLflow's sessions in this process check what a server answers."""
+    from mlflow.utils import request_utils
+
+    make = request_utils._cached_get_request_session
+
+    def session(*given: Any, **named: Any) -> "Session":
+        made: Session = make(*given, **named)
+        made.hooks["response"] = [_check_answer]
+        return made
+
+    request_utils._cached_get_request_session = session
+
+
+def _check_answer(answer: "Response", stream: bool = False, **_given: Any) -> None:
+    """Refuse an answer that does not end, and one of MLflow's API that is not MLflow's.
+
+    MLflow takes an empty answer for an empty list, and follows an upload's redirection to a page
+    that asks for a password, and finds that page.
+    """
+    from requests import ConnectionError as Broken
+    from requests import codes
+
+    address = urlsplit(answer.url)
+    of_api = any(api in address.path for api in _APIS)
+    if of_api and answer.is_redirect and answer.request.method != "GET":
+        to = urlsplit(answer.headers["location"]).netloc or address.netloc
+        raise Broken(f"it redirects to {to}, as to log in there")
+    if stream or answer.is_redirect:
+        return
+    content, deadline = bytearray(), time.monotonic() + LONGEST
+    for chunk in answer.iter_content(2**16):
+        content += chunk
+        if len(content) > _LARGEST or time.monotonic() > deadline:
+            answer.close()
+            raise Broken("its answer does not end")
+    answer._content = bytes(content)
+    begins = content.strip()[:1]
+    uploaded = answer.request.method == "PUT" and not begins  # some servers answer with nothing
+    if of_api and answer.status_code == codes.ok and not uploaded and begins != b"{":
+        raise Broken(f"it {_NO_MLFLOW}")

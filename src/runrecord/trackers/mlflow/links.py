@@ -1,23 +1,26 @@
-"""What joins MLflow runs: evaluations and the trainings of their models, studies and trials."""
+"""What joins MLflow runs, and what each says at its top: evaluations and trainings, studies."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION
-from runrecord.trackers.description import BY, describe, evaluates
-from runrecord.trackers.mlflow.artifacts import BATCH, latest_points
-from runrecord.trackers.names import metrics_of, name_for
+from runrecord.trackers.base import metrics_of, name_for, plain, title_of
+from runrecord.trackers.mlflow.artifacts import BATCH, search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+_BY = "evaluation.run_id"
+"""The tag of a training that names its evaluation."""
 _PARENT = "mlflow.parentRunId"  # MLflow's own name for the run beneath which one is shown
 _NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
 _NOTE_DIGEST = "description.sha256"
 """The SHA-256 of the description as it was written here: another one is a person's."""
+_NAMED = 8  # params and metrics that a description has, if the project names none
 
 
 class Links:
@@ -31,57 +34,41 @@ class Links:
     def __init__(self, client: "MlflowClient", experiment: str, project: Project) -> None:
         self._client, self._experiment, self._project = client, experiment, project
 
-    def search(
-        self, tag: str, value: str, more: str = "", count: int = 1000, deleted: bool = False
-    ) -> "list[Run]":
-        """The runs with that tag, the newest first; deleted ones too, if so said."""
-        from mlflow.entities import ViewType
+    def of_model(self, model: str, digest: str) -> None:
+        """Link the runs that made that very model with those that evaluated it."""
+        newest, latest = self._trainings(digest, count=1), self._evaluations(model, digest)[:1]
+        if not newest or not latest:
+            return
+        others = self._trainings(digest, f" AND tags.`{_BY}` IS NULL")
+        trainings = {run.info.run_id: run for run in [*newest, *others]}
+        others = self._evaluations(model, digest, f" AND tags.`{model}.run_id` IS NULL")
+        pairs = [(evaluation.info.run_id, newest[0].info.run_id) for evaluation in reversed(others)]
+        pairs += [(latest[0].info.run_id, training) for training in trainings]
+        for evaluation_id, training_id in dict.fromkeys(pairs):
+            self._link(evaluation_id, training_id, model, newest[0], latest[0])
 
-        return list(
-            self._client.search_runs(
-                [self._experiment],
-                f"tags.`{tag}` = '{value}'{more}",
-                ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
-                order_by=["attributes.start_time DESC"],
-                max_results=count,
-            )
-        )
-
-    def to_trainings(self, evaluation_id: str, model: str, digest: str) -> None:
-        """Link an evaluation of a model to the runs that made that very model."""
-        newest = self._trainings(digest, count=1)
-        latest = self._evaluations(model, digest)[:1]
-        if newest and latest:
-            others = self._trainings(digest, f" AND tags.`{BY}` IS NULL")
-            for run in {one.info.run_id: one for one in [*newest, *others]}:
-                self._link(evaluation_id, run, model, newest[0], latest[0])
-
-    def to_evaluations(self, training_id: str, model: str, digest: str) -> None:
-        """Link the run that made a model to the newest evaluation, and to those that had none."""
-        if latest := self._evaluations(model, digest)[:1]:
-            newest = self._trainings(digest, count=1)
-            others = self._evaluations(model, digest, f" AND tags.`{model}.run_id` IS NULL")
-            for run in {one.info.run_id: one for one in [*reversed(others), *latest]}:
-                self._link(run, training_id, model, newest[0], latest[0])
-
-    def with_study(self, run_id: str, start: RunStarted) -> None:
+    def of_study(self, run_id: str, start: RunStarted) -> None:
         """Show a trial's run beneath its study's, whichever of them is shown last."""
         if study := start.tags.get("study.run"):
-            for found in self.search("record.id", study, count=1):
+            for found in self._search("record.id", study, count=1):
                 self._client.set_tag(run_id, _PARENT, found.info.run_id)
         elif "study" in start.tags:
-            for found in self.search("study.run", start.id):
+            for found in self._search("study.run", start.id):
                 self._client.set_tag(found.info.run_id, _PARENT, run_id)
+
+    def _search(self, tag: str, value: str, more: str = "", count: int = 1000) -> "list[Run]":
+        """The runs with that tag, the newest first."""
+        return [*search(self._client, self._experiment, f"tags.`{tag}` = '{value}'{more}", count)]
 
     def _trainings(self, digest: str, more: str = "", count: int = 1000) -> "list[Run]":
         made = f" AND tags.`model.id` LIKE '%'{more}"  # it has one
-        return self.search("model.sha256", digest, made, count)
+        return self._search("model.sha256", digest, made, count)
 
     def _evaluations(self, model: str, digest: str, more: str = "") -> "list[Run]":
         """The evaluations of a model, the newest first; "model.sha256" is a training's tag, too."""
         count = 1000 if more or model == "model" else 1
-        found = self.search(f"{model}.sha256", digest, more, count)
-        return [run for run in found if evaluates(run, model)]
+        found = self._search(f"{model}.sha256", digest, more, count)
+        return [run for run in found if _evaluates(run, model)]
 
     def _link(
         self, evaluation_id: str, training_id: str, model: str, newest: "Run", latest: "Run"
@@ -91,7 +78,7 @@ class Links:
         An evaluation names the newest training, a training the latest evaluation. These tags come
         last: what was cut off before them is linked again.
         """
-        from mlflow.entities import LoggedModelInput
+        from mlflow.entities import LoggedModelInput, RunTag
 
         evaluation = self._client.get_run(evaluation_id)
         training = self._client.get_run(training_id)
@@ -102,9 +89,10 @@ class Links:
         for first in range(0, len(points), BATCH):
             self._client.log_batch(training_id, points[first : first + BATCH])
         self._client.set_tag(evaluation_id, f"{model}.run_id", newest.info.run_id)
-        self._client.set_tag(training_id, BY, latest.info.run_id)
-        self.describe(evaluation_id)
-        self.describe(training_id)
+        self._client.set_tag(training_id, _BY, latest.info.run_id)
+        for run_id in (evaluation_id, training_id):
+            tags = self.description(self._client.get_run(run_id))
+            self._client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
     def _points(self, evaluation: "Run", training: "Run", model: str) -> "list[Metric]":
         """The evaluation's main metrics that the training lacks; all where none is named."""
@@ -116,10 +104,10 @@ class Links:
             if read
             else {}
         )
-        prefix, shown = metrics_of(model), latest_points(training)
+        prefix, shown = metrics_of(model), _latest_points(training)
         headline = {prefix + name_for(name) for name in self._project.headline}
         found: list[Metric] = []
-        for key, (step, time) in latest_points(evaluation).items():
+        for key, (step, time) in _latest_points(evaluation).items():
             if step or not (key in headline if headline else key.startswith(prefix)):
                 continue  # a curve, or another's
             name, point = EVALUATION + key.removeprefix(prefix), (made.step, time)
@@ -129,19 +117,83 @@ class Links:
                 found.append(Metric(name, value, time, made.step, **given))
         return found
 
-    def describe(self, run_id: str) -> None:
-        """Bring a run's description up to date, unless a person has written another."""
-        from mlflow.entities import RunTag
-
-        run = self._client.get_run(run_id)
-        tags = [RunTag(key, text) for key, text in self.description(run).items()]
-        if tags:
-            self._client.log_batch(run_id, tags=tags)
-
     def description(self, run: "Run") -> dict[str, str]:
-        """The tags of a run's description as it is now, unless a person has written another."""
+        """The tags of a run's description as it is now, unless a person has written another.
+
+        It says what the run is, its main metrics, what it comes from, and how to get it again.
+        """
         shown = run.data.tags.get(_NOTE)
         if shown is not None and sha256(shown.encode()) != run.data.tags.get(_NOTE_DIGEST):
             return {}
-        text = describe(run, self._project)
+        models = [tag.removesuffix(".sha256") for tag in run.data.tags if tag.endswith(".sha256")]
+        evaluated = [model for model in models if _evaluates(run, model)]
+        lines = [
+            self._of_evaluation(run, evaluated) if evaluated else self._of_training(run),
+            _origin(run),
+            f"Rebuild it and compare every bit: `runrecord verify {run.info.run_name}`, in a clone "
+            "that has that commit.",
+        ]
+        text = "\n\n".join(filter(None, lines))
         return {_NOTE: text, _NOTE_DIGEST: sha256(text.encode())}
+
+    def _of_training(self, run: "Run") -> str:
+        """What it was run with; and its test metrics, if it made a model that was evaluated."""
+        named = self._project.params or tuple(run.data.params)[:_NAMED]
+        params = ", ".join(
+            f"{plain(title_of(name))} {plain(run.data.params[name])}"
+            for name in named
+            if name in run.data.params
+        )
+        source = run.data.tags.get("mlflow.source.name", "")
+        name = run.data.params.get("model", "").upper() or source
+        text = f"**{plain(name)}**" + (f": {params}." if params else "")
+        if _BY in run.data.tags:
+            link = _link_to(run, run.data.tags[_BY], "its evaluation")
+            text += f"\n\nTest metrics, from {link}: {self._metrics(run, EVALUATION)}."
+        return text
+
+    def _of_evaluation(self, run: "Run", evaluated: Iterable[str]) -> str:
+        lines = ["**Evaluation** of trained models:\n"]
+        for model in sorted(evaluated):
+            training, name = run.data.tags.get(f"{model}.run_id"), plain(title_of(model).upper())
+            shown = _link_to(run, training, f"{name}, its training") if training else name
+            lines.append(f"- {shown}: {self._metrics(run, metrics_of(model))}")
+        return "\n".join(lines)
+
+    def _metrics(self, run: "Run", prefix: str) -> str:
+        metrics = run.data.metrics
+        own = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
+        found = [
+            f"{title_of(name).rpartition('/')[2]} {metrics[prefix + name]:.5g}"
+            for name in self._project.headline or own[:_NAMED]
+            if prefix + name in metrics
+        ]
+        return plain(", ".join(found)) if found else "none yet"
+
+
+def _evaluates(run: "Run", model: str) -> bool:
+    """Has that run the metrics of an evaluated model of that name?"""
+    return any(key.startswith(metrics_of(model)) for key in run.data.metrics)
+
+
+def _latest_points(run: "Run") -> dict[str, tuple[int, int]]:
+    """The step and time of the last point of each of a run's metrics, by its name."""
+    points = run.data.to_proto().metrics
+    return {point.key: (point.step, point.timestamp) for point in points}
+
+
+def _origin(run: "Run") -> str:
+    tags = run.data.tags
+    parts = []
+    if commit := tags.get("git.commit"):
+        dirty = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
+        parts.append(f"commit {plain(commit[:10])}{dirty}")
+    if experiment := tags.get("dvc.experiment"):
+        parts.append(f"as the DVC experiment {plain(experiment)}")
+    datasets = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
+    parts += [f"data {plain(data.name)} {plain(data.digest)}" for data in datasets]
+    return f"Made from {', '.join(parts)}" if parts else ""
+
+
+def _link_to(run: "Run", run_id: str, text: str) -> str:
+    return f"[{text}](#/experiments/{run.info.experiment_id}/runs/{run_id})"

@@ -11,7 +11,6 @@ from runrecord.errors import UserError
 from runrecord.project import load_project
 from runrecord.record.events import (
     Contents,
-    Dataset,
     Event,
     Logged,
     ModelEvaluated,
@@ -22,33 +21,35 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
-from runrecord.trackers.base import Sink, content_of
+from runrecord.trackers.base import (
+    LONGEST_TAG,
+    SYSTEM,
+    Sink,
+    model_for,
+    name_for,
+    text_for,
+)
 from runrecord.trackers.mlflow.artifacts import (
     BATCH,
-    CHANGE,
-    DEPS,
     EVENTS_TAG,
-    HAS_PICTURES,
-    TRACEBACK,
     Point,
     artifacts_of,
-    files_named,
+    files_shown,
     picture_files,
-    pictures_named,
-    pictures_of,
     points_of,
+    points_shown,
     put_files,
+    put_model,
+    search,
 )
 from runrecord.trackers.mlflow.failures import explain
 from runrecord.trackers.mlflow.links import Links
-from runrecord.trackers.mlflow.models import Models
-from runrecord.trackers.mlflow.notes import Noted, Notes
-from runrecord.trackers.mlflow.store import connect, key_of
-from runrecord.trackers.names import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
+from runrecord.trackers.mlflow.store import Noted, Notes, connect
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import LoggedModel, Run
 
+_HAS_PICTURES = "mlflow.loggedImages"  # by which MLflow's page knows that a run has pictures
 _SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
 _FILES = 10  # that are put there between two looks at what else there is
 
@@ -63,15 +64,21 @@ class MlflowSink(Sink):
     name = "MLflow"
     package = "mlflow"
     remedy = "'runrecord sync' completes MLflow later"
+    made_now: bool
+    """The run was not there before."""
+    _began: RunStarted
+    _run: "Run"
+    _run_id: str
+    _params: dict[str, str]
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._project = load_project(root)
-        self._client, self._experiment = connect(root)
-        self._notes = Notes(root)
-        self._notes.of(key_of(self._client.get_experiment(self._experiment)))
-        self._links = Links(self._client, self._experiment, self._project)
-        self._models = Models(self._client, self._experiment, self._project)
+        self.client, self.experiment = connect(root)
+        self.notes = Notes(root)
+        """What is known to be shown."""
+        self.notes.of(self.client.get_experiment(self.experiment))
+        self._links = Links(self.client, self.experiment, self._project)
         self._forget()
 
     def _forget(self) -> None:
@@ -80,16 +87,8 @@ class MlflowSink(Sink):
         What an event adds waits for the next flush: MLflow takes as long for one value as for all.
         """
         self.owed = ""
-        self._run: Run | None = None
-        self._run_id = ""
-        self._record_id = ""
-        self._began = 0
         self._events = 0
-        self.made_now = False
-        """The run was not there before."""
-        self._params: dict[str, str] = {}
         self._shown_points: set[Point] = set()
-        self._shown_pictures: dict[Point, str] | None = {}
         self._new_points: dict[Point, float] = {}
         self._new_params: dict[str, str] = {}
         self._new_tags: dict[str, str] = {}
@@ -102,19 +101,29 @@ class MlflowSink(Sink):
     def handle(self, event: Event, contents: Contents) -> None:
         match event:
             case RunStarted():
-                self._start(event, contents)
+                self._start(event)
             case Resumed():
                 self._resume()
             case Logged():
-                self._log(event, contents)
-            case Observed():
-                self._observe(event)
+                if event.images:
+                    self._new_tags[_HAS_PICTURES] = "True"
+                for key, text in event.tags.items():
+                    self._new_tags[name_for(key)] = text[:LONGEST_TAG]
+            case Observed():  # MLflow has these among its system metrics, by a run's second
+                second = (event.time - self._began.time) // 1000
+                for name, value in event.values.items():
+                    self._add_point(name_for(SYSTEM + name), second, event.time, value)
             case ModelSaved():
                 self._last_steps.append(partial(self._log_model, event, contents))
             case ModelEvaluated():
-                self._log_evaluation(event)
+                model = model_for(event.model)
+                self._new_tags[f"{model}.sha256"] = event.sha256
+                self._steps.append(partial(self._links.of_model, model, event.sha256))
             case RunEnded():
-                self._end(event, contents)
+                self._end(event)
+        for name, step, value in points_shown(event):
+            self._add_point(name, step, event.time, value)
+        self._files += files_shown(event, contents).items()
         self._events += 1
 
     def flush(self) -> None:
@@ -126,7 +135,7 @@ class MlflowSink(Sink):
         tags = [RunTag(*tag) for tag in self._new_tags.items()]
         while metrics or params or tags:
             parts = metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
-            self._client.log_batch(self._run_id, *parts)
+            self.client.log_batch(self._run_id, *parts)
             del metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
         self._shown_points |= self._new_points.keys()
         self._new_points, self._new_params, self._new_tags = {}, {}, {}
@@ -156,15 +165,16 @@ class MlflowSink(Sink):
     def why(cls, error: Exception, root: Path) -> str:
         return ": ".join(filter(None, explain(error, root)))
 
-    def _start(self, event: RunStarted, contents: Contents) -> None:
+    def _start(self, event: RunStarted) -> None:
         """Create the run, or find it with what it has already: then only the rest is added."""
-        from mlflow.entities import Param, Run, RunData, RunInputs, RunTag
+        from mlflow.entities import Dataset, DatasetInput, Param, Run, RunData, RunInputs, RunTag
 
         self._forget()
-        self._record_id, self._began = event.id, event.time
+        self._began = event
         self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
         self._new_params = dict(self._params)
-        found = self._links.search("record.id", event.id, deleted=True)
+        named = f"tags.`record.id` = '{event.id}'"
+        found = [*search(self.client, self.experiment, named, deleted=True)]
         found.sort(key=lambda one: one.info.lifecycle_stage == "deleted")  # the active one first
         run = found[0] if found else self._create(event)
         if run.info.lifecycle_stage == "deleted":
@@ -175,17 +185,14 @@ class MlflowSink(Sink):
         self.made_now = not found
         self._note(0)
         if found:
-            self._shown_points = points_of(self._client, run)
-            self._shown_pictures = None
-        datasets = [_dataset_input(event.dataset)] if event.dataset else []
-        if datasets:
-            self._steps.append(partial(self._client.log_inputs, self._run_id, datasets))
+            self._shown_points = points_of(self.client, run)
+        datasets = []
+        if data := event.dataset:
+            source = json.dumps({"uri": data.source})
+            datasets = [DatasetInput(Dataset(data.name, data.digest, "local", source))]
+            self._steps.append(partial(self.client.log_inputs, self._run_id, datasets))
         if "study" in event.tags:
-            self._steps.append(partial(self._links.with_study, self._run_id, event))
-        self._files.append((DEPS, json.dumps(dict(event.deps), indent=2).encode()))
-        if event.patch:
-            patch = content_of(event.patch, contents).decode(errors="replace")
-            self._files.append((CHANGE, patch.encode()))
+            self._steps.append(partial(self._links.of_study, self._run_id, event))
         params = [Param(*param) for param in self._params.items()]
         tags = [RunTag(*tag) for tag in run.data.tags.items()]
         begun = Run(run.info, RunData([], params, tags), RunInputs(datasets))
@@ -193,9 +200,9 @@ class MlflowSink(Sink):
 
     def _resume(self) -> None:
         """The run had ended, and goes on."""
-        if "error" in self._client.get_run(self._run_id).data.tags:
-            self._client.delete_tag(self._run_id, "error")
-        self._client.update_run(self._run_id, "RUNNING")
+        if "error" in self.client.get_run(self._run_id).data.tags:
+            self.client.delete_tag(self._run_id, "error")
+        self.client.update_run(self._run_id, "RUNNING")
 
     def _create(self, event: RunStarted) -> "Run":
         tags = {
@@ -207,24 +214,10 @@ class MlflowSink(Sink):
         }
         if commit := event.tags.get("git.commit"):
             tags["mlflow.source.git.commit"] = commit
-        return self._client.create_run(self._experiment, event.time, tags, event.id)
-
-    def _log(self, event: Logged, contents: Contents) -> None:
-        for name, value in event.metrics.items():
-            self._add_point(name, event.step, event.time, value)
-        for point, file in pictures_named(event).items():
-            self._files.append((point, contents[file.name]))
-            self._new_tags[HAS_PICTURES] = "True"
-        for path, file in files_named(event).items():
-            self._files.append((path, contents[file.name]))
-        for key, text in event.tags.items():
-            self._new_tags[name_for(key)] = text[:LONGEST_TAG]
+        return self.client.create_run(self.experiment, event.time, tags, event.id)
 
     def _put_some(self) -> None:
         """Put the files there that have waited longest."""
-        assert self._run is not None, "a run's first event is RunStarted"
-        if self._shown_pictures is None:
-            self._shown_pictures = pictures_of(self._client, self._run)
         files: dict[str, bytes | Path] = {}
         for _ in range(min(_FILES, len(self._files))):
             place, content = self._files.popleft()
@@ -232,59 +225,66 @@ class MlflowSink(Sink):
                 files[place] = content
             else:
                 png = content if isinstance(content, bytes) else content.read_bytes()
-                files |= picture_files(place, png, self._shown_pictures)
-        put_files(artifacts_of(self._client, self._run), files)
-
-    def _observe(self, event: Observed) -> None:
-        """Show it where MLflow has its system metrics; the step is the run's second."""
-        for name, value in event.values.items():
-            self._add_point(SYSTEM + name, (event.time - self._began) // 1000, event.time, value)
+                files |= picture_files(place, png)
+        put_files(artifacts_of(self.client, self._run), files)
 
     def _add_point(self, name: str, step: int, time: int, value: float) -> None:
         """Log a metric's value with the next flush, unless the run has that point."""
-        point = (name_for(name), step, time)
+        point = (name, step, time)
         if point not in self._shown_points:
             self._new_points[point] = value
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
-        assert self._run is not None, "a run's first event is RunStarted"
         name = model_for(event.name)
-        model = self._models.register(self._run, event, self._params, again=not self.made_now)
+        model = self._model(event, name)
         self._new_tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
         self.flush()
-        link = partial(self._links.to_evaluations, self._run_id, name, event.file.sha256)
-        put = partial(self._models.put, self._run_id, event, contents, model)
+        link = partial(self._links.of_model, name, event.file.sha256)
+        put = partial(put_model, self.client, model, event, contents, self._project.flavor)
         self._last_steps.extendleft([put, link])
 
-    def _log_evaluation(self, event: ModelEvaluated) -> None:
-        """The metrics go to this run, and to every training run that made that very model."""
-        model = model_for(event.model)
-        for name, value in event.metrics.items():
-            self._add_point(f"{event.model}/{name}", 0, event.time, value)
-        for name, points in event.series.items():
-            for x, y in points:
-                self._add_point(f"{event.model}/{name}", x, event.time, y)
-        self._new_tags[f"{model}.sha256"] = event.sha256
-        self._steps.append(partial(self._links.to_trainings, self._run_id, model, event.sha256))
+    def _model(self, event: ModelSaved, name: str) -> "LoggedModel":
+        """The model that the run made, whole or not: registered, unless it was before."""
+        from mlflow.entities import LoggedModelOutput
 
-    def _end(self, event: RunEnded, contents: Contents) -> None:
+        there = []
+        if not self.made_now:
+            wanted = f"source_run_id = '{self._run_id}' AND name = '{name}'"
+            there = self.client.search_logged_models([self.experiment], wanted)
+        flavor = self._project.flavor
+        model = (
+            there[0]
+            if there
+            else self.client.create_logged_model(
+                self.experiment,
+                name=name,
+                source_run_id=self._run_id,
+                tags={"model.sha256": event.file.sha256},
+                params=self._params,
+                model_type=flavor.kind if flavor else None,
+            )
+        )
+        outputs = self.client.get_run(self._run_id).outputs if there else None
+        linked = outputs.model_outputs if outputs else []
+        if model.model_id not in {one.model_id for one in linked}:
+            output = LoggedModelOutput(model.model_id, event.step)
+            self.client.log_outputs(self._run_id, [output])
+        return model
+
+    def _end(self, event: RunEnded) -> None:
         if event.message:
             self._new_tags["error"] = event.message[:LONGEST_TAG]
         if event.changed:
             self._new_tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
-        if event.traceback:
-            self._files.append((TRACEBACK, event.traceback.encode(errors="replace")))
-        for path, file in files_named(event).items():
-            self._files.append((path, contents[file.name]))
         self.flush()
-        self._client.set_terminated(self._run_id, event.status, event.time)
+        self.client.set_terminated(self._run_id, event.status, event.time)
         self._ended = True
         self._last_steps.append(self._conclude)
 
     def _conclude(self) -> None:
         """All else is there, or is owed: say which."""
-        self._new_tags |= self._links.description(self._client.get_run(self._run_id))
+        self._new_tags |= self._links.description(self.client.get_run(self._run_id))
         if not self.owed:
             self._new_tags[EVENTS_TAG] = str(self._events)
         self.flush()
@@ -292,12 +292,4 @@ class MlflowSink(Sink):
             self._note(self._events)
 
     def _note(self, events: int) -> None:
-        self._notes.add(self._record_id, Noted(self._run_id, events, self._began))
-
-
-def _dataset_input(dataset: Dataset) -> "DatasetInput":
-    from mlflow.entities import Dataset as MlflowDataset
-    from mlflow.entities import DatasetInput
-
-    source = json.dumps({"uri": dataset.source})
-    return DatasetInput(MlflowDataset(dataset.name, dataset.digest, "local", source))
+        self.notes.add(self._began.id, Noted(self._run_id, events, self._began.time))

@@ -1,16 +1,22 @@
-"""Where MLflow keeps runs: the server of `MLFLOW_TRACKING_URI`, else one SQLite file."""
+"""Where MLflow keeps runs: the server of `MLFLOW_TRACKING_URI`, else one SQLite file.
 
+What it is known to show is noted in `.runrecord/shown/`, a file for each store and experiment: that
+nothing is to do, local files alone tell. It may be removed at any time: MLflow is asked, then.
+"""
+
+import json
 import logging
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runrecord.errors import UserError, require
+from runrecord.files import sha256
 from runrecord.project import load_project
 from runrecord.store.processes import held
 from runrecord.store.runs import state_folder
@@ -21,12 +27,9 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _LONG = 20.0  # seconds that another process which writes the file may take
-_SAY_TWICE = (
-    *("mlflow.exceptions", "mlflow.store.db.utils", "urllib3.connectionpool"),
-    "urllib3.util.retry",
-)
+_SAY_TWICE = ("mlflow.exceptions", "mlflow.store.db.utils", "urllib3")
 """Loggers that print, some with a traceback, what is raised as well and said in a sentence."""
-_FRESH = 2.0  # seconds since the last write of a file that is still being written
+_FRESH = 5.0  # seconds since the last write of a file that is still being written
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """What the addresses of databases begin with that MLflow uses without a server."""
 _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view for training runs
@@ -35,19 +38,15 @@ _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view f
 def tracking_uri(root: Path) -> str:
     """The address of the tracking store, for a main repository rooted at `root`."""
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if is_embedded(given):
+    if given.startswith(_SQLITE):
         return f"{_SQLITE}{root / given.removeprefix(_SQLITE)}"  # an absolute path stays itself
     return given
 
 
-def is_embedded(uri: str) -> bool:
-    """Is that tracking store a SQLite file of ours, and no server?"""
-    return uri.startswith(_SQLITE)
-
-
-def database_of(uri: str) -> Path:
-    """The SQLite file of an embedded store."""
-    return Path(uri.removeprefix(_SQLITE))
+def database_of(root: Path) -> Path | None:
+    """The SQLite file that is the tracking store; None of a server or another database."""
+    uri = tracking_uri(root)
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def is_database(uri: str) -> bool:
@@ -68,70 +67,59 @@ def experiment_name(root: Path) -> str:
 
 def connect(root: Path) -> "tuple[MlflowClient, str]":
     """A client of the tracking store, and the id of our experiment there, made if missing."""
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # twice asked for, a run is there twice
     # A server that is gone would block each call for minutes with MLflow's own defaults.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # it may be an hour
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     require("mlflow", "MLflow", "mlflow")
     from mlflow import MlflowClient
 
-    from runrecord.trackers.mlflow.http import guard
+    from runrecord.trackers.mlflow.failures import check_answers
 
-    guard()
+    check_answers()
     for name in _SAY_TWICE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     uri, name = tracking_uri(root), experiment_name(root)
     if not is_database(uri):
         client = MlflowClient(uri)
-        return client, _own_experiment(client, name, None)
+        return client, _own_experiment(client, name, None).experiment_id
 
     from mlflow.store.db import utils
 
     utils.MAX_RETRY_COUNT = 3  # a database that is gone or damaged would block for 100 s
     # Processes that create the database at once crash each other in its migration.
     with held(state_folder(root) / "mlflow.lock"):
-        location = artifact_location(root)
-        if is_embedded(uri):
-            database = database_of(uri)
-            if not _has_tables(database):
+        location, database = artifact_location(root), database_of(root)
+        if database:
+            if not database.exists() or not _finds(database, "SELECT 1 FROM sqlite_master"):
                 _create(database, state_folder(root) / "new-database")
+            _wait_until_made(database)
         client = MlflowClient(uri)
-        own = _once_made(lambda: _own_experiment(client, name, location), uri)
-        if is_embedded(uri):
-            _check_place(client.get_experiment(own), database, location)
-        return client, own
+        own = _own_experiment(client, name, location)
+        if database:
+            _check_place(own, database, location)
+        return client, own.experiment_id
 
 
-def _once_made(call: Callable[[], str], uri: str) -> str:
-    """What a call gives, once a script that uses MLflow itself has made the database's tables.
+def _finds(database: Path, query: str) -> bool:
+    """Has a query of a database a row?"""
+    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
+        return connection.execute(query).fetchone() is not None
 
-    While another process makes them, MLflow fails in many ways; the file is written all the while.
+
+def _wait_until_made(database: Path) -> None:
+    """Wait while another process makes the tables, as a script that uses MLflow itself does.
+
+    Both fail if two do at once. The file is written all the while, an experiment last.
     """
     deadline = time.monotonic() + _LONG
-    while True:
-        try:
-            return call()
-        except Exception:
-            written = is_embedded(uri) and time.time() - database_of(uri).stat().st_mtime < _FRESH
-            if not written or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def key_of(experiment: "Experiment") -> str:
-    """What tells an experiment from one that was made anew under its name."""
-    return f"{experiment.experiment_id}-{experiment.creation_time}"
-
-
-def _has_tables(database: Path) -> bool:
-    """Is anything in that file, and not just a name that a process reserved?"""
-    if not database.exists():
-        return False
-    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
-        return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+    while time.time() - database.stat().st_mtime < _FRESH and time.monotonic() < deadline:
+        with suppress(sqlite3.OperationalError):  # there is no such table yet
+            if _finds(database, "SELECT 1 FROM experiments"):
+                return
+        time.sleep(0.1)
 
 
 def _create(database: Path, scratch: Path) -> None:
@@ -176,23 +164,110 @@ def _check_place(found: "Experiment", database: Path, location: str) -> None:
         )
 
 
-def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> str:
-    """The id of our experiment, made where it is missing, with its artifacts at `location`."""
+def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> "Experiment":
+    """Our experiment, made where it is missing, with its artifacts at `location`.
+
+    One that a person deleted is brought back: its name stays taken.
+    """
     from mlflow.exceptions import MlflowException
 
-    try:
-        return _experiment(client, name) or client.create_experiment(name, location, _TAGS)
-    except MlflowException:  # somebody else may have been first to create it
-        if found := _experiment(client, name):
-            return found
-        raise
-
-
-def _experiment(client: "MlflowClient", name: str) -> str | None:
-    """The id of our experiment, brought back where a person deleted it: its name stays taken."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return None
+        try:
+            return client.get_experiment(client.create_experiment(name, location, _TAGS))
+        except MlflowException:  # somebody else may have been first to create it
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    return found
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What is known of a run there."""
+
+    run_id: str
+    """MLflow's."""
+    events: int
+    """How many of its record's events it shows for certain: 0 of one that has only begun."""
+    time: int
+    """When it began: two runs that share an id have two."""
+    removed: bool = False
+    """It was shown once, and a person removed it."""
+
+
+class Notes:
+    """What is noted of one experiment in one tracking store: a line of JSON for each thing."""
+
+    def __init__(self, root: Path) -> None:
+        """Read it; nothing where it cannot be read."""
+        self._root, self._database = root, database_of(root)
+        name = sha256(f"{tracking_uri(root)} {experiment_name(root)}".encode())[:16]
+        self._file = state_folder(root) / "shown" / f"{name}.jsonl"
+        self.runs: dict[str, Noted] = {}
+        """By the records' ids."""
+        self._experiment, self._store = "", ""
+        with suppress(OSError):
+            for line in self._file.read_bytes().splitlines():
+                with suppress(ValueError):  # it is half written
+                    self._read(json.loads(line))
+
+    def _read(self, line: Any) -> None:
+        match line:
+            case {"experiment": str(key)}:
+                self._experiment = key
+            case {"store": str(stamp)}:
+                self._store = stamp
+            case {"run": str(name), "id": str(run_id), "events": int(events), "time": int(time)}:
+                self.runs[name] = Noted(run_id, events, time, line.get("removed") is True)
+
+    def unchanged(self) -> bool:
+        """Is the store as it was when it was last looked at? Of a server that cannot be known."""
+        return bool(self._store) and self._store == self._stamp()
+
+    def of(self, experiment: "Experiment") -> None:
+        """Be of that experiment: what was noted of another one with its name is forgotten."""
+        key = f"{experiment.experiment_id}-{experiment.creation_time}"
+        if self._experiment != key:
+            self.runs, self._store = {}, ""
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
+            self._experiment = key
+            self._append({"experiment": key})
+
+    def add(self, name: str, noted: Noted) -> None:
+        """Note what a run shows."""
+        if self.runs.get(name) != noted:
+            self.runs[name] = noted
+            line = {"run": name, "id": noted.run_id, "events": noted.events, "time": noted.time}
+            self._append(line | {"removed": noted.removed})
+
+    def looked_at(self) -> None:
+        """All that is noted is so in the store as it is now."""
+        if self._database is not None:
+            with suppress(sqlite3.Error), closing(sqlite3.connect(self._database)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else its end changes it
+        if self._store != (stamp := self._stamp()):
+            self._store = stamp
+            self._append({"store": stamp})
+
+    def _append(self, line: dict[str, object]) -> None:
+        with suppress(OSError):  # it is asked again, then
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("ab", buffering=0) as file:
+                file.write(f"{json.dumps(line)}\n".encode())
+
+    def _stamp(self) -> str:
+        """The sizes and times of MLflow's files here; nothing without a database."""
+        if self._database is None or not self._database.exists():
+            return ""
+        runs = self._root / "mlruns"
+        found = []
+        for file in (self._database, Path(f"{self._database}-wal"), runs, runs / "models"):
+            with suppress(OSError):
+                stat = file.stat()
+                if stat.st_size:  # an empty log is none
+                    found.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
+        return ", ".join(found)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from runrecord.project import Project
 from runrecord.record.reader import EVALUATION
+from runrecord.trackers.base import name_for, title_of
 from runrecord.trackers.mlflow.artifacts import pictures_of
-from runrecord.trackers.names import name_for, title_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -92,29 +92,28 @@ def _states(
     ]
     return {
         "runrecord-best": table,
-        "runrecord-learning": {**table, **_sections([("losses", losses), ("pictures", drawn)])},
-        "runrecord-pictures": {**table, **_sections([("pictures", drawn), ("losses", losses)])},
+        "runrecord-learning": {**table, **_sections(losses=losses, pictures=drawn)},
+        "runrecord-pictures": {**table, **_sections(pictures=drawn, losses=losses)},
     }
 
 
-def _sections(sections: list[tuple[str, list[dict[str, Any]]]]) -> dict[str, Any]:
+def _sections(**charts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sections of charts, by their names; MLflow's own sections follow, folded."""
+    opened = [name for name in charts if charts[name]]
     folded = [EVALUATION.rstrip("/"), "Model metrics", "System metrics"]
-    names = [name for name, charts in sections if charts]
     return {
-        "compareRunCharts": [chart for _, charts in sections for chart in charts],
-        "compareRunSections": [_section(name, True) for name in names]
-        + [_section(name, False) for name in folded],
-    }
-
-
-def _section(name: str, open_: bool) -> dict[str, Any]:
-    return {
-        "uuid": name,
-        "name": name.capitalize() if open_ else name,
-        "display": open_,
-        "isReordered": False,
-        "deleted": False,
-        "isGenerated": not open_,
+        "compareRunCharts": [chart for name in opened for chart in charts[name]],
+        "compareRunSections": [
+            {
+                "uuid": name,
+                "name": name.capitalize() if name in opened else name,
+                "display": name in opened,
+                "isReordered": False,
+                "deleted": False,
+                "isGenerated": name not in opened,
+            }
+            for name in opened + folded
+        ],
     }
 
 
