@@ -230,7 +230,7 @@ def test_a_table_shows_what_is_in_brackets(
             study.ask(number, params)
         complete(study, 0, 1.0)
         study.tell(1, Outcome("FAIL", error="IndexError: [red]gone[/red]"))
-        _conclude("shown", shown, study.trials)
+        _conclude(study)
     printed = capsys.readouterr().out
     for text in ("[x]", "[/]", "[red]gone[/red]"):
         assert text in printed

@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(name, dest=parameter, action="store_true", help=told)
 
     command("runs", "runs.list_runs", "list the runs that left a record here")
-    show = command("show", "show.show", "tell all of one run")
+    show = command("show", "runs.show", "tell all of one run")
     show.add_argument("name", metavar="run", help=RUN_NAMES)
-    which = command("which", "which.which", "which run made a model, plot or metrics file?")
+    which = command("which", "runs.which", "which run made a model, plot or metrics file?")
     which.add_argument("file", type=Path)
     sync = command("sync", "sync.sync", "make MLflow hold every run that left a record")
     flag(sync, "--all", "everything", "those of every commit and DVC experiment too")
@@ -65,11 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     flag(sync, "--check", "check", "look for each picture, model and file in MLflow")
     only = f"only that, also if deleted there: {RUN_NAMES}"
     sync.add_argument("name", metavar="run", nargs="?", default="", help=only)
-    dead = command("reap", "reap.reap", "close as KILLED the runs here whose process is gone")
+    dead = command("reap", "upkeep.reap", "close as KILLED the runs here whose process is gone")
     gone = "one that you know to be gone, by id"
     dead.add_argument("names", metavar="run", nargs="*", help=gone)
     dead.add_argument("--host", help="a host that you know to be gone with all of its runs")
-    gc = command("gc", "gc.gc", "remove runs here that DVC's cache can give back")
+    gc = command("gc", "upkeep.gc", "remove runs here that DVC's cache can give back")
     kept = gc.add_mutually_exclusive_group(required=True)
     newest, days = "all but the newest N of each stage", "all but those of D days"
     kept.add_argument("--keep", type=_count, metavar="N", help=newest)

@@ -6,7 +6,7 @@ from glob import escape
 from pathlib import Path
 
 from runrecord.cli.console import refusing, say
-from runrecord.cli.lookup import find_records
+from runrecord.cli.runs import find_records
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, write_atomic
 from runrecord.paths import repo_root

@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,7 +23,7 @@ from runrecord.git.patch import LESS, describe_code
 from runrecord.paths import repo_root
 from runrecord.project import Project, load_project
 from runrecord.provenance.environment import STUDY_TAGS
-from runrecord.report.study_plots import log_plots
+from runrecord.report.plots import log_plots
 from runrecord.run.process import Terminated
 from runrecord.run.run import Run
 from runrecord.run.start import start_run
@@ -40,7 +39,7 @@ from runrecord.sweep.study import (
     grid_of,
     open_study,
 )
-from runrecord.sweep.worker import STUDY, experiment_ref, task_of
+from runrecord.sweep.worker import experiment_ref, task_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -91,7 +90,7 @@ def sweep(given: Namespace) -> int:
             f"{'highest' if definition.better == 'higher' else 'lowest'} {definition.metric}"
         )
         # Its own run is named as its trials are, and tagged with its name.
-        os.environ |= {"DVC_EXP_NAME": name, STUDY_TAGS[STUDY]: name}
+        os.environ |= {"DVC_EXP_NAME": name, STUDY_TAGS["study"]: name}
         with start_run(_STAGE, params=definition.as_params()) as run:
             try:
                 own = replace(task, run=run.id)
@@ -102,9 +101,9 @@ def sweep(given: Namespace) -> int:
             log_plots(run, study)
             written = io.StringIO()
             console = Console(width=_WIDTH, file=written, markup=False, highlight=False)
-            console.print(_table(name, definition, study.trials))
+            console.print(_table(study))
             run.text("Trials", written.getvalue(), step=len(study.trials))
-        _conclude(name, definition, study.trials)
+        _conclude(study)
         return int(any(trial.state.name == "FAIL" for trial in study.trials.values()))
 
 
@@ -164,12 +163,13 @@ def _tell(study: Study, run: Run, number: int) -> None:
         run.log({study.definition.metric: best.value or 0.0}, step=complete)
 
 
-def _table(name: str, definition: Definition, trials: "Mapping[int, FrozenTrial]") -> Table:
+def _table(study: Study) -> Table:
+    definition = study.definition
     table = Table("trial", *map(printable, definition.space), definition.metric, "state")
-    for number, trial in best_first(trials, definition.better):
+    for number, trial in best_first(study.trials, definition.better):
         values = (str(trial.params.get(param, "")) for param in definition.space)
         value, state = (_end_of(trial), "done") if _is_done(trial) else ("", _end_of(trial))
-        table.add_row(*map(printable, (experiment_of(name, number), *values, value, state)))
+        table.add_row(*map(printable, (experiment_of(study.name, number), *values, value, state)))
     return table
 
 
@@ -190,10 +190,10 @@ def _end_of(trial: "FrozenTrial") -> str:
             return "stopped"
 
 
-def _conclude(name: str, definition: Definition, trials: "Mapping[int, FrozenTrial]") -> None:
-    page().print(_table(name, definition, trials))
-    number, best = best_first(trials, definition.better)[0]
+def _conclude(study: Study) -> None:
+    page().print(_table(study))
+    number, best = best_first(study.trials, study.definition.better)[0]
     if not _is_done(best):
-        raise RunFailed(f"{name}: no trial has a value; their errors are in the table.")
-    say(f"The best one:   dvc exp apply {experiment_of(name, number)}")
-    say(f"All, in plots:  runrecord report {name}")
+        raise RunFailed(f"{study.name}: no trial has a value; their errors are in the table.")
+    say(f"The best one:   dvc exp apply {experiment_of(study.name, number)}")
+    say(f"All, in plots:  runrecord report {study.name}")
