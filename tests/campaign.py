@@ -85,7 +85,7 @@ PLACES = (
 
 @cache
 def place_of(path: str, live: Path) -> str:
-    """What a path is to a reader of the table."""
+    """What a path is to a reader."""
     folder, _, rest = path.removeprefix(f"{live}/").partition("/")
     if folder != EXPERIMENT:
         return {"site": "DVC"}.get(folder, "temporary folder")
@@ -96,25 +96,24 @@ def place_of(path: str, live: Path) -> str:
 class Kind:
     """A way in which a program is stopped, or its disk fails."""
 
-    tells: str
+    exits: int
+    """Of a stage by itself; that it ends well all the same is always allowed."""
     error: int = 0
     lasts: bool = False
-    exits: frozenset[int] = frozenset()
-    """Of a stage by itself; that it ends well all the same is always allowed."""
 
 
 KINDS = {
-    "kill": Kind("SIGKILL, the process that makes the call", exits=frozenset({-9})),
-    "power": Kind("SIGKILL, all processes at once", exits=frozenset({-9})),
-    "torn": Kind("half of that write, then SIGKILL for all", exits=frozenset({-9})),
-    "term": Kind("SIGTERM", exits=frozenset({143})),
-    "ctrl-c": Kind("Ctrl-C, and again three writes later", exits=frozenset({130})),
-    "hangup": Kind("its terminal is closed, SIGHUP", exits=frozenset({129})),
-    "console": Kind("the pipe that it prints to is closed"),
-    "full once": Kind("ENOSPC, that call", errno.ENOSPC, exits=frozenset({1})),
-    "full": Kind("ENOSPC, from that call on", errno.ENOSPC, lasts=True, exits=frozenset({1})),
-    "EIO once": Kind("EIO, that call", errno.EIO, exits=frozenset({1})),
-    "EIO": Kind("EIO, from that call on", errno.EIO, lasts=True, exits=frozenset({1})),
+    "kill": Kind(-9),  # SIGKILL, the process that makes the call
+    "power": Kind(-9),  # SIGKILL, all processes at once
+    "torn": Kind(-9),  # half of that write, then SIGKILL for all
+    "term": Kind(143),
+    "ctrl-c": Kind(130),  # and again three writes later
+    "hangup": Kind(129),  # its terminal is closed
+    "console": Kind(0),  # the pipe that it prints to is closed
+    "full once": Kind(1, errno.ENOSPC),
+    "full": Kind(1, errno.ENOSPC, lasts=True),
+    "EIO once": Kind(1, errno.EIO),
+    "EIO": Kind(1, errno.EIO, lasts=True),
 }
 
 
@@ -604,12 +603,6 @@ def _intact(stand: Stand, job: Job, before: State) -> Iterator[str]:
         yield f"Git: {before.git.decode()} became {git_of(root, job).decode()}"
     if locks := [str(path) for path in (root / ".git").rglob("*.lock")]:
         yield f"left in Git: {locks}"
-    index = root / ".runrecord" / "index.db"
-    if index.exists():
-        with closing(sqlite3.connect(index, timeout=20)) as database:
-            answer = database.execute("PRAGMA integrity_check").fetchone()
-        if answer != ("ok",):
-            yield f"the index: {answer}"
 
 
 def right_then(
@@ -629,8 +622,7 @@ def right_then(
     in_script = re.search(r'train\.py", line \d+, in <module>\n(    .*\n)*OSError', said)
     if "Traceback" in said and not in_script and not job.by_dvc:
         yield "it prints a traceback"
-    own_exit = status in kind.exits or status == 0
-    if not (own_exit or job.by_dvc):
+    if status not in (0, kind.exits) and not job.by_dvc:
         yield f"exit status {status}"
     new = [folder for folder in run_dirs(root) if folder.name not in before.records]
     end: str | None = None
@@ -885,27 +877,6 @@ def campaign(
         yield from pool.map(_one, stops)
 
 
-def tables(results: Sequence[Result]) -> str:
-    """What came of the stops, as Markdown."""
-    outcomes = sorted({result.outcome for result in results})
-    by_kind = Counter((result.stop.kind, result.outcome) for result in results)
-    lines = ["| stop | " + " | ".join(outcomes) + " |", "|---" * (len(outcomes) + 1) + "|"]
-    for name, kind in KINDS.items():
-        counts = [str(by_kind[name, outcome] or "") for outcome in outcomes]
-        if any(counts):
-            lines.append(f"| {kind.tells} | " + " | ".join(counts) + " |")
-    kinds = [name for name in KINDS if any(result.stop.kind == name for result in results)]
-    by_place = Counter((result.stop.place, result.stop.kind) for result in results)
-    lines += ["", "| where | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    for place in dict.fromkeys([name for _, name in PLACES] + ["temporary folder", "other files"]):
-        counts = [str(by_place[place, kind] or "") for kind in kinds]
-        if any(counts):
-            lines.append(f"| {place} | " + " | ".join(counts) + " |")
-    by_program = Counter(result.stop.program for result in results)
-    programs = ", ".join(f"{name} {by_program[name]}" for name in JOBS if by_program[name])
-    return "\n".join([*lines, "", f"By program: {programs}."])
-
-
 def write(text: str) -> None:
     """Put the outcome of a run into the docs."""
     commit = subprocess.run(
@@ -952,18 +923,16 @@ def main() -> int:
                 print(f"{result.stop}: {result.outcome}", *result.faults, sep="\n  ", flush=True)
             if given.again:
                 print(result.said)
-    told = tables(results)
     faulty = sum(bool(result.faults) for result in results)
     spent = time.monotonic() - began
     each = sum(result.seconds for result in results) / len(results)
     missed = sum(result.outcome == "not reached" for result in results)
     summary = f"{len(results)} stops (seed {given.seed}), {faulty} with a fault, "
     summary += f"{missed} not reached."
-    print(f"{told}\n\n{summary}\n{spent:.0f} s in all, {each:.1f} s a stop")
-    for (kind, place, outcome), count in sorted(
-        Counter((one.stop.kind, one.stop.place, one.outcome) for one in results).items()
-    ):
-        print(f"  {count:4} {kind} x {place} x {outcome}")
+    print(f"{summary}\n{spent:.0f} s in all, {each:.1f} s a stop")
+    stops = [(one.stop.program, one.stop.kind, one.stop.place, one.outcome) for one in results]
+    for stop, count in sorted(Counter(stops).items()):
+        print(f"  {count:4} {' x '.join(stop)}")
     if given.write:
         write(summary)
     return int(faulty > 0 or missed > len(results) * _MOST_MISSED)
