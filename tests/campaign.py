@@ -55,6 +55,7 @@ from workspaces import EXPERIMENT, RECORD_ONLY, ROOT, TOY, Workspace, new_projec
 
 import runrecord.cli
 from runrecord.files import sha256, write_atomic
+from runrecord.git.commands import git
 from runrecord.record.reader import Record, files_in
 from runrecord.record.schema import RecordRefused
 from runrecord.run.process import run_stage
@@ -288,19 +289,18 @@ class Stand:
         return self._before[name]
 
     def copy(self, to: Path, names: Iterable[str]) -> "Stand":
-        """The same elsewhere: the database's addresses follow their folder."""
+        """The same elsewhere: the addresses in MLflow's database follow their folder."""
         other = Stand(to)
+        addresses = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
         for name in names:
-            shutil.copytree(self.base / name, other.live, symlinks=True)
-            if name != "real":
-                other.must(_connect)
-            other.keep(name)
-            shutil.rmtree(other.live)
+            shutil.copytree(self.base / name, to / name, symlinks=True)
+            database = to / name / EXPERIMENT / "mlflow.db"
+            if database.exists():
+                with closing(sqlite3.connect(database)) as connection, connection:
+                    for table, column in (*addresses, ("logged_models", "artifact_location")):
+                        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+                        connection.execute(change, [str(self.live), str(other.live)])
         return other
-
-
-def _connect() -> None:
-    Store(Path.cwd())
 
 
 def build(stand: Stand, names: Iterable[str]) -> None:
@@ -529,15 +529,11 @@ def _is_own(tag: str) -> bool:
 
 def git_of(root: Path, job: Job) -> bytes:
     """HEAD, the index, and what differs from it but for what the stage writes."""
-
-    def git(*arguments: str) -> bytes:
-        command = ["git", "--no-optional-locks", *arguments]
-        return subprocess.run(command, cwd=root, capture_output=True, check=True).stdout
-
     own = {*job.outs, "dvc.lock", "report.html", ".runrecord/.gitignore"}
-    changed = git("status", "--porcelain", "-z", "--untracked-files=all").split(b"\0")
+    status = ("status", "--porcelain", "-z", "--untracked-files=all")
+    changed = git(root, "--no-optional-locks", *status).split(b"\0")
     left = b"\n".join(line for line in changed if line[3:].decode() not in own)
-    return git("rev-parse", "HEAD") + git("ls-files", "--stage") + left
+    return git(root, "rev-parse", "HEAD") + git(root, "ls-files", "--stage") + left
 
 
 _RUBBISH = re.compile(r"\..+\.[a-z0-9_]{8}|.+\.(new|old)|new-database|gone|.+\.lock")
@@ -549,7 +545,7 @@ def rubbish_in(root: Path) -> list[str]:
     found = [path for folder in state for path in (root / folder).rglob("*")]
     found += root.iterdir()
     born = {folder / "run.json" for folder in (root / ".runrecord" / "runs").iterdir()}
-    mine = ("seal.lock", "sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
+    mine = ("number.lock", "seal.lock", "sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
     left = [path for path in found if _RUBBISH.fullmatch(path.name) and path.name not in mine]
     left += [path for path in born if not path.exists()]
     return [str(path.relative_to(root)) for path in left]
@@ -628,9 +624,7 @@ def right_then(
     end: str | None = None
     for folder in new:
         record = Record(files_in(folder))
-        for _ in record.events():
-            pass
-        if damage := record.damage():
+        if damage := damage_of(record):
             yield f"the record of {folder.name} is damaged: {damage}"
         end = record.end.status if record.end else None
     sealed = sealed_in(root / job.record, job.by_dvc)
@@ -664,6 +658,13 @@ def right_then(
             yield f"{name} is neither the old one nor the new one"
 
 
+def damage_of(record: Record) -> str:
+    """What is damaged in a record that is read to its end."""
+    for _ in record.events():
+        pass
+    return record.damage()
+
+
 def sealed_in(folder: Path, by_dvc: bool = False) -> Record | None:
     """The sealed record there, read to its end, which has to be a good one."""
     if not (folder / "run.json").exists():
@@ -672,9 +673,7 @@ def sealed_in(folder: Path, by_dvc: bool = False) -> Record | None:
         return None
     try:
         record = Record(files_in(folder))
-        for _ in record.events():
-            pass
-        if damage := record.damage():
+        if damage := damage_of(record):
             raise RecordRefused(damage)
     except RecordRefused:
         if by_dvc:
@@ -879,20 +878,12 @@ def campaign(
 
 def write(text: str) -> None:
     """Put the outcome of a run into the docs."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=10", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    commit = git(ROOT, "rev-parse", "--short=10", "HEAD").decode().strip()
     said = f"{time.strftime('%Y-%m-%d', time.gmtime())}, commit {commit}, {platform.system()}"
-    page = PAGE.read_text()
-    marks = "<!-- campaign -->", "<!-- end of campaign -->"
-    before, _, rest = page.partition(marks[0])
-    _, _, after = rest.partition(marks[1])
-    new = f"{before}{marks[0]}\nTaken {said}: {text}\n{marks[1]}{after}"
-    write_atomic(PAGE, new.encode())
+    before, mark, rest = PAGE.read_text().partition("<!-- campaign -->")
+    end = "<!-- end of campaign -->"
+    after = rest.partition(end)[2]
+    write_atomic(PAGE, f"{before}{mark}\nTaken {said}: {text}\n{end}{after}".encode())
 
 
 _MOST_MISSED = 0.1

@@ -105,27 +105,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "space",
-        nargs="+",
-        metavar="PARAM=VALUES",
-        help="a list (vae.latent_dim=2,10,50) or a range (vae.lr=0.0003..0.003:log)",
-    )
-    parser.add_argument("--metric", metavar="FILE:NAME", help="what the trials are judged by")
-    parser.add_argument(
-        "--trials", type=_count, help="how many in all; default all of a grid, else 20"
-    )
-    parser.add_argument(
-        "--search", choices=("grid", "random", "tpe"), help="default grid of lists, tpe of ranges"
-    )
-    parser.add_argument("--better", choices=("higher", "lower"), help="which way the metric is")
-    parser.add_argument(
-        "--prune", action="store_true", help="end trials that are worse than others, by epoch"
-    )
-    parser.add_argument("--jobs", type=_count, help="trials at once; default 1, on a cluster all")
-    parser.add_argument("--cpus", type=_share, default=1, help="of Ray's, a trial; default 1")
-    parser.add_argument("--gpus", type=_share, default=0, help="a trial; 0.25 is a quarter of one")
-    parser.add_argument("--name", metavar="STUDY", help="default made of the stage and the rest")
+    add = parser.add_argument
+    values = "a list (vae.latent_dim=2,10,50) or a range (vae.lr=0.0003..0.003:log)"
+    add("space", nargs="+", metavar="PARAM=VALUES", help=values)
+    add("--metric", metavar="FILE:NAME", default="", help="what the trials are judged by")
+    add("--trials", type=_count, help="how many in all; default all of a grid, else 20")
+    add("--search", choices=("grid", "random", "tpe"), help="default grid of lists, tpe of ranges")
+    add("--better", choices=("higher", "lower"), help="which way the metric is")
+    add("--prune", action="store_true", help="end trials that are worse than others, by epoch")
+    add("--jobs", type=_count, help="trials at once; default 1, on a cluster all")
+    add("--cpus", type=_share, default=1, help="of Ray's, a trial; default 1")
+    add("--gpus", type=_share, default=0, help="a trial; 0.25 is a quarter of one")
+    add("--name", metavar="STUDY", help="default made of the stage and the rest")
 
 
 def _number(

@@ -108,7 +108,7 @@ def sweep(given: Namespace) -> int:
 
 
 def _definition(root: Path, project: Project, given: Namespace) -> Definition:
-    file, colon, metric = (given.metric or "").partition(":")
+    file, colon, metric = given.metric.partition(":")
     if not colon:
         raise UserError(f"--metric {file}: it should be FILE:NAME, as metrics.json:loss.")
     space = as_there(root, split(given.space))
