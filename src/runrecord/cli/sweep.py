@@ -125,7 +125,7 @@ def _code(root: Path, project: Project, stage: str) -> tuple[str, bytes]:
     """The commit, and what the code differs by from that."""
     if find_stage(root, _STAGE, root).stage.commands:
         raise UserError(f"dvc.yaml: has a stage '{_STAGE}', as the runs of studies; rename yours.")
-    generated = find_stage(root, stage, root).generated
+    generated = [*find_stage(root, stage, root).generated, "report.html"]  # of the study, perhaps
     tags, patch, trouble = describe_code(root, project.code, generated)
     if trouble and LESS not in trouble:
         raise UserError(f"the code of the trials cannot be kept as it is: {trouble}")

@@ -29,12 +29,8 @@ _DAY = 86_400_000  # milliseconds
 def reap(names: Sequence[str] = (), host: str | None = None) -> None:
     """Close as KILLED every run whose process is gone, in its record and in MLflow.
 
-    Of that, a run of another machine leaves doubt: it is closed if a person names it. Live runs are
-    left alone.
-
-    Args:
-        names: runs whose process a person says to be gone.
-        host: a host that is gone with all of its runs.
+    Of that, a run of another machine leaves doubt: it is closed if a person says that it is gone,
+    by its name or its host's. Live runs are left alone.
 
     Raises:
         UserError: a named run is not there, or the tracking store cannot be reached; in the latter
@@ -105,12 +101,8 @@ class _Removable:
 def gc(keep: int | None, days: int | None, yes: bool) -> None:
     """Remove (without `yes`: list) the runs whose sealed record DVC keeps.
 
-    The newest of each stage stays, and any that goes on.
-
-    Args:
-        keep: how many runs of each stage stay, the newest.
-        days: or those that began in that many days.
-        yes: remove them.
+    Of each stage the newest `keep` stay, or those of the last `days`, and the newest in any case;
+    so does any that goes on.
 
     Raises:
         UserError: DVC cannot read its files.
