@@ -35,14 +35,14 @@ def add_row(table: Table, *cells: object) -> None:
     table.add_row(*(printable(str(cell), LONGEST_CELL) for cell in cells))
 
 
-def say(text: str) -> None:
+def tell(text: str) -> None:
     """Print a line, harmless whatever it holds."""
     print(printable(text))
 
 
-def say_failure(label: str, error: Exception) -> None:
+def tell_failure(label: str, error: Exception) -> None:
     """Say which record cannot be used, and why."""
-    say(f"{label}: {reason(error)}.")
+    tell(f"{label}: {reason(error)}.")
 
 
 @contextmanager
@@ -66,13 +66,13 @@ class Report:
         self._counts = Counter(dict.fromkeys(outcomes, 0))
 
     def failed(self, label: str, error: Exception) -> None:
-        say_failure(label, error)
+        tell_failure(label, error)
         self._counts["failed"] += 1
 
     def closed(self, records: Iterable[Record]) -> None:
         for record in records:
             detail = f"; {_CUT_OFF}" if record.cut_off else ""
-            say(f"{record.start.id}: its process is gone: KILLED{detail}.")
+            tell(f"{record.start.id}: its process is gone: KILLED{detail}.")
 
     def found(self, known: Iterable[tuple[str, Files | None]]) -> Iterable[tuple[str, Files]]:
         """Those records that can be had."""
@@ -82,7 +82,7 @@ class Report:
             else:
                 yield label, files
         if count := self._counts["not found"]:
-            say(
+            tell(
                 f"{count} records that Git names come from neither DVC's cache nor its remote: "
                 "made elsewhere and not pushed, pruned since, or the remote failed."
             )
@@ -95,7 +95,7 @@ class Report:
         with Progress(console=console, disable=not console.is_terminal) as bar:
             for run in bar.track(runs, description=title):
                 if run.sealed and run.summary.cut_off:
-                    say(f"{run.label}: {_CUT_OFF}.")
+                    tell(f"{run.label}: {_CUT_OFF}.")
                 try:
                     outcome = play(run)
                 except UserError:

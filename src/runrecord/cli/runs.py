@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from runrecord.cli.console import add_row, page, refusing, say, say_failure
+from runrecord.cli.console import add_row, page, refusing, tell, tell_failure
 from runrecord.dvc.cache import known_records, records_at, records_of_equal_runs
 from runrecord.dvc.stages import hash_paths
 from runrecord.errors import RunFailed, UserError
@@ -129,7 +129,7 @@ def _by_id(root: Path, record_id: str) -> list[Record]:
 def list_runs() -> None:
     """Print a row per run on this machine, the oldest first."""
     table = Table("run", "status", "begun (UTC)", "took", "commit", "experiment")
-    for run in newest_of_each(all_runs(repo_root(), say_failure), say_failure):
+    for run in newest_of_each(all_runs(repo_root(), tell_failure), tell_failure):
         summary = run.summary
         status = summary.status or ("RUNNING" if run.is_live else "cut off")
         begun = f"{datetime.fromtimestamp(summary.time / 1000, UTC):%Y-%m-%d %H:%M:%S}"
@@ -200,7 +200,7 @@ def which(file: Path) -> None:
     if not file.exists():
         raise FileNotFoundError(2, "No such file or directory", str(file))
     (digest,) = hash_paths(root, [str(file.resolve())], compiled=True).values()
-    runs = all_runs(root, say_failure)
+    runs = all_runs(root, tell_failure)
     here = [(run.label, run.files()) for run in runs if run.summary.may_have_written(digest)]
     found = _writers(here, digest) or _writers(known_records(root), digest)
     if not found:
@@ -211,7 +211,7 @@ def which(file: Path) -> None:
     for start in sorted((one.start for one in found), key=lambda start: (start.time, start.id)):
         change = " and its uncommitted change" if start.patch else ""
         commit = start.tags.get("git.commit", "no commit")[:10]
-        say(f"{file}: made by {start.id}, from {commit}{change}")
+        tell(f"{file}: made by {start.id}, from {commit}{change}")
 
 
 def _writers(records: Iterable[tuple[str, Files | None]], digest: str) -> list[Record]:
@@ -225,9 +225,9 @@ def _writers(records: Iterable[tuple[str, Files | None]], digest: str) -> list[R
             if _wrote(record, digest):
                 found.setdefault(record.start.id, record)
             elif record.damaged:
-                say_failure(label, RecordRefused(record.damage()))
+                tell_failure(label, RecordRefused(record.damage()))
         except RecordRefused as error:
-            say_failure(label, error)
+            tell_failure(label, error)
     return [*found.values()]
 
 

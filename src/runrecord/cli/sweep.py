@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from runrecord.cli.console import page, say
+from runrecord.cli.console import page, tell
 from runrecord.dvc.stages import find_stage, stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.extras import require
@@ -85,7 +85,7 @@ def sweep(given: Namespace) -> int:
         whole = len(grid_of(definition)) if definition.search == "grid" else _TRIALS
         count = given.trials or max(whole, len(study.trials))
         resources = Resources(given.jobs, given.cpus, given.gpus)
-        say(
+        tell(
             f"{name}: {count} trials of {', '.join(definition.space)}; the best has the "
             f"{'highest' if definition.better == 'higher' else 'lowest'} {definition.metric}"
         )
@@ -94,9 +94,9 @@ def sweep(given: Namespace) -> int:
         with start_run(_STAGE, params=definition.as_params()) as run:
             try:
                 own = replace(task, run=run.id)
-                run_study(study, own, count, resources, lambda one: _tell(study, run, one))
+                run_study(study, own, count, resources, lambda one: _note_end(study, run, one))
             except (KeyboardInterrupt, Terminated):
-                say(f"{name}: stopped; the same command resumes it.")
+                tell(f"{name}: stopped; the same command resumes it.")
                 raise
             log_plots(run, study)
             written = io.StringIO()
@@ -150,13 +150,13 @@ def _check_names_free(root: Path, name: str, commit: str) -> None:
         )
 
 
-def _tell(study: Study, run: Run, number: int) -> None:
+def _note_end(study: Study, run: Run, number: int) -> None:
     """Print how a trial ended, and put it and the best value so far on record."""
     trials = study.trials
     params = trials[number].params.items()
     values = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in params)
     end = _end_of(trials[number])
-    say(f"{experiment_of(study.name, number)}  {values}  {end}")
+    tell(f"{experiment_of(study.name, number)}  {values}  {end}")
     run.tag(**{f"trial.{number:03}": end})
     if complete := sum(map(_is_done, trials.values())):
         _, best = best_first(trials, study.definition.better)[0]
@@ -195,5 +195,5 @@ def _conclude(study: Study) -> None:
     number, best = best_first(study.trials, study.definition.better)[0]
     if not _is_done(best):
         raise RunFailed(f"{study.name}: no trial has a value; their errors are in the table.")
-    say(f"The best one:   dvc exp apply {experiment_of(study.name, number)}")
-    say(f"All, in plots:  runrecord report {study.name}")
+    tell(f"The best one:   dvc exp apply {experiment_of(study.name, number)}")
+    tell(f"All, in plots:  runrecord report {study.name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.cli.console import Report, say, say_failure
+from runrecord.cli.console import Report, tell, tell_failure
 from runrecord.dvc.cache import known_records
 from runrecord.errors import UserError
 from runrecord.files import sha256
@@ -73,9 +73,9 @@ def _say_what_is_left(runs: Iterable[RecordedRun], told: Iterable[str]) -> None:
         if run.ended or run_id in sealed:
             continue
         if run.is_live and run_id in told:
-            say(f"{run_id}: a process works on it; it is left alone.")
+            tell(f"{run_id}: a process works on it; it is left alone.")
         elif not run.is_live:
-            say(
+            tell(
                 f"{run_id}: its process on {host} may be gone, which cannot be told from here; if "
                 f"it is, say 'runrecord reap {run_id}', or 'runrecord reap --host {host}' for all."
             )
@@ -112,10 +112,10 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
         old = _old(root, keep, days)
         found = sorted(_removable(root, old), key=lambda one: one.run_id)
         for one in found:
-            say(f"{one.run_id}: {_mib(one.size)}; its sealed record is {one.copy}")
+            tell(f"{one.run_id}: {_mib(one.size)}; its sealed record is {one.copy}")
         total = _mib(sum(one.size for one in found))
         if kept := len(old) - len(found):
-            say(f"{kept} older runs stay: no dvc.lock, here or in Git, names an equal record.")
+            tell(f"{kept} older runs stay: no dvc.lock, here or in Git, names an equal record.")
         if not yes:
             print(f"{len(found)} runs, {total}, can go: say --yes to remove them.")
             return
@@ -130,7 +130,7 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
 
 def _old(root: Path, keep: int | None, days: int | None) -> list[RecordedRun]:
     """The runs of the store that have ended and are not to be kept."""
-    runs = [run for run in all_runs(root, say_failure) if not run.sealed]
+    runs = [run for run in all_runs(root, tell_failure) if not run.sealed]
     runs.sort(key=lambda run: run.summary.time, reverse=True)
     since = time.time_ns() // 1_000_000 - days * _DAY if days is not None else None
     newer, old = Counter[str](), []
@@ -186,9 +186,9 @@ def _remove(root: Path, found: Collection[_Removable]) -> int:
                 for number, folder in reversed([*enumerate(one.folders)]):  # its record goes last
                     folder.rename(gone / str(number))
         except Timeout:
-            say(f"{one.run_id}: it goes on again, and stays.")
+            tell(f"{one.run_id}: it goes on again, and stays.")
         except OSError as error:
-            say_failure(one.run_id, error)
+            tell_failure(one.run_id, error)
         else:
             count += 1
     shutil.rmtree(gone, ignore_errors=True)
