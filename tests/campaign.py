@@ -641,13 +641,9 @@ def right_then(
         signalled = stop.kind in ("term", "ctrl-c", "hangup")
         if is_new and signalled and not job.by_dvc:
             yield "its record is sealed, and its exit status says that it was stopped"
-        if new and alone and not job.by_dvc:
-            allowed: set[str | None] = (
-                {"KILLED"} if signalled else {"KILLED", "FAILED", "FINISHED", None}
-            )
-            if stop.kind == "ctrl-c":
-                allowed.add(None)  # the second one ended its last words
-            if end not in allowed:
+        if signalled and new and alone and not job.by_dvc:
+            cut_off = stop.kind == "ctrl-c" and end is None  # the second one ended its last words
+            if end != "KILLED" and not cut_off:
                 yield f"its record says {end}"
     grows = job.template == "real"  # the metrics of a real training, with each epoch
     for name in job.outs[: 1 if grows else None]:
@@ -701,7 +697,7 @@ def _train_again(
             record = Record(files_in(folder))
             if record.end is None and not (sealed and sealed.start.id == folder.name):
                 faults.append(f"{folder.name} is not closed by reap")
-    kept = [path for path in _checkpoints(root) if _may_go_on(root, path)]
+    kept = _checkpoints(root)
     again, text = stand.do(job.main, **job.environment)
     said += text
     if "Unable to read RWLock-file" in text:  # DVC's own, half written: docs/runrecord/promises.md
@@ -721,7 +717,7 @@ def _train_again(
     ]
     if sealed_in(root / job.record) is None:
         faults.append("the second time, no record is sealed")
-    left = [path for path in _checkpoints(root) if _may_go_on(root, path)]
+    left = _checkpoints(root)
     if left and not KINDS[stop.kind].error:
         faults.append(f"checkpoints left: {left}")
     if job.by_dvc:
@@ -743,14 +739,13 @@ def _train_again(
 
 
 def _checkpoints(root: Path) -> list[Path]:
-    return sorted((root / ".runrecord" / "checkpoints").rglob("*.safetensors"))
-
-
-def _may_go_on(root: Path, checkpoint: Path) -> bool:
-    with suppress(RecordRefused):
-        record = Record(files_in(root / ".runrecord" / "runs" / checkpoint.parent.name))
-        return record.end is None or record.end.status != "FINISHED"
-    return False
+    """Those of runs that have not finished."""
+    found = []
+    for path in sorted((root / ".runrecord" / "checkpoints").rglob("*.safetensors")):
+        with suppress(RecordRefused):
+            end = Record(files_in(root / ".runrecord" / "runs" / path.parent.name)).end
+            found += [path] if end is None or end.status != "FINISHED" else []
+    return found
 
 
 def _settle() -> None:
