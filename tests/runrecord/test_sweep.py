@@ -11,7 +11,7 @@ import pytest
 from workspaces import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
 
 from runrecord.cli import _parser
-from runrecord.cli.sweep import _code, _conclude, sweep
+from runrecord.cli.sweep import _check_names_free, _code, _conclude, sweep
 from runrecord.errors import UserError
 from runrecord.extras import require
 from runrecord.project import Better, Project
@@ -265,7 +265,9 @@ def test_what_is_refused_is_one_sentence(
 ) -> None:
     project = bare.copy(tmp_path / EXPERIMENT)
     commit = project.run("git", "rev-parse", "HEAD").strip()
-    project.run("git", "update-ref", experiment_ref(commit, "mine-001"), commit)
+    for name in ("mine-001", "yours-too-001"):
+        project.run("git", "update-ref", experiment_ref(commit, name), commit)
+    _check_names_free(project.path, "yours", commit)
     monkeypatch.chdir(project.path)
     for given, said in REFUSED.items():
         with pytest.raises(UserError, match=re.escape(said)):

@@ -142,12 +142,13 @@ def _makers(root: Path, file: str) -> tuple[str, ...]:
 
 def _check_names_free(root: Path, name: str, commit: str) -> None:
     """Refuse where an experiment has the name of a trial: it would be lost."""
-    ref = experiment_ref(commit, name)
-    if there := git(root, "for-each-ref", "--format=%(refname)", f"{ref}-*").decode().split():
-        raise UserError(
-            f"{printable(there[0].rpartition('/')[2])} is an experiment already, and of no study "
-            "here; use another --name, or remove it with 'dvc exp remove'."
-        )
+    pattern = experiment_ref(commit, f"{name}-*")
+    for ref in git(root, "for-each-ref", "--format=%(refname)", pattern).decode().split():
+        if re.fullmatch(rf".*/{name}-\d+", ref):  # else it is a trial of NAME-MORE
+            raise UserError(
+                f"{ref.rpartition('/')[2]} is an experiment already, and of no study here; use "
+                "another --name, or remove it with 'dvc exp remove'."
+            )
 
 
 def _note_end(study: Study, run: Run, number: int) -> None:

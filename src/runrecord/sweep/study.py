@@ -119,10 +119,10 @@ class Study:
     def missing(self, count: int) -> Iterator[tuple[int, Mapping[str, Value] | None]]:
         """Which of `count` trials did not run, were stopped or failed; their params if known."""
         known = self.trials
-        grid = grid_of(self.definition) if self.definition.search == "grid" else None
-        for number in range(count if grid is None else min(count, len(grid))):
+        grid = grid_of(self.definition) if self.definition.search == "grid" else [None] * count
+        for number, params in enumerate(grid[:count]):
             if number not in known:
-                yield number, grid[number] if grid else None
+                yield number, params
             elif known[number].state.name not in ("COMPLETE", "PRUNED"):
                 yield number, known[number].params
 
