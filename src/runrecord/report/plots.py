@@ -17,7 +17,10 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
-    """A panel a metric, in it a line a run: `metrics` by the run's label, from epoch 1 on."""
+    """A panel a metric, in it a line a run.
+
+    `metrics` has by metric, then by the run's label, the values in every epoch from 1 on.
+    """
     require("matplotlib", "matplotlib", "report")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
