@@ -55,6 +55,7 @@ from workspaces import EXPERIMENT, RECORD_ONLY, ROOT, TOY, Workspace, new_projec
 
 import runrecord.cli
 from runrecord.files import sha256, write_atomic
+from runrecord.git.commands import git
 from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record, files_in
 from runrecord.run.process import run_stage
@@ -85,7 +86,7 @@ PLACES = (
 
 @cache
 def place_of(path: str, live: Path) -> str:
-    """What a path is to a reader of the table."""
+    """What a path is to a reader."""
     folder, _, rest = path.removeprefix(f"{live}/").partition("/")
     if folder != EXPERIMENT:
         return {"site": "DVC"}.get(folder, "temporary folder")
@@ -96,25 +97,24 @@ def place_of(path: str, live: Path) -> str:
 class Kind:
     """A way in which a program is stopped, or its disk fails."""
 
-    tells: str
+    exits: int
+    """Of a stage by itself; that it ends well all the same is always allowed."""
     error: int = 0
     lasts: bool = False
-    exits: frozenset[int] = frozenset()
-    """Of a stage by itself; that it ends well all the same is always allowed."""
 
 
 KINDS = {
-    "kill": Kind("SIGKILL, the process that makes the call", exits=frozenset({-9})),
-    "power": Kind("SIGKILL, all processes at once", exits=frozenset({-9})),
-    "torn": Kind("half of that write, then SIGKILL for all", exits=frozenset({-9})),
-    "term": Kind("SIGTERM", exits=frozenset({143})),
-    "ctrl-c": Kind("Ctrl-C, and again three writes later", exits=frozenset({130})),
-    "hangup": Kind("its terminal is closed, SIGHUP", exits=frozenset({129})),
-    "console": Kind("the pipe that it prints to is closed"),
-    "full once": Kind("ENOSPC, that call", errno.ENOSPC, exits=frozenset({1})),
-    "full": Kind("ENOSPC, from that call on", errno.ENOSPC, lasts=True, exits=frozenset({1})),
-    "EIO once": Kind("EIO, that call", errno.EIO, exits=frozenset({1})),
-    "EIO": Kind("EIO, from that call on", errno.EIO, lasts=True, exits=frozenset({1})),
+    "kill": Kind(-9),  # SIGKILL, the process that makes the call
+    "power": Kind(-9),  # SIGKILL, all processes at once
+    "torn": Kind(-9),  # half of that write, then SIGKILL for all
+    "term": Kind(143),
+    "ctrl-c": Kind(130),  # and again three writes later
+    "hangup": Kind(129),  # its terminal is closed
+    "console": Kind(0),  # the pipe that it prints to is closed
+    "full once": Kind(1, errno.ENOSPC),
+    "full": Kind(1, errno.ENOSPC, lasts=True),
+    "EIO once": Kind(1, errno.EIO),
+    "EIO": Kind(1, errno.EIO, lasts=True),
 }
 
 
@@ -289,19 +289,18 @@ class Stand:
         return self._before[name]
 
     def copy(self, to: Path, names: Iterable[str]) -> "Stand":
-        """The same elsewhere: the database's addresses follow their folder."""
+        """The same elsewhere: the addresses in MLflow's database follow their folder."""
         other = Stand(to)
+        addresses = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
         for name in names:
-            shutil.copytree(self.base / name, other.live, symlinks=True)
-            if name != "real":
-                other.must(_connect)
-            other.keep(name)
-            shutil.rmtree(other.live)
+            shutil.copytree(self.base / name, to / name, symlinks=True)
+            database = to / name / EXPERIMENT / "mlflow.db"
+            if database.exists():
+                with closing(sqlite3.connect(database)) as connection, connection:
+                    for table, column in (*addresses, ("logged_models", "artifact_location")):
+                        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+                        connection.execute(change, [str(self.live), str(other.live)])
         return other
-
-
-def _connect() -> None:
-    Store(Path.cwd())
 
 
 def build(stand: Stand, names: Iterable[str]) -> None:
@@ -530,15 +529,11 @@ def _is_own(tag: str) -> bool:
 
 def git_of(root: Path, job: Job) -> bytes:
     """HEAD, the index, and what differs from it but for what the stage writes."""
-
-    def git(*arguments: str) -> bytes:
-        command = ["git", "--no-optional-locks", *arguments]
-        return subprocess.run(command, cwd=root, capture_output=True, check=True).stdout
-
     own = {*job.outs, "dvc.lock", "report.html", ".runrecord/.gitignore"}
-    changed = git("status", "--porcelain", "-z", "--untracked-files=all").split(b"\0")
+    status = ("status", "--porcelain", "-z", "--untracked-files=all")
+    changed = git(root, "--no-optional-locks", *status).split(b"\0")
     left = b"\n".join(line for line in changed if line[3:].decode() not in own)
-    return git("rev-parse", "HEAD") + git("ls-files", "--stage") + left
+    return git(root, "rev-parse", "HEAD") + git(root, "ls-files", "--stage") + left
 
 
 _RUBBISH = re.compile(r"\..+\.[a-z0-9_]{8}|.+\.(new|old)|new-database|gone|.+\.lock")
@@ -550,7 +545,7 @@ def rubbish_in(root: Path) -> list[str]:
     found = [path for folder in state for path in (root / folder).rglob("*")]
     found += root.iterdir()
     born = {folder / "run.json" for folder in (root / ".runrecord" / "runs").iterdir()}
-    mine = ("seal.lock", "sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
+    mine = ("number.lock", "seal.lock", "sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
     left = [path for path in found if _RUBBISH.fullmatch(path.name) and path.name not in mine]
     left += [path for path in born if not path.exists()]
     return [str(path.relative_to(root)) for path in left]
@@ -604,12 +599,6 @@ def _intact(stand: Stand, job: Job, before: State) -> Iterator[str]:
         yield f"Git: {before.git.decode()} became {git_of(root, job).decode()}"
     if locks := [str(path) for path in (root / ".git").rglob("*.lock")]:
         yield f"left in Git: {locks}"
-    index = root / ".runrecord" / "index.db"
-    if index.exists():
-        with closing(sqlite3.connect(index, timeout=20)) as database:
-            answer = database.execute("PRAGMA integrity_check").fetchone()
-        if answer != ("ok",):
-            yield f"the index: {answer}"
 
 
 def right_then(
@@ -629,16 +618,13 @@ def right_then(
     in_script = re.search(r'train\.py", line \d+, in <module>\n(    .*\n)*OSError', said)
     if "Traceback" in said and not in_script and not job.by_dvc:
         yield "it prints a traceback"
-    own_exit = status in kind.exits or status == 0
-    if not (own_exit or job.by_dvc):
+    if status not in (0, kind.exits) and not job.by_dvc:
         yield f"exit status {status}"
     new = [folder for folder in run_dirs(root) if folder.name not in before.records]
     end: str | None = None
     for folder in new:
         record = Record(files_in(folder))
-        for _ in record.events():
-            pass
-        if damage := record.damage():
+        if damage := damage_of(record):
             yield f"the record of {folder.name} is damaged: {damage}"
         end = record.end.status if record.end else None
     sealed = sealed_in(root / job.record, job.by_dvc)
@@ -655,13 +641,9 @@ def right_then(
         signalled = stop.kind in ("term", "ctrl-c", "hangup")
         if is_new and signalled and not job.by_dvc:
             yield "its record is sealed, and its exit status says that it was stopped"
-        if new and alone and not job.by_dvc:
-            allowed: set[str | None] = (
-                {"KILLED"} if signalled else {"KILLED", "FAILED", "FINISHED", None}
-            )
-            if stop.kind == "ctrl-c":
-                allowed.add(None)  # the second one ended its last words
-            if end not in allowed:
+        if signalled and new and alone and not job.by_dvc:
+            cut_off = stop.kind == "ctrl-c" and end is None  # the second one ended its last words
+            if end != "KILLED" and not cut_off:
                 yield f"its record says {end}"
     grows = job.template == "real"  # the metrics of a real training, with each epoch
     for name in job.outs[: 1 if grows else None]:
@@ -672,6 +654,13 @@ def right_then(
             yield f"{name} is neither the old one nor the new one"
 
 
+def damage_of(record: Record) -> str:
+    """What is damaged in a record that is read to its end."""
+    for _ in record.events():
+        pass
+    return record.damage()
+
+
 def sealed_in(folder: Path, by_dvc: bool = False) -> Record | None:
     """The sealed record there, read to its end, which has to be a good one."""
     if not (folder / "run.json").exists():
@@ -680,9 +669,7 @@ def sealed_in(folder: Path, by_dvc: bool = False) -> Record | None:
         return None
     try:
         record = Record(files_in(folder))
-        for _ in record.events():
-            pass
-        if damage := record.damage():
+        if damage := damage_of(record):
             raise RecordRefused(damage)
     except RecordRefused:
         if by_dvc:
@@ -710,7 +697,7 @@ def _train_again(
             record = Record(files_in(folder))
             if record.end is None and not (sealed and sealed.start.id == folder.name):
                 faults.append(f"{folder.name} is not closed by reap")
-    kept = [path for path in _checkpoints(root) if _may_go_on(root, path)]
+    kept = _checkpoints(root)
     again, text = stand.do(job.main, **job.environment)
     said += text
     if "Unable to read RWLock-file" in text:  # DVC's own, half written: docs/runrecord/promises.md
@@ -730,7 +717,7 @@ def _train_again(
     ]
     if sealed_in(root / job.record) is None:
         faults.append("the second time, no record is sealed")
-    left = [path for path in _checkpoints(root) if _may_go_on(root, path)]
+    left = _checkpoints(root)
     if left and not KINDS[stop.kind].error:
         faults.append(f"checkpoints left: {left}")
     if job.by_dvc:
@@ -752,14 +739,13 @@ def _train_again(
 
 
 def _checkpoints(root: Path) -> list[Path]:
-    return sorted((root / ".runrecord" / "checkpoints").rglob("*.safetensors"))
-
-
-def _may_go_on(root: Path, checkpoint: Path) -> bool:
-    with suppress(RecordRefused):
-        record = Record(files_in(root / ".runrecord" / "runs" / checkpoint.parent.name))
-        return record.end is None or record.end.status != "FINISHED"
-    return False
+    """Those of runs that have not finished."""
+    found = []
+    for path in sorted((root / ".runrecord" / "checkpoints").rglob("*.safetensors")):
+        with suppress(RecordRefused):
+            end = Record(files_in(root / ".runrecord" / "runs" / path.parent.name)).end
+            found += [path] if end is None or end.status != "FINISHED" else []
+    return found
 
 
 def _settle() -> None:
@@ -885,43 +871,14 @@ def campaign(
         yield from pool.map(_one, stops)
 
 
-def tables(results: Sequence[Result]) -> str:
-    """What came of the stops, as Markdown."""
-    outcomes = sorted({result.outcome for result in results})
-    by_kind = Counter((result.stop.kind, result.outcome) for result in results)
-    lines = ["| stop | " + " | ".join(outcomes) + " |", "|---" * (len(outcomes) + 1) + "|"]
-    for name, kind in KINDS.items():
-        counts = [str(by_kind[name, outcome] or "") for outcome in outcomes]
-        if any(counts):
-            lines.append(f"| {kind.tells} | " + " | ".join(counts) + " |")
-    kinds = [name for name in KINDS if any(result.stop.kind == name for result in results)]
-    by_place = Counter((result.stop.place, result.stop.kind) for result in results)
-    lines += ["", "| where | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    for place in dict.fromkeys([name for _, name in PLACES] + ["temporary folder", "other files"]):
-        counts = [str(by_place[place, kind] or "") for kind in kinds]
-        if any(counts):
-            lines.append(f"| {place} | " + " | ".join(counts) + " |")
-    by_program = Counter(result.stop.program for result in results)
-    programs = ", ".join(f"{name} {by_program[name]}" for name in JOBS if by_program[name])
-    return "\n".join([*lines, "", f"By program: {programs}."])
-
-
 def write(text: str) -> None:
     """Put the outcome of a run into the docs."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=10", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    commit = git(ROOT, "rev-parse", "--short=10", "HEAD").decode().strip()
     said = f"{time.strftime('%Y-%m-%d', time.gmtime())}, commit {commit}, {platform.system()}"
-    page = PAGE.read_text()
-    marks = "<!-- campaign -->", "<!-- end of campaign -->"
-    before, _, rest = page.partition(marks[0])
-    _, _, after = rest.partition(marks[1])
-    new = f"{before}{marks[0]}\nTaken {said}: {text}\n{marks[1]}{after}"
-    write_atomic(PAGE, new.encode())
+    before, mark, rest = PAGE.read_text().partition("<!-- campaign -->")
+    end = "<!-- end of campaign -->"
+    after = rest.partition(end)[2]
+    write_atomic(PAGE, f"{before}{mark}\nTaken {said}: {text}\n{end}{after}".encode())
 
 
 _MOST_MISSED = 0.1
@@ -952,18 +909,16 @@ def main() -> int:
                 print(f"{result.stop}: {result.outcome}", *result.faults, sep="\n  ", flush=True)
             if given.again:
                 print(result.said)
-    told = tables(results)
     faulty = sum(bool(result.faults) for result in results)
     spent = time.monotonic() - began
     each = sum(result.seconds for result in results) / len(results)
     missed = sum(result.outcome == "not reached" for result in results)
     summary = f"{len(results)} stops (seed {given.seed}), {faulty} with a fault, "
     summary += f"{missed} not reached."
-    print(f"{told}\n\n{summary}\n{spent:.0f} s in all, {each:.1f} s a stop")
-    for (kind, place, outcome), count in sorted(
-        Counter((one.stop.kind, one.stop.place, one.outcome) for one in results).items()
-    ):
-        print(f"  {count:4} {kind} x {place} x {outcome}")
+    print(f"{summary}\n{spent:.0f} s in all, {each:.1f} s a stop")
+    stops = [(one.stop.program, one.stop.kind, one.stop.place, one.outcome) for one in results]
+    for stop, count in sorted(Counter(stops).items()):
+        print(f"  {count:4} {' x '.join(stop)}")
     if given.write:
         write(summary)
     return int(faulty > 0 or missed > len(results) * _MOST_MISSED)

@@ -143,7 +143,7 @@ MUTATIONS = [
     ),
     Mutation(
         16,
-        "runrecord/cli/gc.py",
+        "runrecord/cli/upkeep.py",
         "if count and not wanted",
         "if not wanted",
         "runrecord/test_gc.py::test_what_is_older_than_some_days_goes_and_the_newest_of_a_stage_never",

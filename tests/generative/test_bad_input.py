@@ -13,13 +13,6 @@ from runrecord.record.reader import Record, files_in
 from runrecord.run.process import exit_status
 
 
-def truncate_data(workspace: Workspace) -> None:
-    file = workspace.path / "data/mnist/train-images-idx3-ubyte"
-    content = file.read_bytes()
-    file.unlink()  # it may be a link into DVC's cache
-    file.write_bytes(content[:1000])
-
-
 def swap_models(workspace: Workspace) -> None:
     folder = workspace.path / "models"
     (folder / "ae.safetensors").rename(folder / "other")
@@ -28,48 +21,44 @@ def swap_models(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "change", "sentence"),
+    ("model", "values", "sentence"),
     [
-        pytest.param(
-            "train_ae",
-            lambda w: w.set_params(ae__batch_size=257),
-            "params.yaml: ae.batch_size is 257 ... 256 or less.",
-            id="batch",
+        ("ae", {"ae__batch_size": 257}, "ae.batch_size is 257 ... 256 or less."),
+        ("vae", {"vae__lr": "1,000"}, "vae.lr is '1,000' ... a number above 0."),
+        (
+            "vae",
+            {"vae__keep": "Validation/Total Loss"},
+            "vae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
         ),
         pytest.param(
-            "train_vae",
-            lambda w: w.set_params(vae__lr="1,000"),
-            "params.yaml: vae.lr is '1,000' ... a number above 0.",
-            id="number",
-        ),
-        pytest.param(
-            "train_vae",
-            lambda w: w.set_params(vae__keep="Validation/Total Loss"),
-            "params.yaml: vae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
-            id="no validation images",
-        ),
-        pytest.param(
-            "train_vae",
-            truncate_data,
-            "data/mnist/train-images-idx3-ubyte: has 1,000 bytes where its header promises "
-            "200,720; delete data/mnist and run 'dvc repro download-mnist'.",
-            id="truncated data",
-        ),
-        pytest.param(
-            "train_ae",
-            lambda w: w.set_params(compute__device="cuda"),
-            "params.yaml: compute.device is cuda ... set it to auto or cpu",
-            id="no CUDA",
+            "ae",
+            {"compute__device": "cuda"},
+            "compute.device is cuda ... set it to auto or cpu",
             marks=no_cuda,
         ),
     ],
 )
-def test_bad_input_stops_a_stage_before_any_work(
-    script: str, change: Callable[[Workspace], object], sentence: str, workspace: Workspace
+def test_bad_params_stop_a_stage_before_any_work(
+    model: str, values: dict[str, object], sentence: str, workspace: Workspace
 ) -> None:
-    change(workspace)
+    workspace.set_params(**values)
+    assert_nothing_is_begun(workspace, model, f"params.yaml: {sentence}")
+
+
+def test_truncated_data_stops_a_stage_before_any_work(workspace: Workspace) -> None:
+    file = workspace.path / "data/mnist/train-images-idx3-ubyte"
+    content = file.read_bytes()
+    file.unlink()  # it may be a link into DVC's cache
+    file.write_bytes(content[:1000])
+    said = "has 1,000 bytes where its header promises 200,720; delete data/mnist and run 'dvc repro"
+    assert_nothing_is_begun(
+        workspace, "vae", f"data/mnist/train-images-idx3-ubyte: {said} download-mnist'."
+    )
+
+
+def assert_nothing_is_begun(workspace: Workspace, model: str, sentence: str) -> None:
     before = outputs(workspace)
-    said = workspace.run("python", f"stages/{script}.py", status=2)
+    said = workspace.run("python", f"stages/train_{model}.py", status=2)
     assert_says(said, f"error: {sentence}")
     assert said.count("\n") == 1
     assert outputs(workspace) == before

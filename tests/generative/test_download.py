@@ -9,7 +9,8 @@ import shutil
 import signal
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -53,21 +54,17 @@ def address(mirror: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-class serve:  # noqa: N801
+@contextmanager
+def serve(handler: Any) -> Iterator[int]:
     """A web server on a free port of this machine."""
-
-    def __init__(self, handler: Any) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-
-    def __enter__(self) -> int:
-        self._thread.start()
-        return self._server.server_port
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def pack(mirror: Path) -> None:
@@ -305,10 +302,19 @@ def test_where_torchvisions_mirrors_fail_the_reason_is_one_line(
     assert list((tmp_path / "data").iterdir()) == []
 
 
-@pytest.mark.usefixtures("torchvisions_files")
-@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+@pytest.fixture(params=["fashion-mnist", "kmnist"])
+def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Data:
+    """A data set that torchvision knows by MD5 sums, its files the sample's."""
+    request.getfixturevalue("torchvisions_files")
+    dataset = getattr(datasets, KNOWN[request.param].torchvision)
+    monkeypatch.setattr(dataset, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    monkeypatch.setattr(dataset, "resources", datasets.MNIST.resources)
+    monkeypatch.delenv(KNOWN[request.param].mirror_variable, raising=False)
+    return MNIST.model_copy(update={"name": request.param})
+
+
 def test_others_come_from_torchvisions_mirrors_too_by_their_md5_sums(
-    name: str,
+    other: Data,
     mirror: Path,
     address: str,
     tmp_path: Path,
@@ -316,56 +322,46 @@ def test_others_come_from_torchvisions_mirrors_too_by_their_md5_sums(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Through torchvision's own classes; the real servers are out of these tests' reach."""
-    dataset = getattr(datasets, KNOWN[name].torchvision)
-    monkeypatch.setattr(dataset, "mirrors", [f"{address}/"])
-    monkeypatch.setattr(dataset, "resources", datasets.MNIST.resources)
-    data = MNIST.model_copy(update={"name": name})
-    for variable in ("MNIST_MIRROR", KNOWN[name].mirror_variable):
-        monkeypatch.delenv(variable, raising=False)
+    known = KNOWN[other.name]
+    monkeypatch.setattr(getattr(datasets, known.torchvision), "mirrors", [f"{address}/"])
     monkeypatch.setenv("MNIST_MIRROR", "/nowhere")  # of MNIST alone
-    assert list(default_sources(data)) == ["torchvision's mirrors"]
-    download(data, tmp_path / name)
-    assert_is_sample(tmp_path / name)
+    assert list(default_sources(other)) == ["torchvision's mirrors"]
+    download(other, tmp_path / "there")
+    assert_is_sample(tmp_path / "there")
     assert "4 files from torchvision's mirrors, MD5 checked" in capsys.readouterr().out
 
     (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"other"))
     with pytest.raises(RunFailed) as caught:
-        download(data, tmp_path / name)
-    assert str(caught.value).startswith(f"no source had {KNOWN[name].title} (torchvision's mirrors")
+        download(other, tmp_path / "there")
+    assert str(caught.value).startswith(f"no source had {known.title} (torchvision's mirrors")
     assert str(caught.value).endswith(
-        f"t10k-labels-idx1-ubyte (.gz) into a folder, set {KNOWN[name].mirror_variable} to it and "
+        f"t10k-labels-idx1-ubyte (.gz) into a folder, set {known.mirror_variable} to it and "
         "run this again."
     )
-    assert_is_sample(tmp_path / name)
+    assert_is_sample(tmp_path / "there")
 
 
-@pytest.mark.usefixtures("torchvisions_files")
-@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_a_mirror_without_known_sums_has_to_have_the_packed_files(
-    name: str, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    other: Data, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = KNOWN[name]
-    dataset = getattr(datasets, known.torchvision)
-    monkeypatch.setattr(dataset, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
-    monkeypatch.setattr(dataset, "resources", datasets.MNIST.resources)
-    monkeypatch.setenv(known.mirror_variable, str(mirror))
-    data = MNIST.model_copy(update={"name": name})
-    assert download(data, tmp_path / name) == f"your mirror ({known.mirror_variable})"
-    assert_is_sample(tmp_path / name)
+    variable = KNOWN[other.name].mirror_variable
+    monkeypatch.setenv(variable, str(mirror))
+    assert download(other, tmp_path / "there") == f"your mirror ({variable})"
+    assert_is_sample(tmp_path / "there")
 
     packed = mirror / "train-images-idx3-ubyte.gz"
     right = packed.read_bytes()
     packed.write_bytes(gzip.compress(b"other"))
     with pytest.raises(RunFailed, match=r"train-images-idx3-ubyte.gz has MD5 .*, should be "):
-        download(data, tmp_path / name)
+        download(other, tmp_path / "there")
 
     packed.unlink()
     (mirror / "train-images-idx3-ubyte").write_bytes(gzip.decompress(right))
     with pytest.raises(RunFailed, match=r"has train-images-idx3-ubyte without \.gz") as caught:
-        download(data, tmp_path / name)
+        download(other, tmp_path / "there")
     assert f"write data.sha256: {DATA.sha256} | torchvision's mirrors: " in str(caught.value)
-    download(data.model_copy(update={"sha256": DATA.sha256}), tmp_path / name)
-    assert_is_sample(tmp_path / name)
+    download(other.model_copy(update={"sha256": DATA.sha256}), tmp_path / "there")
+    assert_is_sample(tmp_path / "there")
 
 
 def own(source: Path | str, sha256: str | None = None) -> Data:
@@ -419,47 +415,48 @@ def test_idx_files_of_ones_own_in_colour_without_labels(
     ]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (
-            lambda m: (m / "t10k-images-idx3-ubyte").unlink(),
-            "t10k-images-idx3-ubyte nor t10k-images-idx4-ubyte, raw or .gz.",
-        ),
-        (
-            lambda m: (m / "t10k-labels-idx1-ubyte").unlink(),
-            "one split has labels, the other none; give both, or none.",
-        ),
-        (
-            lambda m: (m / "t10k-images-idx3-ubyte").write_bytes(b"<html>"),
-            "t10k-images-idx3-ubyte: ... 3c 68 74 6d, should be 00 00 08 03",
-        ),
-        (
-            lambda m: (m / "t10k-images-idx3-ubyte").write_bytes(
-                to_idx(np.zeros((128, 9, 9), np.uint8))
-            ),
-            "t10k-images-idx3-ubyte: ... 9 x 9 pixels ... 28 x 28 pixels ... the same.",
-        ),
-        (
-            lambda m: (m / "train-images-idx3-ubyte").write_bytes(
-                to_idx(np.zeros((256, 9, 7), np.uint8))
-            ),
-            "train-images-idx3-ubyte: ... 9 x 7 pixels ... 8 x 8.",
-        ),
-        (
-            lambda m: (
-                (m / "train-images-idx3-ubyte")
-                .rename(m / "train-images-idx4-ubyte")
-                .write_bytes(to_idx(np.zeros((256, 9, 9, 2), np.uint8)))
-            ),
-            "train-images-idx4-ubyte: ... 2 channels ... 1 (grey) or 3",
-        ),
-    ],
-    ids=["no file", "labels once", "HTML page", "sizes", "small", "channels"],
-)
-def test_wrong_idx_files_of_ones_own_are_refused(
-    spoil: Any, reason: str, mirror: Path, tmp_path: Path
-) -> None:
+def images_of(name: str, *shape: int) -> Callable[[Path], object]:
+    """Writes images of that shape to a file of the mirror, in place of the split's."""
+
+    def write(mirror: Path) -> None:
+        (mirror / name.replace("idx4", "idx3")).unlink()
+        (mirror / name).write_bytes(to_idx(np.zeros(shape, np.uint8)))
+
+    return write
+
+
+# What becomes of the mirror, and what is said of it.
+WRONG_IDX: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no file": (
+        lambda m: (m / "t10k-images-idx3-ubyte").unlink(),
+        "t10k-images-idx3-ubyte nor t10k-images-idx4-ubyte, raw or .gz.",
+    ),
+    "labels once": (
+        lambda m: (m / "t10k-labels-idx1-ubyte").unlink(),
+        "one split has labels, the other none; give both, or none.",
+    ),
+    "HTML page": (
+        lambda m: (m / "t10k-images-idx3-ubyte").write_bytes(b"<html>"),
+        "t10k-images-idx3-ubyte: ... 3c 68 74 6d, should be 00 00 08 03",
+    ),
+    "sizes": (
+        images_of("t10k-images-idx3-ubyte", 128, 9, 9),
+        "t10k-images-idx3-ubyte: ... 9 x 9 pixels ... 28 x 28 pixels ... the same.",
+    ),
+    "small": (
+        images_of("train-images-idx3-ubyte", 256, 9, 7),
+        "train-images-idx3-ubyte: ... 9 x 7 pixels ... 8 x 8.",
+    ),
+    "channels": (
+        images_of("train-images-idx4-ubyte", 256, 9, 9, 2),
+        "train-images-idx4-ubyte: ... 2 channels ... 1 (grey) or 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_IDX)
+def test_wrong_idx_files_of_ones_own_are_refused(case: str, mirror: Path, tmp_path: Path) -> None:
+    spoil, reason = WRONG_IDX[case]
     spoil(mirror)
     with pytest.raises(RunFailed) as caught:
         download(own(mirror), tmp_path / "data" / "mine")
@@ -470,10 +467,7 @@ def test_wrong_idx_files_of_ones_own_are_refused(
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (
-            MNIST.model_copy(update={"name": "cats"}),
-            "data.name is 'cats' ... set data.source",
-        ),
+        (MNIST.model_copy(update={"name": "cats"}), "data.name is 'cats' ... set data.source"),
         (
             MNIST.model_copy(update={"source": "http://me:secret@host/x"}),
             "data.source is 'http://host/x', but data.name 'mnist' stands for MNIST; give your "
@@ -500,15 +494,7 @@ def test_wrong_idx_files_of_ones_own_are_refused(
             "data.source is '~nobody-of-this-name/cats' ... a folder that is there",
         ),
     ],
-    ids=[
-        "unknown name",
-        "known name with a source",
-        "no folder",
-        "file",
-        "its own folder",
-        "account",
-        "no such user",
-    ],
+    ids=["name", "known name with a source", "no folder", "file", "its own", "account", "no user"],
 )
 def test_what_is_wrong_in_params_yaml_is_said_before_any_work(data: Data, sentence: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -82,127 +82,79 @@ def test_a_model_whose_stage_is_not_written_yet_is_one_sentence(
         assert refusal(capsys).startswith("params.yaml: unknown key ")
 
 
+# By a right line of params.yaml: what is wrong in its place, and what is said of it.
+WRONG = {
+    "  lr: 0.001": {
+        "  lr: '1e-3'": "ae.lr is the text '1e-3', not a number; write 0.001.",
+        "  lr: '1e6'": "ae.lr ... '1e6' ... write 1000000.",
+        "  lr: yes": "ae.lr is 'yes' ... a number above 0.",
+        "  lr: ~": "ae.lr is empty ... a number above 0.",
+        "  lr: 'nan'": "ae.lr is 'nan' ... a number above 0.",
+        "  lr: 0": "ae.lr is 0; ... a number above 0.",
+        "  lr: -1.5": "ae.lr is -1.5 ... a number above 0.",
+        "  lr: .nan": "ae.lr is nan ... a number above 0.",
+        "  lr: .inf": "ae.lr is inf ... a number above 0.",
+        "  lr: fast": "ae.lr is 'fast' ... a number above 0.",
+        "  lr:": "ae.lr is empty ... a number above 0.",
+        "  lrr: 0.001": "unknown key 'ae.lrr' ... 'lr'?",
+    },
+    "  deterministic: true": {
+        "  deterministic: on": "compute.deterministic is 'on' ... true or false."
+    },
+    "  batch_size: 128": {
+        "  batch_size: 0": "ae.batch_size is 0; ... 1 or more.",
+        "  batch_size: 12.5": "ae.batch_size is 12.5 ... a whole number",
+    },
+    "  noise_factors: [0.1, 0.3, 0.5]": {
+        "  noise_factors: [0.1, -1]": "evaluate.noise_factors.1 is -1 ... 1 to 8 numbers from 0 to "
+        "10.",
+        "  noise_factors: 0.3": "evaluate.noise_factors is 0.3 ... a list of 1 to 8 numbers",
+    },
+    "  latent_dim: 4": {"  latent_dim: 0": "ae.latent_dim is 0; ... 1 or more."},
+    "  latent_dim: 200": {"  latent_dim: true": "vae.latent_dim is True ... a whole number"},
+    "  optimizer: adam": {
+        "  optimizer: sgd": "ae.optimizer is 'sgd' ... adam, rmsprop or adadelta."
+    },
+    "  optimizer: adam ": {"# ": "key 'ae.optimizer' is missing ... adam, rmsprop or adadelta."},
+    "seed: 0": {
+        "seed: -1": "seed is -1 ... from 0 to 2**63 - 1.",
+        "sed: 0": "unknown key 'sed' ... 'seed'?",
+    },
+    "vae:": {"ae2:": "unknown key 'ae2' ... 'ae'?"},
+    "  device: auto": {"  device: gpu": "compute.device is 'gpu' ... auto, cpu, cuda ... cuda:1."},
+    "  threads: 2": {"  threads: 0": "compute.threads is 0; ... from 1 to 1024."},
+    "  keep: last": {
+        "  keep: Test/Total Loss": "ae.keep is 'Test/Total Loss' ... test images ... last, ... "
+        "Train/ or Validation/",
+        "  keep: Validation/Total Loss": "ae.keep is 'Validation/Total Loss' ... split.validation "
+        "is 0; set it",
+        "  keep: Train/Loss": "ae.keep is 'Train/Loss' ... last, Train/Reconstruction Error or "
+        "Train/Total Loss.",
+        "  keep: 3": "ae.keep is 3 ... last, ... Train/ or Validation/",
+    },
+    "  patience: 0": {
+        "  patience: 3": "ae.patience is 3 ... ae.keep is last ... set ae.keep to Train/Total Loss",
+        "  patience: -1": "ae.patience is -1 ... 0 or more.",
+    },
+    "  name: mnist": {
+        "  name: mnits": "data.name is 'mnits' ... mnist, fashion-mnist, kmnist ... set data.source"
+    },
+    "  source: null": {
+        "  source: /data/cats": "data.source is '/data/cats' ... 'mnist' ... a name of their own, "
+        "or ... null."
+    },
+}
+
+
 @pytest.mark.parametrize(
-    ("line", "instead", "sentence"),
-    [
-        ("  lr: 0.001", "  lr: '1e-3'", "ae.lr is the text '1e-3', not a number; write 0.001."),
-        ("  lr: 0.001", "  lr: '1e6'", "ae.lr ... '1e6' ... write 1000000."),
-        ("  lr: 0.001", "  lr: yes", "ae.lr is 'yes' ... a number above 0."),
-        ("  lr: 0.001", "  lr: ~", "ae.lr is empty ... a number above 0."),
-        (
-            "  deterministic: true",
-            "  deterministic: on",
-            "compute.deterministic is 'on' ... true or false.",
-        ),
-        ("  lr: 0.001", "  lr: 'nan'", "ae.lr is 'nan' ... a number above 0."),
-        ("  lr: 0.001", "  lr: 0", "ae.lr is 0; ... a number above 0."),
-        ("  lr: 0.001", "  lr: -1.5", "ae.lr is -1.5 ... a number above 0."),
-        ("  lr: 0.001", "  lr: .nan", "ae.lr is nan ... a number above 0."),
-        ("  lr: 0.001", "  lr: .inf", "ae.lr is inf ... a number above 0."),
-        ("  lr: 0.001", "  lr: fast", "ae.lr is 'fast' ... a number above 0."),
-        ("  lr: 0.001", "  lr:", "ae.lr is empty ... a number above 0."),
-        ("  lr: 0.001", "  lrr: 0.001", "unknown key 'ae.lrr' ... 'lr'?"),
-        (
-            "  batch_size: 128",
-            "  batch_size: 0",
-            "ae.batch_size is 0; ... 1 or more.",
-        ),
-        (
-            "  batch_size: 128",
-            "  batch_size: 12.5",
-            "ae.batch_size is 12.5 ... a whole number",
-        ),
-        (
-            "  noise_factors: [0.1, 0.3, 0.5]",
-            "  noise_factors: [0.1, -1]",
-            "evaluate.noise_factors.1 is -1 ... 1 to 8 numbers from 0 to 10.",
-        ),
-        (
-            "  noise_factors: [0.1, 0.3, 0.5]",
-            "  noise_factors: 0.3",
-            "evaluate.noise_factors is 0.3 ... a list of 1 to 8 numbers",
-        ),
-        (
-            "  latent_dim: 4",
-            "  latent_dim: 0",
-            "ae.latent_dim is 0; ... 1 or more.",
-        ),
-        (
-            "  latent_dim: 200",
-            "  latent_dim: true",
-            "vae.latent_dim is True ... a whole number",
-        ),
-        (
-            "  optimizer: adam",
-            "  optimizer: sgd",
-            "ae.optimizer is 'sgd' ... adam, rmsprop or adadelta.",
-        ),
-        (
-            "  optimizer: adam ",
-            "# ",
-            "key 'ae.optimizer' is missing ... adam, rmsprop or adadelta.",
-        ),
-        ("seed: 0", "seed: -1", "seed is -1 ... from 0 to 2**63 - 1."),
-        ("seed: 0", "sed: 0", "unknown key 'sed' ... 'seed'?"),
-        ("vae:", "ae2:", "unknown key 'ae2' ... 'ae'?"),
-        (
-            "  device: auto",
-            "  device: gpu",
-            "compute.device is 'gpu' ... auto, cpu, cuda ... cuda:1.",
-        ),
-        (
-            "  threads: 2",
-            "  threads: 0",
-            "compute.threads is 0; ... from 1 to 1024.",
-        ),
-        (
-            "  keep: last",
-            "  keep: Test/Total Loss",
-            "ae.keep is 'Test/Total Loss' ... test images ... last, ... Train/ or Validation/",
-        ),
-        (
-            "  keep: last",
-            "  keep: Validation/Total Loss",
-            "ae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
-        ),
-        (
-            "  keep: last",
-            "  keep: Train/Loss",
-            "ae.keep is 'Train/Loss' ... last, Train/Reconstruction Error or Train/Total Loss.",
-        ),
-        (
-            "  keep: last",
-            "  keep: 3",
-            "ae.keep is 3 ... last, ... Train/ or Validation/",
-        ),
-        (
-            "  patience: 0",
-            "  patience: 3",
-            "ae.patience is 3 ... ae.keep is last ... set ae.keep to Train/Total Loss",
-        ),
-        (
-            "  patience: 0",
-            "  patience: -1",
-            "ae.patience is -1 ... 0 or more.",
-        ),
-        (
-            "  name: mnist",
-            "  name: mnits",
-            "data.name is 'mnits' ... mnist, fashion-mnist, kmnist ... set data.source",
-        ),
-        (
-            "  source: null",
-            "  source: /data/cats",
-            "data.source is '/data/cats' ... 'mnist' ... a name of their own, or ... null.",
-        ),
-    ],
+    ("line", "instead"), [(line, instead) for line in WRONG for instead in WRONG[line]]
 )
 def test_a_wrong_value_is_refused(
-    line: str, instead: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    line: str, instead: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line in PARAMS
     (folder / "params.yaml").write_text(PARAMS.replace(line, instead, 1))
-    assert_says(refusal(capsys), f"params.yaml: {sentence}")
+    assert_says(refusal(capsys), f"params.yaml: {WRONG[line][instead]}")
 
 
 def test_of_validation_losses_only_those_of_the_model_can_choose(
@@ -244,17 +196,13 @@ def test_numbers_are_read_as_dvc_reads_them(text: str, number: float, folder: Pa
     assert Params(path, folder / "dvc.yaml").section("ae", AEConfig).lr == number
 
 
-def test_a_missing_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = yaml.safe_load(PARAMS)
-    del document["vae"]
-    (folder / "params.yaml").write_text(yaml.safe_dump(document))
-    assert refusal(capsys) == "params.yaml: key 'vae' is missing; it should be a block of keys."
-
-
-def test_a_block_that_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_block_that_is_missing_or_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = yaml.safe_load(PARAMS) | {"vae": 3}
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     assert refusal(capsys) == "params.yaml: vae is 3; it should be a block of keys."
+    del document["vae"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    assert refusal(capsys) == "params.yaml: key 'vae' is missing; it should be a block of keys."
 
 
 def test_a_missing_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,7 @@ import pytest
 from workspaces import STAGES, Workspace, new_repository, spool
 
 from records import end_run, new_run
-from runrecord.cli.runs import list_runs
-from runrecord.cli.show import show
-from runrecord.cli.which import which
+from runrecord.cli.runs import list_runs, show, which
 from runrecord.errors import RunFailed, UserError
 from runrecord.store.processes import lock_of
 from runrecord.store.runs import run_dir

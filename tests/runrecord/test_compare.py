@@ -12,7 +12,7 @@ from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace
 
 from records import end_run, new_run
 from runrecord.cli.compare import show_comparison
-from runrecord.cli.lookup import find_record
+from runrecord.cli.runs import find_record
 from runrecord.errors import UserError
 from runrecord.files import sha256
 from runrecord.record.reader import Record

@@ -25,14 +25,11 @@ from models import ae
 from records import end_run, new_run
 from runrecord.cli.compare import show_comparison
 from runrecord.cli.doctor import doctor
-from runrecord.cli.gc import gc
-from runrecord.cli.reap import reap
 from runrecord.cli.report import report
-from runrecord.cli.runs import list_runs
-from runrecord.cli.show import show
+from runrecord.cli.runs import list_runs, show, which
 from runrecord.cli.sync import sync
+from runrecord.cli.upkeep import gc, reap
 from runrecord.cli.verify import verify
-from runrecord.cli.which import which
 from runrecord.files import sha256
 from runrecord.git.commands import commit_of
 from runrecord.record.events import (

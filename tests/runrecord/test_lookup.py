@@ -8,7 +8,7 @@ from dvc.scm import RevError, resolve_rev
 from workspaces import IDENTITY, RECORD_ONLY, Workspace, new_repository, spool
 
 from records import end_run, new_run
-from runrecord.cli.lookup import find_records
+from runrecord.cli.runs import find_records
 from runrecord.dvc.cache import known_records, records_at
 from runrecord.errors import UserError
 from runrecord.git.commands import git

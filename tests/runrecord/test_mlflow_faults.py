@@ -27,8 +27,8 @@ from workspaces import Workspace
 
 import runrecord
 from records import new_run, play
-from runrecord.cli.reap import reap
 from runrecord.cli.sync import sync
+from runrecord.cli.upkeep import reap
 from runrecord.errors import RunFailed, UserError
 from runrecord.record.events import Dataset, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in

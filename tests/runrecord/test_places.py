@@ -14,7 +14,7 @@ import pytest
 from workspaces import wait_until
 
 from records import end_run, new_run, status_of
-from runrecord.cli.reap import reap
+from runrecord.cli.upkeep import reap
 from runrecord.errors import UserError
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.store.processes import here, is_alive, is_running, lock_of, working_on
@@ -62,7 +62,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("runrecord.cli.reap.Store", lambda _root: _Playing())
+    monkeypatch.setattr("runrecord.cli.upkeep.Store", lambda _root: _Playing())
     return tmp_path
 
 

@@ -29,7 +29,7 @@ from workspaces import (
 
 from records import end_run, ending, new_run, recorded
 from runrecord import start_run
-from runrecord.cli.reap import reap
+from runrecord.cli.upkeep import reap
 from runrecord.record.events import (
     Logged,
     ModelEvaluated,

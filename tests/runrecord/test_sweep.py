@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from workspaces import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
 
+from runrecord.cli import _parser
+from runrecord.cli.sweep import _check_names_free, _code, _conclude, sweep
 from runrecord.errors import UserError, require
-from runrecord.project import Better
+from runrecord.project import Better, Project
 from runrecord.sweep.space import Param, as_there, parse, set_params, split
 from runrecord.sweep.study import Definition, Outcome, Study, best_first, grid_of, open_study
 from runrecord.sweep.worker import Task, environment_of, experiment_ref, run_trial, task_of
@@ -221,15 +223,13 @@ def test_a_table_shows_what_is_in_brackets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They mean colours to the library that draws it."""
-    from runrecord.cli.sweep import _conclude
-
     shown = definition("grid", a="'[x]','[/]'")
     with open_study(tmp_path, "shown", shown, "code") as study:
         for number, params in study.missing(2):
             study.ask(number, params)
         complete(study, 0, 1.0)
         study.tell(1, Outcome("FAIL", error="IndexError: [red]gone[/red]"))
-        _conclude("shown", shown, study.trials)
+        _conclude(study)
     printed = capsys.readouterr().out
     for text in ("[x]", "[/]", "[red]gone[/red]"):
         assert text in printed
@@ -262,17 +262,25 @@ REFUSED = {
 def test_what_is_refused_is_one_sentence(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runrecord.cli import _parser
-    from runrecord.cli.sweep import sweep
-
     project = bare.copy(tmp_path / EXPERIMENT)
     commit = project.run("git", "rev-parse", "HEAD").strip()
-    project.run("git", "update-ref", experiment_ref(commit, "mine-001"), commit)
+    for name in ("mine-001", "yours-too-001"):
+        project.run("git", "update-ref", experiment_ref(commit, name), commit)
+    _check_names_free(project.path, "yours", commit)
     monkeypatch.chdir(project.path)
     for given, said in REFUSED.items():
         with pytest.raises(UserError, match=re.escape(said)):
             sweep(_parser().parse_args(["sweep", *given]))
     assert not spool(project)
+
+
+def test_a_report_of_a_study_is_no_code_of_it(bare: Workspace, tmp_path: Path) -> None:
+    project = bare.copy(tmp_path / EXPERIMENT)
+    before = _code(project.path, Project(), "train")
+    (project.path / "report.html").write_text("of the study")
+    assert _code(project.path, Project(), "train") == before
+    (project.path / "new.py").write_text("# code\n")
+    assert _code(project.path, Project(), "train") != before
 
 
 @pytest.fixture

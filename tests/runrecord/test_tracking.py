@@ -34,7 +34,7 @@ import runrecord
 from generative.project import PROJECT
 from records import end_run, new_run, play
 from runrecord import start_run
-from runrecord.cli.reap import reap
+from runrecord.cli.upkeep import reap
 from runrecord.record.events import Contents, Event, Logged, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in, view
 from runrecord.record.writer import RecordWriter

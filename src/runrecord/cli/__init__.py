@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(name, dest=parameter, action="store_true", help=told)
 
     command("runs", "runs.list_runs", "list the runs that left a record here")
-    show = command("show", "show.show", "tell all of one run")
+    show = command("show", "runs.show", "tell all of one run")
     show.add_argument("name", metavar="run", help=RUN_NAMES)
-    which = command("which", "which.which", "which run made a model, plot or metrics file?")
+    which = command("which", "runs.which", "which run made a model, plot or metrics file?")
     which.add_argument("file", type=Path)
     sync = command("sync", "sync.sync", "make MLflow hold every run that left a record")
     flag(sync, "--all", "everything", "those of every commit and DVC experiment too")
@@ -65,11 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     flag(sync, "--check", "check", "look for each picture, model and file in MLflow")
     only = f"only that, also if deleted there: {RUN_NAMES}"
     sync.add_argument("name", metavar="run", nargs="?", default="", help=only)
-    dead = command("reap", "reap.reap", "close as KILLED the runs here whose process is gone")
+    dead = command("reap", "upkeep.reap", "close as KILLED the runs here whose process is gone")
     gone = "one that you know to be gone, by id"
     dead.add_argument("names", metavar="run", nargs="*", help=gone)
     dead.add_argument("--host", help="a host that you know to be gone with all of its runs")
-    gc = command("gc", "gc.gc", "remove runs here that DVC's cache can give back")
+    gc = command("gc", "upkeep.gc", "remove runs here that DVC's cache can give back")
     kept = gc.add_mutually_exclusive_group(required=True)
     newest, days = "all but the newest N of each stage", "all but those of D days"
     kept.add_argument("--keep", type=_count, metavar="N", help=newest)
@@ -105,27 +105,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "space",
-        nargs="+",
-        metavar="PARAM=VALUES",
-        help="a list (vae.latent_dim=2,10,50) or a range (vae.lr=0.0003..0.003:log)",
-    )
-    parser.add_argument("--metric", metavar="FILE:NAME", help="what the trials are judged by")
-    parser.add_argument(
-        "--trials", type=_count, help="how many in all; default all of a grid, else 20"
-    )
-    parser.add_argument(
-        "--search", choices=("grid", "random", "tpe"), help="default grid of lists, tpe of ranges"
-    )
-    parser.add_argument("--better", choices=("higher", "lower"), help="which way the metric is")
-    parser.add_argument(
-        "--prune", action="store_true", help="end trials that are worse than others, by epoch"
-    )
-    parser.add_argument("--jobs", type=_count, help="trials at once; default 1, on a cluster all")
-    parser.add_argument("--cpus", type=_share, default=1, help="of Ray's, a trial; default 1")
-    parser.add_argument("--gpus", type=_share, default=0, help="a trial; 0.25 is a quarter of one")
-    parser.add_argument("--name", metavar="STUDY", help="default made of the stage and the rest")
+    add = parser.add_argument
+    values = "a list (vae.latent_dim=2,10,50) or a range (vae.lr=0.0003..0.003:log)"
+    add("space", nargs="+", metavar="PARAM=VALUES", help=values)
+    add("--metric", metavar="FILE:NAME", default="", help="what the trials are judged by")
+    add("--trials", type=_count, help="how many in all; default all of a grid, else 20")
+    add("--search", choices=("grid", "random", "tpe"), help="default grid of lists, tpe of ranges")
+    add("--better", choices=("higher", "lower"), help="which way the metric is")
+    add("--prune", action="store_true", help="end trials that are worse than others, by epoch")
+    add("--jobs", type=_count, help="trials at once; default 1, on a cluster all")
+    add("--cpus", type=_share, default=1, help="of Ray's, a trial; default 1")
+    add("--gpus", type=_share, default=0, help="a trial; 0.25 is a quarter of one")
+    add("--name", metavar="STUDY", help="default made of the stage and the rest")
 
 
 def _number(

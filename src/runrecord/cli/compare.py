@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runrecord.cli.console import add_row, page, refusing
-from runrecord.cli.lookup import find_record
+from runrecord.cli.runs import find_record
 from runrecord.git.commands import GitFailed, commit_of, git
 from runrecord.project import load_project, repo_root
 from runrecord.safety.text import printable, shown

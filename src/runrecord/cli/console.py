@@ -19,14 +19,12 @@ _PAGE = 200  # columns
 _CUT_OFF = "its last line is cut off; the rest is used"
 
 
-def plain_console() -> Console:
-    """What prints text as it is: no markup, no colors by content, no line broken."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
-
-
 def page() -> Console:
-    """Where tables are printed: on a terminal as wide as it is, else wide enough for all."""
-    console = plain_console()
+    """Where tables are printed: on a terminal as wide as it is, else wide enough for all.
+
+    Text is printed as it is: no markup, no colors by content, no line broken.
+    """
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _PAGE  # no window that it must fit: let no value be cut off
     return console
@@ -37,14 +35,14 @@ def add_row(table: Table, *cells: object) -> None:
     table.add_row(*(printable(str(cell), LONGEST_CELL) for cell in cells))
 
 
-def say(text: str) -> None:
+def tell(text: str) -> None:
     """Print a line, harmless whatever it holds."""
     print(printable(text))
 
 
-def say_failure(label: str, error: Exception) -> None:
+def tell_failure(label: str, error: Exception) -> None:
     """Say which record cannot be used, and why."""
-    say(f"{label}: {reason(error)}.")
+    tell(f"{label}: {reason(error)}.")
 
 
 @contextmanager
@@ -66,16 +64,15 @@ class Report:
     def __init__(self) -> None:
         outcomes = ("created", "completed", "already there", "failed")
         self._counts = Counter(dict.fromkeys(outcomes, 0))
-        self._console = plain_console()
 
     def failed(self, label: str, error: Exception) -> None:
-        self._console.print(f"{printable(label)}: {reason(error)}.")
+        tell_failure(label, error)
         self._counts["failed"] += 1
 
     def closed(self, records: Iterable[Record]) -> None:
         for record in records:
             detail = f"; {_CUT_OFF}" if record.cut_off else ""
-            self._console.print(f"{record.start.id}: its process is gone: KILLED{detail}.")
+            tell(f"{record.start.id}: its process is gone: KILLED{detail}.")
 
     def found(self, known: Iterable[tuple[str, Files | None]]) -> Iterable[tuple[str, Files]]:
         """Those records that can be had."""
@@ -85,19 +82,20 @@ class Report:
             else:
                 yield label, files
         if count := self._counts["not found"]:
-            self._console.print(
+            tell(
                 f"{count} records that Git names come from neither DVC's cache nor its remote: "
                 "made elsewhere and not pushed, pruned since, or the remote failed."
             )
 
     def each(
         self, title: str, runs: list[RecordedRun], play: Callable[[RecordedRun], str | None]
-    ) -> None:
-        """Play every run, showing how far it is."""
-        with Progress(console=self._console, disable=not self._console.is_terminal) as bar:
+    ) -> int:
+        """Play every run, showing how far it is; how many did not fail."""
+        done, console = 0, page()
+        with Progress(console=console, disable=not console.is_terminal) as bar:
             for run in bar.track(runs, description=title):
                 if run.sealed and run.summary.cut_off:
-                    self._console.print(f"{printable(run.label)}: {_CUT_OFF}.")
+                    tell(f"{run.label}: {_CUT_OFF}.")
                 try:
                     outcome = play(run)
                 except UserError:
@@ -105,7 +103,9 @@ class Report:
                 except Exception as error:
                     self.failed(run.label, error)
                 else:
+                    done += 1
                     self._counts.update([outcome] if outcome else [])
+        return done
 
     def count(self, outcome: str) -> int:
         return self._counts[outcome]

@@ -9,7 +9,6 @@ from pathlib import Path
 from platform import python_version
 from typing import NoReturn
 
-from runrecord.cli.console import plain_console
 from runrecord.dvc.cache import lost_records, missing_outs, remote_state
 from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
@@ -34,13 +33,13 @@ def doctor() -> None:
     Raises:
         RunFailed: something needs doing.
     """
-    console, problems = plain_console(), 0
+    problems = 0
     for name, check in _checks(repo_root()).items():
         try:
-            console.print(shown(f"✓ {name}: {check()}"))
+            print(shown(f"✓ {name}: {check()}"))
         except Exception as error:
             problems += 1
-            console.print(f"✗ {name}: {reason(error)}.")
+            print(f"✗ {name}: {reason(error)}.")
     if problems:
         raise RunFailed(f"{problems} of the above need doing.")
 
@@ -52,9 +51,9 @@ def _checks(root: Path) -> dict[str, Callable[[], str]]:
         "versions": lambda: _versions(root, project),
         "Git": lambda: _git(root, project),
         **{name: partial(check, root) for name, check in project.checks.items()},
-        "tracking store": lambda: _tracking_store(root, store()),
-        "run store": lambda: _run_store(root, store()),
-        "running": lambda: _running(root, store()),
+        "tracking store": lambda: _tracking_store(store()),
+        "run store": lambda: _run_store(store()),
+        "running": lambda: _running(store()),
         "DVC cache": partial(_cache, root),
         "DVC remote": partial(_remote, root),
         "records": partial(_records, root),
@@ -94,16 +93,16 @@ def _git(root: Path, project: Project) -> str:
     return f"commit {commit[:10]}, {changed} uncommitted changes"
 
 
-def _tracking_store(root: Path, store: Store) -> str:
+def _tracking_store(store: Store) -> str:
     store.write_probe()
-    return f"{tracking_uri(root)}: reachable and writable, {len(store.shown)} runs"
+    return f"{tracking_uri(store.root)}: reachable and writable, {len(store.shown)} runs"
 
 
-def _run_store(root: Path, store: Store) -> str:
+def _run_store(store: Store) -> str:
     def refuse(label: str, error: Exception) -> NoReturn:
         raise UserError(f"{label}: {reason(error)}; move that folder away")
 
-    runs = newest_of_each((run for run in all_runs(root, refuse) if not run.sealed), refuse)
+    runs = newest_of_each((run for run in all_runs(store.root, refuse) if not run.sealed), refuse)
     behind = [run for run in runs if not store.holds(run) and not run.is_live]
     if behind:
         raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
@@ -113,17 +112,17 @@ def _run_store(root: Path, store: Store) -> str:
             f"MLflow lacks pictures, models or files of {len(partly)} of {len(runs)} runs; run "
             "'runrecord sync --check'"
         )
-    files = (file for folder in run_dirs(root) for file in folder.rglob("*"))
+    files = (file for folder in run_dirs(store.root) for file in folder.rglob("*"))
     size = sum(file.lstat().st_size for file in files)
     return f"{len(runs)} runs, {size / 1e6:.0f} MB, all in MLflow"
 
 
-def _running(root: Path, store: Store) -> str:
+def _running(store: Store) -> str:
     """A run that MLflow shows as RUNNING has a live process here, or is another host's."""
     shown = {key: run for key, run in store.shown.items() if not run.deleted}
     running = {key for key, run in shown.items() if run.status == "RUNNING"}
     here = {key for key in running if shown[key].host == host()}
-    gone = [key for key in here if not is_running(run_dir(root, key))]
+    gone = [key for key in here if not is_running(run_dir(store.root, key))]
     if gone:
         raise UserError(
             f"{len(gone)} are RUNNING though their process is gone; run 'runrecord reap'"

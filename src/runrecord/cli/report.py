@@ -5,8 +5,8 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
-from runrecord.cli.console import refusing, say
-from runrecord.cli.lookup import find_records
+from runrecord.cli.console import refusing, tell
+from runrecord.cli.runs import find_records
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, write_atomic
 from runrecord.project import Project, load_project, repo_root
@@ -45,7 +45,7 @@ def report(names: Sequence[str], output: Path) -> None:
     page = render(shown, [*evaluations, *shown], project, replicas)
     remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
-    say(f"{output}: {f'{len(shown)} runs side by side' if len(shown) > 1 else shown[0].start.id}")
+    tell(f"{output}: {f'{len(shown)} runs side by side' if len(shown) > 1 else shown[0].start.id}")
 
 
 def _ignore(_label: str, _error: Exception) -> None:
@@ -86,5 +86,5 @@ def _read(record: Record) -> RunView:
     with refusing(record.start.id):
         seen = view(record)
     if record.damaged:
-        say(f"{record.start.id}: without its damaged files: {record.damage()}")
+        tell(f"{record.start.id}: without its damaged files: {record.damage()}")
     return seen

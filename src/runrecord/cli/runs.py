@@ -1,21 +1,235 @@
-"""`runrecord runs`: the runs that left a record on this machine."""
+"""Runs by their names: `runrecord runs`, `show RUN` and `which FILE`."""
 
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
 
 from rich.table import Table
 
-from runrecord.cli.console import add_row, page, say_failure
-from runrecord.project import repo_root
-from runrecord.store.catalog import all_runs, newest_of_each
+from runrecord.cli.console import add_row, page, refusing, tell, tell_failure
+from runrecord.dvc.cache import known_records, records_at, records_of_equal_runs
+from runrecord.dvc.stages import hash_paths
+from runrecord.errors import RunFailed, UserError
+from runrecord.project import RECORDS, RUN_NAMES, repo_root
+from runrecord.record.events import START, Files, RecordRefused, files_of
+from runrecord.record.reader import Record, files_in, view
+from runrecord.safety.text import printable
+from runrecord.store.catalog import all_runs, newest_of_each, sealed_records
+from runrecord.store.runs import run_dir, run_dirs
+from runrecord.trackers.player import find_shown
+
+
+def find_records(root: Path, name: str) -> list[Record]:
+    """The records of the runs that go by `name`, which is one of these.
+
+    - a run's name, which is its record's id; or its id in MLflow;
+    - a folder that holds a record;
+    - `REVISION:WHAT`: that of `records/WHAT` in a commit, branch, tag or DVC experiment;
+    - `REVISION`: all records there;
+    - a study's name.
+
+    Where a revision's record cannot be had, as of results that somebody else committed, it is that
+    of the newest run here with the same command, params and dependencies; that is said.
+
+    Raises:
+        UserError: there is no such run, or its record is gone or damaged.
+    """
+    with refusing(name):
+        found = _find(root, name)
+    if not found:
+        raise UserError(
+            f"{name}: no record of such a run is in the run store, DVC's cache or its remote; name "
+            f"{RUN_NAMES}."
+        )
+    return found
+
+
+def find_record(root: Path, name: str) -> Record:
+    """The record of the one run that goes by `name`.
+
+    Raises:
+        UserError: there is no such run, or there are several, or its record is gone or damaged.
+    """
+    found = find_records(root, name)
+    if len(found) > 1:
+        stages = ", ".join(record.start.stage for record in found)
+        names = ", ".join(f"{name}:{what.removeprefix(RECORDS)}" for what in records_at(root, name))
+        raise UserError(f"{name}: has {len(found)} records ({stages}); name one: {names}.")
+    return found[0]
+
+
+def _find(root: Path, name: str) -> list[Record]:
+    for folder in (Path(name), run_dir(root, name)):
+        with suppress(OSError):  # too long for a file's name, or not for us to read
+            if (folder / START).is_file():
+                return [Record(files_in(folder))]
+    revision, colon, what = name.partition(":")
+    there = records_at(root, revision)
+    chosen = {RECORDS + what: there.get(RECORDS + what)} if colon else there
+    if there:
+        found = [
+            Record(files) if files is not None else _of_equal_run(root, revision, path)
+            for path, files in chosen.items()
+        ]
+        return [record for record in found if record is not None]
+    if study := _of_study(root, name):
+        return study
+    return _by_id(root, find_shown(root, name) or name)
+
+
+def _of_study(root: Path, study: str) -> list[Record]:
+    """The newest record of a study's own run; without one, the records of its trials' runs."""
+    own, trials = list[Record](), list[Record]()
+    for folder in run_dirs(root):
+        if folder.name.startswith(f"{study}-"):
+            with suppress(RecordRefused):
+                record = Record(files_in(folder))
+                if record.start.tags.get("study") == study:
+                    (trials if "study.run" in record.start.tags else own).append(record)
+    return own[-1:] or trials
+
+
+def _of_equal_run(root: Path, revision: str, path: str) -> Record | None:
+    """The record of the newest run here of what `path` records at a revision; said to a person."""
+    own = [Record(files) for files in records_of_equal_runs(root, revision, path)]
+    if not own:
+        return None
+    newest = max(own, key=lambda record: record.start.time)
+    print(
+        f"{printable(revision)}: the record that its dvc.lock names as {printable(path)} cannot be "
+        f"had here; taken is {newest.start.id}, this machine's run of the same command, params "
+        "and deps.",
+        file=sys.stderr,
+    )
+    return newest
+
+
+def _by_id(root: Path, record_id: str) -> list[Record]:
+    """The record with that id: in the run store, in the workspace, or known to DVC."""
+    folder = run_dir(root, record_id)
+    if (folder / START).is_file():
+        return [Record(files_in(folder))]
+    workspace = ((str(one), files_in(one)) for one in sealed_records(root))
+    for label, files in chain(workspace, known_records(root)):
+        try:
+            record = Record(files) if files is not None else None
+        except RecordRefused as error:
+            print(f"{label}: {error}; passed over", file=sys.stderr)
+            continue
+        if record and record.start.id == record_id:
+            return [record]
+    return []
 
 
 def list_runs() -> None:
-    """Print a row per run, the oldest first."""
+    """Print a row per run on this machine, the oldest first."""
     table = Table("run", "status", "begun (UTC)", "took", "commit", "experiment")
-    for run in newest_of_each(all_runs(repo_root(), say_failure), say_failure):
+    for run in newest_of_each(all_runs(repo_root(), tell_failure), tell_failure):
         summary = run.summary
         status = summary.status or ("RUNNING" if run.is_live else "cut off")
         begun = f"{datetime.fromtimestamp(summary.time / 1000, UTC):%Y-%m-%d %H:%M:%S}"
         took = f"{(summary.last - summary.time) / 1000:.0f} s"
         add_row(table, summary.id, status, begun, took, summary.git_commit[:10], summary.experiment)
     page().print(table)
+
+
+def show(name: str) -> None:
+    """Print what a run was made from, its params, its last metrics and what it wrote.
+
+    Raises:
+        UserError: there is no such run, or its record is damaged.
+    """
+    console = page()
+    for title, values in _sections(find_record(repo_root(), name)).items():
+        if values:
+            table = Table(title=title, title_justify="left", show_header=False)
+            for row in values.items():
+                add_row(table, *row)
+            console.print(table)
+
+
+def _sections(record: Record) -> dict[str, Mapping[str, object]]:
+    start, end = record.start, record.end
+    with refusing(start.id):
+        seen = view(record)
+    run: dict[str, object] = {
+        "stage": start.stage,
+        "host": start.host,
+        "status": end.status if end else "cut off, or running",
+        "command": " ".join(start.command),
+    }
+    if start.dataset:
+        run["data"] = f"{start.dataset.name} {start.dataset.digest}"
+    if end and end.message:
+        run["error"] = end.message
+    if start.patch:
+        run["uncommitted change"] = f"{len(record.patch())} bytes, in its {start.patch.name}"
+    evaluated = {name: one.sha256 for name, one in seen.evaluated.items()}
+    metrics = {name: f"{value:.6g}" for name, value in sorted(seen.last_values().items())}
+    observed = {
+        name: f"{sum(values) / len(values):.6g}, {max(values):.6g}"
+        for name, values in seen.observed.items()
+    }
+    return {
+        start.id: run,
+        "Params": start.params,
+        "Metrics, last": metrics,
+        "Damaged files, left out": record.damaged,
+        "Wrote (SHA-256)": end.outs if end else {},
+        "Read (SHA-256)": {**start.deps, **evaluated},
+        "Origin and environment": seen.tags,
+        "Machine, on average and at most": observed,
+    }
+
+
+def which(file: Path) -> None:
+    """Print every run that wrote exactly this content: as an out, a model or a picture.
+
+    Looks into DVC's cache and remote only if no record here tells.
+
+    Raises:
+        RunFailed: no record tells of it.
+        OSError: the file cannot be read.
+    """
+    root = repo_root()
+    if not file.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(file))
+    (digest,) = hash_paths(root, [str(file.resolve())], compiled=True).values()
+    runs = all_runs(root, tell_failure)
+    here = [(run.label, run.files()) for run in runs if run.summary.may_have_written(digest)]
+    found = _writers(here, digest) or _writers(known_records(root), digest)
+    if not found:
+        raise RunFailed(
+            f"{file}: no record here, in DVC's cache or its remote tells of a run that wrote this "
+            f"content (SHA-256 {digest})."
+        )
+    for start in sorted((one.start for one in found), key=lambda start: (start.time, start.id)):
+        change = " and its uncommitted change" if start.patch else ""
+        commit = start.tags.get("git.commit", "no commit")[:10]
+        tell(f"{file}: made by {start.id}, from {commit}{change}")
+
+
+def _writers(records: Iterable[tuple[str, Files | None]], digest: str) -> list[Record]:
+    """One record of each run that wrote the content; says which records are damaged."""
+    found: dict[str, Record] = {}
+    for label, files in records:
+        if files is None:
+            continue
+        try:
+            record = Record(files)
+            if _wrote(record, digest):
+                found.setdefault(record.start.id, record)
+            elif record.damaged:
+                tell_failure(label, RecordRefused(record.damage()))
+        except RecordRefused as error:
+            tell_failure(label, error)
+    return [*found.values()]
+
+
+def _wrote(record: Record, digest: str) -> bool:
+    return (record.end is not None and digest in record.end.outs.values()) or any(
+        file.sha256 == digest for event in record.events() for file in files_of(event)
+    )

@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from runrecord.cli.console import page, say
+from runrecord.cli.console import page, tell
 from runrecord.dvc.stages import find_stage, stages_of
 from runrecord.errors import RunFailed, UserError, require
 from runrecord.files import sha256
@@ -22,7 +21,7 @@ from runrecord.git.commands import git
 from runrecord.git.patch import LESS, describe_code
 from runrecord.project import Project, load_project, repo_root
 from runrecord.provenance.environment import STUDY_TAGS
-from runrecord.report.study_plots import log_plots
+from runrecord.report.plots import log_plots
 from runrecord.run.process import Terminated
 from runrecord.run.run import Run
 from runrecord.run.start import start_run
@@ -38,7 +37,7 @@ from runrecord.sweep.study import (
     grid_of,
     open_study,
 )
-from runrecord.sweep.worker import STUDY, experiment_ref, task_of
+from runrecord.sweep.worker import experiment_ref, task_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -84,30 +83,30 @@ def sweep(given: Namespace) -> int:
         whole = len(grid_of(definition)) if definition.search == "grid" else _TRIALS
         count = given.trials or max(whole, len(study.trials))
         resources = Resources(given.jobs, given.cpus, given.gpus)
-        say(
+        tell(
             f"{name}: {count} trials of {', '.join(definition.space)}; the best has the "
             f"{'highest' if definition.better == 'higher' else 'lowest'} {definition.metric}"
         )
         # Its own run is named as its trials are, and tagged with its name.
-        os.environ |= {"DVC_EXP_NAME": name, STUDY_TAGS[STUDY]: name}
+        os.environ |= {"DVC_EXP_NAME": name, STUDY_TAGS["study"]: name}
         with start_run(_STAGE, params=definition.as_params()) as run:
             try:
                 own = replace(task, run=run.id)
-                run_study(study, own, count, resources, lambda one: _tell(study, run, one))
+                run_study(study, own, count, resources, lambda one: _note_end(study, run, one))
             except (KeyboardInterrupt, Terminated):
-                say(f"{name}: stopped; the same command resumes it.")
+                tell(f"{name}: stopped; the same command resumes it.")
                 raise
             log_plots(run, study)
             written = io.StringIO()
             console = Console(width=_WIDTH, file=written, markup=False, highlight=False)
-            console.print(_table(name, definition, study.trials))
+            console.print(_table(study))
             run.text("Trials", written.getvalue(), step=len(study.trials))
-        _conclude(name, definition, study.trials)
+        _conclude(study)
         return int(any(trial.state.name == "FAIL" for trial in study.trials.values()))
 
 
 def _definition(root: Path, project: Project, given: Namespace) -> Definition:
-    file, colon, metric = (given.metric or "").partition(":")
+    file, colon, metric = given.metric.partition(":")
     if not colon:
         raise UserError(f"--metric {file}: it should be FILE:NAME, as metrics.json:loss.")
     space = as_there(root, split(given.space))
@@ -124,7 +123,7 @@ def _code(root: Path, project: Project, stage: str) -> tuple[str, bytes]:
     """The commit, and what the code differs by from that."""
     if find_stage(root, _STAGE, root).stage.commands:
         raise UserError(f"dvc.yaml: has a stage '{_STAGE}', as the runs of studies; rename yours.")
-    generated = find_stage(root, stage, root).generated
+    generated = [*find_stage(root, stage, root).generated, "report.html"]  # of the study, perhaps
     tags, patch, trouble = describe_code(root, project.code, generated)
     if trouble and LESS not in trouble:
         raise UserError(f"the code of the trials cannot be kept as it is: {trouble}")
@@ -141,33 +140,35 @@ def _makers(root: Path, file: str) -> tuple[str, ...]:
 
 def _check_names_free(root: Path, name: str, commit: str) -> None:
     """Refuse where an experiment has the name of a trial: it would be lost."""
-    ref = experiment_ref(commit, name)
-    if there := git(root, "for-each-ref", "--format=%(refname)", f"{ref}-*").decode().split():
-        raise UserError(
-            f"{printable(there[0].rpartition('/')[2])} is an experiment already, and of no study "
-            "here; use another --name, or remove it with 'dvc exp remove'."
-        )
+    pattern = experiment_ref(commit, f"{name}-*")
+    for ref in git(root, "for-each-ref", "--format=%(refname)", pattern).decode().split():
+        if re.fullmatch(rf".*/{name}-\d+", ref):  # else it is a trial of NAME-MORE
+            raise UserError(
+                f"{ref.rpartition('/')[2]} is an experiment already, and of no study here; use "
+                "another --name, or remove it with 'dvc exp remove'."
+            )
 
 
-def _tell(study: Study, run: Run, number: int) -> None:
+def _note_end(study: Study, run: Run, number: int) -> None:
     """Print how a trial ended, and put it and the best value so far on record."""
     trials = study.trials
     params = trials[number].params.items()
     values = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in params)
     end = _end_of(trials[number])
-    say(f"{experiment_of(study.name, number)}  {values}  {end}")
+    tell(f"{experiment_of(study.name, number)}  {values}  {end}")
     run.tag(**{f"trial.{number:03}": end})
     if complete := sum(map(_is_done, trials.values())):
         _, best = best_first(trials, study.definition.better)[0]
         run.log({study.definition.metric: best.value or 0.0}, step=complete)
 
 
-def _table(name: str, definition: Definition, trials: "Mapping[int, FrozenTrial]") -> Table:
+def _table(study: Study) -> Table:
+    definition = study.definition
     table = Table("trial", *map(printable, definition.space), definition.metric, "state")
-    for number, trial in best_first(trials, definition.better):
+    for number, trial in best_first(study.trials, definition.better):
         values = (str(trial.params.get(param, "")) for param in definition.space)
         value, state = (_end_of(trial), "done") if _is_done(trial) else ("", _end_of(trial))
-        table.add_row(*map(printable, (experiment_of(name, number), *values, value, state)))
+        table.add_row(*map(printable, (experiment_of(study.name, number), *values, value, state)))
     return table
 
 
@@ -188,10 +189,10 @@ def _end_of(trial: "FrozenTrial") -> str:
             return "stopped"
 
 
-def _conclude(name: str, definition: Definition, trials: "Mapping[int, FrozenTrial]") -> None:
-    page().print(_table(name, definition, trials))
-    number, best = best_first(trials, definition.better)[0]
+def _conclude(study: Study) -> None:
+    page().print(_table(study))
+    number, best = best_first(study.trials, study.definition.better)[0]
     if not _is_done(best):
-        raise RunFailed(f"{name}: no trial has a value; their errors are in the table.")
-    say(f"The best one:   dvc exp apply {experiment_of(name, number)}")
-    say(f"All, in plots:  runrecord report {name}")
+        raise RunFailed(f"{study.name}: no trial has a value; their errors are in the table.")
+    tell(f"The best one:   dvc exp apply {experiment_of(study.name, number)}")
+    tell(f"All, in plots:  runrecord report {study.name}")

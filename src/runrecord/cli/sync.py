@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from runrecord.cli.console import Report
-from runrecord.cli.lookup import find_record
+from runrecord.cli.runs import find_record
 from runrecord.dvc.cache import known_records
 from runrecord.project import repo_root
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from runrecord.cli.compare import difference_table, show_differences
 from runrecord.cli.console import add_row, page
-from runrecord.cli.lookup import find_records
+from runrecord.cli.runs import find_records
 from runrecord.errors import UserError
 from runrecord.project import load_project, repo_root
 from runrecord.record.events import RecordRefused, RunStarted

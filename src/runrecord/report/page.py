@@ -12,7 +12,7 @@ from jinja2 import Environment
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION, RunView
-from runrecord.report.curves import curves_png
+from runrecord.report.plots import curves_png
 from runrecord.report.seed_spread import Row, Spread, answers, judged, main_metrics, spreads
 from runrecord.safety.text import printable
 

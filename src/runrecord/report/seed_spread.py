@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import variance
 
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
@@ -65,10 +66,7 @@ def spreads(
 ) -> dict[str, Spread]:
     """The spread of each metric over seeds, pooled over what else the runs have in common.
 
-    Args:
-        stage: of the runs.
-        runs: with their metrics.
-        project: which params are seeds, and the spread that it knows where no seeds were tried.
+    Where fewer seeds were tried than the project's own spread is of, that counts.
     """
     groups: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
     for start, metrics in runs:
@@ -87,7 +85,8 @@ def spreads(
         ]
         freedom = sum(len(values) - 1 for values in several)
         if several and (name not in found or freedom >= found[name].freedom):
-            deviation = math.sqrt(sum(map(_squares, several)) / freedom)
+            squares = sum((len(values) - 1) * variance(values) for values in several)
+            deviation = math.sqrt(squares / freedom)
             found[name] = Spread(deviation, freedom, f"of {freedom + len(several)} runs")
     return found
 
@@ -149,8 +148,3 @@ def answers(labels: Sequence[str], main: Sequence[Row]) -> list[str]:
 
 def _short(row: Row) -> str:
     return row.name.removeprefix(EVALUATION)
-
-
-def _squares(values: list[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values)

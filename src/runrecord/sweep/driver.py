@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from runrecord.errors import UserError
 from runrecord.files import write_atomic
-from runrecord.record.events import EVENTS, START, Logged, read_line, read_start
+from runrecord.record.events import EVENTS, Logged, read_line
 from runrecord.run.process import GRACE, Terminated, raise_on_signals
 from runrecord.safety.text import reason
 from runrecord.sweep.study import Outcome, Study
-from runrecord.sweep.worker import STUDY, TRIAL, Task, run_trial, runs_of
+from runrecord.sweep.worker import Task, run_trial, runs_of
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -42,14 +42,7 @@ class Resources:
 def run_study(
     study: Study, task: Task, count: int, resources: Resources, ended: Callable[[int], None]
 ) -> None:
-    """Run the trials that a study lacks.
-
-    Args:
-        study: it.
-        task: what all trials have in common.
-        count: how many trials it is to have.
-        resources: what they take.
-        ended: called with the number of each that ended.
+    """Run the trials that a study of `count` trials lacks; `ended` is called with each's number.
 
     Raises:
         UserError: Ray does not start, or its cluster does not answer.
@@ -62,7 +55,7 @@ def run_study(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=_TRIES
         )
         pending: dict[ObjectRef[Outcome], int] = {}
-        missing, read = study.missing(count), dict[Path, tuple[int, int]]()
+        missing, read = study.missing(count), dict[Path, int]()
         try:
             while True:
                 while len(pending) < jobs and (wanted := next(missing, None)):
@@ -143,40 +136,31 @@ def _outcome(ref: "ObjectRef[Outcome]") -> Outcome:
 
 
 def _give_up_hopeless(
-    study: Study, task: Task, numbers: Collection[int], read: dict[Path, tuple[int, int]]
+    study: Study, task: Task, numbers: Collection[int], read: dict[Path, int]
 ) -> None:
-    """Tell Optuna what trials have reached, and their workers which it gives up."""
-    for number, epoch, value in _news(task, numbers, read):
-        why = replace(task, number=number).why
-        if study.is_hopeless(number, epoch, value) and not why.exists():
-            text = (
-                f"{task.metric} was {value:.6g} at epoch {epoch}, worse than what most trials of "
-            )
-            write_atomic(why, f"{text}the study had there".encode())
+    """Tell Optuna what trials reached since the last look, and their workers which it gives up.
 
-
-def _news(
-    task: Task, numbers: Collection[int], read: dict[Path, tuple[int, int]]
-) -> Iterator[tuple[int, int, float]]:
-    """What those trials have on record since the last look: number, epoch, value.
-
-    `read` has of each run's folder the trial, and how many bytes of its events were read.
+    `read` holds how many bytes of each run's events were read.
     """
-    for folder in runs_of(task.root, f"{task.study}-[0-9]*"):
-        with suppress(OSError, ValueError):  # it is being written, or is damaged
-            if folder not in read:
-                tags = read_start((folder / START).read_bytes()).tags
-                read[folder] = int(tags[TRIAL]) if tags.get(STUDY) == task.study else -1, 0
-            number, size = read[folder]
-            if number not in numbers:
-                continue
-            with (folder / EVENTS).open("rb") as lines:
-                lines.seek(size)
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        break
-                    size += len(line)
-                    read[folder] = number, size
-                    event = read_line(line)
-                    if isinstance(event, Logged) and task.metric in event.metrics:
-                        yield number, event.step, event.metrics[task.metric]
+    for number, folder in runs_of(task, numbers):
+        why = replace(task, number=number).why
+        for epoch, value in _news(folder, task.metric, read):
+            if study.is_hopeless(number, epoch, value) and not why.exists():
+                text = (
+                    f"{task.metric} was {value:.6g} at epoch {epoch}, worse than what most trials "
+                    "of the study had there"
+                )
+                write_atomic(why, text.encode())
+
+
+def _news(folder: Path, metric: str, read: dict[Path, int]) -> Iterator[tuple[int, float]]:
+    """What a run has on record of a metric since the last look: epoch, value."""
+    with suppress(OSError, ValueError), (folder / EVENTS).open("rb") as lines:
+        lines.seek(read.get(folder, 0))
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break  # it is being written
+            read[folder] = read.get(folder, 0) + len(line)
+            event = read_line(line)
+            if isinstance(event, Logged) and metric in event.metrics:
+                yield event.step, event.metrics[metric]

@@ -82,11 +82,7 @@ def _parsed(name: str, text: str) -> Param:
     if file.is_absolute() or ".." in file.parts:
         raise UserError(f"{where}: {printable(str(file))} is outside the repository.")
     if found := _RANGE.fullmatch(text):
-        low, high = (_scalar(where, found[end]) for end in ("low", "high"))
-        if not (_is_finite(low) and _is_finite(high)):
-            raise UserError(f"{where}: a range is of numbers; {_FORMS}.")
-        assert isinstance(low, int | float)
-        assert isinstance(high, int | float)
+        low, high = (_finite(where, found[end]) for end in ("low", "high"))
         if low >= high:
             raise UserError(f"{where}: a range begins below its end.")
         if found["log"] and low <= 0:
@@ -108,8 +104,11 @@ def _scalar(where: str, text: str) -> Value:
     return value
 
 
-def _is_finite(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _finite(where: str, text: str) -> float:
+    value = _scalar(where, text)
+    if isinstance(value, bool | str | None) or not math.isfinite(value):
+        raise UserError(f"{where}: a range is of numbers; {_FORMS}.")
+    return value
 
 
 def as_there(root: Path, texts: Mapping[str, str]) -> dict[str, str]:

@@ -90,13 +90,10 @@ def best_first(
     trials: "Mapping[int, FrozenTrial]", better: Better
 ) -> "list[tuple[int, FrozenTrial]]":
     """Trials with their numbers: the complete ones, the best first, then the others by number."""
-
-    def place(item: "tuple[int, FrozenTrial]") -> tuple[bool, float, int]:
-        number, trial = item
-        value = trial.value if trial.state.name == "COMPLETE" else None
-        return value is None, (value or 0.0) * (-1 if better == "higher" else 1), number
-
-    return sorted(trials.items(), key=place)
+    complete = [item for item in trials.items() if item[1].state.name == "COMPLETE"]
+    others = [item for item in trials.items() if item[1].state.name != "COMPLETE"]
+    complete.sort(key=lambda item: item[1].value or 0.0, reverse=better == "higher")
+    return complete + others
 
 
 class Study:
@@ -122,10 +119,10 @@ class Study:
     def missing(self, count: int) -> Iterator[tuple[int, Mapping[str, Value] | None]]:
         """Which of `count` trials did not run, were stopped or failed; their params if known."""
         known = self.trials
-        grid = grid_of(self.definition) if self.definition.search == "grid" else None
-        for number in range(count if grid is None else min(count, len(grid))):
+        grid = grid_of(self.definition) if self.definition.search == "grid" else [None] * count
+        for number, params in enumerate(grid[:count]):
             if number not in known:
-                yield number, grid[number] if grid else None
+                yield number, params
             elif known[number].state.name not in ("COMPLETE", "PRUNED"):
                 yield number, known[number].params
 
@@ -186,11 +183,7 @@ class Study:
 def open_study(root: Path, name: str, definition: Definition, code: str) -> Iterator[Study]:
     """The study of that name, begun if there is none; what its workers leave goes at the end.
 
-    Args:
-        root: of the main repository.
-        name: of the study.
-        definition: what it is to be.
-        code: what tells the code of its trials.
+    `code` tells the code of its trials.
 
     Raises:
         UserError: it is another study, or its trials ran other code; another process works on it.

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,12 +26,10 @@ from runrecord.run.process import end_program, stop_with_parent
 from runrecord.run.start import WHY
 from runrecord.safety.text import clause, reason
 from runrecord.store.processes import held, lock_of
-from runrecord.store.runs import state_folder
+from runrecord.store.runs import run_dirs, state_folder
 from runrecord.sweep.space import Value, set_params
 from runrecord.sweep.study import Outcome, Study, experiment_of
 
-STUDY, RUN, TRIAL = STUDY_TAGS
-"""Tags of a trial's runs: the study's name, the run of the study, the trial's number."""
 _LOOK = 0.5  # seconds between two looks at whether a trial is given up
 _PATIENCE = 60.0  # seconds that a run which was told to stop may take to end
 _OF_DVC = (":(glob)**/dvc.lock", ":(glob)**/?*.dvc")
@@ -218,9 +216,9 @@ def environment_of(task: Task) -> dict[str, str]:
         "DVC_EXP_BASELINE_REV": task.commit,
         "DVC_SITE_CACHE_DIR": str(task.folder / "site-cache"),
         WHY: str(task.why),
-        STUDY_TAGS[STUDY]: task.study,
-        STUDY_TAGS[RUN]: task.run,
-        STUDY_TAGS[TRIAL]: str(task.number),
+        STUDY_TAGS["study"]: task.study,
+        STUDY_TAGS["study.run"]: task.run,
+        STUDY_TAGS["study.trial"]: str(task.number),
     }
 
 
@@ -240,26 +238,20 @@ def _needed(checkout: Path, targets: Sequence[str]) -> set[str]:
     return data | {out for name in names for out in stages[name].persistent}
 
 
-def runs_of(root: Path, experiments: str) -> Iterator[Path]:
-    """The folders in the run store whose names begin as those of experiments' runs do."""
-    for start in (state_folder(root) / "runs").glob(f"{experiments}-*/{START}"):
-        yield start.parent
-
-
-def _runs(task: Task) -> list[Path]:
-    """The folders of the trial's runs, the oldest first."""
-    found = []
-    for folder in runs_of(task.root, task.experiment):
-        with suppress(ValueError, OSError):  # it is being written, or is damaged
-            start = read_start((folder / START).read_bytes())
-            if start.tags.get("dvc.experiment") == task.experiment:
-                found.append((start.time, folder))
-    return [folder for _, folder in sorted(found)]
+def runs_of(task: Task, numbers: Collection[int]) -> Iterator[tuple[int, Path]]:
+    """The folders of those trials' runs in the run store, with the trial's number."""
+    trials = {experiment_of(task.study, number): number for number in numbers}
+    for folder in run_dirs(task.root):
+        if folder.name.startswith(tuple(trials)):
+            with suppress(ValueError, OSError):  # it is being written, or is damaged
+                tags = read_start((folder / START).read_bytes()).tags
+                if (experiment := tags.get("dvc.experiment", "")) in trials:
+                    yield trials[experiment], folder
 
 
 def _wait_for_earlier(task: Task) -> None:
     """Let a run of this trial end whose worker is gone: its checkpoint is free then."""
-    for folder in _runs(task):
+    for _, folder in runs_of(task, [task.number]):
         with suppress(OSError):  # a disk without locks
             try:
                 lock_of(folder).acquire(timeout=_PATIENCE).lock.release()
@@ -268,9 +260,9 @@ def _wait_for_earlier(task: Task) -> None:
 
 
 def _error_on_record(task: Task) -> str:
-    runs = _runs(task)
-    end = Record(files_in(runs[-1])).end if runs else None
-    return end.message if end and end.status == "FAILED" else ""
+    """Why the last of the trial's runs that failed did."""
+    ends = [Record(files_in(folder)).end for _, folder in runs_of(task, [task.number])]
+    return next((end.message for end in reversed(ends) if end and end.status == "FAILED"), "")
 
 
 def _untracked(checkout: Path, *names: str) -> list[str]:

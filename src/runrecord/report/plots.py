@@ -1,10 +1,14 @@
-"""Pictures of several runs' curves: numbers in, a PNG file out."""
+"""Pictures: several runs' curves, and a study as Optuna draws it."""
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
 
 from runrecord.errors import require
+from runrecord.run.run import Run
+from runrecord.sweep.study import Study
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, told apart by colour-blind readers too."""
@@ -15,8 +19,7 @@ _STYLES = ("-", "--", ":", "-.")
 def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """A panel a metric, in it a line a run.
 
-    Args:
-        metrics: by metric, then by the run's label, its value in every epoch from 1 on.
+    `metrics` has by metric, then by the run's label, the values in every epoch from 1 on.
     """
     require("matplotlib", "matplotlib", "report")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,3 +51,41 @@ def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(file, format="png")
     return file.getvalue()
+
+
+def log_plots(run: Run, study: Study) -> None:
+    """Log the metric by trial, against each param, and which param matters.
+
+    None without Matplotlib; no importance of a single trial or value.
+    """
+    if not find_spec("matplotlib"):
+        return
+    import matplotlib
+    import optuna
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as drawn
+
+    found, name = study.optuna, study.definition.metric
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    plots: dict[str, Callable[[], object]] = {
+        "History": lambda: drawn.plot_optimization_history(found, target_name=name),
+        **{
+            f"{name} against {param}": partial(
+                drawn.plot_slice, found, params=[param], target_name=name
+            )
+            for param in study.definition.space
+        },
+        "Importance": lambda: drawn.plot_param_importances(found, evaluator=evaluator),
+    }
+    with warnings.catch_warnings(), pyplot.rc_context({"savefig.bbox": "tight"}):
+        warnings.simplefilter("ignore")
+        for title, draw in plots.items():
+            try:
+                draw()
+                run.figure(title, pyplot.gcf(), step=len(study.trials))
+            except (ValueError, RuntimeError):
+                continue  # too few trials to say
+            finally:
+                pyplot.close("all")

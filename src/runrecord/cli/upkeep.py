@@ -1,28 +1,85 @@
-"""`runrecord gc`: remove from the run store what DVC can give back."""
+"""`runrecord reap` closes the runs whose process is gone; `runrecord gc` removes old ones."""
 
 import shutil
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.cli.console import say, say_failure
+from runrecord.cli.console import Report, tell, tell_failure
 from runrecord.dvc.cache import known_records
+from runrecord.errors import UserError
 from runrecord.files import sha256
 from runrecord.project import repo_root
 from runrecord.record.events import EVENTS, LOCK, START, Files, RecordRefused
 from runrecord.record.reader import Record, files_in
 from runrecord.resume.checkpoints import folders_of
-from runrecord.store.catalog import RecordedRun, all_runs
+from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each
 from runrecord.store.processes import lock_of
 from runrecord.store.runs import state_folder
-from runrecord.trackers.player import sync_lock
+from runrecord.trackers.mlflow.store import Noted, Notes
+from runrecord.trackers.player import Store, close_dead_runs, sync_lock
 from runrecord.trackers.tensorboard import shown_at
 
 _DAY = 86_400_000  # milliseconds
+
+
+def reap(names: Sequence[str] = (), host: str | None = None) -> None:
+    """Close as KILLED every run whose process is gone, in its record and in MLflow.
+
+    Of that, a run of another machine leaves doubt: it is closed if a person says that it is gone,
+    by its name or its host's. Live runs are left alone.
+
+    Raises:
+        UserError: a named run is not there, or the tracking store cannot be reached; in the latter
+            case the records are closed all the same.
+        RunFailed: a record is damaged or cannot be written.
+    """
+    root, report = repo_root(), Report()
+    with sync_lock(root):
+        runs = all_runs(root, report.failed)
+        told = {*names, *(run.id for run in runs if run.summary.host == host)}
+        if unknown := {*names} - {run.id for run in runs if not run.sealed}:
+            raise UserError(
+                f"{min(unknown)}: no such run is in the run store; 'runrecord runs' lists them"
+            )
+        runs, closed = close_dead_runs(root, runs, report.failed, told)
+        report.closed(closed)
+        _say_what_is_left(runs, told)
+        notes, now_closed = Notes(root), {record.start.id for record in closed}
+        runs = newest_of_each((run for run in runs if not run.sealed), report.failed)
+        stale = [
+            run
+            for run in runs
+            if run.ended and (run.id in now_closed or _is_open(notes.runs.get(run.id), run))
+        ]
+        done = report.each("MLflow", stale, Store(root).play) if stale else 0
+        print(f"{done} closed in MLflow")
+    report.conclude()
+
+
+def _is_open(noted: Noted | None, run: RecordedRun) -> bool:
+    """Was it shown in MLflow, but not to its end?"""
+    return noted is not None and not noted.removed and noted.events < run.summary.length
+
+
+def _say_what_is_left(runs: Iterable[RecordedRun], told: Iterable[str]) -> None:
+    """Of runs that did not end, and were not closed: why."""
+    sealed = {run.id for run in runs if run.sealed}
+    for run in runs:
+        run_id, host = run.id, run.summary.host
+        if run.ended or run_id in sealed:
+            continue
+        if run.is_live and run_id in told:
+            tell(f"{run_id}: a process works on it; it is left alone.")
+        elif not run.is_live:
+            tell(
+                f"{run_id}: its process on {host} may be gone, which cannot be told from here; if "
+                f"it is, say 'runrecord reap {run_id}', or 'runrecord reap --host {host}' for all."
+            )
 
 
 @dataclass(frozen=True)
@@ -45,12 +102,8 @@ class _Removable:
 def gc(keep: int | None, days: int | None, yes: bool) -> None:
     """Remove (without `yes`: list) the runs whose sealed record DVC keeps.
 
-    The newest of each stage stays, and any that goes on.
-
-    Args:
-        keep: how many runs of each stage stay, the newest.
-        days: or those that began in that many days.
-        yes: remove them.
+    Of each stage the newest `keep` stay, or those of the last `days`, and the newest in any case;
+    so does any that goes on.
 
     Raises:
         UserError: DVC cannot read its files.
@@ -60,10 +113,10 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
         old = _old(root, keep, days)
         found = sorted(_removable(root, old), key=lambda one: one.run_id)
         for one in found:
-            say(f"{one.run_id}: {_mib(one.size)}; its sealed record is {one.copy}")
+            tell(f"{one.run_id}: {_mib(one.size)}; its sealed record is {one.copy}")
         total = _mib(sum(one.size for one in found))
         if kept := len(old) - len(found):
-            say(f"{kept} older runs stay: no dvc.lock, here or in Git, names an equal record.")
+            tell(f"{kept} older runs stay: no dvc.lock, here or in Git, names an equal record.")
         if not yes:
             print(f"{len(found)} runs, {total}, can go: say --yes to remove them.")
             return
@@ -78,7 +131,7 @@ def gc(keep: int | None, days: int | None, yes: bool) -> None:
 
 def _old(root: Path, keep: int | None, days: int | None) -> list[RecordedRun]:
     """The runs of the store that have ended and are not to be kept."""
-    runs = [run for run in all_runs(root, say_failure) if not run.sealed]
+    runs = [run for run in all_runs(root, tell_failure) if not run.sealed]
     runs.sort(key=lambda run: run.summary.time, reverse=True)
     since = time.time_ns() // 1_000_000 - days * _DAY if days is not None else None
     newer, old = Counter[str](), []
@@ -134,9 +187,9 @@ def _remove(root: Path, found: Collection[_Removable]) -> int:
                 for number, folder in reversed([*enumerate(one.folders)]):  # its record goes last
                     folder.rename(gone / str(number))
         except Timeout:
-            say(f"{one.run_id}: it goes on again, and stays.")
+            tell(f"{one.run_id}: it goes on again, and stays.")
         except OSError as error:
-            say_failure(one.run_id, error)
+            tell_failure(one.run_id, error)
         else:
             count += 1
     shutil.rmtree(gone, ignore_errors=True)
