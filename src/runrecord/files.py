@@ -14,6 +14,7 @@ from secrets import token_hex
 _CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one is written
 _NEW = ".new"  # ends the names of files that are being written
 _PART = 2**18  # bytes that are copied at once
+_UNTOLD = 2**26  # bytes at most of a file that the kernel makes up, as in /proc, and says is empty
 _TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
 _LARGE = 2**16  # bytes: a smaller file is read as fast as it is looked up
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest time that a file system keeps
@@ -71,7 +72,7 @@ def copy(source: Path, target: Path) -> None:
         with suppress(OSError):
             fcntl.ioctl(new, _CLONE, old.fileno())
             return
-        left = os.fstat(old.fileno()).st_size
+        left = os.fstat(old.fileno()).st_size or _UNTOLD
         while left and (part := old.read(min(left, _PART))):
             new.write(part)
             left -= len(part)

@@ -67,6 +67,13 @@ class Project:
     """What `doctor` checks besides: by name, given the root; what is so, or UserError."""
 
     def __post_init__(self) -> None:
+        for name in ("code", "packages", "headline", "seeds", "test_metrics", "params", "curves"):
+            given: object = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(x, str) for x in given):
+                raise UserError(f"Project({name}={given!r}): it should be a tuple of texts.")
+        for name in ("better", "spread", "checks"):
+            if not isinstance(given := getattr(self, name), Mapping):
+                raise UserError(f"Project({name}={given!r}): it should be a dictionary.")
         if self.spread_runs < 2:
             raise UserError(
                 f"Project(spread_runs={self.spread_runs}): a spread takes 2 runs or more; "
@@ -101,9 +108,12 @@ def load_project(root: Path) -> Project:
     search.append(str(root))  # the project need not be installed
     try:
         project = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever its module does wrong
         raise UserError(
-            f"{file}: tool.runrecord.project is '{named}', which cannot be had ({error}); "
+            f"{file}: tool.runrecord.project is '{named}', which cannot be had "
+            f"({type(error).__name__}: {error}); "
             "it should be MODULE:NAME of a runrecord.project.Project."
         ) from None
     finally:

@@ -1,6 +1,7 @@
 """How a stage's end is kept: from signals, a lost console, edits in mid-run, faults of disks."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -15,7 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workspaces import RECORD_ONLY, TOY_STAGE, TOY_TRAIN, Workspace, read_until, spool, wait_until
+from workspaces import (
+    RECORD_ONLY,
+    TOY_STAGE,
+    TOY_TRAIN,
+    Workspace,
+    new_project,
+    read_until,
+    spool,
+    wait_until,
+)
 
 import runrecord.run.start
 from records import new_run, status_of
@@ -388,6 +398,30 @@ def test_a_damaged_checkpoint_that_cannot_be_set_aside_costs_no_run(
     assert found is not None
     assert found.saved.epoch == 1
     assert "is damaged" in capfd.readouterr().err
+
+
+def test_a_secret_param_that_changes_is_told_nowhere(tmp_path: Path) -> None:
+    script = """
+import pathlib, runrecord
+with runrecord.start_run() as run:
+    run.log({"a": 1.0})
+    if pathlib.Path("edit").exists():
+        pathlib.Path("params.yaml").write_text("db: {password: batterystaple}")
+"""
+    stage = {"cmd": "python t.py", "deps": ["t.py"], "params": ["db"], "outs": ["records/train"]}
+    files = {"t.py": script, "dvc.yaml": json.dumps({"stages": {"train": stage}})}
+    workspace = new_project(tmp_path / "p", {**files, "params.yaml": "db:\n  password: first\n"})
+    (workspace.path / "params.yaml").write_text("db:\n  password: correcthorse\n")
+    said = workspace.run("dvc", "repro", RUNRECORD_SINKS="off")
+    assert "params.yaml holds a password or a token" in said
+    (workspace.path / "edit").touch()
+    said += workspace.run("dvc", "repro", "--force", status=255, RUNRECORD_SINKS="off")
+    assert 'db.password (was "***", is "***") changed while train ran' in said
+    state = workspace.path / ".runrecord"
+    kept = [path for path in state.rglob("*") if path.is_file()]
+    told = said.encode() + b"".join(bytes(path) + path.read_bytes() for path in kept)
+    assert b"correcthorse" not in told
+    assert b"batterystaple" not in told
 
 
 def test_params_edited_in_mid_run_are_never_recorded_as_run(toy: Workspace) -> None:

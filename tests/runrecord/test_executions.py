@@ -218,3 +218,48 @@ def test_runs_that_begin_at_once_have_numbers_of_their_own(tmp_path: Path) -> No
     for process in processes:
         process.communicate()
     assert sorted(numbers) == list(range(1, 9))
+
+
+FOLDS = """
+import signal
+import numpy as np
+
+class Sum:
+    def __init__(self, value): self.value = np.array([float(value)])
+    def state_dict(self): return {"value": self.value}
+    def load_state_dict(self, arrays): self.value = arrays["value"]
+
+def fold(number):
+    with runrecord.start_run(length="epochs") as run:
+        state = Sum(100 * number)
+        for epoch in run.epochs(run.params["epochs"], state):
+            state.value = state.value + 1
+            run.log({"value": float(state.value[0])})
+            if epoch == 2 and os.environ.get("STOP") == str(number):
+                os.kill(os.getpid(), signal.SIGTERM)
+    with open("o.txt", "a") as file:
+        file.write(f"{state.value[0]:.0f} ")
+"""
+PROGRAMS = {
+    "in one program": (FOLDS + "for number in (1, 2, 3): fold(number)\n", "python train.py"),
+    "in several": (
+        FOLDS + "fold(int(sys.argv[1]))\n",
+        "python train.py 1 && python train.py 2 && python train.py 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("programs", PROGRAMS)
+def test_each_of_several_runs_goes_on_from_its_own_checkpoint(
+    tmp_path: Path, programs: str
+) -> None:
+    script, command = PROGRAMS[programs]
+    files = {"params.yaml": "epochs: 3\n"}
+    workspace = new(tmp_path, script, files=files, cmd=command, params=["epochs"])
+    stopped = workspace.run("dvc", "repro", status=255, RUNRECORD_SINKS="off", STOP="2")
+    assert "resuming" not in stopped
+    assert workspace.run("dvc", "repro", RUNRECORD_SINKS="off").count("\nresuming ") == 1
+    assert workspace.read("o.txt") == b"103 203 303 "
+    workspace.set_params(epochs=5)
+    assert workspace.run("dvc", "repro", RUNRECORD_SINKS="off").count("\ncontinuing ") == 3
+    assert workspace.read("o.txt") == b"105 205 305 "

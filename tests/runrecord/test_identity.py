@@ -21,7 +21,7 @@ from runrecord.store.runs import run_dir
 STAGE = Stage("train", ("python train.py",), deps=("train.py", "data"))
 PARAMS = {"seed": 0, "vae.lr": 0.001, "vae.epochs": 30, "vae.sizes": [3, 4], "vae.clip": None}
 DEPS = {"train.py": "a" * 64, "data": "b" * 64}
-INPUTS = Inputs(STAGE, PARAMS, (), DEPS)
+INPUTS = Inputs(STAGE, PARAMS, (), DEPS, "train")
 ORIGIN = Origin(INPUTS, {}, b"", "", "train")
 SHOWN = {"lr": 0.001, "epochs": 30}
 
@@ -34,7 +34,7 @@ def identity(
     environment: Mapping[str, str] | None = None,
 ) -> Identity:
     origin = replace(ORIGIN, inputs=replace(INPUTS, **inputs or {}))
-    return identity_of(origin, shown, device, packages, environment or {})
+    return identity_of(origin, shown, device, packages, environment=environment or {})
 
 
 def digest_of(root: Path, one: Identity) -> Path:

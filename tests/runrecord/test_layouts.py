@@ -10,6 +10,8 @@ import pytest
 import yaml
 from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify, with_results
 
+from runrecord.store.runs import run_dirs
+
 EXEC = "runrecord exec -- sh -c"
 IGNORED = "/.runrecord\n/mlflow.db*\n/mlruns\n/tensorboard\n"
 
@@ -142,6 +144,9 @@ def test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files(tmp_pat
     inside.run("dvc", "repro", "--force", environment=RECORD_ONLY)
     start = json.loads(workspace.read("records/b/run.json"))
     assert start["stage"] == "b/dvc.yaml:train", "also where DVC names it without its file"
+    inside.run("dvc", "repro", "--force", "../a/dvc.yaml:train", environment=RECORD_ONLY)
+    start = json.loads(workspace.read("records/a/run.json"))
+    assert start["stage"] == "a/dvc.yaml:train", "at its end too"
 
 
 @pytest.mark.slow
@@ -240,6 +245,68 @@ def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path
     output = verify(workspace, "records/one", "--yes")
     why = "not compared, as outside the repository or written later"
     assert f"every file it wrote; {why}: {outside}." in output
+
+
+def test_nothing_is_written_behind_a_link_that_leads_out_of_the_repository(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    out = {"models/m.txt": {"cache": False}}
+    stage = {"cmd": f"{EXEC} 'pwd > models/m.txt'", "outs": [out, "records/one"]}
+    workspace = of_one(tmp_path, stage)
+    (workspace.path / "models").symlink_to(tmp_path / "disk")
+    commit(workspace, "link")
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    before = workspace.read("models/m.txt")
+    output = verify(workspace, "records/one", "--yes", status=2)
+    assert "models/m.txt is behind a link that leads out of the repository" in output
+    assert workspace.read("models/m.txt") == before
+
+
+@pytest.mark.parametrize("outside", ["absolute", "relative"])
+def test_a_dependency_outside_the_repository_is_part_of_what_a_run_read(
+    tmp_path: Path, outside: str
+) -> None:
+    file = tmp_path / "outside.csv"
+    file.write_text("5\n")
+    path = str(file) if outside == "absolute" else "../outside.csv"
+    edit = f"test ! -e edit || echo 7 > {path}"
+    stage = {"cmd": f"{EXEC} 'cat {file} > one.txt; {edit}'", "deps": [path]}
+    workspace = of_one(tmp_path, stage | {"outs": ["one.txt", "records/one"]})
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert [*json.loads(workspace.read("records/one/run.json"))["deps"]] == [path]
+    (workspace.path / "edit").touch()
+    output = workspace.run("dvc", "repro", "--force", status=255, environment=RECORD_ONLY)
+    assert f"{path} changed while one ran" in output
+    if outside == "absolute":
+        (run, _) = run_dirs(workspace.path)
+        output = verify(workspace, run.name, "--yes", status=1)
+        assert f"the rebuilt run had another {path} (data)" in output
+
+
+@pytest.mark.slow
+def test_an_input_beside_which_git_has_files_is_made_again_where_nothing_keeps_it(
+    tmp_path: Path,
+) -> None:
+    stages = {
+        "a": {"cmd": "mkdir -p grid && echo 1 > grid/a.txt", "outs": ["grid/a.txt"]},
+        "b": {"cmd": "ls grid > b.txt", "deps": ["grid"], "outs": [{"b.txt": {"push": False}}]},
+        "c": reading("b.txt", name="c"),
+    }
+    files = {".gitignore": IGNORED, "dvc.yaml": yaml.safe_dump({"stages": stages})}
+    workspace = new_project(tmp_path / "project", files)
+    workspace.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    with_results(workspace).run("dvc", "push")
+    workspace.run("git", "clone", "--quiet", str(workspace.path), str(tmp_path / "clone"))
+    assert IDENTICAL in verify(Workspace(tmp_path / "clone"), "HEAD:c", "--yes")
+
+
+def test_files_of_a_record_that_dvcignore_hides_are_named(tmp_path: Path) -> None:
+    script = "import runrecord\nwith runrecord.start_run() as run: run.text('notes', 'a')\n"
+    stage = {"cmd": "python one.py", "outs": ["records/one"]}
+    workspace = of_one(tmp_path, stage, {"one.py": script, ".dvcignore": "*.txt\n"})
+    output = workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert re.search(r"warning: \.dvcignore hides texts/notes-\w+\.txt in records/one", output)
+    (workspace.path / ".dvcignore").write_text("*.txt\n!/records/one/**\n")
+    assert "hides" not in workspace.run("dvc", "repro", "--force", environment=RECORD_ONLY)
 
 
 @pytest.mark.slow

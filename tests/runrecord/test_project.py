@@ -62,6 +62,28 @@ def test_a_wrong_name_is_one_sentence(tmp_path: Path, named: str) -> None:
         load_project(write(tmp_path, f"[tool {named}\n"))
 
 
+@pytest.mark.parametrize(
+    "text", ["PROJECT = (", "{}['a']", "PROJECT = undefined", "import none_such"]
+)
+def test_a_project_whose_module_is_wrong_is_one_sentence(tmp_path: Path, text: str) -> None:
+    name = f"wrong_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    write(tmp_path, f"[tool.runrecord]\nproject = '{name}:PROJECT'\n")
+    with pytest.raises(UserError, match=rf"project is '{name}:PROJECT', which cannot be had \("):
+        load_project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("code", "src"), ("packages", None), ("seeds", [1]), ("better", ["loss"]), ("checks", 1)],
+)
+def test_a_field_of_another_type_is_refused_where_the_project_is_made(
+    field: str, value: object
+) -> None:
+    with pytest.raises(UserError, match=rf"Project\({field}=.*\): it should be a "):
+        Project(**{field: value})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("runs", [1, 0, -3])
 def test_a_spread_of_fewer_than_two_runs_is_refused_where_the_project_is_made(runs: int) -> None:
     with pytest.raises(

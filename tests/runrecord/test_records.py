@@ -433,6 +433,18 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "no points": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [1.0]}),
     "labels that do not fit": lambda run: run.evaluation("m", FILE, {"a": 1.0}, embedding=UNFIT),
     "model's name": lambda run: run.model(FILE, name="a\x1bb"),
+    "metrics without names": lambda run: run.log(0.5),
+    "no list within": lambda run: run.log({"a": 1.0}, within={"a": 0.5}),
+    "within without names": lambda run: run.log({"a": 1.0}, within=[1.0]),
+    "no such artifact": lambda run: run.artifact("missing.bin"),
+    "no such model": lambda run: run.model("missing.pt"),
+    "no such evaluated model": lambda run: run.evaluation("m", "missing.pt", {"a": 1.0}),
+    "a folder": lambda run: run.artifact(FILE.parent),
+    "no path": lambda run: run.model(None),
+    "no figure": lambda run: run.figure("p", 5),
+    "no embedding": lambda run: run.evaluation("m", FILE, {"a": 1.0}, embedding=5),
+    "count of text": lambda run: next(run.epochs("3")),
+    "no state": lambda run: next(run.epochs(3, object())),
 }
 
 
@@ -450,6 +462,13 @@ def test_what_cannot_be_recorded_is_one_sentence_and_nothing_of_it_is_kept(
     assert run.tags == tags
     run.log({"after": 1.0})
     assert list(view(end_run(tmp_path / "record")).series) == ["before", "after"]
+
+
+def test_a_file_that_the_kernel_makes_up_is_kept_whole(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    run.artifact("/proc/version")
+    (kept,) = (tmp_path / "artifacts").iterdir()
+    assert kept.read_bytes() == Path("/proc/version").read_bytes()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

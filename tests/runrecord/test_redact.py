@@ -335,6 +335,10 @@ def test_the_environment_of_the_process_is_what_is_meant(monkeypatch: pytest.Mon
             "train.py --pad-token [PAD] --max-token 512",
             "train.py --pad-token [PAD] --max-token 512",
         ),
+        (
+            "train.py db.password=geheim +x.api_key=geheim",
+            "train.py db.password=*** +x.api_key=***",
+        ),
         ("train.py --api-key --verbose", "train.py --api-key --verbose"),
         ("train.py --secret $SECRET", "train.py --secret $SECRET"),
     ],

@@ -49,6 +49,12 @@ from runrecord.verify.compare import compare
 TOY_OUTS = ("model.bin", "metrics.json")
 
 
+@pytest.fixture(autouse=True)
+def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one process begins a run several times, it is as a cell that is run again."""
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+
+
 @pytest.fixture
 def undisturbed(built_toy: Workspace) -> list[bytes]:
     """The outs of a toy training that nobody stopped."""

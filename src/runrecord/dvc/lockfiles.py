@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from runrecord.dvc.stages import is_inside
 from runrecord.errors import UserError
 from runrecord.git.commands import OutsideGit, commit_of, git
 
@@ -114,7 +115,8 @@ def states(root: Path, *paths: str) -> Iterator[State]:
     at_work = files_at_work(root).items()
     files = {name: (f"{name} of the working tree", text) for name, text in at_work}
     yield _state(None, files, {})
-    paths = tuple(path for path in paths if "\n" not in path)  # Git is asked line by line
+    # Git is asked line by line, and refuses what is outside.
+    paths = tuple(path for path in paths if "\n" not in path and is_inside(path))
     wanted = (*_GLOBS, *(f":(literal){path}" for path in paths))
     listing = ("rev-list", "--all", "--full-history", "--objects", "--", *wanted)
     try:

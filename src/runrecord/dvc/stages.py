@@ -1,5 +1,7 @@
 """The stages of a DVC repository, as DVC itself resolves them; and which files it sees."""
 
+import os
+import posixpath
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +24,7 @@ _COMPILED = "__pycache__/"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage; all paths are from the repository's root."""
+    """A stage; all paths are from the repository's root, outside of which deps alone may be."""
 
     name: str
     """As `dvc repro` takes it there: `train`, `train@0`, `sub/dvc.yaml:train`."""
@@ -226,6 +228,11 @@ def write_values(path: Path, values: Mapping[tuple[str, ...], Any]) -> None:
             at[name] = value
 
 
+def is_inside(path: str) -> bool:
+    """Does a path from the repository's root stay in the repository?"""
+    return not posixpath.isabs(path) and posixpath.normpath(path).partition("/")[0] != ".."
+
+
 def is_related(one: str, other: str) -> bool:
     """Are two paths the same, or is one inside the other?"""
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
@@ -303,7 +310,11 @@ def _stage(found: Any, root: Path) -> Stage:
         found.name if file == "dvc.yaml" else f"{file}:{found.name}",
         tuple(commands.splitlines() if isinstance(commands, str) else commands),  # as DVC runs them
         Path(found.wdir).relative_to(root).as_posix(),
-        _local_paths([dep for dep in found.deps if dep not in params], root),
+        tuple(
+            _local_path(dep, root)
+            for dep in found.deps
+            if dep not in params and dep.protocol == "local"
+        ),
         _local_paths(found.outs, root),
         _local_paths([out for out in found.outs if out.persist], root),
         tuple(str(out.def_path) for out in found.outs if not _local_paths([out], root)),
@@ -311,9 +322,17 @@ def _stage(found: Any, root: Path) -> Stage:
 
 
 def _local_paths(entries: list[Any], root: Path) -> tuple[str, ...]:
-    """Those in the repository; what lies elsewhere is not the engine's to read."""
-    paths = (Path(entry.fs_path) for entry in entries if entry.protocol == "local")
-    return tuple(path.relative_to(root).as_posix() for path in paths if path.is_relative_to(root))
+    """Those in the repository; what lies elsewhere is not the engine's to write."""
+    paths = (_local_path(entry, root) for entry in entries if entry.protocol == "local")
+    return tuple(filter(is_inside, paths))
+
+
+def _local_path(entry: Any, root: Path) -> str:
+    """Its path from the root; of one elsewhere, as dvc.yaml has it: absolute, or by `..`."""
+    path = Path(entry.fs_path)
+    if path.is_relative_to(root) or not Path(entry.def_path).is_absolute():
+        path = Path(os.path.relpath(path, root))
+    return path.as_posix()
 
 
 def _leaves(prefix: str, values: dict[str, Any]) -> dict[str, object]:

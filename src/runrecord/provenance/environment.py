@@ -16,7 +16,7 @@ from runrecord.files import known_digests, sha256
 from runrecord.git.patch import describe_code
 from runrecord.project import RECORDS, Project, repo_root
 from runrecord.record.events import START
-from runrecord.safety.secrets import OWN_TAGS, holds_secret, redact
+from runrecord.safety.secrets import OWN_TAGS, fit, holds_secret, redact
 from runrecord.safety.text import printable
 from runrecord.store.runs import state_folder
 
@@ -79,6 +79,8 @@ class Inputs(StageAtWork):
 
     deps: Mapping[str, str]
     """SHA-256 of each dependency that is there, by its path from the repository's root."""
+    named: str
+    """The stage as it was asked for."""
 
 
 def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
@@ -89,7 +91,8 @@ def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
     """
     found = find_stage(checkout, stage, cwd)
     with known_digests(state_folder(repo_root(checkout)) / "digests.db") as digest_of:
-        return Inputs(**vars(found), deps=hash_paths(checkout, found.stage.deps, False, digest_of))
+        deps = hash_paths(checkout, found.stage.deps, False, digest_of)
+    return Inputs(**vars(found), deps=deps, named=stage)
 
 
 def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
@@ -98,15 +101,16 @@ def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
     A dependency by its path; a param as `vae.beta (was 1, is 4)`.
     """
     try:
-        now = read_inputs(checkout, was.stage.name, cwd)
+        now = read_inputs(checkout, was.named, cwd)
     except UserError as error:
         return (printable(str(error).rstrip(".")),)
     changed = [
         name for name in {**was.deps, **now.deps} if was.deps.get(name) != now.deps.get(name)
     ]
     before, after = _texts(was.params), _texts(now.params)
+    old, new = (_texts(fit(inputs.params, os.environ)) for inputs in (was, now))
     values = [
-        f"{key} (was {before.get(key)}, is {after.get(key)})"
+        f"{key} (was {old.get(key)}, is {new.get(key)})"
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
@@ -219,9 +223,9 @@ def collect_origin(
 
 def _changes(checkout: Path, params: Mapping[str, object]) -> str:
     """Which of those params the commit at hand has otherwise, as `target=clean`."""
-    committed = committed_params(checkout)
+    committed, visible = committed_params(checkout), fit(params, os.environ)
     return ",".join(
-        f"{key.rpartition('.')[2]}={str(value)[:_LONGEST_VALUE]}"
+        f"{key.rpartition('.')[2]}={str(visible[key])[:_LONGEST_VALUE]}"
         for key, value in params.items()
         if key in committed and committed[key] != value
     )

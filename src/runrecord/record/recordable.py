@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 from PIL import Image
+from safetensors import SafetensorError
 
 from runrecord.errors import UserError
 from runrecord.record.events import MOST, File, why
@@ -74,17 +75,52 @@ def made(make: Callable[[], T]) -> T:
 
 def numbers_of(values: Mapping[str, float]) -> dict[str, float]:
     """The values of metrics."""
-    return {name: number_of(name, value) for name, value in values.items()}
+    return {name: number_of(name, value) for name, value in mapping_of("metrics", values).items()}
+
+
+def mapping_of(what: str, values: Mapping[str, T]) -> Mapping[str, T]:
+    """Values by name."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"cannot record {what}: {brief(values)} has no names; give a dictionary.")
+    return values
+
+
+def brief(value: object) -> str:
+    """The beginning of a value, for a sentence."""
+    return repr(value)[:60]
+
+
+def listed(name: str, values: Any) -> list[Any]:
+    """A metric's values within a step."""
+    try:
+        return [*values]
+    except TypeError:
+        raise UserError(
+            f"cannot record metric {name!r}: {brief(values)} is not a list of its values within "
+            "the step."
+        ) from None
+
+
+def readable(path: Path | str) -> Path:
+    """The path of a file that can be read."""
+    try:
+        file = Path(path)
+        if file.exists() and not file.is_file():
+            raise UserError(f"cannot record {path}: it is not a file; name one.")
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        raise UserError(f"cannot record {path}: {error.strerror}; name a file.") from None
+    except TypeError:
+        raise UserError(f"cannot record {brief(path)}: it is not the path of a file.") from None
 
 
 def number_of(name: str, value: Any) -> float:
-    """A metric's value; NumPy's and PyTorch's numbers are taken too."""
+    """A metric's value, as a double; NumPy's and PyTorch's numbers are taken too."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # as PyTorch says it
-        raise UserError(
-            f"cannot record metric {name!r}: {repr(value)[:60]} is not a number."
-        ) from None
+        raise UserError(f"cannot record metric {name!r}: {brief(value)} is not a number.") from None
 
 
 def points_of(title: str, points: Any) -> list[tuple[int, float]]:
@@ -93,24 +129,28 @@ def points_of(title: str, points: Any) -> list[tuple[int, float]]:
         return [(index(x), number_of(title, y)) for x, y in points]
     except (TypeError, ValueError):
         raise UserError(
-            f"cannot record curve {title!r}: {repr(points)[:60]} is not a list of pairs of a whole "
+            f"cannot record curve {title!r}: {brief(points)} is not a list of pairs of a whole "
             "number and a number."
         ) from None
 
 
 def packed(model: str, embedding: Embedding) -> bytes:
     """An embedding, as the content of a file."""
-    arrays = {"codes": embedding.vectors, "images": embedding.thumbnails}
-    if embedding.labels is not None:
-        arrays["labels"] = embedding.labels
-    content = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    )
+    if not isinstance(embedding, Embedding):
+        raise UserError(
+            f"cannot record the embedding of {model!r}: {brief(embedding)} is not an Embedding."
+        )
     try:
+        arrays = {"codes": embedding.vectors, "images": embedding.thumbnails}
+        if embedding.labels is not None:
+            arrays["labels"] = embedding.labels
+        content = safetensors.numpy.save(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        )
         if len(content) > MOST:
             raise ValueError(f"it has {len(content)} bytes, more than {MOST}")
         unpack(content)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(f"cannot record the embedding of {model!r}: {error}.") from None
     return content
 

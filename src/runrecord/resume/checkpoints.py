@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors.numpy
@@ -41,6 +41,7 @@ _TOGETHER = 60.0  # seconds within which the ranks of one job start
 _SHOWN = 4  # differences, at most
 
 
+@runtime_checkable
 class State(Protocol):
     """What a training changes: it gives named arrays, and takes them back."""
 
@@ -187,6 +188,8 @@ class Checkpoints:
         """
         if self._follows:
             return
+        if not isinstance(arrays, Mapping):
+            raise UserError("state_dict: it does not give a mapping of names to arrays.")
         for name, array in arrays.items():
             if np.asarray(array).dtype.kind not in "biuf":
                 raise UserError(f"state_dict: '{name}' is not an array of numbers.")

@@ -24,17 +24,29 @@ def identity_of(
     shown: Mapping[str, Any],
     device: str,
     packages: Iterable[str],
+    number: int = 1,
     environment: Mapping[str, str] = os.environ,
 ) -> Identity:
-    """All that the result of a run depends on, `shown` being the params that it is shown with."""
+    """All that the result of a run depends on.
+
+    Args:
+        origin: what it comes from.
+        shown: the params that it is shown with.
+        device: the kind of device that it computes on.
+        packages: whose versions count.
+        number: which run of its stage it is: a fold of several, for instance.
+        environment: variables.
+    """
     inputs = origin.inputs
     commands = inputs.stage.commands
-    program = [Path(sys.argv[0]).name, *sys.argv[1:]] if len(commands) > 1 else []
+    several = len(commands) > 1 or any(mark in one for one in commands for mark in "&;|")
+    program = [Path(sys.argv[0]).name, *sys.argv[1:]] if several else []
     return {
         "stage": {
             "name": inputs.stage.name,
             "the command": " && ".join(commands),
             "the program": " ".join(program),  # of a stage that may run several
+            "the run": number,
             "the device": device,
         },
         "params": plain(inputs.params),

@@ -27,13 +27,17 @@ from runrecord.record.recordable import (
     ANY_FILE,
     Embedding,
     Figure,
+    brief,
     checked_png,
+    listed,
     made,
+    mapping_of,
     number_of,
     numbers_of,
     packed,
     png_from,
     points_of,
+    readable,
 )
 from runrecord.record.recordable import now as now
 from runrecord.resume.checkpoints import Checkpoint, Checkpoints, State
@@ -95,8 +99,8 @@ class Run:
         """
         step, values = self._at(step), numbers_of(metrics)
         inside = {
-            name: [number_of(name, value) for value in taken]
-            for name, taken in (within or {}).items()
+            name: [number_of(name, value) for value in listed(name, taken)]
+            for name, taken in mapping_of("within", within or {}).items()
         }
         if lacking := inside.keys() - values.keys():
             raise UserError(
@@ -129,6 +133,8 @@ class Run:
 
     def figure(self, title: str, figure: Figure, step: int | None = None) -> None:
         """Log a figure of Matplotlib as a picture."""
+        if not hasattr(figure, "savefig"):
+            raise UserError(f"cannot record picture {title!r}: {brief(figure)} is not a figure.")
         file = io.BytesIO()
         figure.savefig(file, format="png")
         self.image(title, file.getvalue(), step)
@@ -136,12 +142,12 @@ class Run:
     def text(self, title: str, text: str, step: int | None = None) -> None:
         """Log a text; what the environment holds secret is blacked out."""
         if not isinstance(text, str):
-            raise UserError(f"cannot record this: {title!r} is {repr(text)[:60]}, not a text.")
+            raise UserError(f"cannot record this: {title!r} is {brief(text)}, not a text.")
         self._log_file("texts", title, redact(text).encode(errors="replace"), ".txt", step)
 
     def artifact(self, path: Path | str, title: str | None = None, step: int | None = None) -> None:
         """Keep a copy of a file, by its name or another title."""
-        path = Path(path)
+        path = readable(path)
         self._log_file("artifacts", title or path.name, path, path.suffix, step)
 
     def tag(self, **tags: str) -> None:
@@ -151,7 +157,7 @@ class Run:
 
     def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
         """Log a model's file, by its stem or another name."""
-        path = Path(path).resolve()
+        path = readable(path).resolve()
         name, step = name or path.stem, self._at(step)
 
         def saved(file: File) -> ModelSaved:
@@ -178,7 +184,7 @@ class Run:
             config: how it was built and trained, as JSON values.
             embedding: of some examples.
         """
-        digest, values = sha256(Path(path)), numbers_of(metrics)
+        digest, values = sha256(readable(path)), numbers_of(metrics)
         curves = {title: points_of(title, points) for title, points in (series or {}).items()}
 
         def evaluated(file: File | None = None) -> ModelEvaluated:
@@ -204,8 +210,17 @@ class Run:
                 loop of a run can have one. After `break` it is not kept: what goes on repeats that
                 epoch, and leaves the loop there too.
         """
+        try:
+            count = index(count)
+        except TypeError:
+            raise UserError(f"epochs({brief(count)}): the count is not a whole number.") from None
         if state is not None and self._goes_on:
             raise UserError("a run can keep the state of one loop of epochs; make these one loop.")
+        if state is not None and not isinstance(state, State):
+            raise UserError(
+                f"epochs(state={brief(state)}): it needs the methods state_dict and "
+                "load_state_dict; give them to a class of yours that holds all that changes."
+            )
         self._goes_on |= state is not None
         done = self._go_on(count, state) if state is not None else 0
         for epoch in range(done + 1, count + 1):

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from runrecord.dvc.stages import files_in_folders
 from runrecord.errors import RunFailed, UserError
 from runrecord.files import sha256
 from runrecord.git.commands import unsteered_process
@@ -50,7 +51,7 @@ from runrecord.run.run import Run
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.text import printable, reason, say
 from runrecord.store.processes import execution, held
-from runrecord.store.runs import claim_run, host, remember_patch, state_folder
+from runrecord.store.runs import claim_run, host, number_here, remember_patch, state_folder
 
 _LONGEST_WHY = 500  # characters
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
@@ -109,9 +110,16 @@ def start_run(
         if ignored := origin.tags.get("git.ignored"):
             say(f"note: not recorded, as your own Git settings alone ignore it: {ignored}")
         shown = origin.inputs.params if params is None else params
-        rank = rank_in(os.environ)
-        identity = _identity(origin, shown, device, project.packages, length)
-        checkpoints = Checkpoints(root, *identity, follows=bool(rank))
+        rank, name = rank_in(os.environ), origin.inputs.stage.name
+
+        def checkpoints_of(number: int) -> Checkpoints:
+            identity = _identity(origin, shown, device, project.packages, length, number)
+            return Checkpoints(root, *identity, follows=bool(rank))
+
+        # A cell of a notebook may be run again, which is no further run of its stage.
+        again = "DVC_STAGE" not in os.environ and not hasattr(sys.modules["__main__"], "__file__")
+        expected = 1 if again else number_here(root, name, follows=bool(rank))
+        checkpoints = checkpoints_of(expected)
         stopped = checkpoints.latest()
         if rank:
             say(
@@ -122,11 +130,13 @@ def start_run(
             yield Run(_start(run_id, origin, shown, dataset), NoTracker(), checkpoints, stopped)
             return
         wanted = stopped.saved.run_id if stopped else None
-        with claim_run(root, origin.title, origin.inputs.stage.name, wanted) as (folder, number):
+        with claim_run(root, origin.title, name, wanted) as (folder, number):
             if stopped and folder.name != stopped.saved.run_id:
                 stopped = None  # another process has that run by now
             past = Record(files_in(folder)) if stopped else None
             number = past.start.number if past else number
+            if number != expected and not again:  # another one began at once
+                checkpoints = checkpoints_of(number)
             start = _start(folder.name, origin, shown, dataset, number)
             writer = RecordWriter(folder, past.size if past else 0)
             tracker = Tracker(writer, past.length if past else 0)
@@ -207,6 +217,13 @@ def _seal(
                     f"{earlier.id} is in the run store alone."
                 )
         writer.seal(checkout / place, *end)
+    with suppress(OSError):
+        seen, there = files_in_folders(checkout, [place])[place], files_in(checkout / place)
+        if hidden := sorted(there.keys() - seen.keys()):
+            say(
+                f"warning: .dvcignore hides {printable(hidden[0])} in {place} from DVC: a clone "
+                f"will lack it; add '!/{place}/**' to .dvcignore."
+            )
     if note:
         say(note)
 
@@ -246,7 +263,11 @@ def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunE
     """
     if changed := changed_inputs(origin.inputs, checkout, cwd):
         raise InputsChanged(origin.inputs.stage.name, changed)
-    return _ended(run, "FINISHED", outs=hash_outs(checkout, origin.inputs.stage))
+    try:
+        outs = hash_outs(checkout, origin.inputs.stage)
+    except OSError as error:  # a link to nothing, for instance, which DVC does not take either
+        raise RunFailed(f"{error.filename}: {error.strerror}; it is in an out.") from None
+    return _ended(run, "FINISHED", outs=outs)
 
 
 def _ended(
@@ -290,6 +311,7 @@ def _identity(
     device: str,
     packages: Iterable[str],
     length: str | None,
+    number: int,
 ) -> tuple[Identity, dict[str, Any]]:
     """All that the result depends on, less the param that only says how long it goes on; and that.
 
@@ -297,7 +319,7 @@ def _identity(
         UserError: a param is not a value of JSON's.
     """
     try:
-        identity = identity_of(origin, shown, device, packages)
+        identity = identity_of(origin, shown, device, packages, number)
         json.dumps(identity)
         return (identity, {}) if length is None else without_length(identity, length)
     except (TypeError, ValueError, RecursionError) as error:  # a param is no value of JSON's

@@ -134,7 +134,8 @@ _PLACES = (
     *("*.aws/*", "*.ssh/*", "*.kube/*", "*.gnupg/*", "*.docker/config.json"),
     *("*.dvc/config.local", "*.config/gcloud/*"),
 )
-_SETTINGS = ("*/.dvc/config", "*.ini", "*.cfg", "*.conf", "*.properties")  # `name = value` a line
+# A setting a line: `name = value`, or `name: value`.
+_SETTINGS = ("*/.dvc/config", "*/params.yaml", "*.ini", "*.cfg", "*.conf", "*.properties")
 _NO_KINDS = ("*.example", "*.sample", "*.template", "*.dist", "*.pub", "*.py", "*.pyi", "*.md")
 
 
@@ -152,13 +153,13 @@ def holds_secret(text: str, environment: Mapping[str, str] = os.environ) -> bool
 def redact_words(
     words: Iterable[str], environment: Mapping[str, str] = os.environ
 ) -> Iterable[str]:
-    """A command's words: what follows `--password` goes too, and what stands behind its `=`."""
+    """A command's words: what follows `--password` goes too, and what `db.password=` says."""
     option = ""
     for word in words:
         name, equals, value = word.partition("=")
         if option and not word.startswith("-") and _is_meant(word):
             word = STRUCK
-        elif equals and name.startswith("-") and _says_secret(name) and _is_meant(value):
+        elif equals and _says_secret(name) and _is_meant(value):
             word = f"{name}={STRUCK}"
         option = word if word.startswith("-") and not equals and _says_secret(word) else ""
         yield redact(word, environment)
@@ -189,10 +190,10 @@ def bytes_hold_secret(content: bytes, name: str = "") -> bool:
         return True
     if not _is_any(f"/{name.lower()}", _SETTINGS):
         return False
-    settings = (line.lstrip("+- \t").partition("=") for line in text.splitlines())
+    settings = (re.match(r"[-+\s]*([^=:]+)[=:](.*)", line) for line in text.splitlines())
     return any(
-        equals and _says_secret(key.strip()) and _is_meant(value.strip(" \t\"'"))
-        for key, equals, value in settings
+        one and _says_secret(one[1].strip()) and _is_meant(one[2].strip(" \t\"'"))
+        for one in settings
     )
 
 

@@ -113,7 +113,7 @@ def claim_run(
             folder = None
         if folder is None:
             with held(state_folder(root) / "number.lock", needed=False):
-                number = _number_here(root, stage)
+                number = number_here(root, stage)
                 folder = _new_folder(root, title)
                 locks = stack.enter_context(working_on(folder, stage))
         if not locks:
@@ -125,13 +125,19 @@ def claim_run(
         yield folder, number
 
 
-def _number_here(root: Path, stage: str) -> int:
-    (own, began), found = execution(), 1
-    for folder in (root / STORE).glob("*"):
-        if was_claimed_since(folder, began - _SKEW):
-            place = place_in(folder)
-            found += (place.get("execution"), place.get("stage")) == (own, stage)
-    return found
+def number_here(root: Path, stage: str, follows: bool = False) -> int:
+    """Which run of this execution of `stage` one that begins now is, from 1.
+
+    One that `follows` has the number of the run which rank 0 of the same job may have begun.
+    """
+    own, began = execution()
+    begun = [
+        folder
+        for folder in (root / STORE).glob("*")
+        if was_claimed_since(folder, began - _SKEW)
+        and (place_in(folder).get("execution"), place_in(folder).get("stage")) == (own, stage)
+    ]
+    return len(begun) + 1 - (follows and any(map(is_running, begun)))
 
 
 def _new_folder(root: Path, title: str) -> Path:

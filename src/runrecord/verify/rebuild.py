@@ -11,7 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from runrecord.dvc.lockfiles import states
-from runrecord.dvc.stages import hash_paths, is_related, stages_of, tracked_by_dvc
+from runrecord.dvc.stages import hash_paths, is_inside, is_related, stages_of, tracked_by_dvc
 from runrecord.errors import UserError
 from runrecord.git.commands import GitFailed, commit_of, top_of
 from runrecord.git.patch import LEFT_OUT, check_out
@@ -148,7 +148,8 @@ def _check_out_equal(
             stages = stages_of(checkout)
             outs = [out for stage in stages.values() for out in stage.outs]
             outs += tracked_by_dvc(checkout)
-            code = [path for path in start.deps if not any(is_related(path, out) for out in outs)]
+            inside = filter(is_inside, start.deps)
+            code = [path for path in inside if not any(is_related(path, out) for out in outs)]
             equal = hash_paths(checkout, code) == {path: start.deps[path] for path in code}
             if start.stage in stages and code and equal:
                 return commit

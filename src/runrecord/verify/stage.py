@@ -12,7 +12,14 @@ from pathlib import Path
 
 from runrecord.dvc.cache import bring, locks_of, share_cache
 from runrecord.dvc.lockfiles import files_at_work, states
-from runrecord.dvc.stages import Stage, files_in_folders, hash_paths, is_related, tracked_by_dvc
+from runrecord.dvc.stages import (
+    Stage,
+    files_in_folders,
+    hash_paths,
+    is_inside,
+    is_related,
+    tracked_by_dvc,
+)
 from runrecord.errors import UserError
 from runrecord.files import copy, sha256
 from runrecord.git.commands import commit_of, git, top_of
@@ -60,15 +67,17 @@ class Work:
         makers = {path: other for other, stage in self.stages.items() for path in stage.outs}
         tracked = tracked_by_dvc(checkout)
         try:
-            recorded = {path: digests[path] for path in read if path in digests}
+            recorded = {path: digests[path] for path in read if path in digests and is_inside(path)}
             why = self._bring(recorded, (*makers, *tracked))
         except OSError as error:
             raise CannotRebuild(f"{error.filename}: {error.strerror}") from None
         its = hash_paths(checkout, read)
         for path in read:
-            if path in its and its[path] == digests.get(path, its[path]):
+            written = [out for out in (*makers, *tracked) if is_related(out, path)]
+            whole = all(os.path.lexists(checkout / out) for out in written)
+            if path in its and (its[path] == digests[path] if path in digests else whole):
                 continue
-            if path not in its and any(is_related(out, path) for out in tracked):
+            if path not in digests and any(is_related(out, path) for out in tracked):
                 why = bring(checkout, [path]) or why  # the run's record does not name it
             for maker in dict.fromkeys(makers[out] for out in makers if is_related(out, path)):
                 print(shown(f"{path} is kept nowhere: running {maker}"), file=sys.stderr)
@@ -104,6 +113,8 @@ class Work:
         _copy(self.root, self.checkout, here)
         its = hash_paths(self.checkout, kept)
         wanted = {path: lacking[path] for path in kept if its.get(path) != lacking[path]}
+        for path in wanted:
+            _own(self.checkout, path)
         why = ""
         scratch = top_of(self.checkout).parent / "inputs"  # outside of the clone
         for source in self._sources(wanted) if wanted else ():
@@ -115,7 +126,7 @@ class Work:
                 continue
             for path in sorted(path for path in wanted if found.get(path) == wanted[path]):
                 if (place / path).exists():  # else it went with the folder that it is in
-                    _remove(self.checkout / path)
+                    _remove(self.checkout, path)
                     (self.checkout / path).parent.mkdir(parents=True, exist_ok=True)
                     (place / path).rename(self.checkout / path)
                 del wanted[path]
@@ -163,7 +174,7 @@ def _copy(root: Path, target: Path, paths: Collection[str]) -> None:
     """Put files and folders of the workspace in place, to be written to."""
     folders = files_in_folders(root, [path for path in paths if (root / path).is_dir()])
     for path in sorted(paths):
-        _remove(target / path)
+        _remove(target, path)
         for name, file in folders.get(path, {"": root / path}).items():
             place = target / path / name
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -171,8 +182,25 @@ def _copy(root: Path, target: Path, paths: Collection[str]) -> None:
             place.chmod(file.stat().st_mode | stat.S_IWUSR)
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, link or folder, if it is there."""
+def _own(checkout: Path, name: str) -> Path:
+    """The place of a path in a checkout, which is to be written.
+
+    Raises:
+        CannotRebuild: links that Git has lead out of the checkout, to what is a person's own.
+    """
+    path = checkout / name
+    clone = os.path.realpath(top_of(checkout))
+    if not Path(os.path.realpath(path.parent)).is_relative_to(clone):
+        raise CannotRebuild(
+            f"{name} is behind a link that leads out of the repository, to "
+            f"{os.path.realpath(path.parent)}: rebuilding would write there"
+        )
+    return path
+
+
+def _remove(checkout: Path, name: str) -> None:
+    """Remove a file, link or folder of a checkout, if it is there."""
+    path = _own(checkout, name)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -210,7 +238,7 @@ def run_stage(
     if name not in _SHELLS or program is None:
         raise CannotRebuild(f"it was run by the shell '{printable(name)}', which is not here")
     for out in {*stage.outs} - {*stage.persistent}:
-        _remove(checkout / out)
+        _remove(checkout, out)
     for command in stage.commands:
         words = [program, *_SHELLS[name], "-c", command]
         named = {**environment, "DVC_STAGE": stage.name, "SHELL": program}
