@@ -288,6 +288,48 @@ MUTATIONS = [
         "",
         "runrecord/test_verify.py::test_every_variable_that_changes_numbers_is_as_the_run_had_it",
     ),
+    Mutation(
+        37,
+        "runrecord/resume/identity.py",
+        '"the run": number,',
+        '"the run": 1,',
+        "runrecord/test_executions.py::test_each_of_several_runs_goes_on_from_its_own_checkpoint",
+    ),
+    Mutation(
+        38,
+        "runrecord/verify/stage.py",
+        "if not Path(os.path.realpath(path.parent)).is_relative_to(clone):",
+        "if not clone:",
+        "runrecord/test_layouts.py::test_nothing_is_written_behind_a_link_that_leads_out_of_the_repository",
+    ),
+    Mutation(
+        39,
+        "runrecord/dvc/stages.py",
+        'if dep not in params and dep.protocol == "local"',
+        "if dep not in params and is_inside(_local_path(dep, root))",
+        "runrecord/test_layouts.py::test_a_dependency_outside_the_repository_is_part_of_what_a_run_read",
+    ),
+    Mutation(
+        40,
+        "runrecord/provenance/environment.py",
+        "committed_params(checkout), fit(params, os.environ)",
+        "committed_params(checkout), params",
+        "runrecord/test_endings.py::test_a_secret_param_that_changes_is_told_nowhere",
+    ),
+    Mutation(
+        41,
+        "runrecord/safety/secrets.py",
+        "elif equals and _says_secret(name)",
+        'elif equals and name.startswith("-") and _says_secret(name)',
+        "runrecord/test_redact.py::test_of_a_command_what_an_option_says_is_secret_is_struck_out",
+    ),
+    Mutation(
+        42,
+        "runrecord/provenance/environment.py",
+        "read_inputs(checkout, was.named, cwd)",
+        "read_inputs(checkout, was.stage.name, cwd)",
+        "runrecord/test_layouts.py::test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files",
+    ),
 ]
 
 CAUGHT, SURVIVED, NOT_TRIED = "caught", "SURVIVED", "NOT TRIED"
