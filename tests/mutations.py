@@ -123,14 +123,14 @@ MUTATIONS = [
     Mutation(
         13,
         "runrecord/run/start.py",
-        "identity_of(origin, shown, device, packages)",
-        'identity_of(origin, shown, "", packages)',
+        "identity_of(origin, shown, device, packages, number)",
+        'identity_of(origin, shown, "", packages, number)',
         "runrecord/test_resume.py::test_a_run_goes_on_only_where_all_that_changes_numbers_is_as_it_was",
     ),
     Mutation(
         14,
         "runrecord/resume/identity.py",
-        "[Path(sys.argv[0]).name, *sys.argv[1:]] if len(commands) > 1 else []",
+        "[Path(sys.argv[0]).name, *sys.argv[1:]] if several else []",
         "[]",
         "runrecord/test_resume.py::test_a_run_goes_on_only_where_all_that_changes_numbers_is_as_it_was",
     ),

@@ -80,7 +80,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             ]
         },
         {},
-        set(),
+        {"/etc/hostname"},
     ),
     "outs-forms": (
         {
