@@ -1,6 +1,7 @@
 """Real servers: MLflow's, PostgreSQL, one that the docs start."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,6 +31,40 @@ def some_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+@contextmanager
+def viewing(
+    workspace: Workspace,
+    viewer: str,
+    *options: str,
+    port: int = 0,
+    program: tuple[str, ...] = ("runrecord",),
+    said: list[str] | None = None,
+    **environment: str,
+) -> Iterator[str]:
+    """The address of a running viewer; when it has ended, `said` has what else it printed."""
+    command = (*program, viewer, "--port", str(port or some_port()), *options)
+    with workspace.start(*command, **NO_JOBS, **environment) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://[\d.:]+", process.stdout.readline())
+            assert found
+            address = found.group()
+            wait_until(lambda: answers(address), 120)
+            yield address
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:  # TensorBoard hangs in its own end, now and then
+                process.kill()
+            assert process.stdout is not None
+            if said is not None:
+                said.append(process.stdout.read())  # what `readline` has read ahead, too
 
 
 @contextmanager

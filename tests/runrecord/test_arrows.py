@@ -23,7 +23,7 @@ HEAVY = ("torch", "sklearn", "matplotlib")
 DVC = ("dvc", "dvc_data", "dvc_objects", "dvc_http", "scmrepo")
 MAY_DVC = ("runrecord.dvc.cache", "runrecord.dvc.stages")
 TRACKERS = ("mlflow", "tensorboardX", "tensorboard")
-LINES, FILES = 13_000, 99
+LINES, FILES = 12_500, 73
 """What the engine may have: who adds something takes something away."""
 JOINTS = ("generative.pipeline", "generative.project", "generative.serving")
 
@@ -79,8 +79,8 @@ def test_the_rules_see_an_arrow_that_must_not_exist() -> None:
     assert forbidden("runrecord.run.run", "generative.config", inside_function=True)
     assert forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=False)
     assert not forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=True)
-    assert forbidden("runrecord.cli.lookup", "dvc.repo", inside_function=True)
-    assert not forbidden("runrecord.cli.lookup", "runrecord.dvc.cache", inside_function=False)
+    assert forbidden("runrecord.cli.runs", "dvc.repo", inside_function=True)
+    assert not forbidden("runrecord.cli.runs", "runrecord.dvc.cache", inside_function=False)
     assert forbidden("generative.models.ae", "runrecord.record.events", inside_function=False)
     assert modules_imported("def f():\n    import torch.nn\nfrom a import b") == {
         "torch.nn": True,

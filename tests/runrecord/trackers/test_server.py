@@ -10,8 +10,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_views import assert_shown_in, points_in, runs_in
-from servers import mlflow_server, postgresql
-from test_viewers import viewing
+from servers import mlflow_server, postgresql, viewing
 from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
 
 from runrecord.cli.viewers import free_port

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow_views import everything, runs, verdict
-from test_identity import NUMERIC
 from workspaces import (
     IDENTICAL,
+    NUMERIC,
     RECORD_ONLY,
     TOY_TRAIN,
     Workspace,

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow_views import client, forget_mlflow, runs
 from playwright.sync_api import Page, expect
-from servers import answers, some_port
-from workspaces import EXPERIMENT, STAGES, Workspace, new_project, wait_until
+from servers import viewing
+from workspaces import EXPERIMENT, STAGES, Workspace, new_project
 
 from records import end_run, new_run, play
 from runrecord.cli.viewers import HOST, free_port
@@ -23,7 +22,6 @@ from runrecord.trackers.mlflow.views import VIEWS, page_of
 from runrecord.trackers.tensorboard import TensorBoardSink
 
 SHOTS = os.environ.get("SCREENSHOTS")
-NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """MLflow's server without its eight job processes, which take long to begin and to end."""
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 FOREIGN = "train-20260101-000000-ffffff"
@@ -37,37 +35,6 @@ def taken_port() -> Iterator[int]:
         taken.bind((HOST, 0))
         taken.listen()
         yield int(taken.getsockname()[1])
-
-
-@contextmanager
-def viewing(
-    workspace: Workspace,
-    viewer: str,
-    *options: str,
-    port: int = 0,
-    program: tuple[str, ...] = ("runrecord",),
-    said: list[str] | None = None,
-    **environment: str,
-) -> Iterator[str]:
-    """The address of a running viewer; when it has ended, `said` has what else it printed."""
-    command = (*program, viewer, "--port", str(port or some_port()), *options)
-    with workspace.start(*command, **NO_JOBS, **environment) as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://[\d.:]+", process.stdout.readline())
-            assert found
-            address = found.group()
-            wait_until(lambda: answers(address), 120)
-            yield address
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:  # TensorBoard hangs in its own end, now and then
-                process.kill()
-            assert process.stdout is not None
-            if said is not None:
-                said.append(process.stdout.read())  # what `readline` has read ahead, too
 
 
 @pytest.fixture(scope="module")
