@@ -136,7 +136,7 @@ def test_a_record_that_was_changed_is_different(tmp_path: Path) -> None:
     record = tmp_path / "copy"
     shutil.copytree(project.path / "records/train", record)
     events = (record / "events.jsonl").read_text()
-    changed = re.sub(r'("step": 7,.*"test/accuracy": 0\.)', r"\g<1>00", events)
+    changed = re.sub(r'("step":7,.*"test/accuracy":0\.)', r"\g<1>00", events)
     assert changed != events
     (record / "events.jsonl").write_text(changed)
     output = project.run("runrecord", "verify", str(record), status=1)
