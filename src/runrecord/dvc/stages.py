@@ -277,7 +277,8 @@ def files_in_folders(root: Path, folders: Collection[str]) -> dict[str, Mapping[
 
     place = root.resolve()
     ignore = DvcIgnoreFilter(localfs, str(place))
-    return {name: dict(_files(ignore, place / name, "", frozenset())) for name in folders}
+    places = {name: Path(os.path.normpath(place / name)) for name in folders}
+    return {name: dict(_files(ignore, one, "", frozenset())) for name, one in places.items()}
 
 
 def _files(

@@ -261,14 +261,16 @@ def test_nothing_is_written_behind_a_link_that_leads_out_of_the_repository(tmp_p
     assert workspace.read("models/m.txt") == before
 
 
-@pytest.mark.parametrize("outside", ["absolute", "relative"])
+@pytest.mark.parametrize("outside", ["absolute", "relative", "folder"])
 def test_a_dependency_outside_the_repository_is_part_of_what_a_run_read(
     tmp_path: Path, outside: str
 ) -> None:
-    file = tmp_path / "outside.csv"
+    file = tmp_path / "outside/x.csv"
+    file.parent.mkdir()
     file.write_text("5\n")
-    path = str(file) if outside == "absolute" else "../outside.csv"
-    edit = f"test ! -e edit || echo 7 > {path}"
+    paths = {"absolute": str(file), "relative": "../outside/x.csv", "folder": "../outside"}
+    path = paths[outside]
+    edit = f"test ! -e edit || echo 7 > {file}"
     stage = {"cmd": f"{EXEC} 'cat {file} > one.txt; {edit}'", "deps": [path]}
     workspace = of_one(tmp_path, stage | {"outs": ["one.txt", "records/one"]})
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
