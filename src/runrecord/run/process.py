@@ -82,7 +82,18 @@ def release_console() -> None:
 
 def is_console_gone(error: OSError) -> bool:
     """Did whoever read what this prints end, or was its terminal closed?"""
-    return error.filename is None and error.errno in (errno.EPIPE, errno.EIO)
+    if error.filename is not None or error.errno not in (errno.EPIPE, errno.EIO):
+        return False
+    return error.errno == errno.EPIPE or any(map(_is_closed, (1, 2)))
+
+
+def _is_closed(terminal: int) -> bool:
+    """Is that a terminal which was closed? A disk that fails a write gives the same error."""
+    try:
+        os.write(terminal, b"")
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
 
 
 def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: Kinds = ()) -> int:
