@@ -63,11 +63,12 @@ def runs_in(store: MlflowClient, name: str = EXPERIMENT) -> list[Run]:
 
 
 def points_in(file: Path) -> int:
-    """How many metric points MLflow's database has by now; it may not be there yet."""
+    """How many points of a script's own MLflow's database has by now; it may not be there yet."""
     address = f"file:{file}?mode=ro"
     try:
         with closing(sqlite3.connect(address, uri=True)) as database:
-            return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])
+            found = "SELECT count(*) FROM metrics WHERE key NOT LIKE 'system/%'"
+            return int(database.execute(found).fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 

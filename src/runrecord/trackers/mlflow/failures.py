@@ -93,6 +93,8 @@ def explain(error: Exception, root: Path) -> tuple[str, str]:
                 why = "{who} may not create the experiment '{name}' there (403)"
                 remedy = "have somebody create it, or name another by MLFLOW_EXPERIMENT_NAME"
             return why.format(who=who, right=right, name=experiment_name(root)), remedy
+    if "ENDPOINT_NOT_FOUND" in named and "/experiments/" in said:  # which any MLflow has
+        return f"it {_NO_MLFLOW}", ""
     if "ENDPOINT_NOT_FOUND" in named:
         return "it is older than MLflow 3", "upgrade it: pip install --upgrade mlflow"
     if status:
