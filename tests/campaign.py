@@ -110,7 +110,7 @@ KINDS = {
     "term": Kind(143),
     "ctrl-c": Kind(130),  # and again three writes later
     "hangup": Kind(129),  # its terminal is closed
-    "console": Kind(0),  # the pipe that it prints to is closed
+    "console": Kind(128 + signal.SIGPIPE),  # the pipe that it prints to is closed
     "full once": Kind(1, errno.ENOSPC),
     "full": Kind(1, errno.ENOSPC, lasts=True),
     "EIO once": Kind(1, errno.EIO),
