@@ -1,6 +1,7 @@
 """Tracking over HTTP: a server on PostgreSQL with users, and servers that go away."""
 
 import os
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -11,10 +12,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_views import assert_shown_in, points_in, runs_in
 from servers import mlflow_server, postgresql, viewing
-from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
+from workspaces import EXPERIMENT, RECORD_ONLY, TOY_TRAIN, Workspace, read_until, wait_until
 
 from runrecord.cli.viewers import free_port
 from runrecord.store.runs import run_dirs
+
+pytestmark = pytest.mark.timeout(600)  # servers and trainings, several in turn
 
 PASSWORD = "correct horse battery"
 WRONG = "wrong-staple-7"
@@ -89,8 +92,10 @@ def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path:
     """Back before the end, back after the end, or never: nothing is lost and nothing doubled."""
     workspace.set_params(vae__batch_size=1, vae__epochs=30)
     train = ("python", "stages/train_vae.py")
-    workspace.run(*train)
+    workspace.run(*train, environment=RECORD_ONLY)
     undisturbed = [workspace.read(name) for name in OUTS]
+    (record_only,) = run_dirs(workspace.path)
+    shutil.rmtree(record_only)
     port = free_port(5450)
     file = tmp_path / "server.db"
     database = f"sqlite:///{file}"
