@@ -82,7 +82,9 @@ def _say_who_can_see_it(host: str, port: int) -> None:
             file=sys.stderr,
         )
     elif "SSH_CONNECTION" in os.environ:
-        print(f"From your own machine: ssh -L {port}:{HOST}:{port} {socket.gethostname()}")
+        print(
+            f"From your own machine: ssh -L {port}:{HOST}:{port} {socket.gethostname()}", flush=True
+        )
 
 
 def free_port(wanted: int, host: str = HOST) -> int:

@@ -300,6 +300,7 @@ def task(project: Workspace, target: str, metric: str) -> Task:
     return found
 
 
+@needs_ray
 @pytest.mark.usefixtures("_with_identity")
 def test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
