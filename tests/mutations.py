@@ -328,7 +328,7 @@ MUTATIONS = [
         "runrecord/provenance/environment.py",
         "read_inputs(checkout, was.named, cwd)",
         "read_inputs(checkout, was.stage.name, cwd)",
-        "runrecord/dvc/test_layouts.py::test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files",
+        "runrecord/dvc/test_layouts.py::test_a_stage_is_the_same_at_its_end_wherever_dvc_was_started",
     ),
 ]
 

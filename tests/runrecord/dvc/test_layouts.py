@@ -144,9 +144,29 @@ def test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files(tmp_pat
     inside.run("dvc", "repro", "--force", environment=RECORD_ONLY)
     start = json.loads(workspace.read("records/b/run.json"))
     assert start["stage"] == "b/dvc.yaml:train", "also where DVC names it without its file"
-    inside.run("dvc", "repro", "--force", "../a/dvc.yaml:train", environment=RECORD_ONLY)
-    start = json.loads(workspace.read("records/a/run.json"))
-    assert start["stage"] == "a/dvc.yaml:train", "at its end too"
+
+
+def test_a_stage_is_the_same_at_its_end_wherever_dvc_was_started(tmp_path: Path) -> None:
+    here, there = (
+        {
+            "cmd": f"{EXEC} 'cat {name}.csv > {name}.txt'",
+            "wdir": wdir,
+            "deps": [f"{name}.csv"],
+            "outs": [f"{name}.txt", f"records/{name}"],
+        }
+        for name, wdir in (("here", "."), ("there", ".."))
+    )
+    files = {
+        ".gitignore": IGNORED,
+        "dvc.yaml": json.dumps({"stages": {"train": here}}),
+        "sub/dvc.yaml": json.dumps({"stages": {"train": there}}),
+        **{f"{name}.csv": f"{name}\n" for name in ("here", "there")},
+    }
+    workspace = new_project(tmp_path / "project", files)
+    inside = Workspace(workspace.path / "sub")
+    inside.run("dvc", "repro", "../dvc.yaml:train", environment=RECORD_ONLY)
+    start = json.loads(workspace.read("records/here/run.json"))
+    assert (start["stage"], [*start["deps"]]) == ("train", ["here.csv"])
 
 
 @pytest.mark.slow
