@@ -50,11 +50,12 @@ def run(
     Raises:
         Unlike: it would not be the same as a process of its own.
     """
-    own = str(Path(sys.executable).with_name(command[0]))
     found = shutil.which(command[0], path=environment.get("PATH"))
-    if command[0] not in IMPORTED or found != own:
-        raise Unlike
-    if _interpreter(environment) != _interpreter(os.environ):
+    if (
+        command[0] not in IMPORTED
+        or found != str(Path(sys.executable).with_name(command[0]))
+        or _interpreter(environment) != _interpreter(os.environ)
+    ):
         raise Unlike
     channel = _warm(command[0], os.getpid())
     request = json.dumps([command, str(folder), dict(environment)]).encode()

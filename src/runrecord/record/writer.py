@@ -60,9 +60,7 @@ class RecordWriter:
             OSError: the file cannot be read.
         """
         if isinstance(content, Path):
-            with content.open("rb"):
-                pass  # an error here is the file's; others are the record's
-            with suppress(OSError):
+            with suppress(OSError):  # of the record; the file's own is raised below
                 copy = self._copy(content, self.folder / folder)
                 file = file_for(folder, title, sha256(copy), suffix)
                 _rename(copy, self.folder / file.name)

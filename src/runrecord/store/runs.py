@@ -135,7 +135,7 @@ def number_here(root: Path, stage: str, follows: bool = False) -> int:
         folder
         for folder in (root / STORE).glob("*")
         if was_claimed_since(folder, began - _SKEW)
-        and (place_in(folder).get("execution"), place_in(folder).get("stage")) == (own, stage)
+        and ((place := place_in(folder)).get("execution"), place.get("stage")) == (own, stage)
     ]
     return len(begun) + 1 - (follows and any(map(is_running, begun)))
 
