@@ -36,8 +36,13 @@ IDENTITY = {
     for what, value in (("NAME", "Test"), ("EMAIL", "test@example.org"))
 }
 PATIENCE = 280.0  # seconds that a program may take
-NO_SETTINGS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-"""Those of whoever runs the tests are not tried: they may sign commits, or end lines their way."""
+NO_SETTINGS = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+"""Those of whoever runs the tests are not tried: they may sign commits, or end lines their way. And
+DVC starts no process that tells its makers of each command."""
 
 
 @dataclass(frozen=True)

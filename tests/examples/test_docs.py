@@ -114,12 +114,14 @@ def said(folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(run_all(Workspace(folder / request.param)))
 
 
+@pytest.mark.slow
 def test_the_guides_projects_run_and_are_bit_identical(said: dict[str, str]) -> None:
     verified = [output for command, output in said.items() if "verify" in command]
     assert verified
     assert all(IDENTICAL in output for output in verified)
 
 
+@pytest.mark.slow
 def test_the_plain_script_ran_before_and_eight_lines_change_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

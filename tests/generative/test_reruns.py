@@ -66,27 +66,9 @@ def reverse_params(workspace: Workspace) -> None:
         pytest.param(append("README.md", "\nmore\n"), [], id="README"),
         pytest.param(reverse_params, [], id="order and comments of params.yaml"),
         pytest.param(
-            lambda w: w.set_params(evaluate__samples=16),
-            ["evaluate"],
-            id="evaluate.samples",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            lambda w: w.set_params(ae__lr=0.002),
-            ["train-ae", "evaluate"],
-            id="ae.lr",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
             lambda w: w.set_params(vae__latent_dim=4),
             ["train-vae", "evaluate"],
             id="latent_dim",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            append("src/generative/models/vae.py", "\n# changed\n"),
-            ["train-vae", "evaluate"],
-            id="models/vae.py",
             marks=pytest.mark.slow,
         ),
         pytest.param(append("src/runrecord/run/start.py", "\n# changed\n"), [], id="runrecord"),

@@ -156,6 +156,7 @@ def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -
     shoot(page, "tensorboard-projector")
 
 
+@pytest.mark.slow
 def test_markup_in_somebody_elses_record_is_shown_as_text(
     viewed: Workspace, mlflow_at: str, tensorboard_at: str, page: Page
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_tracking_servers_own_pages_are_named(
     assert "secret" not in output
 
 
+@pytest.mark.slow
 def test_each_question_has_a_view_of_the_training_runs(
     viewed: Workspace, mlflow_at: str, page: Page
 ) -> None:
