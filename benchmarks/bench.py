@@ -31,8 +31,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from generative.core.compute import Compute, prepare
+from generative.hardware import device_name
 from generative.plots.style import COLOURS, new_plot
-from generative.training.runtime import Compute, device_name, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -32,7 +32,7 @@ def measure(kind: str) -> str:
     import torch
     from torch.nn import functional as F
 
-    from generative.models.layers.linear_cpu import product
+    from generative.core.fast_cpu import product
 
     torch.set_num_threads(2)
     torch.set_flush_denormal(True)

@@ -16,16 +16,13 @@ from typing import Any
 
 import torch
 
-from generative.config import Params
-from generative.data.config import Data
-from generative.data.dataset import ImageSet, Split, load_images
-from generative.models.base import Autoencoder, Losses, Model
+from generative.core import loop as steps
+from generative.core.compute import Compute, autocast, generator, prepare
+from generative.core.config import Data, Params
+from generative.core.images import ImageSet, Split, load_images
+from generative.core.loop import fit, initialise, make_optimizers
+from generative.core.model import Autoencoder, Losses, Model
 from generative.models.registry import REGISTRY
-from generative.rng import generator
-from generative.training import step as steps
-from generative.training.loop import fit, initialise
-from generative.training.optimizers import make_optimizers
-from generative.training.runtime import Compute, autocast, prepare
 
 _BLOCK, _BLOCKS = 25, 16  # steps a block; blocks of each kind, alternating
 

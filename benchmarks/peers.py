@@ -30,8 +30,8 @@ from bench import ROOT, Workspace
 from rich.console import Console
 from rich.table import Table
 
+from generative.hardware import device_name
 from generative.models.registry import REGISTRY
-from generative.training.runtime import device_name
 
 RESULTS = ROOT / "benchmarks" / "peers.json"
 EPOCHS = 4

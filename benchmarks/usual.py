@@ -15,13 +15,13 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 from torchvision.utils import make_grid
 
+from generative.core import fast_cpu, strided_cpu
+from generative.core.model import RECONSTRUCTION, TOTAL, Autoencoder, Losses, Model, Update
 from generative.models.ae import AE
-from generative.models.base import RECONSTRUCTION, TOTAL, Autoencoder, Losses, Model, Update
-from generative.models.layers import linear_cpu, strided_cpu
 
 WORKERS = 4
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    linear_cpu.Linear: nn.Linear,
+    fast_cpu.Linear: nn.Linear,
     strided_cpu.Conv2d: nn.Conv2d,
     strided_cpu.ConvTranspose2d: nn.ConvTranspose2d,
     strided_cpu.BatchNorm2d: nn.BatchNorm2d,

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from generative.core.compute import Compute
+    from generative.core.model import Model, ModelConfig
     from generative.models.ae import AE
-    from generative.models.base import Model, ModelConfig
     from generative.models.gan import GAN
     from generative.models.vae import VAE
-    from generative.training.runtime import Compute
 
 
 CPU = torch.device("cpu")
@@ -53,14 +53,14 @@ def gan(latent_dim: int = 8, **changes: Any) -> "GAN":
 
 def noise(purpose: str = "noise") -> torch.Generator:
     """A random stream on the CPU, the same for the same purpose."""
-    from generative.rng import generator
+    from generative.core.compute import generator
 
     return generator(CPU, 0, purpose)
 
 
 def compute(**changes: Any) -> "Compute":
     """The `compute` block for one thread of a CPU."""
-    from generative.training.runtime import Compute
+    from generative.core.compute import Compute
 
     defaults: dict[str, Any] = {
         "device": "cpu",

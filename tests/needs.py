@@ -60,7 +60,6 @@ NEEDS = {
     "chromium": Need("Chromium is not installed: apt-get install chromium", lambda: CHROMIUM),
     "sshd": Need("sshd is not installed: apt-get install openssh-server", lambda: SSHD),
     "postgresql": Need("PostgreSQL is not installed: apt-get install postgresql", lambda: POSTGRES),
-    "npm": Need("npm is not installed: apt-get install npm", lambda: program("npm")),
     "sweep": Need(
         "Ray and Optuna are not installed: make setup EXTRAS=sweep",
         lambda: packages("ray", "optuna"),

@@ -8,23 +8,23 @@ from runrecord.project import ModelFlavor, Project
 
 
 def _device(root: Path) -> str:
-    from generative.config import PARAMS_FILE, PIPELINE_FILE, Params
-    from generative.training import runtime
+    from generative import hardware
+    from generative.core import compute as runtime
+    from generative.core.config import PARAMS_FILE, PIPELINE_FILE, Params
 
     compute = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("compute", runtime.Compute)
     device = runtime.prepare(compute)
-    driver = runtime.driver_version() or "none"
+    name, driver = hardware.device_name(device), hardware.driver_version() or "none"
     return (
-        f"{device.type} ({runtime.device_name(device)}), {compute.threads} threads; NVIDIA driver: "
-        f"{driver} (a GPU needs {runtime.needed_driver()})"
+        f"{device.type} ({name}), {compute.threads} threads; NVIDIA driver: "
+        f"{driver} (a GPU needs {hardware.needed_driver()})"
     )
 
 
 def _data(root: Path) -> str:
-    from generative.config import PARAMS_FILE, PIPELINE_FILE, Params
-    from generative.data.config import Data
+    from generative.core.config import PARAMS_FILE, PIPELINE_FILE, Data, Params
+    from generative.core.idx import sha256_of
     from generative.data.download import mismatches
-    from generative.data.idx import sha256_of
     from generative.data.registry import KNOWN
 
     data = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("data", Data)

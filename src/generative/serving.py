@@ -14,7 +14,7 @@ from safetensors import safe_open
 if TYPE_CHECKING:
     from mlflow.models import Model as MlflowModel
 
-    from generative.models.base import Reconstructs, Samples, Shape
+    from generative.core.model import Reconstructs, Samples, Shape
 
 Images = npt.NDArray[np.float32]
 
@@ -141,8 +141,8 @@ def _load_pyfunc(data_path: str) -> Reconstructor | Sampler:
         ImportError: the code in this process is not the model's.
     """
     _check_code(Path(data_path).resolve().parent.parent / "code" / _PACKAGE.name)
-    from generative.models.base import Reconstructs, Samples
-    from generative.models.io import load_model, model_name
+    from generative.core.io import load_model, model_name
+    from generative.core.model import Reconstructs, Samples
     from generative.models.registry import REGISTRY
 
     path = Path(data_path)

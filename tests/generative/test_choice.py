@@ -7,12 +7,12 @@ import pytest
 import torch
 from workspaces import OUTS, RECORD_ONLY, TRAIN, Workspace, history, let_it_pause, read_until, spool
 
-from generative.models.base import LAST, Model
+from generative.core.io import load_model
+from generative.core.model import LAST, Model
+from generative.core.state import History, best_epoch, is_over
 from generative.models.gan import OF_DATA, OF_SAMPLES
-from generative.models.io import load_model
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE
-from generative.training.choice import History, best_epoch, is_over
 from models import config, noise
 from runrecord.record.events import ModelSaved
 from runrecord.record.reader import Record, files_in, view

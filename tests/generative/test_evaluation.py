@@ -14,7 +14,17 @@ from PIL import Image
 from torch import Generator, Tensor
 from workspaces import SAMPLE, Workspace
 
-from generative.data.dataset import ImageSet, load_images
+from generative.core.compute import prepare
+from generative.core.images import ImageSet, load_images
+from generative.core.model import (
+    RECONSTRUCTION,
+    Autoencoder,
+    HasElbo,
+    Losses,
+    Model,
+    Samples,
+    add_noise,
+)
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.likelihood import iwae_bound, likelihood, log_weights
 from generative.evaluation.mmd import squared_mmd
@@ -23,11 +33,9 @@ from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of
 from generative.evaluation.reconstruction import image_errors, means_of, reconstruction_errors
 from generative.evaluation.samples import real_images
 from generative.evaluation.suite import Evaluated, evaluate
-from generative.models.base import KL, RECONSTRUCTION, LatentVariableModel, Losses, Model, add_noise
-from generative.models.vae import VAEConfig
+from generative.models.vae import KL, VAEConfig
 from generative.plots.image_grids import png
 from generative.project import PROJECT
-from generative.training.runtime import prepare
 from models import CPU, ae, compute, gan, noise, vae
 
 
@@ -59,7 +67,7 @@ def data() -> ImageSet:
     return load_images(SAMPLE, prepare(compute()))
 
 
-class Stub(LatentVariableModel[VAEConfig]):
+class Stub(Autoencoder[VAEConfig], HasElbo, Samples):
     """What a model must have and these tests do not use."""
 
     name = "stub"
@@ -68,7 +76,13 @@ class Stub(LatentVariableModel[VAEConfig]):
     preview_size = 1
     loss_unit = ""
 
+    def encode(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def decode(self, latents: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, count: int, rng: Generator) -> Tensor:
         raise NotImplementedError
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:

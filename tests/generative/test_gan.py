@@ -6,13 +6,11 @@ import pytest
 import torch
 from workspaces import SAMPLE
 
-from generative.data.dataset import ImageSet, load_images
-from generative.models.base import Encodes, HasElbo, Reconstructs, Samples
+from generative.core.compute import prepare
+from generative.core.images import ImageSet, load_images
+from generative.core.loop import fit, initialise, make_optimizers, step
+from generative.core.model import Encodes, HasElbo, Reconstructs, Samples
 from generative.models.gan import DISCRIMINATOR, GAN, GENERATOR, OF_DATA, OF_SAMPLES
-from generative.training.loop import fit, initialise
-from generative.training.optimizers import make_optimizers
-from generative.training.runtime import prepare
-from generative.training.step import step
 from models import CPU, compute, config, gan, noise
 
 

@@ -19,7 +19,7 @@ from workspaces import (
     terminal,
 )
 
-from generative.data.idx import read_idx
+from generative.core.idx import read_idx
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

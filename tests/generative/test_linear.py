@@ -1,10 +1,10 @@
-"""The layer of `models/layers/linear_cpu.py` is that of `torch.nn`, by other products."""
+"""The layer of `core/fast_cpu.py` is that of `torch.nn`, by other products."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from generative.models.layers.linear_cpu import Linear, Product, prefers_onednn
+from generative.core.fast_cpu import Linear, Product, prefers_onednn
 from models import noise
 
 ZEN_5 = "vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: avx2 avx512f\n"
@@ -41,7 +41,7 @@ def test_the_processor_alone_decides() -> None:
 
 
 def test_other_arithmetic_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("generative.models.layers.linear_cpu.prefers_onednn", lambda _: True)
+    monkeypatch.setattr("generative.core.fast_cpu.prefers_onednn", lambda _: True)
     layer = Linear(4, 3)
     images = torch.ones(2, 4)
     assert "Product" in type(layer(images).grad_fn).__name__

@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 from workspaces import SAMPLE
 
-from generative.data.dataset import load_images
+from generative.core.compute import generator, prepare
+from generative.core.images import load_images
+from generative.core.loop import initialise, make_optimizers, step
+from generative.core.model import Model, Update
 from generative.models.ae import AE
-from generative.models.base import Model, Update
 from generative.models.registry import REGISTRY
-from generative.rng import generator
-from generative.training.loop import initialise
-from generative.training.optimizers import make_optimizers
-from generative.training.runtime import prepare
-from generative.training.step import step
 from models import CPU, compute, config
 
 

@@ -13,7 +13,7 @@ from mlflow_views import client, event_files, runs
 from PIL import Image
 from workspaces import IDENTICAL, STAGES, Workspace, verify
 
-from generative.data.idx import images_file, read_idx
+from generative.core.idx import images_file, read_idx
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,7 +8,7 @@ import yaml
 from dvc.utils.serialize import parse_yaml
 from workspaces import ROOT, assert_says
 
-from generative.config import Params
+from generative.core.config import Params
 from generative.models.ae import AEConfig
 from generative.pipeline.check import main
 
@@ -162,14 +162,21 @@ def test_of_validation_losses_only_those_of_the_model_can_choose(
 ) -> None:
     document = yaml.safe_load(PARAMS)
     document["split"]["validation"] = 5000
-    document["gan"] |= {"keep": "Validation/Generator Loss", "patience": 3}
+    document["vae"] |= {"keep": "Validation/Total Loss", "patience": 3}
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     assert status() == 0
-    document["gan"]["keep"] = "Validation/D of Data"
+    document["ae"]["keep"] = "Validation/KL-Divergence"
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     assert refusal(capsys) == (
-        "params.yaml: gan.keep is 'Validation/D of Data'; it should be last, Train/Discriminator "
-        "Loss, Train/Generator Loss, Validation/Discriminator Loss or Validation/Generator Loss."
+        "params.yaml: ae.keep is 'Validation/KL-Divergence'; it should be last, Train/"
+        "Reconstruction Error, Train/Total Loss, Validation/Reconstruction Error or Validation/"
+        "Total Loss."
+    )
+    document["ae"]["keep"] = "last"
+    document["gan"]["keep"] = "Validation/Generator Loss"  # the lowest is where it has won
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    assert refusal(capsys) == (
+        "params.yaml: gan.keep is 'Validation/Generator Loss'; it should be last."
     )
 
 

@@ -22,13 +22,12 @@ from workspaces import (
     verify,
 )
 
-from generative.data.dataset import load_images
-from generative.models.base import Model
+from generative.core.compute import prepare
+from generative.core.images import load_images
+from generative.core.loop import EpochResult, fit, initialise, make_optimizers
+from generative.core.model import Model
+from generative.core.state import TrainingState
 from generative.models.registry import REGISTRY
-from generative.training.loop import EpochResult, fit, initialise
-from generative.training.optimizers import make_optimizers
-from generative.training.runtime import prepare
-from generative.training.state import TrainingState
 from models import CPU, compute, config
 from runrecord.record.events import (
     Logged,

@@ -14,12 +14,13 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SERVING = "src/generative/serving.py"
 NO_RESULT = {
     SERVING,
+    "src/generative/checks.py",
     "src/generative/errors.py",
-    "src/generative/project.py",
-    "src/generative/pipeline/context.py",
-    "src/generative/pipeline/paths.py",
-    "src/generative/pipeline/progress.py",
+    "src/generative/hardware.py",
     "src/generative/pipeline/stage.py",
+    "src/generative/plots/image_grids.py",  # of previews; `evaluate` has it among its deps
+    "src/generative/project.py",
+    "src/generative/wording.py",
     "stages/checkout.py",
 }
 """Files of the experiment that decide no result, besides empty packages."""

@@ -1,23 +1,19 @@
 """Samples against real images: the distance in a classifier's features, and which classes."""
 
 import json
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from mlflow_views import runs
-from safetensors.torch import load_file, save_file
 from test_evaluation import config
 from torch import Generator, Tensor
 from workspaces import SAMPLE, Workspace
 
-import generative.evaluation.classifier
-from generative.data.dataset import ImageSet, Split, load_images
-from generative.evaluation.classifier import Classifier, cached_classifier, train_classifier
+from generative.core.compute import prepare
+from generative.core.images import ImageSet, Split, load_images
+from generative.core.model import Samples, add_noise
+from generative.evaluation.classifier import Classifier, train_classifier
 from generative.evaluation.frechet import frechet_distance
 from generative.evaluation.model_pictures import class_pictures
 from generative.evaluation.probes import has_classes
@@ -29,10 +25,8 @@ from generative.evaluation.samples import (
     shares_of,
 )
 from generative.evaluation.suite import evaluate
-from generative.models.base import Samples, add_noise
 from generative.plots.bars import class_bars
 from generative.plots.image_grids import png
-from generative.training.runtime import prepare
 from models import ae, compute, gan, noise
 
 DISTANCE = "Samples/Classifier Frechet Distance"
@@ -128,88 +122,6 @@ def test_the_classifier_learns_the_sample_and_repeats_to_the_bit(
     for name, weight in classifier.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
         assert not torch.equal(weight, other.state_dict()[name])
-
-
-def test_a_classifier_from_the_cache_gives_the_same_and_no_other_file_is_believed(
-    data: ImageSet, tmp_path: Path
-) -> None:
-    train, model = data.train.subset(torch.arange(60)), gan().eval()
-
-    def found(seed: int = 0, **circumstances: Any) -> str:
-        classifier, digest = cached_classifier(train, seed, circumstances, tmp_path)
-        real = real_images(data, config(), 0, classifier)
-        return digest + json.dumps(sample_metrics(model, real, config())[0])
-
-    fresh = found()
-    (path,) = tmp_path.iterdir()
-    content = path.read_bytes()
-    assert found() == fresh
-    assert (path.read_bytes(), len([*tmp_path.iterdir()])) == (content, 1)
-
-    flipped = bytearray(content)
-    flipped[-1] ^= 1
-    for damaged in (b"", bytes(flipped)):
-        path.write_bytes(damaged)
-        assert found() == fresh
-        assert path.read_bytes() == content
-
-    other = found(seed=1)
-    assert other != fresh
-    (foreign,) = {*tmp_path.iterdir()} - {path}
-    foreign.rename(path)
-    assert found() == fresh
-    save_file(load_file(path), path)  # sound, and says nothing of its identity
-    assert found() == fresh
-    assert path.read_bytes() == content
-
-    found(threads=2)
-    assert len([*tmp_path.iterdir()]) == 2
-
-
-def other_images(train: Split) -> Split:
-    return Split(255 - train.images, train.labels)
-
-
-def other_labels(train: Split) -> Split:
-    assert train.labels is not None
-    return Split(train.images, train.labels.flip(0))
-
-
-def other_shape(train: Split) -> Split:
-    return Split(train.images.view(-1, 1, 14, 56), train.labels)
-
-
-@pytest.mark.parametrize("change", [other_images, other_labels, other_shape])
-def test_a_classifier_of_other_images_or_labels_is_another(
-    data: ImageSet, tmp_path: Path, change: Callable[[Split], Split]
-) -> None:
-    train = data.train.subset(torch.arange(60))
-    _, before = cached_classifier(train, 0, {}, tmp_path)
-    changed = change(train)
-    classifier, after = cached_classifier(changed, 0, {}, tmp_path)
-    assert after != before
-    assert len([*tmp_path.iterdir()]) == 2
-    for name, weight in train_classifier(changed, 0).state_dict().items():
-        assert torch.equal(weight, classifier.state_dict()[name])
-
-
-@pytest.mark.parametrize("source", ["evaluation/classifier.py", "rng.py", "data/dataset.py"])
-def test_a_classifier_that_other_code_trained_is_another(
-    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
-    train, kept = data.train.subset(torch.arange(60)), tmp_path / "kept"
-    kept.mkdir()
-    cached_classifier(train, 0, {}, kept)
-    package = Path(generative.evaluation.classifier.__file__).parents[1]
-    shutil.copytree(package, tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__"))
-    copied = str(tmp_path / "code/evaluation/classifier.py")
-    monkeypatch.setattr(generative.evaluation.classifier, "__file__", copied)
-    cached_classifier(train, 0, {}, kept)
-    assert len([*kept.iterdir()]) == 1, "the same code elsewhere"
-    with (tmp_path / "code" / source).open("a") as file:
-        file.write("\n")
-    cached_classifier(train, 0, {}, kept)
-    assert len([*kept.iterdir()]) == 2
 
 
 def test_a_models_samples_do_not_depend_on_the_models_before_it(

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from generative.models.base import Reconstructs
-from generative.models.io import save_model
+from generative.core.io import to_bytes
+from generative.core.model import Reconstructs
 from generative.serving import Sampler, _served
 from models import ae, gan, vae
 
@@ -28,6 +28,6 @@ def test_a_sampler_draws_an_image_a_seed_whatever_it_draws_besides() -> None:
 def test_what_a_models_file_says_of_it_is_so(make: Any, tmp_path: Path) -> None:
     """It is packed by what its file says, without building it."""
     model = make()
-    save_model(model, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(model))
     gives_back = isinstance(model, Reconstructs)
     assert _served(tmp_path / "model.safetensors") == (model.shape, gives_back)

@@ -1,19 +1,20 @@
 """The steps of an epoch, and the check that a CUDA graph has to pass before it takes any."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from workspaces import SAMPLE
 
-from generative.data.dataset import load_images
+from generative.core.compute import prepare
+from generative.core.cuda_graph import Graphs, Step, Training
+from generative.core.images import load_images
+from generative.core.loop import Steps, initialise, make_optimizers
 from generative.models.gan import GAN
 from generative.models.registry import REGISTRY
-from generative.training.loop import initialise
-from generative.training.optimizers import make_optimizers
-from generative.training.runtime import prepare
-from generative.training.step import Steps
 from models import CPU, compute, config
 
 INDEX = torch.arange(100)
@@ -34,7 +35,7 @@ def test_what_changes_all_alike_agrees_and_leaves_no_trace(model: str) -> None:
     disturbed, undisturbed = steps(model), steps(model)
     for one in (disturbed, undisturbed):
         one.epoch(0, 1)
-    assert disturbed.agree(disturbed.eager, disturbed.eager, INDEX)
+    assert Graphs(disturbed, compared=True).agree(disturbed.eager, disturbed.eager, INDEX)
     for number in EPOCHS[1:]:
         assert torch.equal(disturbed.epoch(0, number), undisturbed.epoch(0, number))
 
@@ -43,21 +44,22 @@ def test_what_changes_all_alike_agrees_and_leaves_no_trace(model: str) -> None:
 def test_what_does_other_things_does_not_agree(model: str) -> None:
     prepare(compute())
     taken = steps(model)
+    graphs = Graphs(taken, compared=True)
     taken.epoch(0, 1)
 
     def other_noise(index: torch.Tensor) -> torch.Tensor:
-        torch.rand(1, generator=taken._noise)
+        torch.rand(1, generator=taken.noise)
         return taken.eager(index)
 
     def other_order(index: torch.Tensor) -> torch.Tensor:
         return taken.eager(index.flip(0))
 
     def no_step(index: torch.Tensor) -> torch.Tensor:
-        with taken._restored():
+        with graphs.restored():
             return taken.eager(index)
 
     for other in (other_noise, other_order, no_step):
-        assert not taken.agree(taken.eager, other, INDEX)
+        assert not graphs.agree(taken.eager, other, INDEX)
 
 
 def test_each_epoch_has_noise_of_its_own_the_same_whenever_it_is_taken() -> None:
@@ -81,27 +83,68 @@ def test_each_epoch_has_noise_of_its_own_the_same_whenever_it_is_taken() -> None
     assert torch.equal(noise_of(0, 2), second)
 
 
+class OnTheCpu(Graphs):
+    """What takes steps where there is no stream to take them on."""
+
+    @contextmanager
+    def epoch(self) -> Iterator[Step]:
+        self.replay = None
+        yield self.take
+
+
+class Broken:
+    """A graph whose capture fails, as a model that waits for the device lets it."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing.\nIts trace.")
+
+
 @pytest.mark.parametrize("batch_size", [100, 80])
 def test_where_a_graph_cannot_be_captured_a_line_says_why_and_steps_are_single(
     batch_size: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once; of 80 images a step, the fourth of an epoch is a short one, and the fifth is tried."""
-
-    def broken() -> None:
-        raise RuntimeError("the driver is too old.\nIts trace.")
-
     prepare(compute())
     failing, single = (steps("vae", batch_size=batch_size) for _ in range(2))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", broken)
-    monkeypatch.setattr(failing, "_stream", object())
-    monkeypatch.setattr(failing, "_may_capture", True)
-    monkeypatch.setattr(failing, "_on_stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Broken)
+    failing.graphs, noise = OnTheCpu(failing, compared=True), failing.noise
     for number in EPOCHS:
         assert torch.equal(failing.epoch(0, number), single.epoch(0, number))
-    assert failing._replay is None
+    assert failing.graphs.replay is None
+    assert failing.noise is not noise, "the old one may take itself to be captured"
     assert capfd.readouterr().err == (
-        "no CUDA graph (the driver is too old): steps are taken one by one, more slowly.\n"
+        "no CUDA graph (operation not permitted when stream is capturing): steps are taken one by "
+        "one, more slowly.\n"
     )
+
+
+def captured(training: Training) -> Step:
+    """A replay as CUDA has it: with the config that there was when it was captured."""
+    then = training.model.config
+
+    def replay(index: Tensor) -> Tensor:
+        now, training.model.config = training.model.config, then
+        try:
+            return training.eager(index)
+        finally:
+            training.model.config = now
+
+    return replay
+
+
+def test_what_a_model_changes_between_epochs_is_in_the_next_epochs_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the weight of the KL term that rises: a graph has what was so when it was captured."""
+    prepare(compute())
+    replayed, single = (steps("vae", batch_size=50) for _ in range(2))
+    graphs = replayed.graphs = OnTheCpu(replayed, compared=True)
+    monkeypatch.setattr(graphs, "_capture", lambda _: captured(replayed))
+    for number in EPOCHS:
+        for one in (replayed, single):
+            one.model.config = one.model.config.model_copy(update={"beta": 0.1 * number})
+        assert torch.equal(replayed.epoch(0, number), single.epoch(0, number))
+        assert graphs.replay is not None
 
 
 @pytest.mark.needs("cuda")
@@ -110,7 +153,8 @@ def test_a_graph_gives_the_bits_of_single_steps(model: str) -> None:
     cuda = torch.device("cuda")
     prepare(compute(device="cuda"))
     replayed, single = steps(model, cuda), steps(model, cuda)
-    single._stream = None
+    single.graphs = None
     for number in EPOCHS:
         assert torch.equal(replayed.epoch(0, number), single.epoch(0, number))
-    assert replayed._replay is not None
+    assert replayed.graphs is not None
+    assert replayed.graphs.replay is not None

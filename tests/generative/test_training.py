@@ -8,15 +8,14 @@ import torch
 from torch.nn import functional as F
 from workspaces import SAMPLE
 
-from generative.data.dataset import ImageSet, Split, load_images
+from generative.core.compute import prepare
+from generative.core.images import ImageSet, Split, load_images
+from generative.core.loop import EpochResult, M, fit, initialise, make_optimizers
+from generative.core.model import Model
 from generative.errors import RunFailed, UserError
 from generative.models.ae import AE
-from generative.models.base import Model
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE
-from generative.training.loop import EpochResult, M, fit, initialise
-from generative.training.optimizers import make_optimizers
-from generative.training.runtime import prepare
 from models import CPU, compute, config, no_cuda
 
 

@@ -25,7 +25,7 @@ MAY_DVC = ("runrecord.dvc.cache", "runrecord.dvc.stages")
 TRACKERS = ("mlflow", "tensorboardX", "tensorboard")
 LINES, FILES = 12_500, 73
 """What the engine may have: who adds something takes something away."""
-JOINTS = ("generative.pipeline", "generative.project", "generative.serving")
+JOINTS = ("generative.pipeline", "generative.project", "generative.serving", "generative.data")
 
 
 def within(module: str, *packages: str) -> bool:
@@ -48,12 +48,11 @@ def forbidden(importer: str, imported: str, inside_function: bool) -> bool:
         within(importer, "generative")
         and not within(importer, *JOINTS)
         and within(imported, "runrecord"),
-        within(importer, "generative.data")
-        and within(imported, "generative.models", "generative.training"),
-        within(importer, "generative.models")
-        and within(imported, "generative.data", "generative.training", "generative.evaluation"),
-        within(importer, "generative.training") and within(imported, "generative.evaluation"),
-        within(importer, "generative.evaluation") and within(imported, "generative.training"),
+        within(importer, "generative.core", "generative.data")
+        and within(imported, "generative.models", "generative.evaluation", "generative.pipeline"),
+        within(importer, "generative.core", "generative.models")
+        and within(imported, "generative.data", "generative.evaluation", "generative.plots"),
+        within(importer, "generative.evaluation") and within(imported, "generative.core.loop"),
         within(importer, "generative.plots") and within(imported, "torch"),
     )
     return any(rules)
@@ -76,7 +75,7 @@ def test_dvc_is_used_where_stages_and_outs_are_looked_up_and_nowhere_else() -> N
 
 
 def test_the_rules_see_an_arrow_that_must_not_exist() -> None:
-    assert forbidden("runrecord.run.run", "generative.config", inside_function=True)
+    assert forbidden("runrecord.run.run", "generative.core.config", inside_function=True)
     assert forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=False)
     assert not forbidden("runrecord.trackers.mlflow.sink", "torch", inside_function=True)
     assert forbidden("runrecord.cli.runs", "dvc.repo", inside_function=True)

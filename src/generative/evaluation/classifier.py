@@ -1,26 +1,21 @@
 """A small classifier of the training images, in whose features samples are compared."""
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LinearLR
 
-from generative.data.dataset import Split
+from generative.core.compute import generator
+from generative.core.fast_cpu import use_fast_layers
+from generative.core.images import Split
+from generative.core.model import Shape
 from generative.evaluation.probes import Array
-from generative.files import sha256, write_atomic
-from generative.models.base import Shape
-from generative.models.layers.strided_cpu import Conv2d, padding_of
-from generative.rng import generator
+from generative.models.ae import padding_of
 
 FEATURES = 64
 BATCH = 128
@@ -29,12 +24,6 @@ FEWEST = 200
 """Steps that it learns for at least, where there are few images."""
 RATE = 0.005
 """Adam's, at the first step; it falls to 0 in a straight line."""
-
-_SOURCES = (
-    *("data/dataset.py", "evaluation/classifier.py", "models/layers/strided_cpu.py"),
-    *("rng.py", "training/runtime.py"),
-)
-_KEY = "classifier"  # one key: safetensors writes several in no fixed order
 
 
 class Classifier(nn.Module):
@@ -50,11 +39,11 @@ class Classifier(nn.Module):
         channels, height, width = shape
         sizes = [(height >> halved, width >> halved) for halved in range(4)]  # 28, 14, 7, 3
         self.features = nn.Sequential(
-            Conv2d(channels, 8, padding_of(sizes[0])),  # (B, 8, 14, 14)
+            nn.Conv2d(channels, 8, 3, stride=2, padding=padding_of(sizes[0])),  # (B, 8, 14, 14)
             nn.ReLU(),
-            Conv2d(8, 16, padding_of(sizes[1])),  # (B, 16, 7, 7)
+            nn.Conv2d(8, 16, 3, stride=2, padding=padding_of(sizes[1])),  # (B, 16, 7, 7)
             nn.ReLU(),
-            Conv2d(16, 32, padding_of(sizes[2])),  # (B, 32, 3, 3)
+            nn.Conv2d(16, 32, 3, stride=2, padding=padding_of(sizes[2])),  # (B, 32, 3, 3)
             nn.ReLU(),
             nn.Flatten(),  # (B, 288)
             nn.Linear(32 * math.prod(sizes[3]), FEATURES),
@@ -97,65 +86,10 @@ def train_classifier(train: Split, seed: int) -> Classifier:
     return classifier
 
 
-def cached_classifier(
-    train: Split, seed: int, circumstances: Mapping[str, object], folder: Path
-) -> tuple[Classifier, str]:
-    """`train_classifier`, or what it gave before, from `folder`; and the SHA-256 of its weights.
-
-    A file there is named by the SHA-256 of all that the weights depend on, and has it inside with
-    theirs: images and labels, seed, PyTorch, the code, and `circumstances`, which say where and how
-    the arithmetic runs. One that is damaged or says otherwise is written anew. Nothing is
-    unpickled.
-
-    Raises:
-        OSError: naming the file, when it cannot be written.
-    """
-    identity = _identity(train, seed, circumstances)
-    path = folder / f"{identity}.safetensors"
-    weights = _read(path, identity)
-    if weights is None:
-        trained = train_classifier(train, seed).state_dict()
-        weights = {name: weight.cpu().contiguous() for name, weight in trained.items()}
-        seal = f"{identity} {_digest(weights)}"
-        write_atomic(path, save(weights, metadata={_KEY: seal}))
-    classifier = _new(train)
-    classifier.load_state_dict(weights)
-    return classifier, _digest(weights)
-
-
-def _read(path: Path, identity: str) -> dict[str, Tensor] | None:
-    """The weights in a file of that identity; None where there is no such file, or not whole."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            seal = (file.metadata() or {}).get(_KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return None
-    return weights if seal == f"{identity} {_digest(weights)}" else None
-
-
-def _digest(weights: dict[str, Tensor]) -> str:
-    return hashlib.sha256(save(weights)).hexdigest()
-
-
-def _identity(train: Split, seed: int, circumstances: Mapping[str, object]) -> str:
-    package = Path(__file__).parents[1]
-    known = {
-        "images": hashlib.sha256(train.images.cpu().numpy().data).hexdigest(),
-        "shape": train.images.shape,
-        "labels": hashlib.sha256(_labels(train).cpu().numpy().data).hexdigest(),
-        "seed": seed,
-        "torch": torch.__version__,
-        "code": [sha256(package / name) for name in _SOURCES],
-        **circumstances,
-    }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-
-
 def _new(train: Split) -> Classifier:
     channels, height, width = train.images.shape[1:]
     classes = np.unique(_labels(train).cpu().numpy()).tolist()
-    return Classifier((channels, height, width), classes).to(train.images.device)
+    return use_fast_layers(Classifier((channels, height, width), classes)).to(train.images.device)
 
 
 def _labels(train: Split) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from generative.config import Section
+from generative.core.config import Section
 
 Factor = Annotated[float, Field(ge=0, le=10)]
 

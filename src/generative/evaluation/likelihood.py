@@ -7,10 +7,11 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from generative.data.dataset import Split
+from generative.core.compute import generator
+from generative.core.images import Split
+from generative.core.model import HasElbo, normal_like
 from generative.evaluation.config import EvaluationConfig
-from generative.models.base import HasElbo, gaussian_kl, normal_like, reparameterize
-from generative.rng import generator
+from generative.models.vae import gaussian_kl, reparameterize
 
 ACTIVE = 0.01
 """The variance from which a dimension counts as active (Burda et al., 2016, section 5.3)."""

@@ -9,16 +9,16 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from generative.data.dataset import Split
+from generative.core.compute import generator
+from generative.core.images import Split
+from generative.core.model import Encodes, Model, Reconstructs, Samples, add_noise
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.probes import Array
 from generative.evaluation.samples import RealImages
 from generative.evaluation.suite import Evaluated
-from generative.models.base import Encodes, Model, Reconstructs, Samples, add_noise
 from generative.plots.bars import class_bars
 from generative.plots.image_grids import Pixels, image_grid, image_rows
 from generative.plots.latent import decoded_plane, divergence_bars, latent_map
-from generative.rng import generator
 
 _STEPS = 11  # images in a row that goes from one place to another
 _DIMENSIONS = 8  # at most, in a picture of traversals

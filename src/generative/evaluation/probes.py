@@ -9,10 +9,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from generative.data.dataset import ImageSet, Split
+from generative.core.compute import generator
+from generative.core.images import ImageSet, Split
+from generative.core.model import Encodes
 from generative.evaluation.config import EvaluationConfig
-from generative.models.base import Encodes
-from generative.rng import generator
 
 NEIGHBOURS = 5
 _FEW_PIXELS = 3072  # 3 x 32 x 32

@@ -10,10 +10,10 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from generative.data.dataset import Split
+from generative.core.compute import generator
+from generative.core.images import Split
+from generative.core.model import Reconstructs, add_noise
 from generative.evaluation.config import EvaluationConfig
-from generative.models.base import Reconstructs, add_noise
-from generative.rng import generator
 
 _IMAGE = (1, 2, 3)
 _WINDOW = 11  # pixels a side, of SSIM: 3.5 sigma each way

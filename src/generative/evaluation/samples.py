@@ -10,14 +10,14 @@ import torch
 from sklearn.metrics.pairwise import euclidean_distances
 from torch import Generator
 
-from generative.data.dataset import ImageSet
+from generative.core.compute import generator
+from generative.core.images import ImageSet
+from generative.core.model import Samples
 from generative.evaluation.classifier import Classifier
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.frechet import frechet_distance
 from generative.evaluation.mmd import squared_mmd
 from generative.evaluation.probes import Array, pixels_of
-from generative.models.base import Samples
-from generative.rng import generator
 
 Shares = Mapping[int, float]
 """How much of a set is of each class, 0 to 1; they add up to 1."""

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from generative.data.dataset import ImageSet
+from generative.core.images import ImageSet
+from generative.core.model import Encodes, HasElbo, Model, Reconstructs, Samples
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.likelihood import Likelihood, likelihood
 from generative.evaluation.probes import Array, latents_of, probe_metrics
 from generative.evaluation.reconstruction import means_of, reconstruction_errors
 from generative.evaluation.samples import RealImages, Shares, sample_metrics
-from generative.models.base import Encodes, HasElbo, Model, Reconstructs, Samples
 
 
 @dataclass(frozen=True)

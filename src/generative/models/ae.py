@@ -1,4 +1,4 @@
-"""The chapter's denoising convolutional autoencoder: config, network and loss."""
+"""The chapter's denoising convolutional autoencoder, listing 13-3: config, network and loss."""
 
 import math
 from typing import Literal, final
@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from generative.models.base import (
+from generative.core.model import (
     MNIST_SHAPE,
     RECONSTRUCTION,
     TOTAL,
@@ -17,14 +17,6 @@ from generative.models.base import (
     ModelConfig,
     Shape,
     add_noise,
-)
-from generative.models.layers.linear_cpu import Linear
-from generative.models.layers.strided_cpu import (
-    BatchNorm2d,
-    Conv2d,
-    ConvTranspose2d,
-    padding_of,
-    to_batch_last,
 )
 
 
@@ -56,32 +48,32 @@ class AE(Autoencoder[AEConfig]):
         pads = [padding_of(size) for size in sizes[:3]]  # 1, 1, 0
         features = 32 * math.prod(sizes[3])
         self.encoder = nn.Sequential(
-            Conv2d(channels, 8, pads[0]),  # (B, 8, 14, 14)
+            nn.Conv2d(channels, 8, 3, stride=2, padding=pads[0]),  # (B, 8, 14, 14)
             nn.ReLU(),
-            Conv2d(8, 16, pads[1]),  # (B, 16, 7, 7)
-            BatchNorm2d(16),
+            nn.Conv2d(8, 16, 3, stride=2, padding=pads[1]),  # (B, 16, 7, 7)
+            nn.BatchNorm2d(16),
             nn.ReLU(),
-            Conv2d(16, 32, pads[2]),  # (B, 32, 3, 3)
+            nn.Conv2d(16, 32, 3, stride=2, padding=pads[2]),  # (B, 32, 3, 3)
             nn.ReLU(),
             nn.Flatten(),  # (B, 288)
-            Linear(features, 128),
+            nn.Linear(features, 128),
             nn.ReLU(),
-            Linear(128, config.latent_dim),  # (B, Z)
+            nn.Linear(128, config.latent_dim),  # (B, Z)
         )
         self.decoder = nn.Sequential(
-            Linear(config.latent_dim, 128),
+            nn.Linear(config.latent_dim, 128),
             nn.ReLU(),
-            Linear(128, features),
+            nn.Linear(128, features),
             nn.ReLU(),
             nn.Unflatten(1, (32, *sizes[3])),
-            ConvTranspose2d(32, 16, pads[2]),  # (B, 16, 7, 7)
-            BatchNorm2d(16),
+            nn.ConvTranspose2d(32, 16, 3, stride=2, padding=pads[2], output_padding=pads[2]),
+            nn.BatchNorm2d(16),  # (B, 16, 7, 7)
             nn.ReLU(),
-            ConvTranspose2d(16, 8, pads[1]),  # (B, 8, 14, 14)
-            BatchNorm2d(8),
+            nn.ConvTranspose2d(16, 8, 3, stride=2, padding=pads[1], output_padding=pads[1]),
+            nn.BatchNorm2d(8),  # (B, 8, 14, 14)
             nn.ReLU(),
-            ConvTranspose2d(8, channels, pads[0]),  # (B, C, 28, 28)
-        )
+            nn.ConvTranspose2d(8, channels, 3, stride=2, padding=pads[0], output_padding=pads[0]),
+        )  # (B, C, 28, 28)
 
     @property
     def loss_unit(self) -> str:
@@ -113,7 +105,7 @@ class AE(Autoencoder[AEConfig]):
 
     def _losses(self, images: Tensor, target: Tensor) -> Losses:
         """The mean over pixels, an example."""
-        logits, target = self.reconstruct(images), to_batch_last(target)
+        logits = self.reconstruct(images)
         if self.config.loss == "mse":
             error = (torch.sigmoid(logits) - target).square()
         else:
@@ -121,3 +113,12 @@ class AE(Autoencoder[AEConfig]):
         pixels = error.flatten(1)
         mean = pixels.sum(1) / pixels.shape[1]  # mean() would lay the gradient out anew
         return {RECONSTRUCTION: mean, TOTAL: mean}
+
+
+def padding_of(size: tuple[int, int]) -> tuple[int, int]:
+    """The padding of each side with which a 3 x 3 convolution of stride 2 halves it.
+
+    And with which, as its output padding too, a transposed one doubles it again.
+    """
+    height, width = size
+    return 1 - height % 2, 1 - width % 2

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from generative.models.base import (
+from generative.core.model import (
     MNIST_SHAPE,
     Losses,
     Model,
@@ -19,7 +19,6 @@ from generative.models.base import (
     Update,
     normal_like,
 )
-from generative.models.layers.linear_cpu import Linear
 
 DISCRIMINATOR, GENERATOR = "Discriminator Loss", "Generator Loss"
 OF_DATA, OF_SAMPLES = "D of Data", "D of Samples"
@@ -49,30 +48,31 @@ class GAN(Model[GANConfig], Samples):
     config_class = GANConfig
     preview_title = "Samples of the same latents"
     preview_size = 8
-    losses = drawn_losses = (DISCRIMINATOR, GENERATOR)
+    losses = ()  # of two that play against each other neither's lowest is the best
+    drawn_losses = (DISCRIMINATOR, GENERATOR)
     loss_unit = "Nats an image"
 
     def __init__(self, config: GANConfig, shape: Shape = MNIST_SHAPE) -> None:
         super().__init__(config, shape)
         hidden, pixels = config.hidden_dim, math.prod(shape)
         self.generator = nn.Sequential(
-            Linear(config.latent_dim, hidden),
+            nn.Linear(config.latent_dim, hidden),
             nn.LayerNorm(hidden),
             nn.LeakyReLU(0.2),
-            Linear(hidden, hidden),
+            nn.Linear(hidden, hidden),
             nn.LayerNorm(hidden),
             nn.LeakyReLU(0.2),
-            Linear(hidden, pixels),
+            nn.Linear(hidden, pixels),
             nn.Sigmoid(),
             nn.Unflatten(1, shape),
         )
         self.discriminator = nn.Sequential(
             nn.Flatten(),  # (B, D)
-            Linear(pixels, hidden),
+            nn.Linear(pixels, hidden),
             nn.LeakyReLU(0.2),
-            Linear(hidden, hidden),
+            nn.Linear(hidden, hidden),
             nn.LeakyReLU(0.2),
-            Linear(hidden, 1),
+            nn.Linear(hidden, 1),
             nn.Flatten(0),  # (B,)
         )
 
@@ -90,9 +90,8 @@ class GAN(Model[GANConfig], Samples):
 
     def sample(self, count: int, rng: Generator) -> Tensor:
         device = next(self.parameters()).device
-        images: Tensor = self.generator(
-            torch.randn((count, self.config.latent_dim), generator=rng, device=device)
-        )
+        latents = torch.randn((count, self.config.latent_dim), generator=rng, device=rng.device)
+        images: Tensor = self.generator(latents.to(device))
         return images
 
     def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:

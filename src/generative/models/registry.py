@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from generative.core.model import Model
 from generative.models.ae import AE
-from generative.models.base import Model
 from generative.models.gan import GAN
 from generative.models.vae import VAE
 

@@ -2,14 +2,13 @@
 
 import sys
 
-from generative.config import Params, Section
-from generative.data.config import Data, Splitting
+from generative.checks import check_choice
+from generative.core.compute import Compute
+from generative.core.config import Data, Params, Section, Splitting
 from generative.data.download import check_source
 from generative.errors import RunFailed, UserError
 from generative.evaluation.config import EvaluationConfig
 from generative.models.registry import REGISTRY
-from generative.training.choice import check_choice
-from generative.training.runtime import Compute
 from runrecord.run.process import exit_status
 
 

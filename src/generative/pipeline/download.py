@@ -3,10 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from generative.config import Params
-from generative.data.config import Data
+from generative.core.config import Data, Params
+from generative.core.idx import Bytes, read_set
 from generative.data.download import check_source, download
-from generative.data.idx import Bytes, read_set
 from generative.data.sources import class_names
 from generative.plots.image_grids import image_rows, png
 from runrecord import start_run

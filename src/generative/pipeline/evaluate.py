@@ -10,25 +10,30 @@ from rich.console import Console
 from rich.table import Column, Table
 from threadpoolctl import threadpool_limits
 
-from generative.config import Params
+from generative.core.compute import Compute, generator, prepare
+from generative.core.config import Data, Params
+from generative.core.fast_cpu import use_fast_layers
+from generative.core.images import Split, load_data
+from generative.core.io import load_model
 from generative.errors import UserError
-from generative.evaluation.classifier import Classifier, cached_classifier
+from generative.evaluation.classifier import train_classifier
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.model_pictures import class_pictures, pictures_of
 from generative.evaluation.probes import baseline_metrics, has_classes
 from generative.evaluation.samples import real_images
 from generative.evaluation.suite import Evaluated, evaluate
-from generative.files import write_atomic
-from generative.models.io import load_model
 from generative.models.registry import REGISTRY
-from generative.pipeline.context import StageContext, prepare_stage, tracked
-from generative.pipeline.paths import EVALUATION_FILE, PICTURES_DIR, history_path, model_path
+from generative.pipeline.stage import (
+    EVALUATION_FILE,
+    PICTURES_DIR,
+    history_path,
+    model_path,
+    tracked,
+)
 from generative.plots.curves import loss_curves
 from generative.plots.image_grids import png
-from generative.rng import generator
-from runrecord import Embedding, Run
-from runrecord.project import repo_root
-from runrecord.store.runs import state_folder
+from runrecord import Embedding
+from runrecord.files import write_atomic
 
 _THUMBNAIL = 64  # pixels at most, a side
 
@@ -41,26 +46,31 @@ def evaluate_all() -> None:
         OSError: a file cannot be written.
     """
     params = Params()
-    context = prepare_stage("evaluate", params)
+    seed, compute = params.seed(), params.section("compute", Compute)
+    device = prepare(compute)
+    data = load_data(params, device)
     config = params.section("evaluate", EvaluationConfig)
-    seed, data = context.seed, context.data
     if min(len(data.train), len(data.test)) < 2:
         raise UserError(
-            f"{context.source.directory}: holds {len(data.train)} training and {len(data.test)} "
-            "test images; an evaluation needs two of each."
+            f"{params.section('data', Data).directory}: holds {len(data.train)} training and "
+            f"{len(data.test)} test images; an evaluation needs two of each."
         )
     models = {
-        name: load_model(model_path(name), model_class).to(context.device)
+        name: use_fast_layers(load_model(model_path(name), model_class)).to(device)
         for name, model_class in REGISTRY.items()
     }
     histories = {name: _read_history(history_path(name)) for name in models}
     shown = config.model_dump()
-    if context.compute.precision == "bf16":
+    if compute.precision == "bf16":
         shown["precision"] = "float32"  # coarser arithmetic is for training alone
     shown["noise_factors"] = ", ".join(f"{factor:g}" for factor in config.noise_factors)
-    with tracked(context, shown) as run, threadpool_limits(context.compute.threads):
+    with (
+        tracked("evaluate", params, compute, device, data.digest, shown) as run,
+        threadpool_limits(compute.threads),
+    ):
         baseline = baseline_metrics(data, config, seed)
-        real = real_images(data, config, seed, _classifier(context, run))
+        classifier = train_classifier(data.train, seed) if has_classes(data) else None
+        real = real_images(data, config, seed, classifier)
         if real.seen:
             run.tag(**{"classifier.accuracy": f"{real.seen.accuracy:.4f}"})
         evaluated = {
@@ -80,7 +90,7 @@ def evaluate_all() -> None:
             write_atomic(PICTURES_DIR / f"{name}.png", content)
         for title, content in images.items():
             run.image(title, content)
-        embeddings = _embeddings(evaluated, context, config.projected_images)
+        embeddings = _embeddings(evaluated, data.test, seed, config.projected_images)
         for name, model in models.items():
             run.evaluation(
                 name,
@@ -93,28 +103,11 @@ def evaluate_all() -> None:
         _print_table(metrics)
 
 
-def _classifier(context: StageContext, run: Run) -> Classifier | None:
-    """The classifier of the training images, kept beside the runs; None without classes."""
-    if not has_classes(context.data):
-        return None
-    circumstances = {
-        **context.compute.model_dump(),
-        **context.hardware,
-        "device": context.device.type,
-    }
-    folder = state_folder(repo_root()) / "classifiers"
-    train = context.data.train
-    classifier, digest = cached_classifier(train, context.seed, circumstances, folder)
-    run.tag(**{"classifier.sha256": digest})
-    return classifier
-
-
 def _embeddings(
-    evaluated: dict[str, Evaluated], context: StageContext, count: int
+    evaluated: dict[str, Evaluated], test: Split, seed: int, count: int
 ) -> dict[str, Embedding]:
     """The latents of the same few test images by every model that has latents for an image."""
-    test = context.data.test
-    stream = generator(context.device, context.seed, "evaluate/projected")
+    stream = generator(test.images.device, seed, "evaluate/projected")
     index = test.random_subset(count, stream).cpu().numpy()
     labels = None if test.labels is None else test.labels.cpu().numpy()[index]
     images = test.images.cpu().numpy()[index].transpose(0, 2, 3, 1)

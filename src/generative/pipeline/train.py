@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from generative.config import Params
+from generative.checks import check_choice
+from generative.core.compute import Compute, prepare
+from generative.core.config import Params
+from generative.core.images import load_data
+from generative.core.io import to_bytes
+from generative.core.loop import fit, initialise, make_optimizers
+from generative.core.model import LAST, Model, ModelConfig
+from generative.core.state import History, TrainingState, is_over
 from generative.errors import UserError
-from generative.files import write_atomic
-from generative.models.base import LAST, Model, ModelConfig
-from generative.models.io import save_model
-from generative.pipeline.context import prepare_stage, tracked
-from generative.pipeline.paths import history_path, metrics_path, model_path
-from generative.pipeline.progress import epochs
+from generative.pipeline.stage import epochs_shown, history_path, metrics_path, model_path, tracked
 from generative.plots.image_grids import image_rows, png
-from generative.training.choice import History, check_choice, is_over
-from generative.training.loop import fit, initialise
-from generative.training.optimizers import make_optimizers
-from generative.training.state import TrainingState
+from runrecord.files import write_atomic
 
 
 def train(model_class: type[Model[Any]]) -> None:
@@ -33,10 +32,11 @@ def train(model_class: type[Model[Any]]) -> None:
     """
     name = model_class.name
     params = Params()
-    context = prepare_stage(f"train-{name}", params)
+    seed, compute = params.seed(), params.section("compute", Compute)
+    device = prepare(compute)
+    data = load_data(params, device)
     config = params.section(name, model_class.config_class)
-    check_choice(name, config, model_class.losses, context.apart)
-    seed, compute, device, data = context.seed, context.compute, context.device, context.data
+    check_choice(name, config, model_class.losses, len(data.validation or ()))
     if config.batch_size > len(data.train):
         raise UserError(
             f"params.yaml: {name}.batch_size is {config.batch_size}, more than the "
@@ -48,10 +48,9 @@ def train(model_class: type[Model[Any]]) -> None:
     state = TrainingState(model, optimizers, config.keep)
     with (
         _removed_on_failure(name),
-        tracked(context, shown) as run,
-        epochs(name, config.epochs) as show,
+        tracked(f"train-{name}", params, compute, device, data.digest, shown) as run,
+        epochs_shown(name, config.epochs) as show,
     ):
-        print(f"{context.stage}: {compute.threads} threads, {context.where}")
         numbers = run.epochs(config.epochs, state)
         begun = time.perf_counter()
         for result in fit(model, optimizers, data, seed, compute, device, numbers):
@@ -71,7 +70,7 @@ def train(model_class: type[Model[Any]]) -> None:
             run.tag(**{"kept.epoch": str(kept)})
             print(_choice(config, state.history, kept, name))
         path = model_path(name)
-        save_model(model, path)
+        write_atomic(path, to_bytes(model))
         _write_losses(name, state.history, kept)
         run.model(path, step=kept)
 
@@ -87,7 +86,11 @@ def _choice(config: ModelConfig, history: History, kept: int, name: str) -> str:
 
 def _write_losses(name: str, history: History, epoch: int) -> None:
     """What `dvc exp show` and `dvc plots` follow: every epoch's losses, and those of `epoch`."""
-    write_atomic(history_path(name), _csv(history))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomic(history_path(name), text.getvalue().encode())
     write_atomic(metrics_path(name), (json.dumps(history[epoch - 1], indent=2) + "\n").encode())
 
 
@@ -100,11 +103,3 @@ def _removed_on_failure(name: str) -> Iterator[None]:
         for path in (history_path(name), metrics_path(name)):
             path.unlink(missing_ok=True)
         raise
-
-
-def _csv(rows: History) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

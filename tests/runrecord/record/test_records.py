@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace, history, spool
 
-import generative.files
 from records import end_run, new_run
 from runrecord.errors import UserError
 from runrecord.files import sha256, write_atomic
@@ -813,7 +812,7 @@ def test_files_are_for_whom_the_umask_has_them(umask: int, tmp_path: Path) -> No
     run = new_run(tmp_path / "record", params={"lr": 0.1})
     model = tmp_path / "model.bin"
     write_atomic(model, b"weights")
-    generative.files.write_atomic(tmp_path / "metrics.json", b"{}")
+    write_atomic(tmp_path / "metrics.json", b"{}")
     run.model(model)
     run.text("notes", "text")
     RecordWriter(tmp_path / "record", Record(files_in(tmp_path / "record")).size).seal(

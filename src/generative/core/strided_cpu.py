@@ -3,13 +3,12 @@
 Parameters, state dict and results are those of `torch.nn` (to rounding). With a few channels, a
 blocked convolution mostly moves and pads data. Here images are laid out with the batch last,
 (C, H, W, B): then windows, products and sums over channels all run along contiguous memory.
-On other devices, under autocast, and where an image's sides are padded differently, the layers are
-`torch.nn`'s.
+On other devices, under autocast, and where a layer is another (other windows, sides padded
+differently or not halved), the layers are `torch.nn`'s.
 
 Shapes: C channels, O output channels, B batch, N = height * width * B of the smaller images.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,25 +17,12 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 
-def to_batch_last(images: Tensor) -> Tensor:
-    """The same images, (B, C, H, W), in memory as the layers here have them."""
-    return images.movedim(0, -1).contiguous().movedim(-1, 0) if _is_faster(images) else images
-
-
-def padding_of(size: tuple[int, int]) -> tuple[int, int]:
-    """The padding of each side with which `Conv2d` halves it and `ConvTranspose2d` doubles it."""
-    height, width = size
-    return 1 - height % 2, 1 - width % 2
-
-
 class Conv2d(nn.Conv2d):
     """(B, C, 2h, 2w) to (B, O, h, w) with padding 1; (B, C, 2h + 1, 2w + 1) without."""
 
-    def __init__(self, channels: int, out_channels: int, padding: tuple[int, int]) -> None:
-        super().__init__(channels, out_channels, 3, stride=2, padding=padding)
-
     def forward(self, images: Tensor) -> Tensor:
-        if not _is_faster(images, self.padding):
+        halved = self.padding == tuple(1 - side % 2 for side in images.shape[2:])
+        if not (_is_strided(self) and halved and _is_faster(images)):
             return super().forward(images)
         out: Tensor = _Convolution.apply(images, self.weight, self.bias, self.padding[0] == 1)
         return out
@@ -45,13 +31,9 @@ class Conv2d(nn.Conv2d):
 class ConvTranspose2d(nn.ConvTranspose2d):
     """(B, C, h, w) to (B, O, 2h, 2w) with padding 1; to (B, O, 2h + 1, 2w + 1) without."""
 
-    def __init__(self, channels: int, out_channels: int, padding: tuple[int, int]) -> None:
-        super().__init__(
-            channels, out_channels, 3, stride=2, padding=padding, output_padding=padding
-        )
-
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
-        if not _is_faster(images, self.padding):
+        doubled = self.output_padding == self.padding
+        if not (_is_strided(self) and doubled and _is_faster(images)):
             return super().forward(images)
         out: Tensor = _Transposed.apply(images, self.weight, self.bias, self.padding[0] == 1)
         return out
@@ -69,9 +51,18 @@ class BatchNorm2d(nn.BatchNorm2d):
         return normal.view(last.shape).movedim(-1, 0)
 
 
-def _is_faster(images: Tensor, padding: Sequence[object] = ()) -> bool:
-    alike = len(set(padding)) < 2
-    return alike and images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+def _is_strided(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Is it by 3 x 3 windows, stride 2, both sides padded alike, with a bias and nothing more?"""
+    return (
+        (layer.kernel_size, layer.stride) == ((3, 3), (2, 2))
+        and layer.padding in ((0, 0), (1, 1))
+        and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
+        and layer.bias is not None
+    )
+
+
+def _is_faster(images: Tensor) -> bool:
+    return images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class _Convolution(Function):

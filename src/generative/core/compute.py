@@ -1,18 +1,17 @@
-"""Where and how the arithmetic runs: device, threads, precision, determinism."""
+"""Where and how the arithmetic runs, and what is random in it."""
 
+import hashlib
 import os
-import platform
-import re
 import sys
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from generative.config import Section
+from generative.core.config import Section
 from generative.errors import UserError
+from generative.hardware import driver_version, needed_driver
 
 
 class Compute(Section):
@@ -48,11 +47,16 @@ def prepare(compute: Compute) -> torch.device:
     # Costs time and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not compute.deterministic
-    torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
+    use_tf32(compute.precision == "tf32")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def use_tf32(wanted: bool) -> None:
+    """Let a GPU multiply float32 with ten bits of mantissa, or not."""
+    torch.backends.cudnn.allow_tf32 = wanted
+    torch.backends.cuda.matmul.allow_tf32 = wanted
 
 
 def _device(wanted: str, gpus: int) -> torch.device:
@@ -78,55 +82,19 @@ def _device(wanted: str, gpus: int) -> torch.device:
     return device
 
 
-def driver_version() -> str:
-    """The version of NVIDIA's driver; empty where there is none."""
-    found = re.search(r"Kernel Module\D*([\d.]+)", _read("/proc/driver/nvidia/version"))
-    return found[1] if found else ""
-
-
-def needed_driver() -> str:
-    """The driver that the installed PyTorch needs for a GPU, as NVIDIA's release notes say."""
-    cuda = str(torch.version.cuda or "").partition(".")[0]
-    oldest = {"11": "450", "12": "525", "13": "580"}.get(cuda)
-    return f"{oldest} or newer" if oldest else "one for a PyTorch with CUDA"
-
-
 def autocast(compute: Compute, device: torch.device) -> AbstractContextManager[object]:
     """The context in which forward passes run: bfloat16 where `precision` says so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=compute.precision == "bf16")
 
 
-def device_name(device: torch.device) -> str:
-    """What the hardware calls itself."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _cpu() or platform.processor() or platform.machine()
+def generator(device: torch.device, seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
+    """A random stream of its own for each purpose and epoch, so that none shifts another."""
+    stream = torch.Generator(device)
+    reseed(stream, seed, purpose, epoch)
+    return stream
 
 
-def describe_device(device: torch.device) -> dict[str, str]:
-    """What a run says of the device it computes on."""
-    tags = {
-        "device.name": device_name(device),
-        "cpu.name": _cpu(),
-        "cpu.capability": torch.backends.cpu.get_cpu_capability(),
-    }
-    if device.type == "cuda":
-        tags |= {
-            "cuda.version": str(torch.version.cuda),
-            "cuda.driver": driver_version(),
-            "cuda.cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
-        }
-    return tags
-
-
-def _cpu() -> str:
-    lines = _read("/proc/cpuinfo").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else ""
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
+def reseed(stream: torch.Generator, seed: int, purpose: str, epoch: int = 0) -> None:
+    """Set a stream to the beginning of that purpose's and epoch's."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
+    stream.manual_seed(int.from_bytes(digest[:8]) >> 1)

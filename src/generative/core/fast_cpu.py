@@ -1,9 +1,10 @@
-"""Linear layers by oneDNN's products, on processors where PyTorch's own leave half of them idle.
+"""Layers that are faster on a CPU than PyTorch's, put in place of a model's own by one function.
 
-PyTorch gives products to MKL, which on AMD uses 256-bit kernels. From the fifth generation of Zen
-on, oneDNN's 512-bit ones are up to twice as fast; on the fourth both are level. The processor alone
-decides: the same machine has the same bits every time. Parameters, state dict and results are those
-of `torch.nn` (to rounding).
+Parameters, state dict and results stay those of `torch.nn` (to rounding).
+
+Linear layers: PyTorch gives products to MKL, which on AMD uses 256-bit kernels. From the fifth
+generation of Zen on, oneDNN's 512-bit ones are up to twice as fast; on the fourth both are level.
+The processor alone decides: the same machine has the same bits every time.
 
 Shapes: B batch, I inputs, O outputs.
 """
@@ -11,20 +12,37 @@ Shapes: B batch, I inputs, O outputs.
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from generative.core import strided_cpu
+
 _ZEN_5 = 26  # AMD's number of the processor family
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def use_fast_layers(model: N) -> N:
+    """Let a model's layers be the fast ones, in place; those that are subclasses stay."""
+    fast = {
+        nn.Linear: Linear,
+        nn.Conv2d: strided_cpu.Conv2d,
+        nn.ConvTranspose2d: strided_cpu.ConvTranspose2d,
+        nn.BatchNorm2d: strided_cpu.BatchNorm2d,
+    }
+    for layer in model.modules():
+        layer.__class__ = fast.get(type(layer), type(layer))
+    return model
 
 
 class Linear(nn.Linear):
     """(B, I) to (B, O)."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if not _is_faster(inputs):
+        if inputs.dim() != 2 or self.bias is None or not _is_faster(inputs):
             return super().forward(inputs)
         out: Tensor = Product.apply(inputs, self.weight, self.bias)
         return out

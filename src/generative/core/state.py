@@ -1,4 +1,4 @@
-"""What a training changes, as named arrays and back: weights, kept ones, optimizers, history."""
+"""What a training changes, as named arrays and back, and which epoch's weights it keeps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from generative.models.base import LAST, Model
-from generative.training.choice import History, best_epoch
+from generative.core.model import LAST, Model
+
+History = list[dict[str, int | float]]
+"""Each epoch's losses, and its number as `epoch`."""
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -83,3 +85,15 @@ class TrainingState:
         for update, optimizer in self._optimizers.items():
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": states[update], "param_groups": groups})
+
+
+def best_epoch(history: History, keep: str) -> int:
+    """The epoch with the lowest `keep`, of equal ones the first; the last one for `last`."""
+    if keep == LAST:
+        return int(history[-1]["epoch"])
+    return int(min(history, key=lambda row: row[keep])["epoch"])
+
+
+def is_over(history: History, keep: str, patience: int) -> bool:
+    """Did `patience` epochs in a row bring no lower `keep`? Never, where it is 0."""
+    return 0 < patience <= int(history[-1]["epoch"]) - best_epoch(history, keep)

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from generative.data.idx import SPLITS, Bytes, files_in, read_set
+from generative.core.compute import generator
+from generative.core.config import Data, Params, Splitting
+from generative.core.idx import SPLITS, Bytes, files_in, read_set
 from generative.errors import UserError
-from generative.files import sha256
-from generative.rng import generator
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,16 @@ class ImageSet:
         return channels, height, width
 
 
+def load_data(params: Params, device: torch.device) -> ImageSet:
+    """The images that params.yaml names, onto `device`, as it has them used.
+
+    Raises:
+        UserError: a block is wrong; and as `load_images` does.
+    """
+    data, apart = params.section("data", Data), params.section("split", Splitting).validation
+    return load_images(data.directory, device, params.seed(), data.binarize, apart)
+
+
 def load_images(
     directory: Path,
     device: torch.device,
@@ -85,7 +95,7 @@ def load_images(
     What is random is drawn on the CPU, so that every device has the same images.
 
     Args:
-        directory: with files as `data/idx.py` names them.
+        directory: with files as `core/idx.py` names them.
         device: where they stay.
         seed: of `sampled` and of the images that are kept apart.
         binarize: `none`; `threshold`, each pixel black or white, whichever is nearer; `sampled`,
@@ -101,7 +111,7 @@ def load_images(
         _split(*read, binarize, generator(torch.device("cpu"), seed, f"binarize/{split}"))
         for split, read in zip(SPLITS, read_set(directory), strict=True)
     )
-    digests = "".join(sha256(path) for path in files_in(directory))
+    digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files_in(directory))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:32]  # MLflow takes at most 36
     if validation >= len(train):
         raise UserError(

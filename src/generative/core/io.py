@@ -8,10 +8,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from generative.config import validate
+from generative.core.config import validate
+from generative.core.model import MNIST_SHAPE, Model
 from generative.errors import UserError
-from generative.files import write_atomic
-from generative.models.base import MNIST_SHAPE, Model
 
 M = TypeVar("M", bound=Model[Any])
 
@@ -19,18 +18,14 @@ _KEY = "generative"  # one key: safetensors writes several in no fixed order
 _REMEDY = "delete it and train it again with 'dvc repro'."
 
 
-def save_model(model: Model[Any], path: Path) -> None:
-    """Write `model` to `path`; equal weights and config give equal bytes.
-
-    Raises:
-        OSError: naming `path`, when it cannot be written.
-    """
+def to_bytes(model: Model[Any]) -> bytes:
+    """A model as the content of its file; equal weights and config give equal bytes."""
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     config = model.config.model_dump(exclude_defaults=True)  # as files from before these keys were
     header = {"model": model.name, "config": config}
     if model.shape != MNIST_SHAPE:  # files from before there were other images say none
         header["shape"] = model.shape
-    write_atomic(path, save(weights, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+    return save(weights, metadata={_KEY: json.dumps(header, sort_keys=True)})
 
 
 def model_name(path: Path) -> str:

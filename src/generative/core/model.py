@@ -1,4 +1,7 @@
-"""Interface of a model: what training asks of it, and what else it may be able to do."""
+"""What training asks of a model, and what else a model may be able to do.
+
+Shapes: B batch, C channels, H height, W width, Z latent. Images are (B, C, H, W) in [0, 1].
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -8,13 +11,11 @@ from typing import ClassVar, Generic, Literal, TypeVar
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
-from generative.config import Section
+from generative.core.config import Section
 
 TOTAL = "Total Loss"
 RECONSTRUCTION = "Reconstruction Error"
-KL = "KL-Divergence"
 
 LAST = "last"
 """What `keep` is where no loss chooses the epoch."""
@@ -54,7 +55,7 @@ class Update:
     name: str
     parameters: Sequence[nn.Parameter]
     losses: Callable[[Tensor, Generator], Losses]
-    """From images, (B, C, H, W), and a source of noise."""
+    """From images and a source of noise."""
     objective: Callable[[Losses], Tensor]
     """The scalar whose gradient is followed."""
     optimizer: str
@@ -62,21 +63,13 @@ class Update:
     weight_decay: float
     beta1: float = 0.9
     """Adam's: how slowly its mean of gradients forgets."""
-    times: int = 1
-    """How often it is taken in a step, with new noise each time."""
 
 
 C = TypeVar("C", bound=ModelConfig)
 
 
 class Model(nn.Module, ABC, Generic[C]):
-    """A generative model of images.
-
-    Shapes: B batch, D values of an image, N hidden, Z latent. Images are (B, C, H, W) in [0, 1].
-    Subclasses are final and keep their config; weights and config travel together. What a model can
-    do besides being trained, its other base classes say: `Encodes`,
-    `Reconstructs`, `Samples`, `HasElbo`.
-    """
+    """A generative model of images; what it can do besides being trained, its other bases say."""
 
     name: ClassVar[str]
     """The model's block in params.yaml and the stem of its files."""
@@ -165,105 +158,19 @@ class Autoencoder(Model[C], Encodes, Reconstructs, ABC):
 
     def updates(self) -> Sequence[Update]:
         """One, of all parameters."""
-        config = self.config
-        return [
-            Update(
-                "all",
-                [*self.parameters()],
-                self.training_losses,
-                self.objective,
-                config.optimizer,
-                config.lr,
-                config.weight_decay,
-            )
-        ]
+        settings = self.config.optimizer, self.config.lr, self.config.weight_decay
+        parameters = [*self.parameters()]
+        return [Update("all", parameters, self.training_losses, self.objective, *settings)]
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images))
 
 
-class LatentVariableConfig(ModelConfig):
-    """What the block of every variational autoencoder holds."""
-
-    beta: float = Field(ge=0, description="a number, 0 or more")
-
-
-V = TypeVar("V", bound=LatentVariableConfig)
-
-
-class LatentVariableModel(Autoencoder[V], HasElbo, Samples, ABC):
-    """A variational autoencoder, whose latents have a prior; p(x|z) is Bernoulli a pixel.
-
-    A subclass has the networks, `posterior` and `decode`.
-    """
-
-    preview_title = "Test image - Above: Real data, below: reconstruction data"
-    preview_size = 8
-    losses = (RECONSTRUCTION, KL, TOTAL)
-    loss_unit = "Nats an image"
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The mean of q(z|x)."""
-        return self.posterior(images)[0]
-
-    def elbo_terms(self, images: Tensor, rng: Generator) -> Losses:
-        """`RECONSTRUCTION`, -log p(x|z) with z ~ q(z|x), and `KL`, in nats an image.
-
-        ELBO = -(reconstruction + KL), whatever weight training gives the terms.
-        Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), equation 3.
-        """
-        mean, log_variance = self.posterior(images)
-        error = self.reconstruction_error(images, reparameterize(mean, log_variance, rng))
-        return {RECONSTRUCTION: error, KL: gaussian_kl(mean, log_variance).sum(1)}
-
-    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
-        logits = self.decode(latents)
-        error = F.binary_cross_entropy_with_logits(logits, images, reduction="none")
-        return error.flatten(1).sum(1)
-
-    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
-        """The terms of the ELBO, and their sum with the KL term times `beta`.
-
-        Source: Higgins et al., "beta-VAE" (2017), equation 4.
-        """
-        terms = self.elbo_terms(images, rng)
-        return {**terms, TOTAL: terms[RECONSTRUCTION] + self.config.beta * terms[KL]}
-
-    def test_losses(self, images: Tensor, rng: Generator) -> Losses:
-        return self.training_losses(images, rng)
-
-    def objective(self, losses: Losses) -> Tensor:
-        return losses[TOTAL].sum()
-
-    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
-        reconstructed = torch.sigmoid(self.decode(reparameterize(*self.posterior(images), rng)))
-        return [("Real data", images), ("Reconstruction data", reconstructed)]
-
-    def sample(self, count: int, rng: Generator) -> Tensor:
-        """`count` images drawn from the prior."""
-        device = next(self.parameters()).device
-        latents = torch.randn((count, self.config.latent_dim), generator=rng, device=device)
-        return torch.sigmoid(self.decode(latents))
-
-
-def reparameterize(mean: Tensor, log_variance: Tensor, rng: Generator) -> Tensor:
-    """Z ~ q(z|x) by the reparameterisation z = mean + exp(log_variance / 2) * epsilon."""
-    return mean + torch.exp(log_variance / 2) * normal_like(mean, rng)
-
-
-def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, I)) of each dimension, (B, Z), nats.
-
-    Source: Kingma and Welling (2014), appendix B.
-    """
-    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp())
-
-
 def normal_like(tensor: Tensor, rng: Generator) -> Tensor:
     """Standard normal noise of a tensor's shape, on its device, from `rng`."""
-    return torch.randn(tensor.shape, generator=rng, device=tensor.device)
+    return torch.randn(tensor.shape, generator=rng, device=rng.device).to(tensor.device)
 
 
 def add_noise(images: Tensor, factor: float, rng: Generator) -> Tensor:
     """Images plus Gaussian noise of standard deviation `factor`, clipped to [0, 1]."""
-    return torch.normal(images, factor, generator=rng).clamp_(0, 1)
+    return torch.normal(images.to(rng.device), factor, generator=rng).clamp_(0, 1).to(images.device)

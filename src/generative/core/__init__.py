@@ -1,0 +1,1 @@
+"""What decides every training, and nothing else: a stage's `deps` name this folder as a whole."""

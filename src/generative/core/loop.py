@@ -1,0 +1,220 @@
+"""Training: epochs and their steps. Knows no tracker, no file and no particular model."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor
+from torch.optim import Adadelta, Adam, Optimizer, RMSprop
+
+from generative.core.compute import Compute, autocast, generator, reseed
+from generative.core.cuda_graph import Graphs
+from generative.core.fast_cpu import use_fast_layers
+from generative.core.images import ImageSet, Split
+from generative.core.model import MNIST_SHAPE, Losses, Model, ModelConfig, Shape, Update
+from generative.errors import RunFailed
+
+M = TypeVar("M", bound=Model[Any])
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gives to look at.
+
+    Keys are `Train/<loss>`, `Test/<loss>` and, where images are kept apart, `Validation/<loss>`.
+    """
+
+    epoch: int
+    """Counted from 1."""
+    steps: dict[str, list[float]]
+    """Each loss's value at each step: its mean over that step's batch."""
+    means: dict[str, float]
+    """Means over examples, a short last batch weighing as many as it has."""
+    preview: list[tuple[str, Tensor]]
+
+
+def initialise(
+    model_class: type[M],
+    config: ModelConfig,
+    seed: int,
+    device: torch.device,
+    shape: Shape = MNIST_SHAPE,
+) -> M:
+    """An untrained model: weights drawn on the CPU, so that every device starts from the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(torch.device("cpu"), seed, "weights").initial_seed())
+        return use_fast_layers(model_class(config, shape)).to(device)
+
+
+def make_optimizers(model: Model[Any]) -> list[Optimizer]:
+    """The optimizer of each of a model's updates, as params.yaml names it."""
+    return [_optimizer(update) for update in model.updates()]
+
+
+def fit(
+    model: Model[Any],
+    optimizers: Sequence[Optimizer],
+    data: ImageSet,
+    seed: int,
+    compute: Compute,
+    device: torch.device,
+    epochs: Iterable[int],
+) -> Iterator[EpochResult]:
+    """Train `model` in place, an epoch an item. A function of its arguments and nothing else.
+
+    The model and the optimizers of its updates are as the epochs before the first left them. With
+    the epoch's number, `seed` gives the order of images and all noise. All of it is on `device`.
+
+    Raises:
+        RunFailed: a loss is no longer finite.
+    """
+    steps = Steps(model, optimizers, data.train, compute, device)
+    held = {"Test": data.test}
+    if data.validation is not None:
+        held = {"Validation": data.validation, **held}
+    splits = {"Train": data.train, **held}
+    for epoch in epochs:
+        train = steps.epoch(seed, epoch)
+        parts = {name: _test(model, steps.names, name, held[name], seed) for name in held}
+        parts = {"Train": train, **parts}
+        preview = _preview(model, data.test, seed)
+        # Fetched at once: this alone waits for the device.
+        fetched = torch.cat([*parts.values()]).cpu().double()
+        result = EpochResult(epoch, {}, {}, preview)
+        rows = torch.split(fetched, [len(part) for part in parts.values()])
+        for split, losses in zip(parts, rows, strict=True):
+            means = _means(losses, model.config.batch_size, len(splits[split]))
+            for number, name in enumerate(steps.names):
+                result.steps[f"{split}/{name}"] = losses[:, number].tolist()
+                result.means[f"{split}/{name}"] = means[number].item()
+        _check_finite(result, model.name)
+        yield result
+
+
+class Steps:
+    """The training steps of one model. Losses stay on the device; nothing waits for it."""
+
+    def __init__(
+        self,
+        model: Model[Any],
+        optimizers: Sequence[Optimizer],
+        split: Split,
+        compute: Compute,
+        device: torch.device,
+    ) -> None:
+        self.names: list[str] = []
+        """Of the losses, known once a step was taken."""
+        self.model, self.optimizers, self._split = model, optimizers, split
+        self._updates, self._compute, self._device = model.updates(), compute, device
+        self.noise = Generator(device)
+        self.graphs: Graphs | None = None
+        if device.type == "cuda":
+            self.graphs = Graphs(self, compared=compute.deterministic)
+
+    def epoch(self, seed: int, number: int) -> Tensor:
+        """Train on every image once, in an order and with noise of this epoch's own.
+
+        Returns each loss's mean over each batch, (steps, terms), on the device.
+        """
+        stream = generator(self._device, seed, "order", number)
+        order = torch.randperm(len(self._split), generator=stream, device=self._device)
+        reseed(self.noise, seed, "noise", number)
+        self.model.train()
+        batches = torch.split(order, self.model.config.batch_size)
+        with self.graphs.epoch() if self.graphs else nullcontext(self.eager) as take:
+            return torch.stack([take(index) for index in batches])
+
+    def eager(self, index: Tensor) -> Tensor:
+        """Take one step, on the images at `index`: each of the model's updates, in order.
+
+        Returns the mean of each loss over the batch, (terms,).
+        """
+        images = self._split.to_float(index)
+        taken: dict[str, Tensor] = {}
+        for update, optimizer in zip(self._updates, self.optimizers, strict=True):
+            with autocast(self._compute, self._device):
+                losses = update.losses(images, self.noise)
+            step(update, optimizer, losses)
+            taken |= losses
+        self.names = list(taken)
+        return batch_means(taken)
+
+
+def step(update: Update, optimizer: Optimizer, losses: Losses) -> None:
+    """Follow the gradient of an update's objective once."""
+    optimizer.zero_grad()
+    update.objective(losses).backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        optimizer.step()
+
+
+def batch_means(losses: Losses) -> Tensor:
+    """The mean of each loss over the batch, (terms,)."""
+    return torch.stack([values.detach().mean() for values in losses.values()])
+
+
+def _optimizer(update: Update) -> Optimizer:
+    """The one that an update names; weight decay is the L2 penalty in all three."""
+    kinds = {"adam": Adam, "rmsprop": RMSprop, "adadelta": Adadelta}
+    settings: dict[str, Any] = {}
+    if update.optimizer == "adam":
+        settings = {"fused": True, "betas": (update.beta1, 0.999)}
+    return _without_compiler(kinds[update.optimizer])(
+        update.parameters,
+        lr=update.lr,
+        weight_decay=update.weight_decay,
+        capturable=update.parameters[0].is_cuda,  # by a CUDA graph
+        **settings,
+    )
+
+
+def _without_compiler(kind: type[Optimizer]) -> Callable[..., Optimizer]:
+    """An optimizer less the guards against being compiled: importing them takes a second.
+
+    One of them also kept `step` from recording gradients; here its caller does.
+    """
+    guarded = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in guarded}
+    return type(kind.__name__, (kind,), bare)
+
+
+@torch.inference_mode()
+def _test(model: Model[Any], losses: Sequence[str], name: str, split: Split, seed: int) -> Tensor:
+    """The batch means of those losses of a split, (batches, terms), on the device.
+
+    In full precision, and with the same noise every epoch, so that epochs compare.
+    """
+    model.eval()
+    rng = generator(split.images.device, seed, name.lower())
+    rows = []
+    for images in split.batches(model.config.batch_size):
+        found = model.test_losses(images, rng)
+        rows.append(batch_means({loss: found[loss] for loss in losses}))
+    return torch.stack(rows)
+
+
+@torch.inference_mode()
+def _preview(model: Model[Any], split: Split, seed: int) -> list[tuple[str, Tensor]]:
+    shown = split.to_float(slice(0, model.preview_size))
+    return model.preview(shown, generator(split.images.device, seed, "picture"))
+
+
+def _means(losses: Tensor, batch_size: int, examples: int) -> Tensor:
+    """Means over examples, (terms,), of means over batches, (batches, terms)."""
+    weights = torch.full((len(losses), 1), batch_size, dtype=torch.float64)
+    weights[-1] = examples - batch_size * (len(losses) - 1)
+    return (losses * weights).sum(0) / examples
+
+
+def _check_finite(result: EpochResult, model: str) -> None:
+    for name, values in result.steps.items():
+        for number, value in enumerate(values, start=1):
+            if not math.isfinite(value):
+                raise RunFailed(
+                    f"training of '{model}' failed: {name} became {value} in epoch {result.epoch}, "
+                    f"step {number}; try a smaller {model}.lr in params.yaml."
+                )

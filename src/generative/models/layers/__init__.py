@@ -1,1 +1,0 @@
-"""Layers with `torch.nn`'s parameters and results, faster on some machines."""

@@ -1,1 +1,0 @@
-"""Training: knows no tracker, no file and no particular model."""
