@@ -214,9 +214,9 @@ MUTATIONS = [
     Mutation(
         26,
         "generative/evaluation/classifier.py",
-        '"images": hashlib.sha256(train.images.cpu().numpy().data).hexdigest(),',
-        "",
-        "generative/test_samples.py::test_a_classifier_of_other_images_or_labels_is_another",
+        'f"evaluate/classifier/{number}/weights"',
+        '"evaluate/classifier/weights"',
+        "generative/test_samples.py::test_the_classifier_learns_the_sample_and_repeats_to_the_bit",
     ),
     Mutation(
         27,

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Generator, Tensor
 from workspaces import SAMPLE, Workspace
 
-from generative.core.compute import prepare
-from generative.core.images import ImageSet, load_images
+from generative.core.compute import generator, prepare
+from generative.core.images import ImageSet, Split, load_images
 from generative.core.model import (
     RECONSTRUCTION,
     Autoencoder,
@@ -25,8 +25,8 @@ from generative.core.model import (
     Samples,
     add_noise,
 )
-from generative.evaluation.config import EvaluationConfig
-from generative.evaluation.likelihood import iwae_bound, likelihood, log_weights
+from generative.evaluation.config import SEED, EvaluationConfig
+from generative.evaluation.likelihood import bounds_of, likelihood, log_weights
 from generative.evaluation.mmd import squared_mmd
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
@@ -140,7 +140,7 @@ def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: I
     weights = log_weights(model, images, 12, noise())
     expected = model.log_likelihood(images).mean().item()
     for count in (1, 3, 12):
-        assert iwae_bound(weights, count) == pytest.approx(expected, abs=1e-4)
+        assert bounds_of(weights, count).mean().item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: ImageSet) -> None:
@@ -153,7 +153,7 @@ def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: ImageSe
     at_mean = model.reconstruction_error(images, mean)
     spread = (log_variance.exp() * model.weights.square().sum(0)).sum(1) / 2
     elbo = (-at_mean - spread - divergence).mean().item()
-    bounds = [iwae_bound(weights, count) for count in (1, 10, 100, 4000)]
+    bounds = [bounds_of(weights, count).mean().item() for count in (1, 10, 100, 4000)]
     assert bounds[0] == pytest.approx(elbo, abs=0.05)
     assert bounds == sorted(bounds)
     assert bounds[-1] == pytest.approx(model.log_likelihood(images).mean().item(), abs=0.01)
@@ -167,7 +167,7 @@ def test_with_one_sample_the_bound_is_the_elbo(data: ImageSet) -> None:
         terms = [model.elbo_terms(images, noise(str(n))) for n in range(500)]
         elbos = torch.stack([-(part[RECONSTRUCTION] + part[KL]) for part in terms])
     error = (weights.mean(1).std() / math.sqrt(2000)).item()
-    assert abs(iwae_bound(weights, 1) - elbos.mean().item()) < 5 * error
+    assert abs(bounds_of(weights, 1).mean().item() - elbos.mean().item()) < 5 * error
 
 
 def test_likelihood_metrics_fit_together(data: ImageSet) -> None:
@@ -190,7 +190,33 @@ def test_likelihood_metrics_fit_together(data: ImageSet) -> None:
     assert list(found.bounds) == [1, 10, 100]
     assert list(found.bounds.values()) == sorted(found.bounds.values())
     assert found.metrics["Unnormalised Likelihood/IWAE Bound"] == found.bounds[100]
-    assert found.metrics["Unnormalised Likelihood/IWAE Gain"] == found.bounds[100] - found.bounds[1]
+    assert found.bounds[1] == elbo, "the bound is of all images, its gain of those drawn"
+    some = likelihood(model, data.test, config(importance_images=10), 0)
+    assert some.metrics["Unnormalised Likelihood/ELBO"] == elbo
+    gains = [one.bounds[100] - one.bounds[1] for one in (found, some)]
+    intervals = [one.metrics["Unnormalised Likelihood/IWAE Interval"] for one in (found, some)]
+    assert min(intervals) > 0
+    assert abs(gains[0] - gains[1]) < 3 * max(intervals)
+
+
+def test_what_an_evaluation_draws_is_the_same_whatever_seed_and_device_trained(
+    data: ImageSet,
+) -> None:
+    """Its streams are the CPU's; the images that they choose are where the split is."""
+    chosen = data.test.random_subset(20, generator(CPU, SEED, "evaluate/importance"))
+    there = Split(data.test.images.to("meta"), None)
+    moved = there.random_subset(20, generator(CPU, SEED, "evaluate/importance"))
+    assert moved.device.type == "meta"
+    assert len(moved) == len(chosen)
+    noisy = add_noise(data.test.to_float(slice(2)), 0.3, noise())
+    assert noisy.device == data.test.images.device
+    assert SEED == 0
+
+
+def test_an_image_that_comes_back_as_it_was_has_a_finite_psnr(data: ImageSet) -> None:
+    images = (data.test.to_float(slice(2)) > 0.5).float()
+    errors = image_errors((images - 0.5) * 1e4, images)
+    assert errors["PSNR"].tolist() == [100, 100]
 
 
 @pytest.mark.parametrize("binarize", ["threshold", "sampled"])
@@ -366,7 +392,7 @@ def test_pictures_fit_every_latent_size_and_are_byte_stable(
         "vae": vae(latent_dim),
         "gan": gan(latent_dim),
     }
-    real = real_images(data, config(), 0, None)
+    real = real_images(data, config(), 0, [])
     evaluated: dict[str, Evaluated] = {
         name: evaluate(model.eval(), data, config(), 0, {}, real) for name, model in models.items()
     }
@@ -388,7 +414,7 @@ def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: ImageSet) 
     model = ae(9).eval()
     for parameter in model.encoder.parameters():
         torch.nn.init.zeros_(parameter)
-    real = real_images(data, config(), 0, None)
+    real = real_images(data, config(), 0, [])
     evaluated: dict[str, Evaluated] = {"ae": evaluate(model, data, config(), 0, {}, real)}
     latents = evaluated["ae"].latents
     assert latents is not None

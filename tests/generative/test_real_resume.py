@@ -107,7 +107,7 @@ def test_a_checkpoint_holds_all_that_training_needs(
 ) -> None:
     data = load_images(SAMPLE, prepare(compute()))
     settings = config(model_class, epochs=4, optimizer=kind)
-    keep = f"Train/{model_class.losses[0]}"
+    keep = f"Train/{model_class.drawn_losses[0]}"
 
     def fresh() -> tuple[Model[Any], list[torch.optim.Optimizer]]:
         model = initialise(model_class, settings, 0, CPU)

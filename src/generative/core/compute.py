@@ -13,6 +13,8 @@ from generative.core.config import Section
 from generative.errors import UserError
 from generative.hardware import driver_version, needed_driver
 
+CPU = torch.device("cpu")
+
 
 class Compute(Section):
     """The `compute` block of params.yaml."""

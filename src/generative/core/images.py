@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from generative.core.compute import generator
+from generative.core.compute import CPU, generator
 from generative.core.config import Data, Params, Splitting
 from generative.core.idx import SPLITS, Bytes, files_in, read_set
 from generative.errors import UserError
@@ -25,6 +25,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def is_binary(self) -> bool:
+        """Are all pixels black or white?"""
+        return bool(((self.images == 0) | (self.images == 255)).all())
 
     def to_float(self, index: Tensor | slice) -> Tensor:
         """The images at `index` as float32 in [0, 1], (B, C, H, W)."""
@@ -43,7 +48,7 @@ class Split:
         Never every n-th: MNIST's order alternates between its two groups of writers.
         """
         order = torch.randperm(len(self), generator=stream, device=stream.device)
-        return order[:count].sort().values
+        return order[:count].sort().values.to(self.images.device)
 
     def subset(self, index: Tensor) -> "Split":
         """Just the images at `index`, with their labels."""
@@ -108,7 +113,7 @@ def load_images(
             another size; no training image would be left.
     """
     train, test = (
-        _split(*read, binarize, generator(torch.device("cpu"), seed, f"binarize/{split}"))
+        _split(*read, binarize, generator(CPU, seed, f"binarize/{split}"))
         for split, read in zip(SPLITS, read_set(directory), strict=True)
     )
     digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files_in(directory))
@@ -120,7 +125,7 @@ def load_images(
         )
     apart = None
     if validation:
-        stream = generator(torch.device("cpu"), seed, "validation")
+        stream = generator(CPU, seed, "validation")
         order = torch.randperm(len(train), generator=stream)
         apart = train.subset(order[:validation].sort().values).to(device)
         train = train.subset(order[validation:].sort().values)

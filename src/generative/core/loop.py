@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
-from generative.core.compute import Compute, autocast, generator, reseed
+from generative.core.compute import CPU, Compute, autocast, generator, reseed
 from generative.core.cuda_graph import Graphs
 from generative.core.fast_cpu import use_fast_layers
 from generative.core.images import ImageSet, Split
@@ -46,7 +46,7 @@ def initialise(
 ) -> M:
     """An untrained model: weights drawn on the CPU, so that every device starts from the same."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(torch.device("cpu"), seed, "weights").initial_seed())
+        torch.manual_seed(generator(CPU, seed, "weights").initial_seed())
         return use_fast_layers(model_class(config, shape)).to(device)
 
 

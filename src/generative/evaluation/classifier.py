@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LinearLR
 
-from generative.core.compute import generator
+from generative.core.compute import CPU, generator
 from generative.core.fast_cpu import use_fast_layers
 from generative.core.images import Split
 from generative.core.model import Shape
@@ -59,14 +59,14 @@ class Classifier(nn.Module):
         return features.cpu().numpy(), np.array(self.classes)[decisions]
 
 
-def train_classifier(train: Split, seed: int) -> Classifier:
-    """One that has learnt a split's labels, on its device: a function of its arguments alone.
+def train_classifier(train: Split, seed: int, number: int = 0) -> Classifier:
+    """The judge of that number, which has learnt a split's labels, on its device.
 
-    Weights are drawn on the CPU.
+    A function of its arguments alone.
     """
     device = train.images.device
     with torch.random.fork_rng(devices=[]):
-        stream = generator(torch.device("cpu"), seed, "evaluate/classifier/weights")
+        stream = generator(CPU, seed, f"evaluate/classifier/{number}/weights")
         torch.manual_seed(stream.initial_seed())
         classifier = _new(train)
     targets = torch.searchsorted(torch.tensor(classifier.classes, device=device), _labels(train))
@@ -75,8 +75,8 @@ def train_classifier(train: Split, seed: int) -> Classifier:
     optimizer = torch.optim.Adam(classifier.parameters(), RATE, fused=True)
     schedule = LinearLR(optimizer, 1, 0, epochs * in_epoch)
     for epoch in range(1, epochs + 1):
-        stream = generator(device, seed, "evaluate/classifier/order", epoch)
-        order = torch.randperm(len(train), generator=stream, device=device)
+        stream = generator(CPU, seed, f"evaluate/classifier/{number}/order", epoch)
+        order = torch.randperm(len(train), generator=stream).to(device)
         for index in torch.split(order, BATCH):
             logits = classifier.logits(classifier.features(train.to_float(index)))
             optimizer.zero_grad()

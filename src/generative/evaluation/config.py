@@ -9,6 +9,13 @@ from generative.core.config import Section
 Factor = Annotated[float, Field(ge=0, le=10)]
 
 
+SEED = 0
+"""Of all choices, noise and judges of an evaluation, whatever seed a model was trained with."""
+
+JUDGES = 3
+"""Classifiers in whose features samples are compared: what one alone says depends on its seed."""
+
+
 class EvaluationConfig(Section):
     """Sizes of an evaluation. Where a split has fewer images than asked for, all are taken."""
 

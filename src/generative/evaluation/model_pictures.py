@@ -9,12 +9,12 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from generative.core.compute import generator
+from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import Encodes, Model, Reconstructs, Samples, add_noise
 from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.probes import Array
-from generative.evaluation.samples import RealImages
+from generative.evaluation.samples import RealImages, mean_shares
 from generative.evaluation.suite import Evaluated
 from generative.plots.bars import class_bars
 from generative.plots.image_grids import Pixels, image_grid, image_rows
@@ -50,7 +50,7 @@ def pictures_of(
         if found.latents is not None:
             pictures |= _of_latents(name, found, found.latents, split)
         if isinstance(found.model, Samples):
-            stream = generator(split.images.device, seed, "evaluate/samples")
+            stream = generator(CPU, seed, "evaluate/samples")
             samples = _array(found.model.sample(config.samples, stream))
             title = f"Samples from the {_label(found)}"
             pictures[f"{name}_samples"] = image_grid(title, samples, columns=8)
@@ -64,10 +64,10 @@ def pictures_of(
 
 
 def class_pictures(evaluated: Mapping[str, Evaluated], real: RealImages) -> dict[str, Pixels]:
-    """Of which classes test images and each model's samples are; none without a classifier."""
+    """Of which classes test images and each model's samples are; none without classes."""
     if not real.seen:
         return {}
-    shares = {"Test images": real.seen.shares}
+    shares = {"Test images": mean_shares([seen.shares for seen in real.seen])}
     shares |= {_label(found): found.shares for found in evaluated.values() if found.shares}
     return {"sample_classes": class_bars("Classes of test images and of samples", shares)}
 
@@ -97,7 +97,7 @@ def _denoising(
 ) -> Rows:
     rows = []
     for factor in config.noise_factors:
-        rng = generator(images.device, seed, f"evaluate/noise/{factor:g}")
+        rng = generator(CPU, seed, f"evaluate/noise/{factor:g}")
         noisy = add_noise(images, factor, rng)
         rows.append((f"Noisy, standard deviation {factor:g}", noisy))
         rows += _by_each("Denoised", evaluated, noisy)

@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from generative.core.compute import generator
+from generative.core.compute import CPU, generator
 from generative.core.images import ImageSet, Split
 from generative.core.model import Encodes
 from generative.evaluation.config import EvaluationConfig
@@ -72,7 +72,7 @@ def probe_metrics(
 
 
 def _taught(data: ImageSet, config: EvaluationConfig, seed: int) -> Split:
-    stream = generator(data.train.images.device, seed, "evaluate/probes")
+    stream = generator(CPU, seed, "evaluate/probes")
     return data.train.subset(data.train.random_subset(config.probe_images, stream))
 
 

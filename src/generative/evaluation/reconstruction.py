@@ -10,12 +10,13 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from generative.core.compute import generator
+from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import Reconstructs, add_noise
 from generative.evaluation.config import EvaluationConfig
 
 _IMAGE = (1, 2, 3)
+_MOST_PSNR = 100.0  # dB, of an image that comes back as it was
 _WINDOW = 11  # pixels a side, of SSIM: 3.5 sigma each way
 
 
@@ -27,7 +28,7 @@ def reconstruction_errors(
 
     - `MSE`: squared error a pixel.
     - `BCE`: binary cross entropy, nats an image (summed over its pixels).
-    - `PSNR`: peak signal-to-noise ratio, dB, peak 1.
+    - `PSNR`: peak signal-to-noise ratio, dB, peak 1, 100 at most.
     - `SSIM`: structural similarity, at most 1, Gaussian window of sigma 1.5. Wang et al., "Image
       Quality Assessment: From Error Visibility to Structural Similarity" (2004). Of images of at
       least 11 x 11 pixels, which its window needs.
@@ -36,7 +37,7 @@ def reconstruction_errors(
     noisy one does. Both are compared with the clean one.
     """
     streams = {
-        factor: generator(split.images.device, seed, f"evaluate/noise/{factor:g}")
+        factor: generator(CPU, seed, f"evaluate/noise/{factor:g}")
         for factor in config.noise_factors
     }
     columns: dict[str, list[Tensor]] = {}
@@ -62,7 +63,9 @@ def image_errors(logits: Tensor, images: Tensor) -> dict[str, Tensor]:
     errors = {
         "MSE": F.mse_loss(means, images, reduction="none").mean(_IMAGE),
         "BCE": entropy.sum(_IMAGE),
-        "PSNR": peak_signal_noise_ratio(means, images, (0.0, 1.0), reduction="none", dim=_IMAGE),
+        "PSNR": peak_signal_noise_ratio(
+            means, images, (0.0, 1.0), reduction="none", dim=_IMAGE
+        ).clamp(max=_MOST_PSNR),
     }
     if min(images.shape[2:]) < _WINDOW:
         return errors

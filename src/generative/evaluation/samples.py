@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import torch
 from sklearn.metrics.pairwise import euclidean_distances
 from torch import Generator
 
-from generative.core.compute import generator
+from generative.core.compute import CPU, generator
 from generative.core.images import ImageSet
 from generative.core.model import Samples
 from generative.evaluation.classifier import Classifier
@@ -25,11 +26,13 @@ Shares = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the classifier makes of real images."""
+    """What a judge, a classifier, makes of real images."""
 
-    classifier: Classifier
+    judge: Classifier
     features: Array
     """Of the test images that samples are compared with, (N, F)."""
+    floor: float
+    """Their Fréchet distance from as many training images."""
     shares: Shares
     """Of the classes among all test images, by its decisions."""
     accuracy: float
@@ -42,37 +45,44 @@ class RealImages:
 
     pixels: Array
     """Of test images, (N, D)."""
+    binary: bool
+    """All pixels are black or white."""
     width: float
     """Of the kernel: the median distance of training images."""
     stream: Generator
     """The random stream that samples are drawn from: each model's from a copy of it."""
     floors: Mapping[str, float]
     """The metrics that real images give: what chance alone does."""
-    seen: Seen | None
-    """None without a classifier."""
+    seen: Sequence[Seen]
+    """By each judge; empty without classes."""
 
 
 def real_images(
-    data: ImageSet, config: EvaluationConfig, seed: int, classifier: Classifier | None
+    data: ImageSet, config: EvaluationConfig, seed: int, judges: Sequence[Classifier]
 ) -> RealImages:
     """Draw as many test images and training images as there are to be samples, and compare them."""
     count, at_once = config.compared_samples, config.batch_size
-    stream = generator(data.test.images.device, seed, "evaluate/compared")
+    stream = generator(CPU, seed, "evaluate/compared")
     chosen = data.test.random_subset(count, stream)
     train = data.train.subset(data.train.random_subset(count, stream))
     pixels, train_pixels = pixels_of(data.test.subset(chosen)), pixels_of(train)
     width = float(np.median(euclidean_distances(train_pixels[:1000]))) or 1.0  # all are the same
     floors = {"Samples/MMD2 Floor": squared_mmd(train_pixels, pixels, width)}
-    seen = None
-    if classifier:
+    seen = []
+    for judge in judges:
         assert data.test.labels is not None
-        features, decisions = classifier.look_at(data.test.to_float(slice(None)), at_once)
+        features, decisions = judge.look_at(data.test.to_float(slice(None)), at_once)
         right = decisions == data.test.labels.cpu().numpy()
-        shares = shares_of(decisions, classifier.classes)
-        seen = Seen(classifier, features[chosen.cpu().numpy()], shares, float(right.mean()))
-        features, _ = classifier.look_at(train.to_float(slice(None)), at_once)
-        floors["Samples/Classifier Frechet Floor"] = frechet_distance(features, seen.features)
-    return RealImages(pixels, width, stream, floors, seen)
+        shares = shares_of(decisions, judge.classes)
+        own, (others, _) = (
+            features[chosen.cpu().numpy()],
+            judge.look_at(train.to_float(slice(None)), at_once),
+        )
+        floor = frechet_distance(others, own)
+        seen.append(Seen(judge, own, floor, shares, float(right.mean())))
+    if seen:
+        floors["Samples/Classifier Frechet Floor"] = float(np.mean([one.floor for one in seen]))
+    return RealImages(pixels, data.test.is_binary, width, stream, floors, seen)
 
 
 @torch.inference_mode()
@@ -81,30 +91,43 @@ def sample_metrics(
 ) -> tuple[dict[str, float], Shares]:
     """Samples compared with as many test images; and the shares of the classes among them.
 
-    - `MMD2`: `squared_mmd` on pixels in [0, 1], a sample being its pixels' means, with a kernel as
-      wide as the median distance of training images (Gretton et al., 2012, section 8). It needs no
-      network that was trained.
+    - `MMD2`: `squared_mmd` on pixels in [0, 1], a sample being its pixels' means or, where images
+      are black and white, pixels drawn by these; with a kernel as wide as the median distance of
+      training images (Gretton et al., 2012, section 8). It needs no network that was trained.
     - `Classifier Frechet Distance`: `frechet_distance` in the features of this pipeline's own small
-      classifier. It is no published FID, whose features are Inception's: compare it within one data
-      set and one classifier only.
+      classifiers: the mean over them, and `Deviation`, their standard deviation. It is no published
+      FID, whose features are Inception's: compare it within one data set only.
     - `Classes Drawn`: how many classes have a tenth of an even share of the samples, or more.
     - `Class Evenness`: 0, all samples of one class, to 1, as many of each.
 
-    Each `Floor` is the same of training images and test images. Without a classifier there is the
-    first alone, and no shares.
+    Each `Floor` is the same of training images and test images. Without classes there is the first
+    alone, and no shares.
     """
-    drawn = model.sample(config.compared_samples, real.stream.clone_state())
+    stream = real.stream.clone_state()
+    drawn = model.sample(config.compared_samples, stream)
+    if real.binary:
+        drawn = (torch.rand(drawn.shape, generator=stream).to(drawn.device) < drawn).float()
     metrics = {"Samples/MMD2": squared_mmd(drawn.flatten(1).cpu().numpy(), real.pixels, real.width)}
-    shares: Shares = {}
-    if seen := real.seen:
-        features, decisions = seen.classifier.look_at(drawn, config.batch_size)
-        shares = shares_of(decisions, seen.classifier.classes)
+    distances, decided = [], []
+    for seen in real.seen:
+        features, decisions = seen.judge.look_at(drawn, config.batch_size)
+        distances.append(frechet_distance(features, seen.features))
+        decided.append(shares_of(decisions, seen.judge.classes))
+    shares: Shares = mean_shares(decided)
+    if shares:
         metrics |= {
-            "Samples/Classifier Frechet Distance": frechet_distance(features, seen.features),
+            "Samples/Classifier Frechet Distance": float(np.mean(distances)),
+            "Samples/Classifier Frechet Deviation": stdev(distances) if len(distances) > 1 else 0.0,
             "Samples/Classes Drawn": float(classes_drawn(shares)),
             "Samples/Class Evenness": evenness(shares),
         }
     return {**metrics, **real.floors}, shares
+
+
+def mean_shares(decided: Sequence[Shares]) -> Shares:
+    """The mean of what several judges say; empty without judges."""
+    classes = decided[0] if decided else ()
+    return {label: float(np.mean([shares[label] for shares in decided])) for label in classes}
 
 
 def shares_of(decisions: npt.NDArray[np.int64], classes: Sequence[int]) -> Shares:

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from threadpoolctl import threadpool_limits
 
-from generative.core.compute import Compute, generator, prepare
+from generative.core.compute import CPU, Compute, generator, prepare, use_tf32
 from generative.core.config import Data, Params
 from generative.core.fast_cpu import use_fast_layers
 from generative.core.images import Split, load_data
 from generative.core.io import load_model
 from generative.errors import UserError
 from generative.evaluation.classifier import train_classifier
-from generative.evaluation.config import EvaluationConfig
+from generative.evaluation.config import JUDGES, SEED, EvaluationConfig
 from generative.evaluation.model_pictures import class_pictures, pictures_of
 from generative.evaluation.probes import baseline_metrics, has_classes
 from generative.evaluation.samples import real_images
@@ -46,8 +46,9 @@ def evaluate_all() -> None:
         OSError: a file cannot be written.
     """
     params = Params()
-    seed, compute = params.seed(), params.section("compute", Compute)
+    seed, compute = SEED, params.section("compute", Compute)
     device = prepare(compute)
+    use_tf32(False)  # coarser arithmetic is for training alone
     data = load_data(params, device)
     config = params.section("evaluate", EvaluationConfig)
     if min(len(data.train), len(data.test)) < 2:
@@ -61,18 +62,18 @@ def evaluate_all() -> None:
     }
     histories = {name: _read_history(history_path(name)) for name in models}
     shown = config.model_dump()
-    if compute.precision == "bf16":
-        shown["precision"] = "float32"  # coarser arithmetic is for training alone
+    shown["precision"] = "float32"
     shown["noise_factors"] = ", ".join(f"{factor:g}" for factor in config.noise_factors)
     with (
         tracked("evaluate", params, compute, device, data.digest, shown) as run,
         threadpool_limits(compute.threads),
     ):
         baseline = baseline_metrics(data, config, seed)
-        classifier = train_classifier(data.train, seed) if has_classes(data) else None
-        real = real_images(data, config, seed, classifier)
+        numbers = range(JUDGES if has_classes(data) else 0)
+        judges = [train_classifier(data.train, seed, number) for number in numbers]
+        real = real_images(data, config, seed, judges)
         if real.seen:
-            run.tag(**{"classifier.accuracy": f"{real.seen.accuracy:.4f}"})
+            run.tag(judges=", ".join(f"{seen.accuracy:.4f}" for seen in real.seen))
         evaluated = {
             name: evaluate(model, data, config, seed, baseline, real)
             for name, model in models.items()
@@ -107,7 +108,7 @@ def _embeddings(
     evaluated: dict[str, Evaluated], test: Split, seed: int, count: int
 ) -> dict[str, Embedding]:
     """The latents of the same few test images by every model that has latents for an image."""
-    stream = generator(test.images.device, seed, "evaluate/projected")
+    stream = generator(CPU, seed, "evaluate/projected")
     index = test.random_subset(count, stream).cpu().numpy()
     labels = None if test.labels is None else test.labels.cpu().numpy()[index]
     images = test.images.cpu().numpy()[index].transpose(0, 2, 3, 1)

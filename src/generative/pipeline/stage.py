@@ -4,7 +4,7 @@ Decides no result.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -45,6 +45,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     run_stage(main, mistakes=(UserError,), failures=(RunFailed,))
 
 
+@contextmanager
 def tracked(
     stage: str,
     params: Params,
@@ -52,7 +53,7 @@ def tracked(
     device: "torch.device",
     digest: str,
     shown: Mapping[str, object],
-) -> AbstractContextManager[Run]:
+) -> Iterator[Run]:
     """The run of a stage, as dvc.yaml names it, on images of that digest.
 
     It shows what every stage uses of `params`, and `shown`.
@@ -62,16 +63,17 @@ def tracked(
     data, apart = params.section("data", Data), params.section("split", Splitting).validation
     used = {"binarize": data.binarize, "validation": apart}
     hardware = describe_device(device)
-    print(f"{stage}: {compute.threads} threads, {device.type} ({hardware['device.name']})")
     kind = "device.name" if device.type == "cuda" else "cpu.capability"
-    return start_run(
+    with start_run(
         stage,
         params={"seed": params.seed(), **compute.model_dump(), **used, **shown},
         dataset=Dataset(data.name, digest, str(data.directory)),
         tags=hardware,
         device=f"{device.type} {hardware[kind]}",
         length="epochs",  # nothing in an epoch depends on how many there are
-    )
+    ) as run:
+        print(f"{stage}: {compute.threads} threads, {device.type} ({hardware['device.name']})")
+        yield run
 
 
 class ShowEpoch(Protocol):
