@@ -9,7 +9,7 @@ UV_TERMS = s/\(=.\)\\n/\1/; s/\\n/ /g; s/^[^.]*[.]index-url=/export UV_DEFAULT_I
 UV = eval "$$($(VENV)/bin/python -m pip config list | sort -r | sed -n '$(UV_TERMS)')"; UV_INDEX_STRATEGY=unsafe-best-match $(VENV)/bin/uv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale lock mlflow tensorboard
+.PHONY: setup repro try test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale lock mlflow tensorboard
 
 setup: $(VENV)/installed $(EXTRAS:%=$(VENV)/installed-%)
 
@@ -46,6 +46,13 @@ repro: setup
 	@echo 'Compare runs:      make mlflow'
 	@echo 'Follow losses:     make tensorboard'
 	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'
+
+# A first result in two minutes: an experiment of a few epochs, which keeps the committed results.
+try: setup
+	generative check
+	dvc exp run --temp --name try-$$(date +%H%M%S) -S ae.epochs=1 -S vae.epochs=3 -S gan.epochs=1 -S evaluate.importance_samples=50
+	-runrecord report
+	@echo 'Pictures and figures: report.html; all runs: make mlflow'
 
 test: setup
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'

@@ -33,7 +33,7 @@ def _data(root: Path) -> str:
             f"{data.directory}: {'; '.join(wrong)}; to get them anew, delete it and run "
             "'dvc repro download-mnist'"
         )
-    if data.sha256 is None and KNOWN[data.name].sha256 is None:
+    if data.sha256 is None and (data.name not in KNOWN or KNOWN[data.name].sha256 is None):
         found = sha256_of(root / data.directory)
         return f"the files in {data.directory}, not checked: data.sha256 is null; theirs is {found}"
     return f"the files in {data.directory}, SHA-256 checked"

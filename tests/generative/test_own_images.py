@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from generative.data.download import download
 from generative.data.image_folder import folder_classes, folder_to_idx
 from generative.data.sources import class_names
 from generative.errors import RunFailed
+from generative.pipeline import check
 
 GREY = (9, 8)
 """Height and width: no model's square."""
@@ -325,25 +327,62 @@ def test_as_many_classes_as_a_byte_numbers(folder: Path, into: Path) -> None:
     assert sorted(label or 0 for _, label in train + test) == list(range(256))
 
 
-def test_the_sum_that_the_refusal_prints_is_the_one_that_passes(
-    folder: Path, tmp_path: Path
+def test_all_that_is_wrong_is_told_at_once_and_what_systems_leave_is_none(
+    folder: Path, into: Path
+) -> None:
+    pictures(folder, 30)
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (folder / name).write_bytes(b"a system's own")
+    folder_to_idx(folder, into)
+    (folder / "000.png").write_bytes(b"none")
+    picture(folder / "003.png", size=(9, 9))
+    with pytest.raises(RunFailed) as caught:
+        folder_to_idx(folder, into)
+    lines = str(caught.value).splitlines()
+    assert [{*line.split(": ")[0].split("/")} & {"000.png", "003.png"} for line in lines] == [
+        {"000.png"},
+        {"003.png"},
+    ]
+    for number in range(25):
+        (folder / f"{number:03}.png").write_bytes(b"none")
+    with pytest.raises(RunFailed, match=r"\(5 more\)$") as caught:
+        folder_to_idx(folder, into)
+    assert len(str(caught.value).splitlines()) == 20
+
+
+def test_images_are_taken_as_they_are_or_held_to_the_sum_that_a_command_and_the_refusal_print(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pictures(folder / "cat", 4)
     pictures(folder / "dog", 4)
     data = Data(name="mine", source=str(folder), sha256="0" * 64, binarize="none")
-    found = set()
-    for given in (None, "0" * 64):
-        with pytest.raises(RunFailed) as caught:
-            download(data.model_copy(update={"sha256": given}), tmp_path / "mine")
-        match = re.fullmatch(
-            rf"{folder}: data.sha256 in params.yaml is {given or 'null'}; if these are the images "
-            r"that you want, write data.sha256: ([0-9a-f]{64})\.",
-            str(caught.value),
-        )
-        assert match
-        found.add(match[1])
-    right = data.model_copy(update={"sha256": found.pop()})
-    assert not found
+    with pytest.raises(RunFailed) as caught:
+        download(data, tmp_path / "mine")
+    match = re.fullmatch(
+        rf"{folder}: data.sha256 in params.yaml is {'0' * 64}; if these are the images "
+        r"that you want, write data.sha256: ([0-9a-f]{64})\.",
+        str(caught.value),
+    )
+    assert match
+    monkeypatch.setattr(sys, "argv", ["generative", "hash", str(folder)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        check.main()
+    assert (end.value.code, capsys.readouterr().out) == (0, f"{match[1]}\n")
+
+    free = data.model_copy(update={"sha256": None})
+    assert download(free, tmp_path / "mine") == str(folder)
+    assert f"taken as they are: SHA-256 {match[1]}. If" in capsys.readouterr().out
+    picture(folder / "dog" / "new.png", 99)
+    assert download(free, tmp_path / "mine") == str(folder), "as they are now"
+    assert sha256_of(tmp_path / "mine") != match[1]
+    (folder / "dog" / "new.png").unlink()
+    shutil.rmtree(tmp_path / "mine")
+
+    right = data.model_copy(update={"sha256": match[1]})
     assert download(right, tmp_path / "mine") == str(folder)
     assert download(right, tmp_path / "mine") == "already there"
     assert class_names(right) == ["cat", "dog"]
@@ -359,10 +398,6 @@ def test_the_record_has_the_names_of_the_classes(workspace: Workspace, tmp_path:
     for name in ("tabby cat", "dog"):
         pictures(tmp_path / "pets" / name, 4)
     workspace.set_params(data__name="pets", data__source=str(tmp_path / "pets"), data__sha256=None)
-    said = workspace.run("python", "stages/download_mnist.py", status=1, environment=RECORD_ONLY)
-    assert "Traceback" not in said
-    found = said.rpartition("write data.sha256: ")[2].removesuffix(".\n")
-    workspace.set_params(data__sha256=found)
     said = workspace.run("python", "stages/download_mnist.py", environment=RECORD_ONLY)
     assert "classes: 0 dog, 1 tabby cat\n" in said
     assert "0 dog, 1 tabby cat" in workspace.run("runrecord", "show", "records/download")

@@ -1,6 +1,7 @@
 """`dvc repro` rebuilds what changed, all of it and nothing else: shown by running DVC."""
 
 import ast
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -230,3 +231,17 @@ def test_forced_reruns_give_the_same_hashes_for_all_but_the_records(workspace: W
     assert different == {
         f"records/{name}" for name in ("download", "ae", "vae", "gan", "evaluation")
     }
+
+
+@pytest.mark.slow
+def test_without_the_adversarial_network_all_else_runs(workspace: Workspace) -> None:
+    """The chapter gives no code for it: its stage is taken out, and what names its files."""
+    pipeline = yaml.safe_load(workspace.read("dvc.yaml"))
+    del pipeline["stages"]["train-gan"]
+    evaluate = pipeline["stages"]["evaluate"]
+    evaluate["deps"] = [dep for dep in evaluate["deps"] if "gan" not in dep]
+    (workspace.path / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    assert "gan" in workspace.params(), "its params may stay"
+    workspace.run("generative", "check")
+    assert workspace.repro() == ["evaluate"]
+    assert list(json.loads(workspace.read("metrics/evaluation.json"))) == ["ae", "vae"]

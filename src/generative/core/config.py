@@ -63,14 +63,16 @@ class Params:
     def __init__(self, path: Path = PARAMS_FILE, pipeline: Path = PIPELINE_FILE) -> None:
         """Read the file.
 
-        A block that no stage in dvc.yaml reads is refused: changing it would change nothing.
+        A block that no stage in dvc.yaml reads is refused, unless it is a model's whose stage was
+        taken out: changing it would change nothing.
 
         Raises:
             UserError: the file is missing or no YAML, or has an unknown block.
         """
         self._path = path
         self._document = read_yaml(path)
-        known = _keys_read(pipeline)
+        models = {path.stem for path in (Path(__file__).parents[1] / "models").glob("*.py")}
+        known = _keys_read(pipeline) | models
         for key in self._document:
             if key not in known and not known & {_WHOLE, _TEMPLATE}:
                 raise UserError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")

@@ -78,7 +78,7 @@ def download(data: Data, directory: Path, sources: Mapping[str, Source] | None =
         OSError: they cannot be written.
     """
     known = KNOWN.get(data.name)
-    if not _by_md5(data) and not mismatches(directory, data):
+    if not _by_md5(data) and not _by_nothing(data) and not mismatches(directory, data):
         print(f"{directory}: already there and right")
         return "already there"
     others = [path for path in directory.glob("*") if not path.name.endswith("-ubyte")]
@@ -112,8 +112,7 @@ def download(data: Data, directory: Path, sources: Mapping[str, Source] | None =
             directory.mkdir(exist_ok=True)
             for file in files:
                 file.replace(directory / file.name)
-            checked = "MD5" if _by_md5(data) else "SHA-256"
-            print(f"{directory}: {len(files)} files from {name}, {checked} checked")
+            print(f"{directory}: {len(files)} files from {name}, {_checked(data, directory)}")
             return name
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -151,9 +150,9 @@ def mismatches(directory: Path, data: Data) -> list[str]:
     if missing := [f"{path.name} is missing" for path in needed if not path.is_file()]:
         return missing
     if not by_name:
-        if (found := sha256_of(directory)) == data.sha256:
+        if data.sha256 is None or (found := sha256_of(directory)) == data.sha256:
             return []
-        given = f"data.sha256 in params.yaml is {data.sha256 or 'null'}"
+        given = f"data.sha256 in params.yaml is {data.sha256}"
         if known is not None:
             return [f"has SHA-256 {found}, {given}"]
         return [f"{given}; if these are the images that you want, write data.sha256: {found}"]
@@ -168,6 +167,20 @@ def _by_md5(data: Data) -> bool:
     """Are MD5 sums of the .gz files all that the files can be checked by?"""
     known = KNOWN.get(data.name)
     return known is not None and known.sha256 is None and data.sha256 is None
+
+
+def _by_nothing(data: Data) -> bool:
+    """Are images taken as they are? Then what is there may be of another day."""
+    return data.source is not None and data.sha256 is None
+
+
+def _checked(data: Data, directory: Path) -> str:
+    if _by_nothing(data):
+        return (
+            f"taken as they are: SHA-256 {sha256_of(directory)}. If images change there, it goes "
+            "unnoticed: 'dvc repro --force download-mnist' takes them anew; data.sha256 pins these."
+        )
+    return "MD5 checked" if _by_md5(data) else "SHA-256 checked"
 
 
 def _md5(known: KnownSet) -> dict[str, str]:

@@ -18,6 +18,9 @@ TEST_SHARE = 7  # one image in so many is for testing, as in MNIST
 
 _OTHER_SPLITS = {"test", "testing", "val", "valid", "validation"}
 
+_TOLD = 20  # files that are wrong, each by a line
+_OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir"}
+
 Labelled = tuple[Path, int]
 """An image's file and its class; 0 where there are no classes."""
 
@@ -41,8 +44,10 @@ def folder_to_idx(folder: Path, into: Path) -> None:
         OSError: a folder cannot be read, or a file not be written.
     """
     splits = _splits(folder)
-    example = splits[0][0][0]
-    shape = _read(example).shape
+    shape, wrong = _shape_of([path for images in splits for path, _ in images])
+    if wrong:
+        others = f" ({len(wrong) - _TOLD} more)" if len(wrong) > _TOLD else ""
+        raise RunFailed("\n".join(wrong[:_TOLD]) + others)
     has_labels = bool(folder_classes(folder))
     for split, images in zip(SPLITS, splits, strict=True):
         path = into / f"{split}-images-idx{1 + len(shape)}-ubyte"
@@ -50,15 +55,29 @@ def folder_to_idx(folder: Path, into: Path) -> None:
             with path.open("wb") as file:
                 file.write(idx_header(len(images), *shape))
                 for image, _ in images:
-                    pixels = _read(image)
-                    if pixels.shape != shape:
-                        raise RunFailed(_difference(image, pixels.shape, example, shape))
-                    file.write(pixels.tobytes())
+                    file.write(_read(image).tobytes())
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
         if has_labels:
             labels = np.array([label for _, label in images], np.uint8)
             write_atomic(labels_file(into, split), to_idx(labels))
+
+
+def _shape_of(images: list[Path]) -> tuple[tuple[int, ...], list[str]]:
+    """The shape of the first image that can be read, and what is wrong with each that differs."""
+    example, wrong = images[0], []
+    shape: tuple[int, ...] = ()
+    for image in images:
+        try:
+            found = _read(image).shape
+        except RunFailed as error:
+            wrong.append(str(error))
+            continue
+        if not shape:
+            example, shape = image, found
+        elif found != shape:
+            wrong.append(_difference(image, found, example, shape))
+    return shape, wrong
 
 
 def _splits(folder: Path) -> tuple[list[Labelled], list[Labelled]]:
@@ -128,8 +147,12 @@ def _images(folder: Path) -> list[Labelled]:
 
 
 def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
-    """What is in a folder, in the order of names: folders and all else, but nothing hidden."""
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    """What a person put into a folder, in the order of names: folders and all else."""
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in _OF_SYSTEMS
+    )
     return [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
 
 

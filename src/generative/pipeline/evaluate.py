@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from threadpoolctl import threadpool_limits
 
 from generative.core.compute import CPU, Compute, generator, prepare, use_tf32
-from generative.core.config import Data, Params
+from generative.core.config import PIPELINE_FILE, Data, Params
 from generative.core.fast_cpu import use_fast_layers
 from generative.core.images import Split, load_data
 from generative.core.io import load_model
@@ -32,6 +32,7 @@ from generative.pipeline.stage import (
 )
 from generative.plots.curves import loss_curves
 from generative.plots.image_grids import png
+from generative.wording import read_yaml
 from runrecord import Embedding
 from runrecord.files import write_atomic
 
@@ -39,7 +40,7 @@ _THUMBNAIL = 64  # pixels at most, a side
 
 
 def evaluate_all() -> None:
-    """Evaluate every registered model on the test images, and write what the stage owes.
+    """Evaluate each model that dvc.yaml trains on the test images, and write what the stage owes.
 
     Raises:
         UserError: before any work, for bad input.
@@ -56,9 +57,11 @@ def evaluate_all() -> None:
             f"{params.section('data', Data).directory}: holds {len(data.train)} training and "
             f"{len(data.test)} test images; an evaluation needs two of each."
         )
+    stages = read_yaml(PIPELINE_FILE)["stages"]
     models = {
         name: use_fast_layers(load_model(model_path(name), model_class)).to(device)
         for name, model_class in REGISTRY.items()
+        if f"train-{name}" in stages
     }
     histories = {name: _read_history(history_path(name)) for name in models}
     shown = config.model_dump()
