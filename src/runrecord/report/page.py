@@ -123,7 +123,7 @@ def _section(
         "runs": labels,
         "columns": columns,
         "answers": answers(labels, main) if several and judged_here else [],
-        "differing": [row for row in params + read if _differs(row)] if several else params,
+        "differing": [row for row in params + read if _differs(row)],
         "main": main,
         "judged": judged_here and (several or any(row.spread for row in main)),
         "picture": shown[0] if shown else None,
@@ -133,7 +133,7 @@ def _section(
             for title, file in run.files.items()
             if file.name.endswith(".txt")
         ],
-        "params": [row for row in params if not _differs(row)] if several else [],
+        "params": [row for row in params if not _differs(row)],
         "metrics": [row for row in rows if row.name not in judging],
         "curves": _address(curves_png(series)) if series else "",
         "pictures": shown[1:],

@@ -91,9 +91,10 @@ def test_one_run_has_all_its_params_metrics_curves_and_last_pictures(root: Path)
     html = render([train(root / "a")], [], PROJECT)
     assert re.findall(r"<h2>(.*?)</h2>", html) == ["train"]
     before, _, after = html.partition("<details>")
-    assert cells(before, "lr") == [("0.1", False)]
+    assert cells(after, "lr") == [("0.1", False)]
     assert judged(before, "Loss") == ("1",)
-    assert 'alt="Curves by epoch"' in after
+    assert before.index('alt="samples"') < before.index("Main metrics")
+    assert 'alt="Curves by epoch"' in before
     assert pictures(before) == {"samples": 1}
     assert cells(after, "status") == [("FINISHED", False)]
     assert not re.search(r"https?:", html), "it needs nothing else"
