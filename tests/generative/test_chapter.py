@@ -1,0 +1,87 @@
+"""The table of the chapter's listings: what it names is there, the same in both languages."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from workspaces import ROOT, code_blocks
+
+import models
+from generative.core.io import to_bytes
+
+DOCS = ROOT / "docs"
+ENGLISH, KOREAN = (
+    (DOCS / name).read_text(encoding="utf-8") for name in ("chapter.md", "chapter.ko.md")
+)
+LISTINGS = {f"13-{number}" for number in range(1, 19)}
+
+_NAMED = re.compile(r"\]\(([^)]+\.py)\): ((?:`[\w.]+`(?:, )?)+)")
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of each row that is about a listing."""
+    lines = re.findall(r"^\| (.*13-\d+.*) \|$", text, re.MULTILINE)
+    cells = [line.split(" | ") for line in lines]
+    return [row for row in cells if re.search(r"13-\d+", row[0])]
+
+
+def named(cell: str) -> list[tuple[str, str]]:
+    """Each file and name in it, as `[ae.py](../src/ae.py): `AE`, `AE.encode``."""
+    return [
+        (file, name)
+        for file, names in _NAMED.findall(cell)
+        for name in re.findall(r"`([\w.]+)`", names)
+    ]
+
+
+@cache
+def defined(path: Path) -> set[str]:
+    """The functions and classes of a module, methods by the name of their class."""
+    kinds = ast.FunctionDef, ast.ClassDef
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, kinds):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, kinds)}
+    return names
+
+
+def test_every_function_and_class_that_is_named_is_there() -> None:
+    for _, _, here, _ in rows(ENGLISH):
+        found = named(here)
+        assert found, here
+        assert len({file for file, _ in found}) == here.count("]("), here
+        for file, name in found:
+            assert name in defined((DOCS / file).resolve()), f"{file}: {name}"
+
+
+def test_no_listing_is_missing() -> None:
+    assert {row[0] for row in rows(ENGLISH)} >= LISTINGS
+
+
+def test_both_languages_have_the_same_rows_and_figures() -> None:
+    def listed(text: str) -> list[tuple[list[str], list[tuple[str, str]]]]:
+        return [(re.findall(r"13-\d+", row[0]), named(row[2])) for row in rows(text)]
+
+    assert listed(KOREAN) == listed(ENGLISH)
+    for pattern in (r"\d\.\d+", r"^## "):
+        found = [re.findall(pattern, text, re.MULTILINE) for text in (ENGLISH, KOREAN)]
+        assert found[0] == found[1]
+    assert code_blocks(KOREAN) == code_blocks(ENGLISH)
+
+
+def test_a_network_is_printed_as_the_page_says(tmp_path: Path) -> None:
+    (block,) = code_blocks(ENGLISH)
+    program, *arguments = shlex.split(block)
+    assert program == "python"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "ae.safetensors").write_bytes(to_bytes(models.ae()))
+    said = subprocess.run(
+        (sys.executable, *arguments), cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
+    assert said == f"{models.ae()}\n"
