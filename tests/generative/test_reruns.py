@@ -213,7 +213,7 @@ def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
         for path in (built.path / folder).rglob("*")
         if path.is_file() and path.name != ".gitignore"
     ]
-    assert len(outputs) == 4 + 3 + 7 + 15  # data, models, figures, pictures
+    assert len(outputs) == 4 + 3 + 7 + 15 + 1  # data, models, figures, pictures, explorer
     for name in outputs:
         assert workspace.read(str(name)) == built.read(str(name)), name
 

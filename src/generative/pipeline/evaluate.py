@@ -18,6 +18,7 @@ from generative.core.io import load_model
 from generative.errors import UserError
 from generative.evaluation.classifier import train_classifier
 from generative.evaluation.config import JUDGES, SEED, EvaluationConfig
+from generative.evaluation.explorer import NO_PAGE, explorer_page
 from generative.evaluation.model_pictures import class_pictures, pictures_of
 from generative.evaluation.probes import baseline_metrics, has_classes
 from generative.evaluation.samples import real_images
@@ -25,6 +26,7 @@ from generative.evaluation.suite import Evaluated, evaluate
 from generative.models.registry import REGISTRY
 from generative.pipeline.stage import (
     EVALUATION_FILE,
+    EXPLORER_FILE,
     PICTURES_DIR,
     history_path,
     model_path,
@@ -92,8 +94,13 @@ def evaluate_all() -> None:
         write_atomic(EVALUATION_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
         for name, content in images.items():
             write_atomic(PICTURES_DIR / f"{name}.png", content)
+        pages = (explorer_page(found, data.test, seed) for found in evaluated.values())
+        page = next((page for page in pages if page), None)
+        write_atomic(EXPLORER_FILE, page or NO_PAGE)
         for title, content in images.items():
             run.image(title, content)
+        if page:
+            run.artifact(EXPLORER_FILE)
         embeddings = _embeddings(evaluated, data.test, seed, config.projected_images)
         for name, model in models.items():
             run.evaluation(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EVALUATION_FILE = Path("metrics/evaluation.json")
 PICTURES_DIR = Path("metrics/pictures")
+EXPLORER_FILE = Path("metrics/explorer.html")
 
 
 def model_path(model: str) -> Path:

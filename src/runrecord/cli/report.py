@@ -42,7 +42,7 @@ def report(names: Sequence[str], output: Path) -> None:
     there = newest_of_each(all_runs(root, _ignore), _ignore)
     evaluations = [one for run in shown if run.model for one in _newest(there, run.model)]
     replicas = [*_replicas(there, shown, project)]
-    page = render(shown, [*evaluations, *shown], project, replicas)
+    page = render(shown, [*evaluations, *shown], project, replicas, output.parent)
     remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
     tell(f"{output}: {f'{len(shown)} runs side by side' if len(shown) > 1 else shown[0].start.id}")

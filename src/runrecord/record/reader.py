@@ -124,6 +124,10 @@ class Record:
         except (ValueError, OSError) as error:
             raise RecordRefused(f"'{_shown(name)}': {_why(error)}.") from None
 
+    def place(self, name: str) -> Path:
+        """Where a file that an event named lies; it may be under another name."""
+        return self._path(name)
+
     def patch(self) -> bytes:
         """What the code differed by from its commit; empty if it did not."""
         return self.read(self.start.patch.name) if self.start.patch else b""

@@ -5,7 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
+from os.path import relpath
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment
 
@@ -36,8 +39,9 @@ def render(
     evaluations: Iterable[RunView],
     project: Project,
     replicas: Sequence[tuple[RunStarted, Mapping[str, float]]] = (),
+    folder: Path = Path(),
 ) -> str:
-    """The page, complete in itself.
+    """The page, complete in itself, with links to the files that runs kept.
 
     Args:
         runs: what it is about.
@@ -46,6 +50,7 @@ def render(
         project: its curves, its main metrics, and which way those are better.
         replicas: starts of runs that may differ from one of `runs` by their seed alone, and their
             metrics, as `all_metrics` has them.
+        folder: where the page will lie, for the links.
     """
     tested = _tested_models(runs, evaluations)
     sections = []
@@ -55,7 +60,8 @@ def render(
             *((run.start, _metrics(run, tested)) for run in named if run.status == "FINISHED"),
             *(other for other in replicas if other[0].stage == stage),
         ]
-        sections.append(_section(named, tested, project, spreads(stage, metrics, project)))
+        spread = spreads(stage, metrics, project)
+        sections.append(_section(named, tested, project, spread, folder))
     page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
     template = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
@@ -90,6 +96,7 @@ def _section(
     tested: Mapping[str | None, Tested],
     project: Project,
     spread: Mapping[str, Spread],
+    folder: Path,
 ) -> dict[str, Any]:
     """What page.html shows of the runs of one stage."""
     several = len(runs) > 1
@@ -132,6 +139,12 @@ def _section(
             for label, run in zip(labels, runs, strict=True)
             for title, file in run.files.items()
             if file.name.endswith(".txt")
+        ],
+        "kept": [
+            (f"{label}: {title}", quote(relpath(place, folder)))
+            for label, run in zip(labels, runs, strict=True)
+            for title, file in run.files.items()
+            if (place := run.record.place(file.name)).suffix not in {"", ".txt"}
         ],
         "params": [row for row in params if not _differs(row)],
         "metrics": [row for row in rows if row.name not in judging],

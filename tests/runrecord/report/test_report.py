@@ -6,6 +6,7 @@ import re
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -355,3 +356,15 @@ def test_the_pipelines_own_runs_are_shown_by_the_command(built: Workspace, tmp_p
     built.run("runrecord", "report", "HEAD:vae", "--output", str(alone))
     titles = re.findall(r"<h3>(.*?)</h3>", alone.read_text())
     assert {"Eval/samples", "Eval/extremes"} <= set(titles)
+
+
+def test_files_that_a_run_kept_are_linked_from_where_the_page_lies(root: Path) -> None:
+    (root / "an index.html").write_text("<p>kept</p>")
+    (root / "a note.txt").write_text("shown")
+    run = new_run(root / "a", id="a")
+    run.artifact(root / "an index.html")
+    run.artifact(root / "a note.txt")
+    html = render([view(end_run(root / "a"))], [], PROJECT, folder=root / "reports")
+    (address,) = re.findall(r'<a href="([^"]+)">.*: an index.html</a>', html)
+    assert (root / "reports" / unquote(address)).resolve().read_text() == "<p>kept</p>"
+    assert html.count("<a ") == 1, "texts are in the page"
