@@ -277,9 +277,9 @@ MUTATIONS = [
     Mutation(
         35,
         "runrecord/verify/rebuild.py",
-        "record.start.number == start.number",
-        "record.start.number",
-        "runrecord/verify/test_verify.py::test_each_of_several_runs_of_a_stage_is_compared_with_its_own_counterpart",
+        "if one is other\n",
+        "if one\n",
+        "runrecord/verify/test_executions.py::test_a_run_meets_one_of_those_that_went_on_at_the_same_time_and_each_another",
     ),
     Mutation(
         36,
@@ -329,6 +329,34 @@ MUTATIONS = [
         "read_inputs(checkout, was.named, cwd)",
         "read_inputs(checkout, was.stage.name, cwd)",
         "runrecord/dvc/test_layouts.py::test_a_stage_is_the_same_at_its_end_wherever_dvc_was_started",
+    ),
+    Mutation(
+        43,
+        "runrecord/verify/rebuild.py",
+        "if one not in found and other not in found.values():",
+        "if one not in found:",
+        "runrecord/verify/test_executions.py::test_a_run_meets_one_of_those_that_went_on_at_the_same_time_and_each_another",
+    ),
+    Mutation(
+        44,
+        "runrecord/verify/compare.py",
+        'return "bit-identical" if self.compared else "nothing to compare"',
+        'return "bit-identical"',
+        "runrecord/verify/test_compare.py::test_where_nothing_could_be_compared_nothing_is_called_equal",
+    ),
+    Mutation(
+        45,
+        "runrecord/verify/compare.py",
+        "for name, why in record.damaged.items():",
+        "for name, why in ():",
+        "runrecord/verify/test_compare.py::test_a_file_of_a_record_that_is_gone_or_altered_is_named_and_never_bit_identical",
+    ),
+    Mutation(
+        46,
+        "runrecord/verify/stage.py",
+        "return bool(fit and (said or not known))",
+        "return bool(said or not known)",
+        "runrecord/dvc/test_layouts.py::test_a_stage_is_that_of_a_run_as_far_as_the_record_tells",
     ),
 ]
 

@@ -22,6 +22,7 @@ from runrecord.verify.compare import (
     TAG,
     Comparison,
     Difference,
+    Place,
     compare,
     how_unequal,
     value_text,
@@ -71,10 +72,10 @@ def show_differences(console: Console, names: tuple[str, str], found: Comparison
 
 
 def difference_table(title: str, names: tuple[str, str], found: Iterable[Difference]) -> Table:
-    """A row for each kind and title that differs: where first, and in how many values."""
-    groups: dict[tuple[str, str], list[Difference]] = {}
+    """A row for each place that differs, whatever the step: where first, in how many values."""
+    groups: dict[Place, list[Difference]] = {}
     for one in sorted(found, key=lambda one: (one.place.kind, one.place.title)):
-        groups.setdefault((one.place.kind, one.place.title), []).append(one)
+        groups.setdefault(one.place._replace(step=None), []).append(one)
     table = Table("", *names, title=title, title_justify="left")
     counted = any(len(group) > 1 or isinstance(group[0].first, float) for group in groups.values())
     if counted:
@@ -92,7 +93,10 @@ def difference_table(title: str, names: tuple[str, str], found: Iterable[Differe
 
 def _sentence(found: Comparison) -> str:
     if found.verdict == "bit-identical":
-        return "Verdict: bit-identical: every metric at every step, and what it wrote."
+        less = ", less what is not compared" if found.not_compared else ""
+        return f"Verdict: bit-identical: every metric at every step, and what it wrote{less}."
+    if found.verdict == "nothing to compare":
+        return "Verdict: nothing to compare: neither has a metric, file or out."
     return f"Verdict: {found.verdict}: {how_unequal(found)}."
 
 

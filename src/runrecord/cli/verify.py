@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,13 +37,7 @@ from runrecord.verify.rebuild import rebuild, scratch
 from runrecord.verify.stage import CannotRebuild
 
 Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
-_STATUS: dict[Outcome, int] = {
-    "bit-identical": 0,
-    "equal within tolerance": 0,
-    "different": 1,
-    "cannot be rebuilt": 2,
-}
-"""The exit status by which a script tells them apart."""
+_STATUS: dict[Outcome, int] = {"different": 1, "cannot be rebuilt": 2}  # for scripts; else 0
 _NAMED = 4  # causes, at most
 
 
@@ -58,13 +52,9 @@ class Verdict:
 def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
     """Rebuild every run that goes by `name`, and print and tag the verdict on each.
 
-    Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt.
-
-    Args:
-        name: as `find_records` takes it.
-        tolerance: the largest relative difference of metrics that still counts as equal.
-        own_packages: rebuild the virtual environment too, from the lock file of the run's commit.
-        trusted: run the code of a change that was never run here without asking.
+    Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt. With `own_packages`,
+    the virtual environment is rebuilt too. A change that was never run here is asked about, unless
+    it is `trusted`.
 
     Raises:
         UserError: there is no such run, or its change is not trusted.
@@ -108,13 +98,10 @@ def _verify(
         with scratch(root) as folder:
             rebuilt = rebuild(root, record, folder, own_packages)
             commit = rebuilt.commit
-            if rebuilt.records:
-                project = load_project(root)
-                compared = [
-                    (compare(record, one, tolerance, project.code, project.packages), one.start)
-                    for one in rebuilt.records
-                ]
-                comparison, again = min(compared, key=lambda pair: len(pair[0].results))
+            if rebuilt.record:
+                project, again = load_project(root), rebuilt.record.start
+                given = tolerance, project.code, project.packages
+                comparison = compare(record, rebuilt.record, *given)
                 found = _judge(comparison, discrepancies or [], rebuilt.unseen)
             else:
                 found = Verdict(
@@ -136,11 +123,7 @@ def _verify(
     add_row(table, "run", start.id)
     add_row(table, "made from", _made_from(record, commit))
     add_row(table, "rebuilt on", environment or "-")
-    with suppress(RecordRefused):  # the verdict says so
-        for _ in record.events():
-            pass
-    # What was compared is what the record says of a file that is damaged.
-    add_row(table, "its record", record.damage() or "whole")
+    add_row(table, "its record", record.damage() or ("whole" if comparison else "-"))
     add_row(table, "MLflow", "does not show this run here" if discrepancies is None else mlflow)
     add_row(table, "took", f"{time.monotonic() - began:.0f} s")
     console.print(table)
@@ -149,19 +132,13 @@ def _verify(
         print("MLflow shows another run under this name: it is not tagged.", file=sys.stderr)
     else:
         _tag(store, start.id, found, environment)
-    return _STATUS[found.outcome]
+    return _STATUS.get(found.outcome, 0)
 
 
 def _judge(
     rebuilt: Comparison, shown: Sequence[Difference] = (), unseen: Sequence[str] = ()
 ) -> Verdict:
-    """The verdict on a run that was rebuilt: is it the one that the record, and MLflow, tell of?
-
-    Args:
-        rebuilt: the run compared with the rebuilt one.
-        shown: what MLflow shows otherwise than the run's record has it.
-        unseen: outs that lie outside the repository or were written after the run had ended.
-    """
+    """The verdict on a run that was rebuilt: is it the one that the record, and MLflow, tell of?"""
     if shown:
         first = shown[0]
         own, other = value_text(first, False), value_text(first, True)
@@ -171,15 +148,11 @@ def _judge(
         names = _listed([f"{one.place.title} ({one.place.kind})" for one in inputs])
         out = f"; {how_unequal(rebuilt)}" if rebuilt.results else ""
         return Verdict("different", f"the rebuilt run had another {names}{out}")
-    if not rebuilt.compared and not rebuilt.results:
+    if rebuilt.verdict == "nothing to compare":
         return Verdict("cannot be rebuilt", "there is nothing to compare: no metric, file or out")
     if rebuilt.verdict == "bit-identical":
-        less = (
-            f"; not compared, as outside the repository or written later: {_listed(unseen)}"
-            if unseen
-            else ""
-        )
-        why = f"every metric at every step, and every file it wrote{less}"
+        less = "; not compared, as outside the repository or changed later: " if unseen else ""
+        why = f"every metric at every step, and every file it wrote{less}{_listed(unseen)}"
         return Verdict("bit-identical", why)
     causes = _listed(rebuilt.causes())
     if rebuilt.verdict == "equal within tolerance":

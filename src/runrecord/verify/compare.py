@@ -1,8 +1,7 @@
 """Two runs as one list of all that differs, over all that either has; and how equal that is.
 
-A run is a mapping of all that came out of it. The place of a value is (kind, title, step, index).
-The mapping holds, for each kind, title and step, the list of values in the order in which they were
-logged: a value's index is its place in that list. So a value that is logged twice has two places.
+A run is a mapping of all that came out of it: for each `Place` the list of values in the order in
+which they were logged. A value's index is its place in that list: one logged twice has two.
 """
 
 import json
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 from runrecord.provenance.environment import is_environment
@@ -29,8 +29,7 @@ from runrecord.record.reader import Record
 from runrecord.resume.identity import plain
 from runrecord.safety.secrets import STRUCK
 
-Value = float | str
-"""A number; or a text, which is the SHA-256 of a file, or a value of JSON."""
+Value = float | str  # a number; or a text: the SHA-256 of a file, or a value of JSON
 
 
 class Place(NamedTuple):
@@ -38,40 +37,39 @@ class Place(NamedTuple):
 
     kind: str
     title: str
-    step: int | None
-    """None for what belongs to the whole run, as what its stage wrote."""
+    step: int | None  # None for what belongs to the whole run, as what its stage wrote
+    number: int = 1  # of the evaluation of that model
 
 
 Facts = Mapping[Place, list[Value]]
 
 METRIC, WITHIN, EVALUATION = "metric", "value within a step", "evaluation"
 NUMBERS = (METRIC, WITHIN, EVALUATION)
-"""Kinds whose values are numbers."""
 PICTURE, TEXT, ARTIFACT, MODEL = "picture", "text", "artifact", "model"
 EMBEDDING, EVALUATED, OUT = "embedding", "evaluated model", "out"
-FILES = (PICTURE, TEXT, ARTIFACT, MODEL, EMBEDDING, EVALUATED, OUT)
-"""Kinds whose values are the SHA-256 of files and folders."""
-FILENAME, CONFIG, STATUS = "file name of the model", "config of the evaluation", "status"
+FILES = (PICTURE, TEXT, ARTIFACT, MODEL, EMBEDDING, EVALUATED, OUT)  # values are their SHA-256
+FILENAME, SUFFIX = "file name of the model", "suffix of the artifact"
+CONFIG, STATUS = "config of the evaluation", "status"
 COUNT = "number of values within a step of"
 _STATUS = Place(STATUS, "of the run", None)
-RESULTS = (*NUMBERS, *FILES, COUNT, FILENAME, CONFIG, STATUS)
+DAMAGED = "file of the record"
+RESULTS = (*NUMBERS, *FILES, COUNT, FILENAME, SUFFIX, CONFIG, STATUS, DAMAGED)
 """All that comes out of a run. Not tags, nor what the machine did, nor what the program printed."""
 CODE, PARAM, DATA = "code", "param", "data"
-INPUTS = (CODE, PARAM, DATA)
-"""Kinds of what went into a run and decides what comes out."""
+INPUTS = (CODE, PARAM, DATA)  # what decides what comes out
 COMMIT, ENVIRONMENT, TAG = "commit", "environment", "tag"
 _RANKS = {kind: rank for rank, kind in enumerate((*INPUTS, *RESULTS))}
 _NOT_COMPARED = "git.", "dvc.", "study"
 
-Equality = Literal["bit-identical", "equal within tolerance", "different"]
+Equality = Literal["bit-identical", "equal within tolerance", "different", "nothing to compare"]
 
 
 def results_in(events: Iterable[Event]) -> Facts:
     """All that came out of a run, from its events."""
     found: dict[Place, list[Value]] = {}
 
-    def add(kind: str, title: str, step: int | None, *values: Value) -> None:
-        found.setdefault(Place(kind, title, step), []).extend(values)
+    def add(kind: str, title: str, step: int | None, *values: Value, nth: int = 1) -> None:
+        found.setdefault(Place(kind, title, step, nth), []).extend(values)
 
     for event in events:
         match event:
@@ -85,6 +83,8 @@ def results_in(events: Iterable[Event]) -> Facts:
                 for kind, named in files.items():
                     for title, file in named.items():
                         add(kind, title, event.step, file.sha256)
+                        if kind == ARTIFACT:
+                            add(SUFFIX, title, event.step, PurePath(file.name).suffix)
             case ModelSaved():
                 add(MODEL, event.name, event.step, event.file.sha256)
                 add(FILENAME, event.name, event.step, event.filename)
@@ -92,20 +92,20 @@ def results_in(events: Iterable[Event]) -> Facts:
                 model = event.model.replace("~", "~0").replace("/", "~1")  # as a JSON pointer
                 nth = len(found.get(Place(EVALUATED, model, None), ())) + 1
                 add(EVALUATED, model, None, event.sha256)
-                model += f" (evaluation {nth})" if nth > 1 else ""
                 for title, number in event.metrics.items():
-                    add(EVALUATION, f"{model}/{title}", 0, float(number))
+                    add(EVALUATION, f"{model}/{title}", 0, float(number), nth=nth)
                 for title, points in event.series.items():
                     for x, y in points:
-                        add(EVALUATION, f"{model}/{title}", x, float(y))
+                        add(EVALUATION, f"{model}/{title}", x, float(y), nth=nth)
                 for title, value in event.config.items():
-                    add(CONFIG, f"{model}/{title}", None, _as_text(value))
+                    add(CONFIG, f"{model}/{title}", None, _as_text(value), nth=nth)
                 if event.embedding:
-                    add(EMBEDDING, model, None, event.embedding.sha256)
+                    add(EMBEDDING, model, None, event.embedding.sha256, nth=nth)
             case Resumed():  # what was an end until then is none
                 found.pop(_STATUS, None)
             case RunEnded():
-                add(*_STATUS, event.status)
+                ended = ": ".join(filter(None, [event.status, event.message]))
+                found.setdefault(_STATUS, []).append(ended)
                 for title, digest in event.outs.items():
                     add(OUT, title, None, digest)
     return found
@@ -165,25 +165,19 @@ def same(first: Value, second: Value) -> bool:
 
 
 def _order(place: Place) -> tuple[Any, ...]:
-    return place.step is None, place.step, _RANKS.get(place.kind, len(_RANKS)), place.title
+    return place.step is None, place.step, _RANKS.get(place.kind, 99), place.title, place.number
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All that differs between two runs, and how equal that makes their results."""
 
-    all: tuple[Difference, ...]
-    """What went in and what came out."""
-    compared: int
-    """How many results both have."""
-    numbers: int
-    """How many of these are numbers."""
-    not_compared: tuple[str, ...]
-    """What differs, or may, and does not count: a clause each."""
-    tolerance: float
-    """The largest relative difference of two numbers that can count as equal."""
-    number_steps: frozenset[int | None]
-    """The steps at which a run has numbers."""
+    all: tuple[Difference, ...]  # of what went in and what came out
+    compared: int  # results that both have
+    numbers: int  # of these
+    not_compared: tuple[str, ...]  # what differs, or may, and does not count: a clause each
+    tolerance: float  # the largest relative difference of two numbers that can count as equal
+    stepless: frozenset[int | None]  # what files have that were given no step; 0 if no number has
 
     def of(self, *kinds: str) -> list[Difference]:
         """What differs of those kinds."""
@@ -205,20 +199,17 @@ class Comparison:
 
         *Equal within tolerance* needs numbers that were compared and agree within the tolerance,
         an environment that differs, and files that differ only where numbers do: at a step whose
-        numbers differ or, where there are no numbers at that step, in a run whose numbers do.
+        numbers differ or, of files without a step, in a run whose numbers do.
         """
         if not self.results:
-            return "bit-identical"
+            return "bit-identical" if self.compared else "nothing to compare"
         both = all(one.state == "differs" for one in self.results)
         close = both and self.numbers and self.largest <= self.tolerance
         explained = close and self.causes() and not self.unexplained()
         return "equal within tolerance" if explained else "different"
 
     def causes(self) -> list[str]:
-        """What of the environment differs. What one record does not tell is not known to differ.
-
-        A variable that is not on record was not set.
-        """
+        """What of the environment differs; what one record does not tell, variables alone do."""
         return sorted(
             one.place.title
             for one in self.of(ENVIRONMENT)
@@ -227,13 +218,13 @@ class Comparison:
 
     def unexplained(self) -> list[Difference]:
         """The files and texts that differ where no number does."""
-        steps = {one.place.step for one in self.of(*NUMBERS)}
-        equal = self.number_steps - steps
+        steps = {one.place.step for one in self.of(METRIC, WITHIN)}
+        steps |= self.stepless if self.of(*NUMBERS) else set()
         return [
             one
             for one in self.results
             if one.place.kind not in NUMBERS
-            and not (one.place.kind in FILES and steps and one.place.step not in equal)
+            and not (one.place.kind in FILES and one.place.step in steps)
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -255,32 +246,31 @@ def compare(
     code: Sequence[str] = (),
     packages: Iterable[str] = (),
 ) -> Comparison:
-    """Compare two runs by their records.
+    """Compare two runs by what their records say, and look at the files of these.
 
-    Args:
-        first: one run.
-        second: the other.
-        tolerance: the largest relative difference of numbers that can still count as equal.
-        code: files and folders that hold code, besides `.py` files; all else that was read is data.
-        packages: whose versions are part of the environment.
+    `code` are files and folders that hold code, besides `.py` files: all else that was read is
+    data. The versions of `packages` are part of the environment.
 
     Raises:
-        RecordRefused: a record is damaged.
+        RecordRefused: a record cannot be used.
     """
-    results = [results_in(record.events(files=False)) for record in (first, second)]
-    shared = [
-        (place.kind, min(len(values), len(results[1].get(place, ()))))
-        for place, values in results[0].items()
-    ]
+    results = [dict(results_in(record.events(files=False))) for record in (first, second)]
+    both = [(at.kind, min(len(it), len(results[1].get(at, [])))) for at, it in results[0].items()]
+    for record, (mine, other) in ((first, results), (second, results[::-1])):
+        for _ in record.events():  # which notes what is damaged
+            pass
+        for name, why in record.damaged.items():
+            place = Place(DAMAGED, f"{name} of {record.start.id}", None)
+            mine[place], other[place] = [why], ["as it was logged"]
     went_in = [_went_in(record.start, code, frozenset(packages)) for record in (first, second)]
     return Comparison(
         all=(*differences(*went_in), *differences(*results)),
-        compared=sum(count for kind, count in shared if kind != STATUS),
-        numbers=sum(count for kind, count in shared if kind in NUMBERS),
+        compared=sum(count for kind, count in both if kind != STATUS),
+        numbers=sum(count for kind, count in both if kind in NUMBERS),
         not_compared=tuple(_not_compared(first, second)),
         tolerance=tolerance,
-        number_steps=frozenset(
-            place.step for found in results for place in found if place.kind in NUMBERS
+        stepless=frozenset(
+            {None, 0} - {one.step for had in results for one in had if one.kind in (METRIC, WITHIN)}
         ),
     )
 
@@ -321,12 +311,16 @@ def _not_compared(*records: Record) -> Iterator[str]:
     if struck := sorted({name for record in records for name in _struck(record)}):
         yield f"what is struck out as secret in {', '.join(struck)}"
     ends = [record.end for record in records]
+    if any(end is None or end.status != "FINISHED" for end in ends):
+        yield "outs, which are recorded of runs that finish"
     if len({end.output.sha256 if end and end.output else None for end in ends}) > 1:
         yield "what the program printed, which differs"
 
 
 def _struck(record: Record) -> Iterator[str]:
-    """Texts and configs in which something secret was struck out."""
+    """Digests, texts and configs in which something secret was struck out."""
+    if (data := record.start.dataset) and STRUCK in f"{data.name} {data.digest}":
+        yield f"the digest of {data.name}"
     for event in record.events(files=False):
         if isinstance(event, Logged):
             for title, file in event.texts.items():
@@ -356,8 +350,9 @@ def how_unequal(found: Comparison) -> str:
 
 def where(found: Difference) -> str:
     """What differs, as a person would call it."""
-    kind, title, step = found.place
+    kind, title, step, number = found.place
     name = title if kind in (METRIC, WITHIN) else f"the {kind} {title}"
+    name += f" (evaluation {number})" if number > 1 else ""
     parts = [name if step is None else f"{name} at step {step}"]
     if kind == WITHIN:
         parts.append(f"value {found.index + 1}")
@@ -378,10 +373,8 @@ def value_text(found: Difference, second: bool) -> str:
 
 
 def _what(found: Difference) -> str:
-    if found.state == "missing":
-        return f"{where(found)} is missing"
-    if found.state == "extra":
-        return f"{where(found)} is extra"
+    if found.state != "differs":
+        return f"{where(found)} is {found.state}"
     if found.place.kind in (*FILES, OUT):
         return f"the bytes of {where(found)}"
     return f"{where(found)}: {value_text(found, False)}, {value_text(found, True)}"

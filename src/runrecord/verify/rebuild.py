@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from secrets import token_hex
 
@@ -16,11 +16,13 @@ from runrecord.errors import UserError
 from runrecord.git.commands import GitFailed, commit_of, top_of
 from runrecord.git.patch import LEFT_OUT, check_out
 from runrecord.provenance.environment import hash_outs, variables_of
-from runrecord.record.events import COMMIT, RunStarted
+from runrecord.record.events import COMMIT, START, RecordRefused, RunStarted
 from runrecord.record.reader import Record, files_in
-from runrecord.store.processes import EXECUTION, is_running, working_on
-from runrecord.store.runs import run_dirs, state_folder
-from runrecord.verify.stage import CannotRebuild, Work, run_command, run_stage
+from runrecord.store.catalog import sealed_ids
+from runrecord.store.processes import EXECUTION, is_running, place_in, working_on
+from runrecord.store.runs import run_dir, run_dirs, state_folder
+from runrecord.verify.compare import differences, results_in
+from runrecord.verify.stage import CannotRebuild, Work, is_of, run_command, run_stage
 
 _NOT_INHERITED = ("DVC_", "GIT_", "MLFLOW_", "RUNRECORD_")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # a rebuilt run is on record wherever verify runs
@@ -30,28 +32,18 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # a rebuilt run is on record wh
 class Rebuilt:
     """What came of rebuilding a run."""
 
-    records: tuple[Record, ...]
-    """Of the run that is its counterpart: none where the stage left too few runs, several where
-    runs went on at the same time, in whatever order."""
-    count: int
-    """How many runs the stage left."""
-    commit: str
-    """What the code was checked out from."""
+    record: Record | None  # of its counterpart; None where the stage left other runs than then
+    count: int  # of the runs that the stage left
+    commit: str  # that the code is from
     unseen: tuple[str, ...]
-    """Outs that no record tells of: outside the repository, or written after the run had ended."""
+    """Outs that no record tells of: outside the repository, or changed after the run had ended."""
 
 
 def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> Rebuilt:
     """Run a stage as it was run, in `folder`; the record of the new run lies there too.
 
     Nothing of it reaches the tracking store, and neither DVC's run cache nor a checkpoint is used.
-    Of several runs that the stage leaves, the counterpart is the one of the same number.
-
-    Args:
-        root: the main repository.
-        original: the run's record.
-        folder: an empty one, for the clone.
-        own_packages: also make a virtual environment from the lock file of the run's commit.
+    With `own_packages`, its virtual environment is made from the lock file of its commit.
 
     Raises:
         CannotRebuild: the commit, the change or the data cannot be had, or the stage fails.
@@ -73,26 +65,61 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
     found = [Record(files_in(path)) for path in run_dirs(checkout)]
     again = [record for record in found if record.start.stage == start.stage]
     if not again:
-        raise CannotRebuild(
-            f"{start.stage} of that commit leaves no record where one is looked for"
-        )
-    same = [record for record in again if record.start.command == start.command] or again
-    own = [record for record in same if record.start.number == start.number]
-    if not own and start.number == 1 and len(same) == 1:  # runs were not always numbered
-        own = same
-    if own and _overlap(same):
-        own = [*own, *(record for record in same if record not in own)]
+        raise CannotRebuild(f"{start.stage} of that commit leaves no record where it belongs")
+    own = counterparts([original, *others_of(root, start)], again)
+    kept = start.id in sealed_ids(root) or "/files/md5/" in str(original.contents[START])
+    if kept and "dvc.stage" in start.tags and not sealed_ids(checkout) & {x.start.id for x in own}:
+        own = []  # what DVC keeps is the record of another run
     last = hash_outs(checkout, stages[start.stage])
     told = own[0].end.outs if own and own[0].end else {}
-    late = [name for name, digest in last.items() if told.get(name) != digest]
-    unseen = (*stages[start.stage].outside, *sorted(late))
-    return Rebuilt(tuple(own), len(again), commit, unseen)
+    changed = {name for name, _ in told.items() ^ last.items()}
+    unseen = (*stages[start.stage].outside, *sorted(changed))
+    return Rebuilt(own[0] if own else None, len(again), commit, unseen)
 
 
-def _overlap(records: Sequence[Record]) -> bool:
-    """Did some of those runs go on at the same time?"""
-    times = sorted((one.start.time, one.last_sign_of_life) for one in records)
-    return any(end > begin for (_, end), (begin, _) in pairwise(times))
+def others_of(root: Path, start: RunStarted) -> Iterator[Record]:
+    """The other runs of the same execution of a stage, as far as the run store has them."""
+    names = ("execution", "stage")
+    own = [place_in(run_dir(root, start.id)).get(name) for name in names]
+    for folder in run_dirs(root) if own[0] else ():
+        if folder.name != start.id and [place_in(folder).get(name) for name in names] == own:
+            with suppress(RecordRefused):
+                yield Record(files_in(folder))
+
+
+def counterparts(originals: Sequence[Record], again: Sequence[Record]) -> list[Record]:
+    """The runs that can be the first of the original ones, its counterpart before others.
+
+    They are the one of its number and those at the same time, of which each is that of one run.
+    """
+    start = originals[0].start
+    near = {
+        (one.start.number, other.start.number)
+        for one, other in (*product(originals, originals), *product(again, again))
+        if one is other
+        or max(one.start.time, other.start.time)
+        < min(one.last_sign_of_life, other.last_sign_of_life)
+    }
+    same = [one.start.number for one in again if one.start.command == start.command]
+    if start.number == 1 and len(same) == 1:  # runs were not always numbered
+        near.add((1, same[0]))
+    own = [one for one in again if (start.number, one.start.number) in near]
+    if len(own) < 2:
+        return own
+    facts = {one: results_in(one.events(files=False)) for one in (*originals, *again)}
+
+    def unlike(pair: tuple[Record, Record]) -> tuple[float, ...]:
+        was, now = (one.start for one in pair)
+        by = [min(one.relative, 1.0) for one in differences(*map(facts.__getitem__, pair))]
+        return was.command != now.command, sum(by), len(by), was.number != now.number
+
+    pairs = product(originals, again)
+    allowed = [(a, b) for a, b in pairs if (a.start.number, b.start.number) in near]
+    found: dict[Record, Record] = {}
+    for one, other in sorted(allowed, key=unlike):
+        if one not in found and other not in found.values():
+            found[one] = other
+    return [found[originals[0]], *own] if originals[0] in found else []
 
 
 @contextmanager
@@ -139,7 +166,7 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> tupl
 def _check_out_equal(
     root: Path, start: RunStarted, patch: bytes, clone: Path, checkout: Path
 ) -> str:
-    """Check out a commit in place of the run's: the newest whose files are those that it read."""
+    """Check out a commit in place of the run's: the newest that it could be of."""
     commits = [state.commit for state in states(root, *start.deps) if any(state.ids)]
     # The change may have been committed by then.
     for commit, change in product(filter(None, commits), {patch: 1, b"": 1}):
@@ -151,11 +178,12 @@ def _check_out_equal(
             inside = filter(is_inside, start.deps)
             code = [path for path in inside if not any(is_related(path, out) for out in outs)]
             equal = hash_paths(checkout, code) == {path: start.deps[path] for path in code}
-            if start.stage in stages and code and equal:
+            stage = stages.get(start.stage)
+            if stage and code and equal and is_of(start, stage, checkout):
                 return commit
     raise CannotRebuild(
-        f"its commit {start.tags['git.commit']} is not in this clone, nor one whose files are all "
-        "those that it read; fetch it, if it is anywhere"
+        f"its commit {start.tags['git.commit']} is not in this clone, nor one whose files, params "
+        "and command are all those that it had; fetch it, if it is anywhere"
     )
 
 

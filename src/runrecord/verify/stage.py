@@ -1,6 +1,7 @@
 """A stage run once more: what it reads is brought or made again, then its commands are run."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from runrecord.dvc.lockfiles import files_at_work, states
 from runrecord.dvc.stages import (
     Stage,
     files_in_folders,
+    find_stage,
     hash_paths,
     is_inside,
     is_related,
@@ -24,9 +26,11 @@ from runrecord.errors import UserError
 from runrecord.files import copy, sha256
 from runrecord.git.commands import commit_of, git, top_of
 from runrecord.git.patch import check_out
+from runrecord.record.events import RunStarted
 from runrecord.record.reader import Record
+from runrecord.resume.identity import plain
 from runrecord.run.process import end_program
-from runrecord.safety.secrets import redact
+from runrecord.safety.secrets import STRUCK, redact
 from runrecord.safety.text import printable, shown
 
 # The shells that DVC may run commands by, and what it tells them so that they read no settings.
@@ -222,6 +226,19 @@ def _behind_links(checkout: Path, path: str) -> str:
     place = Path(os.path.realpath(checkout / path))
     top = checkout.resolve()
     return place.relative_to(top).as_posix() if place.is_relative_to(top) else path
+
+
+def is_of(start: RunStarted, stage: Stage, checkout: Path) -> bool:
+    """Are a run's params and command those of a stage, as far as the run's record tells of them?"""
+    params = find_stage(checkout, start.stage, checkout / stage.folder).params, start.params
+    struck = {name for name, value in start.params.items() if STRUCK in str(value)}
+    its, own = ({k: repr(plain(v)) for k, v in one.items() if k not in struck} for one in params)
+    fit = its.items() <= own.items() or (own and not its.keys() & own.keys())  # or a script's own
+    given = " ; ".join(stage.commands), " ".join(start.command)
+    text, program = (re.sub(r"[\s'\"\\]+", " ", one).strip() for one in given)
+    known = program.split(" ")[0] in text and not re.search(r"[$`*?{]|xargs| -c ", text)
+    said = re.search(rf"{re.escape(program)} ?($|[;&|<>)#]|\d>)", text)
+    return bool(fit and (said or not known))
 
 
 def run_stage(

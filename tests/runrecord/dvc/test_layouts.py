@@ -2,15 +2,21 @@
 
 import json
 import re
+import runpy
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify, with_results
 
+from records import new_run
+from runrecord.dvc.stages import Stage
+from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs
+from runrecord.verify.stage import is_of
 
 EXEC = "runrecord exec -- sh -c"
 IGNORED = "/.runrecord\n/mlflow.db*\n/mlruns\n/tensorboard\n"
@@ -255,6 +261,66 @@ def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_
     assert "✓ commits: " in workspace.run("runrecord", "doctor", status=1)
 
 
+@pytest.mark.parametrize(
+    ("file", "was", "later"),
+    [("params.yaml", "lr: 1", "lr: 2"), ("dvc.yaml", "code.py 0.1", "code.py 0.15")],
+    ids=["param", "command"],
+)
+def test_a_commit_of_other_params_or_another_command_stands_for_no_run(
+    here: Path,
+    program: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    was: str,
+    later: str,
+) -> None:
+    script = "import runrecord, sys\nwith runrecord.start_run('train') as run:\n"
+    script += "    run.log({'lr': run.params['lr'] + float(sys.argv[1])})\n"
+    (here / "src/code.py").write_text(f"{script}    open('model.bin', 'w').close()\n")
+    pipeline = (here / "dvc.yaml").read_text()
+    (here / "dvc.yaml").write_text(pipeline.replace("code.py,", "code.py 0.1,", 1))
+    project = Workspace(here)
+    commit(project, "the run's")
+    monkeypatch.setattr(sys, "argv", ["src/code.py", "0.1"])
+    runpy.run_path("src/code.py")
+    (here / file).write_text((here / file).read_text().replace(was, later))
+    commit(project, "later")
+    start = here / "records/train/run.json"
+    head = project.run("git", "rev-parse", "HEAD~1").strip()
+    start.write_text(start.read_text().replace(head, "f" * 40))
+    output = program("verify", "records/train", "--yes")
+    assert IDENTICAL in output
+    assert f"{head[:10]} in place of" in " ".join(output.replace(";", "").split())
+
+
+@pytest.mark.parametrize(
+    ("command", "equal"),
+    [
+        ("python src/code.py --lr 0.1 --name 'a b' > log", True),
+        ('echo 1; python src/code.py --lr 0.1 --name "a b"; echo 2', True),
+        ("for f in 1 2; do python src/code.py $f; done", True),
+        ("sh run.sh", True),
+        ("python src/code.py --lr 0.1 --name 'a b' --more", False),
+        ("python src/code.py --lr 0.1 --name 'a bc'", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("params", "same"),
+    [
+        *(({"lr": 1.0}, True), ({"lr": 1, "own": 2}, True), ({"own": 2}, True)),
+        *(({"lr": "***"}, True), ({"lr": 2}, False), ({}, False)),
+    ],
+)
+def test_a_stage_is_that_of_a_run_as_far_as_the_record_tells(
+    here: Path, command: str, equal: bool, params: dict[str, object], same: bool
+) -> None:
+    words = ("src/code.py", "--lr", "0.1", "--name", "a b")
+    new_run(here / "run", params=params, command=words)
+    assert is_of(Record(files_in(here / "run")).start, Stage("train", (command,)), here) == (
+        equal and same
+    )
+
+
 @pytest.mark.slow
 def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
@@ -263,7 +329,7 @@ def test_an_out_outside_the_repository_is_said_not_to_be_compared(tmp_path: Path
     workspace = of_one(tmp_path, stage | {"outs": outs})
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     output = verify(workspace, "records/one", "--yes")
-    why = "not compared, as outside the repository or written later"
+    why = "not compared, as outside the repository or changed later"
     assert f"every file it wrote; {why}: {outside}." in output
 
 

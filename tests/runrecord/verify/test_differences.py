@@ -202,6 +202,18 @@ def evaluated(model: str, **metrics: float) -> ModelEvaluated:
             [evaluated("a"), evaluated("a/b", c=1.0)],
         ),
         (
+            [evaluated("m"), evaluated("m", x=1.0), evaluated("m (evaluation 2)", y=2.0)],
+            [evaluated("m"), evaluated("m", y=2.0), evaluated("m (evaluation 2)", x=1.0)],
+        ),
+        (
+            [Logged(1, 1, artifacts={"a": File("artifacts/a.csv", "a" * 64)})],
+            [Logged(1, 1, artifacts={"a": File("artifacts/a.txt", "a" * 64)})],
+        ),
+        (
+            [RunEnded(1, "FAILED", "ValueError: 1")],
+            [RunEnded(1, "FAILED", "ValueError: 2")],
+        ),
+        (
             [ModelEvaluated(1, "m", "a" * 64, {}, config={"z": 1})],
             [ModelEvaluated(1, "m", "a" * 64, {}, config={"z": 1.0})],
         ),
@@ -210,7 +222,10 @@ def evaluated(model: str, **metrics: float) -> ModelEvaluated:
             [ModelEvaluated(1, "m", "a" * 64, {}, config={"z": -0.0})],
         ),
     ],
-    ids=["split of a step", "evaluation", "slash", "kind of number", "sign of zero"],
+    ids=[
+        *("split of a step", "evaluation", "slash", "name like a number", "suffix", "error"),
+        *("kind of number", "sign of zero"),
+    ],
 )
 def test_which_event_a_value_is_of_counts(first: list[Any], second: list[Any]) -> None:
     assert found(first, second) != []

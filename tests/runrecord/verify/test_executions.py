@@ -2,14 +2,20 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from workspaces import IDENTICAL, Workspace, new_project, spool, verify, with_results
+
+import runrecord
+from records import end_run, new_run, recorded
+from runrecord.record.reader import Record
+from runrecord.verify.rebuild import counterparts, others_of
 
 IGNORED = "/.runrecord\n/records\n/o.txt\n/plot.txt\n/mark\n"
 BEGIN = "import os, sys, runrecord\nAGAIN = 'AGAIN' in os.environ\n"
@@ -54,7 +60,88 @@ def test_what_a_stage_writes_after_its_run_has_ended_is_said_not_to_be_compared(
         tmp_path, script, cmd=["python train.py", "echo $AGAIN > plot.txt"], plots=["plot.txt"]
     )
     output = verify(workspace, "records/train", AGAIN="1")
-    assert "not compared, as outside the repository or written later: o.txt, plot.txt." in output
+    assert "not compared, as outside the repository or changed later: o.txt, plot.txt." in output
+
+
+RUN = """
+import os
+import runrecord
+again = "AGAIN" in os.environ
+with runrecord.start_run() as run:
+    run.log({"loss": 1.0})
+    with open("model.bin", "w") as file:
+        file.write("1")
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "status", "said"),
+    [
+        ("if again: os.remove('model.bin')", 0, "or changed later: model.bin."),
+        (
+            "if again:\n    with runrecord.start_run(): pass",
+            1,
+            "different: it was run 1 of its stage, which leaves 2 here.",
+        ),
+    ],
+    ids=["an out is removed", "another run replaces the record"],
+)
+def test_what_a_rebuilt_stage_does_after_its_run_has_ended_is_no_equal_result(
+    here: Path,
+    program: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    after: str,
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train")
+    (here / "src/code.py").write_text(RUN + after)
+    runpy.run_path("src/code.py")
+    monkeypatch.setenv("AGAIN", "1")
+    assert said in program("verify", "records/train", "--yes", status=status)
+
+
+def fold(folder: Path, number: int, loss: float, begin: int, end: int) -> Record:
+    new_run(folder, id=folder.name, number=number, time=begin).log({"loss": loss})
+    return end_run(folder, time=end)
+
+
+TIMES = {1: (1, 10), 2: (5, 12), 3: (20, 30)}
+
+
+@pytest.mark.parametrize(
+    ("losses", "meets"),
+    [
+        ((99.0, 2.0, 1.0), (1, 2, 3)),
+        ((2.0, 99.0, 99.0), (2, 1, 3)),
+        ((99.0, 99.0, 2.0), (1, 2, 3)),
+        ((2.00001, 98.9, 1.0), (2, 1, 3)),
+    ],
+    ids=["same order", "other order", "the same twice", "nearly"],
+)
+def test_a_run_meets_one_of_those_that_went_on_at_the_same_time_and_each_another(
+    tmp_path: Path, losses: Sequence[float], meets: Sequence[int]
+) -> None:
+    groups = []
+    for name, values in (("then", (99.0, 2.0, 1.0)), ("again", losses)):
+        pairs = zip(TIMES, values, strict=True)
+        groups.append([fold(tmp_path / f"{name}{n}", n, loss, *TIMES[n]) for n, loss in pairs])
+    then, again = groups
+    for record, number in zip(then, meets, strict=True):
+        rest = [one for one in then if one is not record]
+        assert counterparts([record, *rest], again)[0].start.number == number
+    assert counterparts(then[2:], again) == again[2:]
+
+
+def test_the_other_runs_of_an_execution_are_found_in_the_run_store(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for execution in ("one", "other", "one"):
+        monkeypatch.setenv("RUNRECORD_EXECUTION", execution)
+        with runrecord.start_run("train"):
+            pass
+    first, _, third = recorded(here)
+    assert [one.start.id for one in others_of(here, first.start)] == [third.start.id]
 
 
 def test_an_out_that_git_has_is_removed_before_its_stage_runs_again(tmp_path: Path) -> None:
