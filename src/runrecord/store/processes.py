@@ -198,6 +198,20 @@ def dvc_above() -> "psutil.Process | None":
     return None
 
 
+def dvc_folder(root: Path) -> Path | None:
+    """The folder that DVC_STAGE has its path from, where `dvc` was started; None if none is known.
+
+    Of a stage that is rebuilt, it is the `root`.
+    """
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        if EXECUTION in os.environ:
+            return root
+        return Path(process.cwd()) if (process := dvc_above()) else None
+    return None
+
+
 def here() -> dict[str, str]:
     """This process, and where it runs: by that, others can tell whether it is gone."""
     return {
