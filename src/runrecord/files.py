@@ -17,6 +17,7 @@ _UNTOLD = 2**26  # bytes at most of a file that the kernel makes up, as in /proc
 _LARGE = 2**16  # bytes: a smaller file is read as fast as it is looked up
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest time that a file system keeps
 _MOST_NOTED = 2**21  # files; the oldest go
+_ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n"})  # so that no two names are one line
 _AT_ONCE = 10_000  # files that are noted in one transaction
 
 
@@ -97,14 +98,9 @@ def sha256(content: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _in_a_line(name: str) -> str:
-    """A file's name without a newline, as `sha256sum` writes it: no two names become one."""
-    return name.replace("\\", "\\\\").replace("\n", "\\n")
-
-
 def sha256_of_files(files: Mapping[str, Path], digest_of: Callable[[Path], str] = sha256) -> str:
     """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
-    lines = [f"{digest_of(files[name])}  {_in_a_line(name)}\n" for name in sorted(files)]
+    lines = [f"{digest_of(files[name])}  {name.translate(_ESCAPED)}\n" for name in sorted(files)]
     return sha256("".join(lines).encode())
 
 
@@ -112,9 +108,9 @@ def sha256_of_files(files: Mapping[str, Path], digest_of: Callable[[Path], str] 
 def known_digests(path: Path) -> Iterator[Callable[[Path], str]]:
     """A `sha256` of files that reads a large one only if it is not noted in the database `path`.
 
-    A file is known by its device, inode, size and both its times. One that changed a moment ago is
-    not noted: it could change again within the same time. One that is written through a memory map
-    may keep its times: what a run writes is not asked for here. Without the database, all are read.
+    A file is known by its device, inode, size and times, which a memory map may leave: no out is
+    asked for. One that changed a moment ago is not noted: it could change again within the same
+    time. Without the database, all are read.
     """
     new: dict[bytes, str] = {}
 

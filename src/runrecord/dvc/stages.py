@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from dvc.ignore import DvcIgnoreFilter
     from dvc.repo import Repo
 
-# What Python and Numba compile there, half written too; all else in such a folder is data.
-_COMPILED = re.compile(r"(.*/)?__pycache__/[^/]+\.(pyc|nbi|nbc)(\.\d+)?", re.DOTALL)
+_COMPILED = re.compile(r"([^\0]*/)?__pycache__/[^/]+\.(pyc|nbi|nbc)(\.\d+)?")  # Python's, Numba's
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Stage:
     """Outs that DVC leaves where they are. With one, its run cache has none of the stage's."""
     outside: tuple[str, ...] = ()
     """Outs that lie outside the repository, as dvc.yaml names them."""
+    folders: tuple[str, ...] = ()
+    """Outs that were folders when it last ran, by dvc.lock."""
 
 
 @contextmanager
@@ -131,16 +132,13 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
 
 
 def _of_name(stages: list[Any], name: str, root: Path, cwd: Path) -> Any | None:
-    """The stage of that name: the one that DVC_STAGE names, else one that runs in `cwd`.
-
-    DVC_STAGE has its file's path from wherever `dvc repro` was started.
+    """The stage that DVC_STAGE names, by a path from where `dvc` was started; else that of `cwd`.
 
     Raises:
         UserError: several may be meant.
     """
     told = os.environ.get("DVC_STAGE", "")
-    if told.rpartition(":")[2] == name:
-        name = told  # a script gives it without its file
+    name = told if told.rpartition(":")[2] == name else name  # a script gives it without its file
     path, _, own = name.rpartition(":")
     named = [one for one in stages if one.name == own]
     files = {Path(one.path).resolve(): one for one in named}
@@ -152,8 +150,7 @@ def _of_name(stages: list[Any], name: str, root: Path, cwd: Path) -> Any | None:
         return here[0] if here else None
     if (exact := files.get((root / (path or "dvc.yaml")).resolve())) in here:
         return exact
-    its = (Path(one.path).resolve().relative_to(root).as_posix() for one in here)
-    names = ", ".join(sorted(f"{file}:{own}" for file in its))
+    names = ", ".join(sorted(_stage(one, root).name for one in here))
     raise UserError(
         f"DVC_STAGE is '{name}', which may be any of {names}, which run in {cwd}; start "
         "'dvc repro' from the repository's root"
@@ -324,6 +321,7 @@ def _stage(found: Any, root: Path) -> Stage:
         _local_paths(found.outs, root),
         _local_paths([out for out in found.outs if out.persist], root),
         tuple(str(out.def_path) for out in found.outs if not _local_paths([out], root)),
+        _local_paths([out for out in found.outs if out.hash_info.isdir], root),
     )
 
 

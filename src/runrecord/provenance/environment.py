@@ -129,13 +129,12 @@ def record_of(checkout: Path, stage: Stage) -> str | None:
     """The out in which `stage` keeps its run's record, if it declares one.
 
     It is one under `records/` that nothing else is in, as DVC removes outs before a stage runs: one
-    that has a record, else the first that is not named as a file is (`.json`), else the first.
+    that has a record, else a folder by dvc.lock, else the first that is not named as a file is.
     """
-    places = [checkout / name for name in stage.outs if name.startswith(RECORDS)]
-    had = {place: (place / START).is_file() for place in places}
-    free = [place for place in places if had[place] or not place.exists()]
-    free.sort(key=lambda place: (not had[place], place.suffix[1:2].isalpha()))
-    return free[0].relative_to(checkout).as_posix() if free else None
+    had = {out: (checkout / out / START).is_file() for out in stage.outs if out.startswith(RECORDS)}
+    free = [out for out in had if had[out] or not (checkout / out).exists()]
+    file = {out: out not in stage.folders and 1 + Path(out).suffix[1:2].isalpha() for out in free}
+    return min(free, key=lambda out: (not had[out], file[out]), default=None)
 
 
 def _texts(params: Mapping[str, object]) -> dict[str, str]:

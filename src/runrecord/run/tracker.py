@@ -55,9 +55,8 @@ class Tracker:
             UserError: it could not be read again, or the run has ended; nothing of it is kept.
         """
         with self._turn:
-            is_end = isinstance(event, RunEnded)
-            self._check_open(is_end)  # who samples the machine passes over the error
-            self._ended = self._ended or is_end
+            self._check_open(event)  # who samples the machine passes over the error
+            self._ended = self._ended or isinstance(event, RunEnded)
             try:
                 self._writer.write(event, contents)
             except ValueError as error:
@@ -108,13 +107,13 @@ class Tracker:
         if self._follower:
             self._follower.stop_waiting()
 
-    def _check_open(self, is_end: bool = False) -> None:
+    def _check_open(self, event: Event | None = None) -> None:
         if os.getpid() != self._process:
             raise UserError(
                 "the run belongs to the process that this one was forked from: log there, or begin "
                 "a run of its own here."
             )
-        if self._ended and not is_end:
+        if self._ended and not isinstance(event, RunEnded):
             raise UserError(
                 "the run has ended: nothing more can be recorded of it; log inside "
                 "'with start_run()'."

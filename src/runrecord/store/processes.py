@@ -199,10 +199,7 @@ def dvc_above() -> "psutil.Process | None":
 
 
 def dvc_folder(root: Path) -> Path | None:
-    """The folder that DVC_STAGE has its path from, where `dvc` was started; None if none is known.
-
-    Of a stage that is rebuilt, it is the `root`.
-    """
+    """Where `dvc` was started, which DVC_STAGE's path is from; a rebuilt stage's is from `root`."""
     import psutil
 
     with suppress(psutil.Error, OSError):

@@ -103,15 +103,21 @@ def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
 
 
 @pytest.mark.parametrize("record", ["records/train", "records/train-0.1", "records/a.d"])
-def test_a_record_takes_no_out_that_is_a_file_later(here: Path, record: str) -> None:
-    stages = (here / "dvc.yaml").read_text()
-    outs = f"records/scores.json, {record}"
-    (here / "dvc.yaml").write_text(stages.replace("records/train", outs))
-    if record == "records/a.d":  # it had the record before
+@pytest.mark.parametrize("known", ["by its name", "by dvc.lock", "by its record"])
+def test_a_record_takes_no_out_that_is_a_file_later(here: Path, record: str, known: str) -> None:
+    file = "records/scores.json" if known == "by its name" else "records/scores"
+    stages = (here / "dvc.yaml").read_text().replace("records/train", f"{file}, {record}")
+    (here / "dvc.yaml").write_text(stages)
+    if known == "by dvc.lock":
+        outs = f"[{{path: {file}, md5: {'a' * 32}}}, {{path: {record}, md5: {'b' * 32}.dir}}]"
+        (here / "dvc.lock").write_text(
+            f"schema: '2.0'\nstages: {{train: {{cmd: a, outs: {outs}}}}}"
+        )
+    elif known == "by its record" or record == "records/a.d":
         new_run(here / record, id="before", stage="train")
     with start_run("train") as run:
         pass
-    (here / "records/scores.json").write_text("{}")
+    (here / file).write_text("{}")
     assert Record(files_in(here / record)).start.id == run.id
 
 
