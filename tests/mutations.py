@@ -358,6 +358,27 @@ MUTATIONS = [
         "return bool(said or not known)",
         "runrecord/dvc/test_layouts.py::test_a_stage_is_that_of_a_run_as_far_as_the_record_tells",
     ),
+    Mutation(
+        50,
+        "runrecord/run/start.py",
+        "tracker.take(more=False)",
+        "pass",
+        "runrecord/run/test_runs.py::test_a_thread_that_logs_while_its_run_ends_is_refused_before_the_record_is_sealed",
+    ),
+    Mutation(
+        51,
+        "runrecord/dvc/stages.py",
+        "dvc_folder(root) if name == told else None",
+        "None",
+        "runrecord/dvc/test_layouts.py::test_a_stage_that_works_in_a_folder_of_another_of_its_name_is_not_that_one",
+    ),
+    Mutation(
+        52,
+        "runrecord/trackers/mlflow/audit.py",
+        '{"of the run": run.info.status} if whole else {}',
+        "{}",
+        "runrecord/trackers/test_audit.py::test_whatever_is_changed_in_mlflow_is_found_and_named",
+    ),
 ]
 
 CAUGHT, SURVIVED, NOT_TRIED = "caught", "SURVIVED", "NOT TRIED"

@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 
@@ -15,10 +14,10 @@ _CLONE = 0x40049409  # FICLONE of Linux: two files share their blocks until one 
 _NEW = ".new"  # ends the names of files that are being written
 _PART = 2**18  # bytes that are copied at once
 _UNTOLD = 2**26  # bytes at most of a file that the kernel makes up, as in /proc, and says is empty
-_TICK = 50_000_000  # nanoseconds in which a file can change twice and have one time
 _LARGE = 2**16  # bytes: a smaller file is read as fast as it is looked up
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest time that a file system keeps
 _MOST_NOTED = 2**21  # files; the oldest go
+_ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n"})  # so that no two names are one line
 _AT_ONCE = 10_000  # files that are noted in one transaction
 
 
@@ -92,33 +91,16 @@ def link(source: Path, target: Path) -> None:
 
 
 def sha256(content: bytes | Path) -> str:
-    """The SHA-256 of some content, or of a file's, in hexadecimal.
-
-    A file is read once in a process, until its size or one of its times is another.
-    """
+    """The SHA-256 of some content, or of what a file has now, in hexadecimal."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    status = content.stat()
-    times = status.st_mtime_ns, status.st_ctime_ns
-    if time.time_ns() - max(times) < _TICK:
-        return _digest.__wrapped__(str(content))
-    return _digest(str(content), status.st_dev, status.st_ino, status.st_size, *times)
-
-
-@lru_cache(maxsize=2**16)
-def _digest(path: str, *_status: int) -> str:
-    with open(path, "rb") as file:
+    with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _in_a_line(name: str) -> str:
-    """A file's name that has no newline, as `sha256sum` writes one that has."""
-    return name.replace("\\", "\\\\").replace("\n", "\\n") if "\n" in name else name
 
 
 def sha256_of_files(files: Mapping[str, Path], digest_of: Callable[[Path], str] = sha256) -> str:
     """The SHA-256 of a folder's files: of their names and SHA-256, in the order of the names."""
-    lines = [f"{digest_of(files[name])}  {_in_a_line(name)}\n" for name in sorted(files)]
+    lines = [f"{digest_of(files[name])}  {name.translate(_ESCAPED)}\n" for name in sorted(files)]
     return sha256("".join(lines).encode())
 
 
@@ -126,8 +108,9 @@ def sha256_of_files(files: Mapping[str, Path], digest_of: Callable[[Path], str] 
 def known_digests(path: Path) -> Iterator[Callable[[Path], str]]:
     """A `sha256` of files that reads a large one only if it is not noted in the database `path`.
 
-    A file is known by its device, inode, size and both its times. One that changed a moment ago is
-    not noted: it could change again within the same time. Without the database, all are read.
+    A file is known by its device, inode, size and times, which a memory map may leave: no out is
+    asked for. One that changed a moment ago is not noted: it could change again within the same
+    time. Without the database, all are read.
     """
     new: dict[bytes, str] = {}
 

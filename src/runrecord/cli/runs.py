@@ -10,13 +10,12 @@ from pathlib import Path
 from rich.table import Table
 
 from runrecord.cli.console import add_row, page, refusing, tell, tell_failure
-from runrecord.dvc.cache import known_records, records_at, records_of_equal_runs
+from runrecord.dvc.cache import known_records, records_at
 from runrecord.dvc.stages import hash_paths
 from runrecord.errors import RunFailed, UserError
 from runrecord.project import RECORDS, RUN_NAMES, repo_root
 from runrecord.record.events import START, Files, RecordRefused, files_of
 from runrecord.record.reader import Record, files_in, view
-from runrecord.safety.text import printable
 from runrecord.store.catalog import all_runs, newest_of_each, sealed_records
 from runrecord.store.runs import run_dir, run_dirs
 from runrecord.trackers.player import find_shown
@@ -30,9 +29,6 @@ def find_records(root: Path, name: str) -> list[Record]:
     - `REVISION:WHAT`: that of `records/WHAT` in a commit, branch, tag or DVC experiment;
     - `REVISION`: all records there;
     - a study's name.
-
-    Where a revision's record cannot be had, as of results that somebody else committed, it is that
-    of the newest run here with the same command, params and dependencies; that is said.
 
     Raises:
         UserError: there is no such run, or its record is gone or damaged.
@@ -70,11 +66,7 @@ def _find(root: Path, name: str) -> list[Record]:
     there = records_at(root, revision)
     chosen = {RECORDS + what: there.get(RECORDS + what)} if colon else there
     if there:
-        found = [
-            Record(files) if files is not None else _of_equal_run(root, revision, path)
-            for path, files in chosen.items()
-        ]
-        return [record for record in found if record is not None]
+        return [Record(files) for files in chosen.values() if files is not None]
     if study := _of_study(root, name):
         return study
     return _by_id(root, find_shown(root, name) or name)
@@ -90,21 +82,6 @@ def _of_study(root: Path, study: str) -> list[Record]:
                 if record.start.tags.get("study") == study:
                     (trials if "study.run" in record.start.tags else own).append(record)
     return own[-1:] or trials
-
-
-def _of_equal_run(root: Path, revision: str, path: str) -> Record | None:
-    """The record of the newest run here of what `path` records at a revision; said to a person."""
-    own = [Record(files) for files in records_of_equal_runs(root, revision, path)]
-    if not own:
-        return None
-    newest = max(own, key=lambda record: record.start.time)
-    print(
-        f"{printable(revision)}: the record that its dvc.lock names as {printable(path)} cannot be "
-        f"had here; taken is {newest.start.id}, this machine's run of the same command, params "
-        "and deps.",
-        file=sys.stderr,
-    )
-    return newest
 
 
 def _by_id(root: Path, record_id: str) -> list[Record]:

@@ -84,33 +84,6 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
     return {path: had[oid] for path, oid in oids.items()}
 
 
-def records_of_equal_runs(root: Path, revision: str, path: str) -> list[Files]:
-    """The files of records that runs here left of the stage that writes `path` at a revision.
-
-    They had the command, params and dependencies that the stage has there: DVC's run cache says so.
-    """
-    there = state_at(root, revision)
-    makers = {
-        stage.from_root(out.path): (_inputs(stage), out.path)
-        for stage in (there.stages if there else ())
-        for out in stage.outs
-    }
-    with opened(root) as repo:
-        found = [
-            _files(repo, out.md5)
-            for stage, _ in (_run_cache(repo) if path in makers else ())
-            for out in stage.outs
-            if out.md5 and (_inputs(stage), out.path) == makers[path]
-        ]
-    return [files for files in found if files and not _missing(files)]
-
-
-def _inputs(stage: LockedStage) -> tuple[object, ...]:
-    """All that a stage's result depends on."""
-    deps = {dep.path: dep.md5 for dep in stage.deps}
-    return stage.cmd, deps, stage.params, {out.path for out in stage.outs}
-
-
 def _run_cache(repo: "Repo") -> Iterator[tuple[LockedStage, bytes]]:
     """Each stage that ran here, and what DVC wrote of it, the newest first."""
     found = Path(repo.stage_cache.cache_dir).glob("*/*/*")

@@ -2,9 +2,10 @@
 
 import os
 import posixpath
+import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,13 @@ from runrecord.errors import RunFailed, UserError
 from runrecord.files import sha256, sha256_of_files
 from runrecord.git.commands import GitFailed, git
 from runrecord.safety.text import clause
-from runrecord.store.processes import dvc_above
+from runrecord.store.processes import dvc_folder
 
 if TYPE_CHECKING:
     from dvc.ignore import DvcIgnoreFilter
     from dvc.repo import Repo
 
-_COMPILED = "__pycache__/"
+_COMPILED = re.compile(r"([^\0]*/)?__pycache__/[^/]+\.(pyc|nbi|nbc)(\.\d+)?")  # Python's, Numba's
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Stage:
     """Outs that DVC leaves where they are. With one, its run cache has none of the stage's."""
     outside: tuple[str, ...] = ()
     """Outs that lie outside the repository, as dvc.yaml names them."""
+    folders: tuple[str, ...] = ()
+    """Outs that were folders when it last ran, by dvc.lock."""
 
 
 @contextmanager
@@ -129,26 +132,25 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
 
 
 def _of_name(stages: list[Any], name: str, root: Path, cwd: Path) -> Any | None:
-    """The stage that DVC_STAGE names: by its own name, its folder, and its file's path.
-
-    That path is from wherever `dvc repro` was started, which may be any folder of the repository.
+    """The stage that DVC_STAGE names, by a path from where `dvc` was started; else that of `cwd`.
 
     Raises:
         UserError: several may be meant.
     """
+    told = os.environ.get("DVC_STAGE", "")
+    name = told if told.rpartition(":")[2] == name else name  # a script gives it without its file
     path, _, own = name.rpartition(":")
     named = [one for one in stages if one.name == own]
+    files = {Path(one.path).resolve(): one for one in named}
+    place = dvc_folder(root) if name == told else None
+    if place and (exact := files.get((place / (path or "dvc.yaml")).resolve())):
+        return exact
     here = [one for one in named if Path(one.wdir).resolve() == cwd] or named
     if len(here) < 2:
         return here[0] if here else None
-    places = [root]
-    with suppress(OSError):
-        places = [Path(process.cwd()), root] if (process := dvc_above()) else places
-    files = {Path(one.path).resolve(): one for one in here}
-    for place in places:
-        if exact := files.get((place / (path or "dvc.yaml")).resolve()):
-            return exact
-    names = ", ".join(sorted(f"{file.relative_to(root).as_posix()}:{own}" for file in files))
+    if (exact := files.get((root / (path or "dvc.yaml")).resolve())) in here:
+        return exact
+    names = ", ".join(sorted(_stage(one, root).name for one in here))
     raise UserError(
         f"DVC_STAGE is '{name}', which may be any of {names}, which run in {cwd}; start "
         "'dvc repro' from the repository's root"
@@ -246,8 +248,8 @@ def hash_paths(
 ) -> dict[str, str]:
     """SHA-256 of each file and folder that is there, by its path.
 
-    A folder counts by its files that DVC sees, without those that .dvcignore names. Files behind a
-    link to a folder count too, though DVC does not see them.
+    A folder counts by its files, without those that .dvcignore names. Those behind a link to a
+    folder count too, and those of a DVC repository inside, though DVC sees neither.
 
     Args:
         root: of the DVC repository.
@@ -263,7 +265,7 @@ def hash_paths(
         if files is None:
             found[path] = digest_of(root / path)
         else:
-            counted = (name for name in files if compiled or f"/{_COMPILED}" not in f"/{name}")
+            counted = (name for name in files if compiled or not _COMPILED.fullmatch(name))
             found[path] = sha256_of_files({name: files[name] for name in counted}, digest_of)
     return found
 
@@ -287,7 +289,7 @@ def _files(
     """The files in a folder, which is behind those links, by their names from the first one."""
     if folder.resolve() in above:
         return  # a link to where it is itself
-    for place, folders, files in ignore.walk(ignore.fs, str(folder)):
+    for place, folders, files in ignore.walk(ignore.fs, str(folder), ignore_subrepos=False):
         here = Path(place)
         below = Path(name, here.relative_to(folder))
         for file in files:
@@ -319,6 +321,7 @@ def _stage(found: Any, root: Path) -> Stage:
         _local_paths(found.outs, root),
         _local_paths([out for out in found.outs if out.persist], root),
         tuple(str(out.def_path) for out in found.outs if not _local_paths([out], root)),
+        _local_paths([out for out in found.outs if out.hash_info.isdir], root),
     )
 
 

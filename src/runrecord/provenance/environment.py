@@ -47,8 +47,10 @@ _OF_LIBRARIES = re.compile(
 
 # Those that change numbers: how many threads there are, as sums round by how they are split; which
 # kernels and algorithms are taken, and in which order they add; how exact they are; what is drawn.
+# Or texts: how they are sorted, encoded and dated. Not LANG: each terminal sets it, to its own.
 _NUMERIC = re.compile(
-    r"PYTHONHASHSEED"
+    r"PYTHON(HASHSEED|OPTIMIZE|UTF8)|LC_ALL|TZ"
+    r"|GLIBC_TUNABLES|ARROW_USER_SIMD_LEVEL|BLIS_ARCH_TYPE|(POLARS_MAX|RAYON_NUM)_THREADS"
     r"|OMP_(DYNAMIC|MAX_ACTIVE_LEVELS|NESTED|NUM_THREADS|SCHEDULE|THREAD_LIMIT)"
     r"|KMP_(ALL_THREADS|DETERMINISTIC_REDUCTION|DEVICE_THREAD_LIMIT|DYNAMIC_MODE|FORCE_REDUCTION)"
     r"|KMP_(HW_SUBSET|LIBRARY)"
@@ -126,13 +128,13 @@ def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
 def record_of(checkout: Path, stage: Stage) -> str | None:
     """The out in which `stage` keeps its run's record, if it declares one.
 
-    It is the first under `records/` that nothing else is in: DVC removes a stage's outs before it
-    runs, so what a script put there is no record.
+    It is one under `records/` that nothing else is in, as DVC removes outs before a stage runs: one
+    that has a record, else a folder by dvc.lock, else the first that is not named as a file is.
     """
-    places = [checkout / name for name in stage.outs if name.startswith(RECORDS)]
-    free = (place for place in places if not place.exists() or (place / START).is_file())
-    place = next(free, None)
-    return place.relative_to(checkout).as_posix() if place else None
+    had = {out: (checkout / out / START).is_file() for out in stage.outs if out.startswith(RECORDS)}
+    free = [out for out in had if had[out] or not (checkout / out).exists()]
+    file = {out: out not in stage.folders and 1 + Path(out).suffix[1:2].isalpha() for out in free}
+    return min(free, key=lambda out: (not had[out], file[out]), default=None)
 
 
 def _texts(params: Mapping[str, object]) -> dict[str, str]:

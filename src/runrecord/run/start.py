@@ -160,6 +160,7 @@ def start_run(
                         raise left
                     return
                 run._check_repeated()
+                tracker.take(more=False)  # what is sealed is what the store has
                 end = _finished(run, origin, checkout, cwd)
                 end_waiting_on_signals(tracker.stop_waiting)
                 if place := record_of(checkout, origin.inputs.stage):
@@ -168,6 +169,7 @@ def start_run(
                 if os.getpid() != process:
                     raise
                 end_waiting_on_signals(tracker.stop_waiting)
+                tracker.take(more=True)
                 killed = isinstance(error, _STOPPED) or (
                     isinstance(error, OSError) and is_console_gone(error)
                 )

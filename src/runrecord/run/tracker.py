@@ -55,8 +55,8 @@ class Tracker:
             UserError: it could not be read again, or the run has ended; nothing of it is kept.
         """
         with self._turn:
-            self._check_open()  # who samples the machine passes over the error
-            self._ended = isinstance(event, RunEnded)
+            self._check_open(event)  # who samples the machine passes over the error
+            self._ended = self._ended or isinstance(event, RunEnded)
             try:
                 self._writer.write(event, contents)
             except ValueError as error:
@@ -72,6 +72,11 @@ class Tracker:
             self.length += 1
             if self._follower:
                 self._follower.pass_on()
+
+    def take(self, more: bool) -> None:
+        """Take more than the end of the run from now on, or take nothing else."""
+        with self._turn:
+            self._ended = not more
 
     def keep(
         self, folder: str, title: str, content: bytes | Path, suffix: str
@@ -102,13 +107,13 @@ class Tracker:
         if self._follower:
             self._follower.stop_waiting()
 
-    def _check_open(self) -> None:
+    def _check_open(self, event: Event | None = None) -> None:
         if os.getpid() != self._process:
             raise UserError(
                 "the run belongs to the process that this one was forked from: log there, or begin "
                 "a run of its own here."
             )
-        if self._ended:
+        if self._ended and not isinstance(event, RunEnded):
             raise UserError(
                 "the run has ended: nothing more can be recorded of it; log inside "
                 "'with start_run()'."

@@ -198,6 +198,17 @@ def dvc_above() -> "psutil.Process | None":
     return None
 
 
+def dvc_folder(root: Path) -> Path | None:
+    """Where `dvc` was started, which DVC_STAGE's path is from; a rebuilt stage's is from `root`."""
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        if EXECUTION in os.environ:
+            return root
+        return Path(process.cwd()) if (process := dvc_above()) else None
+    return None
+
+
 def here() -> dict[str, str]:
     """This process, and where it runs: by that, others can tell whether it is gone."""
     return {

@@ -13,7 +13,7 @@ import yaml
 from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify, with_results
 
 from records import new_run
-from runrecord.dvc.stages import Stage
+from runrecord.dvc.stages import Stage, find_stage, hash_paths
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs
 from runrecord.verify.stage import is_of
@@ -173,6 +173,44 @@ def test_a_stage_is_the_same_at_its_end_wherever_dvc_was_started(tmp_path: Path)
     inside.run("dvc", "repro", "../dvc.yaml:train", environment=RECORD_ONLY)
     start = json.loads(workspace.read("records/here/run.json"))
     assert (start["stage"], [*start["deps"]]) == ("train", ["here.csv"])
+
+
+def test_a_stage_that_works_in_a_folder_of_another_of_its_name_is_not_that_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = f"{EXEC} 'echo $DVC_STAGE'"
+    own = f"stages: {{train: {{cmd: cd sub && {train}, outs: [records/root]}}}}"
+    (here / "dvc.yaml").write_text(own)
+    (here / "sub").mkdir()
+    its = f"stages: {{train: {{cmd: {train}, outs: [../records/sub]}}}}"
+    (here / "sub/dvc.yaml").write_text(its)
+    Workspace(here).run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
+    for name, stage in (("root", "train"), ("sub", "sub/dvc.yaml:train")):
+        assert json.loads((here / f"records/{name}/run.json").read_text())["stage"] == stage
+    monkeypatch.setenv("RUNRECORD_EXECUTION", "of a run that is rebuilt")
+    for stage in ("train", "sub/dvc.yaml:train"):
+        monkeypatch.setenv("DVC_STAGE", stage)
+        assert find_stage(here, stage, here / "sub").stage.name == stage
+        assert find_stage(here, "train", here / "sub").stage.name == stage, "as a script may say"
+
+
+def test_data_where_python_compiles_and_of_another_repository_counts(here: Path) -> None:
+    def digest(name: str, text: str) -> str:
+        (here / "data/set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "data/set" / name).write_text(text)
+        return hash_paths(here, ["data/set"])["data/set"]
+
+    for name in ("__pycache__/table.csv", "a/__pycache__/b/c.pyc", "inner/.dvc/config"):
+        digest(name, "")
+    for name in ("__pycache__/table.csv", "a/__pycache__/b/c.pyc", "inner/result.txt"):
+        assert digest(name, "1") != digest(name, "2"), name
+    was = digest("a.txt", "")
+    for name in (
+        "__pycache__/a.cpython-311.pyc",
+        "a/__pycache__/f.py311.1.nbc",
+        "inner/.dvc/tmp/x",
+    ):
+        assert digest(name, "1") == was, name
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,10 +24,11 @@ from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace, history, spool
 
 from records import end_run, new_run
 from runrecord.errors import UserError
-from runrecord.files import sha256, write_atomic
+from runrecord.files import sha256, sha256_of_files, write_atomic
 from runrecord.record.events import (
     Dataset,
     Logged,
+    ModelEvaluated,
     RecordRefused,
     RunEnded,
     RunStarted,
@@ -593,18 +593,15 @@ def test_a_sealed_copy_has_all_and_its_end(record: Path, tmp_path: Path) -> None
         assert "lock" not in files_in(tmp_path / "records/a")
 
 
-def test_a_file_is_kept_once_and_hashed_once(
-    toy: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_kept_once(toy: Workspace) -> None:
     """Run store and sealed record have one file with two names, whatever DVC does with the one."""
-    model = toy.path / "model.bin"
     toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
     (folder,) = (path for path in spool(toy) if path.name.startswith("train"))
     sealed = toy.path / "records/train"
     (kept,) = (folder / "artifacts").iterdir()
     assert kept.samefile(sealed / "artifacts" / kept.name)
     assert not kept.stat().st_mode & 0o222
-    assert not kept.samefile(model), "a script may write its model again"
+    assert not kept.samefile(toy.path / "model.bin"), "a script may write its model again"
     for name in ("events.jsonl", "run.json"):
         assert not (folder / name).samefile(sealed / name)
     before = list(Record(files_in(folder)).events())
@@ -614,20 +611,30 @@ def test_a_file_is_kept_once_and_hashed_once(
     toy.run("sh", "-c", "rm -rf records && dvc checkout && dvc unprotect records/train")
     assert list(Record(files_in(folder)).events()) == before
 
-    opened: list[str] = []
-    real = hashlib.file_digest
 
-    def counted(file: BufferedReader, name: str) -> Any:
-        opened.append(file.name)
-        return real(file, name)
+def test_what_a_run_writes_through_a_memory_map_is_hashed_as_it_is_then(here: Path) -> None:
+    """Such a file keeps its times."""
+    found = []
+    with start_run("train") as run:
+        array = np.lib.format.open_memmap(here / "model.bin", "w+", np.float64, (4,))
+        for value in (1.0, 2.0, 3.0):
+            array[:] = value
+            time.sleep(0.06)
+            found.append(hashlib.sha256((here / "model.bin").read_bytes()).hexdigest())
+            if value < 3:
+                run.evaluation("w", "model.bin", {"value": value})
+    events = [*Record(files_in(run_dir(here, run.id))).events()]
+    assert [one.sha256 for one in events if isinstance(one, ModelEvaluated)] == found[:2]
+    assert isinstance(events[-1], RunEnded)
+    assert events[-1].outs["model.bin"] == found[2]
 
-    monkeypatch.setattr(hashlib, "file_digest", counted)
-    time.sleep(0.1)  # it could have changed twice within one time
-    assert [sha256(model) for _ in range(3)] == [sha256(model.read_bytes())] * 3
-    assert opened == [str(model)]
-    model.chmod(0o644)
-    model.write_bytes(b"other")
-    assert sha256(model) == sha256(b"other")
+
+def test_no_two_names_of_files_are_one_in_the_hash_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    names = ["a\nb", "a\\nb", "a\\\nb", "a\\\\nb"]
+    assert len({sha256_of_files({name: tmp_path / "file"}) for name in names}) == len(names)
+    line = f"{sha256(b'1')}  a b\n".encode()
+    assert sha256_of_files({"a b": tmp_path / "file"}) == sha256(line)
 
 
 NUMBERS = (

@@ -16,7 +16,8 @@ from records import ending, new_run, recorded
 from runrecord import start_run
 from runrecord.errors import UserError
 from runrecord.record.reader import Record, files_in, view
-from runrecord.run.start import rank_in
+from runrecord.record.writer import RecordWriter
+from runrecord.run.start import PRUNED, WHY, rank_in
 from runrecord.store import processes
 from runrecord.store.runs import run_dir
 
@@ -99,6 +100,64 @@ def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
     with start_run("other") as run:
         pass
     assert Record(files_in(run_dir(here, run.id))).start.number == 1, "of its own stage"
+
+
+@pytest.mark.parametrize("record", ["records/train", "records/train-0.1", "records/a.d"])
+@pytest.mark.parametrize("known", ["by its name", "by dvc.lock", "by its record"])
+def test_a_record_takes_no_out_that_is_a_file_later(here: Path, record: str, known: str) -> None:
+    file = "records/scores.json" if known == "by its name" else "records/scores"
+    stages = (here / "dvc.yaml").read_text().replace("records/train", f"{file}, {record}")
+    (here / "dvc.yaml").write_text(stages)
+    if known == "by dvc.lock":
+        outs = f"[{{path: {file}, md5: {'a' * 32}}}, {{path: {record}, md5: {'b' * 32}.dir}}]"
+        (here / "dvc.lock").write_text(
+            f"schema: '2.0'\nstages: {{train: {{cmd: a, outs: {outs}}}}}"
+        )
+    elif known == "by its record" or record == "records/a.d":
+        new_run(here / record, id="before", stage="train")
+    with start_run("train") as run:
+        pass
+    (here / file).write_text("{}")
+    assert Record(files_in(here / record)).start.id == run.id
+
+
+def test_a_thread_that_logs_while_its_run_ends_is_refused_before_the_record_is_sealed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal, refused = RecordWriter.seal, list[str]()
+
+    def sealed(writer: RecordWriter, *given: Any) -> None:
+        for when in ("before", "after"):
+            try:
+                run.tag(logged=when)
+            except UserError:
+                refused.append(when)
+            if when == "before":
+                seal(writer, *given)
+
+    monkeypatch.setattr(RecordWriter, "seal", sealed)
+    with start_run("train") as run:
+        run.log({"loss": 1.0})
+    assert refused == ["before", "after"]
+    kept, own = (
+        folder / "events.jsonl" for folder in (run_dir(here, run.id), here / "records/train")
+    )
+    assert kept.read_bytes() == own.read_bytes()
+
+
+def test_why_a_trial_was_stopped_is_on_record_also_if_it_was_about_to_end(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_given: Any) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runrecord.run.start.hash_outs", stopped)
+    monkeypatch.setenv(WHY, str(here / "why"))
+    (here / "why").write_text("worse than most")
+    with suppress(KeyboardInterrupt, SystemExit), start_run("train") as run:
+        pass
+    (record,) = recorded(here)
+    assert (ending(record), run.tags[PRUNED]) == ("KILLED", "worse than most")
 
 
 def test_runs_of_other_processes_are_not_counted(here: Path) -> None:

@@ -38,6 +38,9 @@ def record(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Record
     run.image("place", np.zeros((2, 2), np.uint8), step=3)
     (tmp_path / "model.bin").write_bytes(run_id.encode())
     run.model(tmp_path / "model.bin", step=3)
+    run.evaluation("model", tmp_path / "model.bin", {"acc": 0.5})
+    (tmp_path / "other").write_bytes(b"other")
+    run.evaluation("other %", tmp_path / "other", {"acc": 0.25})
     record = end_run(tmp_path / "record")
     play(root, record, MlflowSink)
     return record
@@ -109,6 +112,26 @@ CHANGES = {
         f"UPDATE tags SET value = '{'d' * 40}' WHERE run_uuid = :run AND key = 'git.commit'",
         ("the tag git.commit", "differs"),
     ),
+    "the commit is not named": (
+        "DELETE FROM tags WHERE run_uuid = :run AND key = 'git.commit'",
+        ("the tag git.commit", "missing"),
+    ),
+    "the status is another": (
+        "UPDATE runs SET status = 'FAILED' WHERE run_uuid = :run",
+        ("the status of the run", "differs"),
+    ),
+    "an evaluated model is another": (
+        "UPDATE tags SET value = 'f' WHERE run_uuid = :run AND key = 'other _x25_.sha256'",
+        ("the model other _x25_.sha256", "differs"),
+    ),
+    "a metric of its own evaluation is another": (
+        "UPDATE latest_metrics SET value = 9.0 WHERE run_uuid = :run AND key = 'Eval/acc'",
+        ("the latest value of Eval/acc", "differs"),
+    ),
+    "a point of its own evaluation is another": (
+        "UPDATE metrics SET value = 9.0 WHERE run_uuid = :run AND key = 'Eval/acc'",
+        ("Eval/acc at step 3", "differs"),
+    ),
     "the machine is another": (
         "UPDATE tags SET value = '3.12.0' WHERE run_uuid = :run AND key = 'python'",
         ("the tag python", "differs"),
@@ -130,8 +153,9 @@ def test_whatever_is_changed_in_mlflow_is_found_and_named(
 
 def test_metrics_of_another_group_are_others(root: Path, record: Record) -> None:
     client, run_id = change(root, record)
-    client.log_metric(run_id, "Eval/SSIM", 0.5)
-    client.log_metric(run_id, "system/cpu", 0.5)
+    client.set_tag(run_id, "evaluation.run_id", "of another run")
+    for name in ("Eval/SSIM", "Eval/acc", "system/cpu"):
+        client.log_metric(run_id, name, 0.75)
     assert audit(client, run_id, record) == []
 
 

@@ -7,15 +7,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from runrecord.files import sha256
-from runrecord.record.events import PATCH, ModelSaved
-from runrecord.record.reader import Record
+from runrecord.record.events import PATCH, ModelEvaluated, ModelSaved
+from runrecord.record.reader import EVALUATION, Record
 from runrecord.safety.text import printable
-from runrecord.trackers.base import LONGEST_TAG, SYSTEM, name_for, text_for
-from runrecord.trackers.mlflow.artifacts import CHANGE, artifacts_of, points_shown
+from runrecord.trackers.base import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
+from runrecord.trackers.mlflow.artifacts import CHANGE, EVENTS_TAG, artifacts_of, points_shown
+from runrecord.trackers.mlflow.links import EVALUATED_BY
 from runrecord.verify.compare import (
     METRIC,
     MODEL,
     PARAM,
+    STATUS,
     TAG,
     Difference,
     Place,
@@ -32,15 +34,15 @@ _ORIGIN = (TAG, _CHANGE)
 
 
 def is_of_origin(found: Difference) -> bool:
-    """Is it where the run came from? Then MLflow shows another run than the record's."""
-    return found.place.kind in _ORIGIN
+    """Did the run come from elsewhere? Then MLflow shows another run than the record's."""
+    return found.place.kind in _ORIGIN and found.state == "differs"
 
 
 def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Difference]:
     """Compare what a record says, first, with what MLflow shows of its run, second.
 
-    That is the run's origin, its params, its metrics' points and its model's SHA-256. Metrics of
-    other groups than the record's belong to others: to evaluations, or to people.
+    That is the run's origin, status and params, its metrics' points and the SHA-256 of its models.
+    Metrics of other groups than the record's are others': evaluations', if not the run's own.
 
     Raises:
         RecordRefused: the record is damaged.
@@ -52,6 +54,13 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     for event in events:
         for name, step, value in points_shown(event):
             points.setdefault((name, step), []).append(value)
+    made = [event for event in events if isinstance(event, ModelSaved)][-1:]
+    evaluated = [event for event in events if isinstance(event, ModelEvaluated)]
+    own = {event.file.sha256 for event in made if run.data.tags.get(EVALUATED_BY) == run_id}
+    for event in evaluated:
+        for title, value in event.metrics.items() if event.sha256 in own else ():
+            if (name := EVALUATION + name_for(title)) in run.data.metrics:
+                points.setdefault((name, made[0].step), []).append(value)
     recorded = {Place(METRIC, *point): _distinct(values) for point, values in points.items()}
     shown: dict[Place, list[Value]] = {}
     names = {name for name, _ in points}
@@ -74,15 +83,16 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         recorded[Place(PARAM, name_for(key), None)] = [text_for(value)]
     for key, text in run.data.params.items():
         shown[Place(PARAM, key, None)] = [text]
-    models = [event.file.sha256 for event in events if isinstance(event, ModelSaved)]
-    if models:
-        recorded[Place(MODEL, "model.sha256", None)] = [models[-1]]
-        if digest := run.data.tags.get("model.sha256"):
-            shown[Place(MODEL, "model.sha256", None)] = [digest]
-    for key, text in record.start.tags.items():
-        if (other := run.data.tags.get(name_for(key))) is not None:
-            recorded[Place(TAG, key, None)] = [text[:LONGEST_TAG]]
-            shown[Place(TAG, key, None)] = [printable(other)[:LONGEST_TAG]]
+    texts = [(MODEL, f"{model_for(event.model)}.sha256", event.sha256) for event in evaluated]
+    texts += [(MODEL, "model.sha256", event.file.sha256) for event in made]
+    texts += [(TAG, name_for(key), text[:LONGEST_TAG]) for key, text in record.start.tags.items()]
+    texts += [(STATUS, "of the run", record.end.status)] if record.end else []
+    whole = int(run.data.tags.get(EVENTS_TAG, 0)) >= record.length
+    tags = run.data.tags | ({"of the run": run.info.status} if whole else {})
+    for kind, key, text in texts:
+        recorded[Place(kind, key, None)] = [text]
+        if key in tags:
+            shown[Place(kind, key, None)] = [printable(tags[key])[:LONGEST_TAG]]
     change = record.patch().decode(errors="replace")
     clean = run.data.tags.get("git.dirty") == "false"
     other_change = "" if clean else _patch(client, run)

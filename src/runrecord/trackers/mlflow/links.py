@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-_BY = "evaluation.run_id"
+EVALUATED_BY = "evaluation.run_id"
 """The tag of a training that names its evaluation."""
 _PARENT = "mlflow.parentRunId"  # MLflow's own name for the run beneath which one is shown
 _NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
@@ -39,7 +39,7 @@ class Links:
         newest, latest = self._trainings(digest, count=1), self._evaluations(model, digest)[:1]
         if not newest or not latest:
             return
-        others = self._trainings(digest, f" AND tags.`{_BY}` IS NULL")
+        others = self._trainings(digest, f" AND tags.`{EVALUATED_BY}` IS NULL")
         trainings = {run.info.run_id: run for run in [*newest, *others]}
         others = self._evaluations(model, digest, f" AND tags.`{model}.run_id` IS NULL")
         pairs = [(evaluation.info.run_id, newest[0].info.run_id) for evaluation in reversed(others)]
@@ -89,7 +89,7 @@ class Links:
         for first in range(0, len(points), BATCH):
             self._client.log_batch(training_id, points[first : first + BATCH])
         self._client.set_tag(evaluation_id, f"{model}.run_id", newest.info.run_id)
-        self._client.set_tag(training_id, _BY, latest.info.run_id)
+        self._client.set_tag(training_id, EVALUATED_BY, latest.info.run_id)
         for run_id in (evaluation_id, training_id):
             tags = self.description(self._client.get_run(run_id))
             self._client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
@@ -147,8 +147,8 @@ class Links:
         source = run.data.tags.get("mlflow.source.name", "")
         name = run.data.params.get("model", "").upper() or source
         text = f"**{plain(name)}**" + (f": {params}." if params else "")
-        if _BY in run.data.tags:
-            link = _link_to(run, run.data.tags[_BY], "its evaluation")
+        if EVALUATED_BY in run.data.tags:
+            link = _link_to(run, run.data.tags[EVALUATED_BY], "its evaluation")
             text += f"\n\nTest metrics, from {link}: {self._metrics(run, EVALUATION)}."
         return text
 
