@@ -114,10 +114,10 @@ TIMES = {1: (1, 10), 2: (5, 12), 3: (20, 30)}
     [
         ((99.0, 2.0, 1.0), (1, 2, 3)),
         ((2.0, 99.0, 99.0), (2, 1, 3)),
-        ((99.0, 99.0, 2.0), (1, 2, 3)),
+        ((99.0, 100.0, 2.0), (1, 2, 3)),
         ((2.00001, 98.9, 1.0), (2, 1, 3)),
     ],
-    ids=["same order", "other order", "the same twice", "nearly"],
+    ids=["same order", "other order", "likest twice", "nearly"],
 )
 def test_a_run_meets_one_of_those_that_went_on_at_the_same_time_and_each_another(
     tmp_path: Path, losses: Sequence[float], meets: Sequence[int]
