@@ -74,7 +74,7 @@ def cells(html: str, name: str) -> list[tuple[str, bool]]:
 
 def judged(html: str, name: str) -> tuple[str, ...]:
     """What stands in a row of the main metrics, but for marks."""
-    return tuple(value for value, _ in cells(html, name))
+    return tuple(re.sub("</?small>", "", value) for value, _ in cells(html, name))
 
 
 def answers(html: str) -> list[str]:
