@@ -43,8 +43,7 @@ def test_a_mutation_is_in_its_file_once_and_its_tests_are_there(mutation: Mutati
 
 
 def test_each_has_a_number_of_its_own() -> None:
-    numbers = [one.number for one in MUTATIONS]
-    assert numbers == sorted(set(numbers))
+    assert [one.number for one in MUTATIONS] == [*range(1, len(MUTATIONS) + 1)]
 
 
 @pytest.fixture
