@@ -42,7 +42,7 @@ from runrecord.record.reader import Record, files_in, view
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints, folders_of
 from runrecord.resume.identity import Identity
-from runrecord.store.processes import lock_of
+from runrecord.store.processes import is_followed, lock_of
 from runrecord.store.runs import run_dir
 from runrecord.verify.compare import compare
 
@@ -85,6 +85,7 @@ def test_a_stopped_training_goes_on_in_the_same_run_which_mlflow_shows_as_it_is(
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(toy.path)
+    wait_until(lambda: not is_followed(folder))  # it closes the run as well, and may be at it
     reap()
     assert "without a trace" in shown_as("KILLED").data.tags["error"]
     with toy.start(*TOY_TRAIN, PAUSE_AFTER="6") as process:
