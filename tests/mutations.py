@@ -213,10 +213,10 @@ MUTATIONS = [
     ),
     Mutation(
         26,
-        "generative/evaluation/classifier.py",
-        'f"evaluate/classifier/{number}/weights"',
-        '"evaluate/classifier/weights"',
-        "generative/test_samples.py::test_the_classifier_learns_the_sample_and_repeats_to_the_bit",
+        "generative/evaluation/samples.py",
+        "float(np.mean(distances))",
+        "distances[0]",
+        "generative/test_samples.py::test_several_judges_give_the_mean_of_what_each_says_and_how_far_they_differ",
     ),
     Mutation(
         27,
