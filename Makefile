@@ -50,9 +50,9 @@ repro: setup
 # A first result in two minutes: an experiment of a few epochs, which keeps the committed results.
 try: setup
 	generative check
-	dvc exp run --temp --name try-$$(date +%H%M%S) -S ae.epochs=1 -S vae.epochs=3 -S gan.epochs=1 -S evaluate.importance_samples=50
-	-runrecord report
-	@echo 'Pictures and figures: report.html; all runs: make mlflow'
+	name=try-$$(date +%H%M%S) && dvc exp run --temp --name $$name -S ae.epochs=1 -S vae.epochs=3 -S gan.epochs=1 \
+	    -S evaluate.importance_samples=50 && runrecord report $$name
+	@echo 'Pictures, curves and figures: report.html. All runs: make mlflow'
 
 test: setup
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
