@@ -47,7 +47,7 @@ repro: setup
 	@echo 'Follow losses:     make tensorboard'
 	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'
 
-# A first result in two minutes: an experiment of a few epochs, which keeps the committed results.
+# A first result soon: an experiment of a few epochs, which keeps the committed results.
 try: setup
 	generative check
 	name=try-$$(date +%H%M%S) && dvc exp run --temp --name $$name -S ae.epochs=1 -S vae.epochs=3 -S gan.epochs=1 \
