@@ -3,6 +3,7 @@
 import hashlib
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,8 @@ def folder_to_idx(folder: Path, into: Path) -> None:
         OSError: a folder cannot be read, or a file not be written.
     """
     splits = _splits(folder)
-    shape, wrong = _shape_of([path for images in splits for path, _ in images])
-    if wrong:
-        others = f" ({len(wrong) - _TOLD} more)" if len(wrong) > _TOLD else ""
-        raise RunFailed("\n".join(wrong[:_TOLD]) + others)
+    example, shape = _example([image for images in splits for image, _ in images])
+    wrong: list[str] = []
     has_labels = bool(folder_classes(folder))
     for split, images in zip(SPLITS, splits, strict=True):
         path = into / f"{split}-images-idx{1 + len(shape)}-ubyte"
@@ -55,29 +54,31 @@ def folder_to_idx(folder: Path, into: Path) -> None:
             with path.open("wb") as file:
                 file.write(idx_header(len(images), *shape))
                 for image, _ in images:
-                    file.write(_read(image).tobytes())
+                    try:
+                        pixels = _read(image)
+                    except RunFailed as error:
+                        wrong.append(str(error))
+                        continue
+                    if pixels.shape == shape:
+                        file.write(pixels.tobytes())
+                    else:
+                        wrong.append(_difference(image, pixels.shape, example, shape))
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
         if has_labels:
             labels = np.array([label for _, label in images], np.uint8)
             write_atomic(labels_file(into, split), to_idx(labels))
+    if wrong:
+        others = f" ({len(wrong) - _TOLD} more)" if len(wrong) > _TOLD else ""
+        raise RunFailed("\n".join(wrong[:_TOLD]) + others)
 
 
-def _shape_of(images: list[Path]) -> tuple[tuple[int, ...], list[str]]:
-    """The shape of the first image that can be read, and what is wrong with each that differs."""
-    example, wrong = images[0], []
-    shape: tuple[int, ...] = ()
+def _example(images: list[Path]) -> tuple[Path, tuple[int, ...]]:
+    """The first image that can be read, and its shape, which the others have to have."""
     for image in images:
-        try:
-            found = _read(image).shape
-        except RunFailed as error:
-            wrong.append(str(error))
-            continue
-        if not shape:
-            example, shape = image, found
-        elif found != shape:
-            wrong.append(_difference(image, found, example, shape))
-    return shape, wrong
+        with suppress(RunFailed):  # it is told with all others
+            return image, _read(image).shape
+    return images[0], ()
 
 
 def _splits(folder: Path) -> tuple[list[Labelled], list[Labelled]]:

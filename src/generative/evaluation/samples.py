@@ -69,16 +69,14 @@ def real_images(
     width = float(np.median(euclidean_distances(train_pixels[:1000]))) or 1.0  # all are the same
     floors = {"Samples/MMD2 Floor": squared_mmd(train_pixels, pixels, width)}
     seen = []
+    test_images, train_images = (split.to_float(slice(None)) for split in (data.test, train))
     for judge in judges:
         assert data.test.labels is not None
-        features, decisions = judge.look_at(data.test.to_float(slice(None)), at_once)
+        features, decisions = judge.look_at(test_images, at_once)
         right = decisions == data.test.labels.cpu().numpy()
         shares = shares_of(decisions, judge.classes)
-        own, (others, _) = (
-            features[chosen.cpu().numpy()],
-            judge.look_at(train.to_float(slice(None)), at_once),
-        )
-        floor = frechet_distance(others, own)
+        own = features[chosen.cpu().numpy()]
+        floor = frechet_distance(judge.look_at(train_images, at_once)[0], own)
         seen.append(Seen(judge, own, floor, shares, float(right.mean())))
     if seen:
         floors["Samples/Classifier Frechet Floor"] = float(np.mean([one.floor for one in seen]))
