@@ -71,10 +71,10 @@ class Params:
         """
         self._path = path
         self._document = read_yaml(path)
-        models = {path.stem for path in (Path(__file__).parents[1] / "models").glob("*.py")}
-        known = _keys_read(pipeline) | models
+        known, models = _keys_read(pipeline), Path(__file__).parents[1] / "models"
         for key in self._document:
-            if key not in known and not known & {_WHOLE, _TEMPLATE}:
+            is_read = key in known or known & {_WHOLE, _TEMPLATE}
+            if not is_read and not (models / f"{key}.py").is_file():
                 raise UserError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
 
     def section(self, name: str, schema: type[S]) -> S:
