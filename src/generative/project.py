@@ -60,6 +60,17 @@ PROJECT = Project(
         **dict.fromkeys(("Classes Drawn", "Class Evenness"), "higher"),
         **dict.fromkeys(("MSE", "BCE", "MMD2", "Frechet Distance"), "lower"),
     },
+    descriptions=dict.fromkeys(
+        (
+            f"{split}/{loss}"
+            for split in ("Train", "Validation", "Test")
+            for loss in ("Reconstruction Error", "KL-Divergence", "Total Loss")
+        ),
+        "A mean over the images of a batch. The book adds up the variational autoencoder's losses "
+        "over a batch of 100: its curves are 100 times as high. "
+        "/ 배치에 든 이미지의 평균입니다. "
+        "교재의 변형 오토인코더 곡선은 이미지 100개의 합이므로 100배 높습니다.",
+    ),
     test_metrics=("metrics/evaluation.json:*", "*:Test/*"),
     spread={  # docs/seeds.md
         "train-ae": {

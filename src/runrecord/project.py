@@ -53,6 +53,8 @@ class Project:
     """Params that change chance alone, in whatever block: a report measures by what they make."""
     test_metrics: tuple[str, ...] = ()
     """Metrics of test data, as patterns of `FILE:NAME`: a search should choose by others."""
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    """What TensorBoard says beside a metric's curve, by the metric's name."""
     spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By stage and metric, the standard deviation over seeds, where no more of them were run."""
     spread_runs: int = 3
@@ -71,7 +73,7 @@ class Project:
             given: object = getattr(self, name)
             if not isinstance(given, tuple | list) or not all(isinstance(x, str) for x in given):
                 raise UserError(f"Project({name}={given!r}): it should be a tuple of texts.")
-        for name in ("better", "spread", "checks"):
+        for name in ("better", "descriptions", "spread", "checks"):
             if not isinstance(given := getattr(self, name), Mapping):
                 raise UserError(f"Project({name}={given!r}): it should be a dictionary.")
         if self.spread_runs < 2:

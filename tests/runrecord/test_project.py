@@ -75,7 +75,14 @@ def test_a_project_whose_module_is_wrong_is_one_sentence(tmp_path: Path, text: s
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("code", "src"), ("packages", None), ("seeds", [1]), ("better", ["loss"]), ("checks", 1)],
+    [
+        ("code", "src"),
+        ("packages", None),
+        ("seeds", [1]),
+        ("better", ["loss"]),
+        ("descriptions", "a"),
+        ("checks", 1),
+    ],
 )
 def test_a_field_of_another_type_is_refused_where_the_project_is_made(
     field: str, value: object

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from runrecord.errors import require
+from runrecord.project import load_project
 from runrecord.record.events import (
     Contents,
     Event,
@@ -74,7 +75,7 @@ class TensorBoardSink(Sink):
     def __init__(self, root: Path) -> None:
         require("tensorboardX", self.name, "tensorboard")
         import_tensorboardx()
-        self._root = root
+        self._root, self._descriptions = root, load_project(root).descriptions
 
     def handle(self, event: Event, contents: Contents) -> None:
         from tensorboardX.event_file_writer import EventsWriter
@@ -87,6 +88,7 @@ class TensorBoardSink(Sink):
                 if self._run_folder.exists():  # played again: event files only grow, so begin anew
                     shutil.rmtree(self._run_folder)
                 self._run_folder.mkdir(parents=True)
+                self._undescribed = {**self._descriptions}
                 self._writer = EventsWriter(str(self._run_folder / "events"))
                 rows = {**event.params, **event.tags}
                 rows |= {"data set": event.dataset.digest} if event.dataset else {}
@@ -116,14 +118,23 @@ class TensorBoardSink(Sink):
             columns = {name: values for name, values in event.steps.items() if len(values) == count}
             rows = zip(*columns.values(), strict=True)
             for number, values in enumerate(rows, start=max(event.step - 1, 0) * count):
-                self._add(_scalars(dict(zip(columns, values, strict=True))), number, seconds)
+                self._add_scalars(dict(zip(columns, values, strict=True)), number, seconds)
         whole = {name: value for name, value in event.metrics.items() if name not in event.steps}
-        self._add(_scalars(whole), event.step, seconds)
+        self._add_scalars(whole, event.step, seconds)
         for title, file in event.images.items():
             self._add(_image(title, content_of(file, contents)), event.step, seconds)
         for title, file in event.texts.items():
             shown = content_of(file, contents).decode(errors="replace")
             self._add(text(title, f"```\n{shown}\n```"), event.step, seconds)
+
+    def _add_scalars(self, values: Mapping[str, float], step: int, seconds: float) -> None:
+        """Write values; the first of each name with what the project says of it."""
+        summary = _scalars(values)
+        for value in summary.value:
+            if value.tag in self._undescribed:
+                value.metadata.summary_description = self._undescribed.pop(value.tag)
+                value.metadata.plugin_data.plugin_name = "scalars"
+        self._add(summary, step, seconds)
 
     def _add(self, summary: "Summary", step: int, seconds: float) -> None:
         _write(self._writer, summary, step, seconds)

@@ -158,6 +158,26 @@ def test_tensorboard_shows_every_title_as_it_is(root: Path, record: Record) -> N
     ]
 
 
+def test_tensorboard_says_beside_a_curve_what_the_project_has_to_say(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "pyproject.toml").write_text("[tool.runrecord]\nproject = 'described:PROJECT'\n")
+    (tmp_path / "described.py").write_text(
+        "from runrecord.project import Project\n"
+        "PROJECT = Project(descriptions={'Train/Loss': 'Nats an image.'})\n"
+    )
+    run = new_run(tmp_path)
+    for epoch in (1, 2):
+        run.log({"Train/Loss": 1 / epoch, "Accuracy": 0.5}, epoch, {"Train/Loss": [2.0, 1.0]})
+    record = end_run(tmp_path)
+    play(tmp_path, record, TensorBoardSink)
+    folder = event_folder(tmp_path) / record.start.stage / record.start.id
+    found: Any = EventAccumulator(str(folder)).Reload()
+    assert found.SummaryMetadata("Train/Loss").summary_description == "Nats an image."
+    assert [one.value for one in found.Scalars("Train/Loss")] == [2, 1, 2, 1]
+    assert [one.value for one in found.Scalars("Accuracy")] == [0.5, 0.5]
+
+
 def test_an_evaluation_is_at_its_model_whatever_that_is_called(root: Path, tmp_path: Path) -> None:
     title, curve = "변이형 VAE/β=0.5 🙂: 'x'.%", "KL/단위"
     weights = tmp_path / "weights 100%.bin"
