@@ -9,7 +9,7 @@ UV_TERMS = s/\(=.\)\\n/\1/; s/\\n/ /g; s/^[^.]*[.]index-url=/export UV_DEFAULT_I
 UV = eval "$$($(VENV)/bin/python -m pip config list | sort -r | sed -n '$(UV_TERMS)')"; UV_INDEX_STRATEGY=unsafe-best-match $(VENV)/bin/uv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro try test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale lock mlflow tensorboard
+.PHONY: setup repro try test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale pictures lock mlflow tensorboard
 
 setup: $(VENV)/installed $(EXTRAS:%=$(VENV)/installed-%)
 
@@ -95,6 +95,11 @@ bench-big: setup
 
 bench-scale: setup
 	python benchmarks/scale.py
+
+# Of committed results and the experiment `clean`; needs Chromium.
+pictures: setup
+	runrecord sync
+	python benchmarks/pictures.py
 
 lock: setup
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra generative --extra dev --upgrade pyproject.toml --output-file requirements.lock

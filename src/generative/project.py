@@ -1,5 +1,6 @@
 """What `runrecord` is told of this experiment; pyproject.toml names it."""
 
+import json
 from pathlib import Path
 
 from generative.serving import save_model
@@ -72,23 +73,7 @@ PROJECT = Project(
         "교재의 변형 오토인코더 곡선은 이미지 100개의 합이므로 100배 높습니다.",
     ),
     test_metrics=("metrics/evaluation.json:*", "*:Test/*"),
-    spread={  # docs/seeds.md
-        "train-ae": {
-            "Eval/Reconstruction/MSE": 0.0003,
-            "Eval/Reconstruction/SSIM": 0.0035,
-            "Eval/Denoising/MSE at 0.3": 0.00016,
-            "Eval/Latents/Probe Accuracy": 0.006,
-        },
-        "train-vae": {
-            "Eval/Unnormalised Likelihood/ELBO": 0.14,
-            "Eval/Unnormalised Likelihood/IWAE Bound": 0.3,
-            "Eval/Reconstruction/MSE": 0.00013,
-            "Eval/Reconstruction/SSIM": 0.0013,
-            "Eval/Denoising/MSE at 0.3": 0.0036,
-            "Eval/Latents/Probe Accuracy": 0.0013,
-            "Eval/Samples/MMD2": 0.00032,
-        },
-    },
+    **json.loads(Path(__file__).with_name("spread.json").read_text()),  # docs/seeds.md
     params=("latent_dim", "target", "beta", "epochs", "batch_size", "lr", "optimizer", "seed"),
     curves=(
         "Train/Total Loss",

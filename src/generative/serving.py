@@ -1,11 +1,15 @@
-"""How MLflow keeps and loads a model: `mlflow.pyfunc.load_model(...).predict(images)`."""
+"""How MLflow keeps and loads a model: `mlflow.pyfunc.load_model(...).predict(images)`.
+
+A model that reconstructs and also samples draws its own with `predict(images, {"seed": 3})`.
+"""
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +24,7 @@ Images = npt.NDArray[np.float32]
 
 _PACKAGE = Path(__file__).resolve().parent
 _MNIST = (1, 28, 28)  # where a model's file says no shape
+_NO_SEED = -1
 _NEEDED = ("torch", "safetensors", "numpy", "pydantic", "pyyaml")
 
 
@@ -29,12 +34,23 @@ class Reconstructor:
     def __init__(self, model: "Reconstructs", shape: "Shape") -> None:
         self._model, self.shape = model, shape
 
-    def predict(self, images: Images, params: object = None) -> Images:  # noqa: ARG002
-        """The reconstructions; `params` is part of MLflow's call and not used."""
+    def predict(self, images: Images, params: Mapping[str, Any] | None = None) -> Images:
+        """The reconstructions. With a `seed` in `params`, as many images of the model's own.
+
+        Raises:
+            ValueError: there is a seed, but the model only reconstructs.
+        """
         import torch
 
+        from generative.core.model import Samples
+
+        seed = (params or {}).get("seed", _NO_SEED)
         with torch.inference_mode():
-            return torch.sigmoid(self._model.reconstruct(torch.from_numpy(images))).numpy()
+            if seed == _NO_SEED:
+                return torch.sigmoid(self._model.reconstruct(torch.from_numpy(images))).numpy()
+            if not isinstance(self._model, Samples):
+                raise ValueError("seed: this model draws no images of its own; leave it out.")
+            return self._model.sample(len(images), torch.Generator().manual_seed(seed)).numpy()
 
 
 class Sampler:
@@ -59,11 +75,12 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
     """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     shape, gives_back = _served(weights)
     images = Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
     seeds = Schema([TensorSpec(np.dtype("int64"), (-1,))])
+    params = ParamSchema([ParamSpec("seed", DataType.long, _NO_SEED)]) if gives_back else None
     example = np.zeros((1, *shape), np.float32) if gives_back else np.zeros(1, np.int64)
     with TemporaryDirectory() as scratch:
         mlflow.pyfunc.save_model(
@@ -72,7 +89,7 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
             data_path=str(weights),
             code_paths=[str(_pack_code(Path(scratch)))],
             mlflow_model=model,
-            signature=ModelSignature(images if gives_back else seeds, images),
+            signature=ModelSignature(images if gives_back else seeds, images, params),
             input_example=example,
             pip_requirements=[f"{name}=={version(name)}" for name in _NEEDED],
         )

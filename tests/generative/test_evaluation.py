@@ -447,7 +447,8 @@ def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspac
             'tensor_path: "vectors.tsv"' in (folder / model / "projector_config.pbtxt").read_text()
         )
     vae_events = event_files(built, evaluation, "vae")
-    assert len(vae_events.Scalars("eval/Samples/Share by Class")) == 10
+    shares = vae_events.Scalars("eval/Samples/Share by Class")
+    assert [point.step for point in shares] == [*range(10)], "a digit's share stands at the digit"
     assert len(vae_events.Scalars("eval/Unnormalised Likelihood/KL by Unit")) == 8
     pictures = {path.stem for path in (built.path / "metrics/pictures").iterdir()}
     assert "sample_classes" in pictures

@@ -4,30 +4,39 @@ import json
 import re
 import statistics
 
+import pytest
+import seeds
 from workspaces import ROOT
 
 from generative.project import PROJECT
 
+MEASURED = json.loads((ROOT / "benchmarks/seeds.json").read_text())["metrics"]
 
-def test_the_spread_is_that_of_the_three_seeds_in_the_docs() -> None:
-    text = (ROOT / "docs/seeds.md").read_text(encoding="utf-8")
-    sections = dict(
-        re.findall(r"^## (Autoencoder|Variational).*?\n(.*?)(?=^##|\Z)", text, re.M | re.S)
-    )
-    for stage, title in (("train-ae", "Autoencoder"), ("train-vae", "Variational")):
-        rows = re.findall(
-            r"^\| (\S.*?) \| (-?[\d.]+) \| (\S+) \| (\S+) \| (\S+) \|$",
-            sections[title],
-            re.MULTILINE,
-        )
-        measured = {}
-        for name, *values, written in rows:
-            deviation = float(f"{statistics.stdev(map(float, values)):.2g}")
-            assert float(written) == deviation, name
-            if name in PROJECT.headline:
-                measured[f"Eval/{name}"] = deviation
-        assert len(measured) >= 4
-        assert PROJECT.spread[stage] == measured
+
+def test_the_spread_and_the_tables_are_those_of_the_seeds_that_were_run() -> None:
+    assert seeds.tables(MEASURED) in (ROOT / "docs/seeds.md").read_text(encoding="utf-8")
+    assert PROJECT.spread == seeds.spread(MEASURED)
+    assert PROJECT.spread_runs == min(len(MEASURED[name]) for name in ("ae", "vae", "gan"))
+    values = [run["Reconstruction/MSE"] for run in MEASURED["ae"]]
+    of_mse = PROJECT.spread["train-ae"]["Eval/Reconstruction/MSE"]
+    assert of_mse == pytest.approx(statistics.stdev(values), rel=0.05)
+    for name in ("ae", "vae", "gan"):
+        assert len(
+            {run["Train/Total Loss" if name != "gan" else "Samples/MMD2"] for run in MEASURED[name]}
+        ) == len(MEASURED[name])
+
+
+def test_each_figure_with_a_deviation_in_the_readme_is_one_of_these() -> None:
+    known = set()
+    for runs in MEASURED.values():
+        for metric in runs[0]:
+            values = [run[metric] for run in runs]
+            mean, deviation = statistics.mean(values), statistics.stdev(values)
+            known |= {f"{mean:.{digits}f} ± {deviation:.{digits}f}" for digits in range(6)}
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\u2212", "-")
+    figures = re.findall(r"-?\d[\d.]* ± [\d.]*\d", text)
+    assert len(figures) > 15
+    assert [figure for figure in figures if figure not in known] == []
 
 
 def test_which_way_a_metric_is_better_is_what_the_docs_say() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from generative.core.io import to_bytes
 from generative.core.model import Reconstructs
-from generative.serving import Sampler, _served
+from generative.serving import Reconstructor, Sampler, _served
 from models import ae, gan, vae
 
 
@@ -22,6 +22,24 @@ def test_a_sampler_draws_an_image_a_seed_whatever_it_draws_besides() -> None:
     assert np.array_equal(drawn[1:2], sampler.predict(np.array([5])))
     for one, other in ((0, 1), (0, 3), (1, 3)):
         assert not np.allclose(drawn[one], drawn[other], atol=1e-2)
+
+
+def test_a_model_that_reconstructs_and_samples_draws_by_a_seed() -> None:
+    model = vae().eval()
+    served, images = Reconstructor(model, model.shape), np.zeros((3, 1, 28, 28), np.float32)
+    given_back = served.predict(images, {"seed": -1})
+    assert np.array_equal(given_back, served.predict(images))
+    assert np.array_equal(given_back[0], given_back[1])
+    drawn = served.predict(images, {"seed": 3})
+    assert drawn.shape == images.shape
+    assert not np.allclose(drawn[0], drawn[1], atol=1e-2)
+    assert np.array_equal(drawn, served.predict(images, {"seed": 3}))
+    assert not np.array_equal(drawn, served.predict(images, {"seed": 4}))
+    other = ae().eval()
+    with pytest.raises(
+        ValueError, match=r"^seed: this model draws no images of its own; leave it out\.$"
+    ):
+        Reconstructor(other, other.shape).predict(images, {"seed": 3})
 
 
 @pytest.mark.parametrize("make", [ae, vae, gan])

@@ -39,8 +39,8 @@ class Evaluated:
                 f"{found.group}/KL by Unit": list(enumerate(found.divergences, start=1)),
                 f"{found.group}/Bound by K": list(found.bounds.items()),
             }
-        if self.shares:  # a point of a curve lies at 1 or more, and a class may be 0
-            curves["Samples/Share by Class"] = list(enumerate(self.shares.values(), start=1))
+        if self.shares:
+            curves["Samples/Share by Class"] = list(self.shares.items())
         return curves
 
 

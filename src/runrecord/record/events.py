@@ -140,7 +140,6 @@ def _param(value: Any) -> Any:
 
 Time = Annotated[int, Field(ge=0, lt=2**43)]  # until 2248
 Step = Annotated[int, Field(ge=0, lt=2**53)]  # trackers keep these without loss
-X = Annotated[int, Field(ge=1, lt=2**53)]
 Number = Annotated[float, BeforeValidator(_number)]
 Title = Annotated[
     str,
@@ -262,7 +261,7 @@ class ModelEvaluated:
     sha256: Sha256
     """Of the model's file."""
     metrics: Mapping[Title, Number]
-    series: Mapping[Title, list[tuple[X, Number]]] = field(default_factory=dict)
+    series: Mapping[Title, list[tuple[Step, Number]]] = field(default_factory=dict)
     """The points of a curve, by its name."""
     config: Params = field(default_factory=dict)
     """How it was built and trained."""

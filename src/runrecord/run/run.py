@@ -180,7 +180,7 @@ class Run:
             model: its name.
             path: its file, which tells by its content which run made it.
             metrics: by name.
-            series: the points of curves, x being 1 or more, by name.
+            series: the points of curves, x being a whole number from 0, by name.
             config: how it was built and trained, as JSON values.
             embedding: of some examples.
         """

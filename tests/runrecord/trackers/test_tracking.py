@@ -104,6 +104,8 @@ def test_a_logged_model_has_a_signature_and_reconstructs_as_the_file_does(
     assert model.status == "READY"
     assert model.params["latent_dim"] == "4"
     location = model.artifact_location.removeprefix("file://")
+    (output,) = runs(built, "train-vae")[0].outputs.model_outputs
+    drawing = client(built).get_logged_model(output.model_id).artifact_location
     np.save(tmp_path / "images.npy", np.random.default_rng(0).random((3, 1, 28, 28), np.float32))
     # Far from this repository: the model brings its code along.
     (tmp_path / "use.py").write_text(
@@ -111,7 +113,10 @@ def test_a_logged_model_has_a_signature_and_reconstructs_as_the_file_does(
         "sys.path = [p for p in sys.path if not p.endswith('/src')]\n"
         f"model = mlflow.pyfunc.load_model({location!r})\n"
         "assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 28, 28)\n"
-        "numpy.save('out.npy', model.predict(numpy.load('images.npy')))\n"
+        "images = numpy.load('images.npy')\n"
+        "numpy.save('out.npy', model.predict(images))\n"
+        f"model = mlflow.pyfunc.load_model({drawing!r})\n"
+        "assert model.predict(images, {'seed': 3}).shape == images.shape\n"
     )
     Workspace(tmp_path).run("python", "use.py")
     import torch

@@ -1,0 +1,159 @@
+"""The pictures of README and docs that show results, made anew: `make pictures`.
+
+Needs committed results (`make repro`), the experiment `clean` of the README, and Chromium. Shows
+runs by the MLflow and TensorBoard of this checkout. Pictures of measurements are made by what
+measures: bench.py, growth.py, study.py.
+"""
+
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from playwright.sync_api import Page, sync_playwright
+
+from runrecord.cli.runs import find_records
+from runrecord.record.reader import view
+from runrecord.trackers.mlflow.views import VIEWS
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "docs" / "pictures"
+RUNS = {
+    "HEAD:ae": "Autoencoder, target noisy (the chapter's)",
+    "clean:ae": "Autoencoder, target clean",
+    "HEAD:vae": "Variational autoencoder",
+}
+_CAPTION, _GAP = 30, 28  # pixels: the height of a caption, the space between pictures
+
+Rows = Sequence[Sequence[Image.Image]]
+
+
+def main() -> None:
+    """Make them."""
+    previews = [_captioned(_last_preview(name), title) for name, title in RUNS.items()]
+    _save(_composed([previews[:2], previews[2:]]), "epoch30")
+    shown = {path.stem: Image.open(path) for path in (ROOT / "metrics/pictures").glob("*.png")}
+    beside = _composed([[shown["vae_interpolation"]], [shown["vae_divergences"]]])
+    _save(_composed([[shown["denoising"], beside]]), "evaluation")
+    traversals = shown["vae_traversals"]
+    height = min(traversals.height, shown["ae_latent_map"].height)
+    some = traversals.crop((0, 0, traversals.width, height))
+    _save(_composed([[shown["ae_latent_map"], some]]), "latents")
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(60_000)
+        _report(page)
+        _explorer(page)
+        _mlflow(page)
+        _tensorboard(page)
+        browser.close()
+
+
+def _last_preview(name: str) -> Image.Image:
+    """The last picture that the named run logged."""
+    (record,) = find_records(ROOT, name)
+    (file,) = view(record).last_images().values()
+    return Image.open(record.place(file.name)).convert("RGB")
+
+
+def _captioned(picture: Image.Image, title: str) -> Image.Image:
+    canvas = Image.new("RGB", (picture.width, picture.height + _CAPTION), "white")
+    font = ImageFont.load_default(size=18)
+    ImageDraw.Draw(canvas).text((4, 2), title, fill="black", font=font)
+    canvas.paste(picture, (0, _CAPTION))
+    return canvas
+
+
+def _composed(rows: Rows) -> Image.Image:
+    """Pictures in rows, from the left."""
+    widths = [sum(one.width for one in row) + _GAP * (len(row) - 1) for row in rows]
+    heights = [max(one.height for one in row) for row in rows]
+    canvas = Image.new("RGB", (max(widths), sum(heights) + _GAP * (len(rows) - 1)), "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for one in row:
+            canvas.paste(one.convert("RGB"), (left, top))
+            left += one.width + _GAP
+        top += height + _GAP
+    return canvas
+
+
+def _save(picture: Image.Image, name: str) -> None:
+    picture.save(PICTURES / f"{name}.png", optimize=True)
+
+
+def _report(page: Page) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.html"
+        command = ["runrecord", "report", "HEAD:ae", "clean:ae", "--output", str(file)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        page.goto(file.as_uri())
+        page.screenshot(path=PICTURES / "report.png")
+
+
+def _explorer(page: Page) -> None:
+    page.goto((ROOT / "metrics/explorer.html").as_uri())
+    page.wait_for_function("document.readyState === 'complete'")
+    page.screenshot(path=PICTURES / "explorer.png")
+
+
+def _mlflow(page: Page) -> None:
+    """The view that answers which run is best."""
+    question = next(iter(VIEWS.values()))
+    with _viewing("mlflow") as said:
+        address = re.search(rf"^{re.escape(question)}\s+(http\S+)$", said, re.MULTILINE)
+        assert address, said
+        page.set_viewport_size({"width": 1800, "height": 700})
+        page.goto(address[1])
+        page.get_by_text("matching runs").wait_for()
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=PICTURES / "mlflow.png")
+
+
+def _tensorboard(page: Page) -> None:
+    """Each training's last preview."""
+    with _viewing("tensorboard") as said:
+        address = re.search(r"http://[\d.:]+", said)
+        assert address, said
+        page.set_viewport_size({"width": 1200, "height": 900})
+        page.goto(f"{address[0]}/#images&regexInput=train-")
+        page.locator("tf-image-loader img").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=PICTURES / "tensorboard.png")
+
+
+@contextmanager
+def _viewing(viewer: str) -> Iterator[str]:
+    """A running viewer: what it printed until it answered."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["runrecord", viewer, "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = "".join(iter(process.stdout.readline, "Ctrl-C ends it.\n"))
+        try:
+            _wait_for(int(re.findall(r":(\d+)", said)[0]))
+            yield said
+        finally:
+            process.terminate()
+
+
+def _wait_for(port: int) -> None:
+    """Until something listens there."""
+    while True:
+        with suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port)).close()
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()
