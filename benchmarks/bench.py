@@ -33,7 +33,7 @@ from rich.table import Table
 
 from generative.core.compute import Compute, prepare
 from generative.hardware import device_name
-from generative.plots.style import COLOURS, new_plot
+from generative.plots.charts import COLOURS, new_plot
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -13,8 +13,8 @@ import dvc.api
 import numpy as np
 from PIL import Image
 
+from generative.plots.charts import COLOURS, drawn, new_plot
 from generative.plots.image_grids import png
-from generative.plots.style import COLOURS, drawn, new_plot
 
 Row = dict[str, Any]
 

@@ -26,8 +26,8 @@ from generative.core.model import (
     add_noise,
 )
 from generative.evaluation.config import SEED, EvaluationConfig
+from generative.evaluation.distances import squared_mmd
 from generative.evaluation.likelihood import bounds_of, likelihood, log_weights
-from generative.evaluation.mmd import squared_mmd
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
 from generative.evaluation.reconstruction import image_errors, means_of, reconstruction_errors

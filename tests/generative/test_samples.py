@@ -15,7 +15,7 @@ from generative.core.compute import prepare
 from generative.core.images import ImageSet, Split, load_images
 from generative.core.model import Samples, add_noise
 from generative.evaluation.classifier import Classifier, train_classifier
-from generative.evaluation.frechet import frechet_distance
+from generative.evaluation.distances import frechet_distance
 from generative.evaluation.model_pictures import class_pictures
 from generative.evaluation.probes import has_classes
 from generative.evaluation.samples import (
@@ -27,7 +27,7 @@ from generative.evaluation.samples import (
     shares_of,
 )
 from generative.evaluation.suite import evaluate
-from generative.plots.bars import class_bars
+from generative.plots.charts import class_bars
 from generative.plots.image_grids import png
 from models import CPU, ae, compute, gan, noise
 

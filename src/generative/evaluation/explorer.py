@@ -24,7 +24,7 @@ from generative.evaluation.likelihood import Likelihood
 from generative.evaluation.packing import Layers, floats, packed, resized, scaled, text
 from generative.evaluation.probes import Array
 from generative.evaluation.suite import Evaluated
-from generative.plots.style import CLASSES
+from generative.plots.charts import CLASSES
 
 NO_PAGE = b'<!doctype html>\n<html lang="en">\n<title>Latent explorer</title>\n' + (
     b"<p>No model here has an ELBO, and an encoder and a decoder of dense layers.</p>\n"

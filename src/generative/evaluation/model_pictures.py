@@ -16,9 +16,8 @@ from generative.evaluation.config import EvaluationConfig
 from generative.evaluation.probes import Array
 from generative.evaluation.samples import RealImages, mean_shares
 from generative.evaluation.suite import Evaluated
-from generative.plots.bars import class_bars
+from generative.plots.charts import class_bars, decoded_plane, divergence_bars, latent_map
 from generative.plots.image_grids import Pixels, image_grid, image_rows
-from generative.plots.latent import decoded_plane, divergence_bars, latent_map
 
 _STEPS = 11  # images in a row that goes from one place to another
 _DIMENSIONS = 8  # at most, in a picture of traversals

@@ -16,8 +16,7 @@ from generative.core.images import ImageSet
 from generative.core.model import Samples
 from generative.evaluation.classifier import Classifier
 from generative.evaluation.config import EvaluationConfig
-from generative.evaluation.frechet import frechet_distance
-from generative.evaluation.mmd import squared_mmd
+from generative.evaluation.distances import frechet_distance, squared_mmd
 from generative.evaluation.probes import Array, pixels_of
 
 Shares = Mapping[int, float]

@@ -32,7 +32,7 @@ from generative.pipeline.stage import (
     model_path,
     tracked,
 )
-from generative.plots.curves import loss_curves
+from generative.plots.charts import loss_curves
 from generative.plots.image_grids import png
 from generative.wording import read_yaml
 from runrecord import Embedding
