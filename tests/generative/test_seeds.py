@@ -17,20 +17,16 @@ def test_the_spread_and_the_tables_are_those_of_the_seeds_that_were_run() -> Non
     assert seeds.tables(MEASURED) in (ROOT / "docs/seeds.md").read_text(encoding="utf-8")
     assert PROJECT.spread == seeds.spread(MEASURED)
     assert PROJECT.spread_runs == min(len(MEASURED[name]) for name in ("ae", "vae", "gan"))
-    values = [run["Reconstruction/MSE"] for run in MEASURED["ae"]]
+    values = [run["Reconstruction/MSE"] for run in MEASURED["ae"].values()]
     of_mse = PROJECT.spread["train-ae"]["Eval/Reconstruction/MSE"]
     assert of_mse == pytest.approx(statistics.stdev(values), rel=0.05)
-    for name in ("ae", "vae", "gan"):
-        assert len(
-            {run["Train/Total Loss" if name != "gan" else "Samples/MMD2"] for run in MEASURED[name]}
-        ) == len(MEASURED[name])
+    assert all(len(MEASURED[name]) == count for name, count in seeds.SEEDS.items())
 
 
 def test_each_figure_with_a_deviation_in_the_readme_is_one_of_these() -> None:
     known = set()
     for runs in MEASURED.values():
-        for metric in runs[0]:
-            values = [run[metric] for run in runs]
+        for values in seeds.values_of(runs).values():
             mean, deviation = statistics.mean(values), statistics.stdev(values)
             known |= {f"{mean:.{digits}f} ± {deviation:.{digits}f}" for digits in range(6)}
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\u2212", "-")

@@ -427,7 +427,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "lists for a picture": lambda run: run.image("a", [[1, 2]]),
     "odd config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": Odd()}),
     "deep config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": deep()}),
-    "x of 0": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [(0, 1.0)]}),
+    "x below 0": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [(-1, 1.0)]}),
     "x of text": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [("a", 1.0)]}),
     "no points": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [1.0]}),
     "labels that do not fit": lambda run: run.evaluation("m", FILE, {"a": 1.0}, embedding=UNFIT),
