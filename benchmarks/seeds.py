@@ -44,7 +44,6 @@ SHOWN = (
     "Train/Generator Loss",
     "Train/Discriminator Loss",
     *PROJECT.headline,
-    "Unnormalised Likelihood/IWAE Gain",
     "Unnormalised Likelihood/Active Units",
     "Samples/Classes Drawn",
     "Samples/Class Evenness",

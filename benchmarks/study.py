@@ -21,7 +21,7 @@ Row = dict[str, Any]
 VAE = {
     "ELBO": "Unnormalised Likelihood/ELBO",
     "± (95 %)": "Unnormalised Likelihood/ELBO Interval",
-    "K = 500 gains": "Unnormalised Likelihood/IWAE Gain",
+    "bound, K = 500": "Unnormalised Likelihood/IWAE Bound",
     "KL": "Unnormalised Likelihood/KL",
     "active units": "Unnormalised Likelihood/Active Units",
     "SSIM": "Reconstruction/SSIM",
@@ -81,8 +81,8 @@ def panels(vaes: dict[float, Row], aes: dict[tuple[float, str], Row]) -> Any:
     likelihood, accuracy, samples, denoising = figure.subplots(2, 2).flat
     sizes = list(vaes)
     elbos = np.array([row["vae.Unnormalised Likelihood/ELBO"] for row in vaes.values()])
-    gains = np.array([row["vae.Unnormalised Likelihood/IWAE Gain"] for row in vaes.values()])
-    likelihood.plot(sizes, elbos + gains, "o-", label="ELBO + IWAE gain, K = 500", color=COLOURS[0])
+    bounds = np.array([row["vae.Unnormalised Likelihood/IWAE Bound"] for row in vaes.values()])
+    likelihood.plot(sizes, bounds, "o-", label="IWAE bound, K = 500", color=COLOURS[0])
     likelihood.plot(sizes, elbos, "o-", label="ELBO", color=COLOURS[1])
     label(likelihood, "VAE: ELBO and bound", "Nats an image")
     for number, (name, key) in enumerate(
