@@ -6,7 +6,7 @@
 Every sample is a process of its own in a temporary clone with this checkout's code and data; the
 kinds alternate. Needs data/mnist (`dvc repro download-mnist`). An epoch is train, test and preview.
 
-    usual   torchvision's data set, four workers, PyTorch's layers and Adam, a scalar call a step
+    usual   torchvision's data set, four workers, PyTorch's layers and Adam, a scalar call a loss
     stage   stages/train_*.py as dvc runs it: record, checkpoints, MLflow, TensorBoard
     loop    our loop without any of these
     floor   an epoch's bare steps and test losses, on one batch that is there already

@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py PYTHON              # PYTHON has JAX: peers-requirements.txt
     python benchmarks/peers.py PYTHON --rounds 1   # a rough look
+    python benchmarks/peers.py PYTHON --whole      # afterwards: all epochs, ours alone
 
 Every sample is a process of its own; the kinds alternate; medians without each sample's first
 epoch. All train the same layers on the same images with the same sizes and optimizer.

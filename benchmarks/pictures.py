@@ -114,8 +114,7 @@ def _mlflow(page: Page) -> None:
         assert address, said
         page.set_viewport_size({"width": 1800, "height": 700})
         page.goto(address[1])
-        page.get_by_text("matching runs").wait_for()
-        page.wait_for_load_state("networkidle")
+        page.get_by_role("link", name=re.compile("train-ae")).first.wait_for()
         page.screenshot(path=PICTURES / "mlflow.png")
 
 
@@ -126,8 +125,8 @@ def _tensorboard(page: Page) -> None:
         assert address, said
         page.set_viewport_size({"width": 1200, "height": 900})
         page.goto(f"{address[0]}/#images&regexInput=train-")
-        page.locator("tf-image-loader img").first.wait_for()
-        page.wait_for_load_state("networkidle")
+        page.get_by_role("textbox", name="Filter tags").fill("^(Original|Test image -)")
+        page.locator("tf-image-loader img").nth(2).wait_for()
         page.screenshot(path=PICTURES / "tensorboard.png")
 
 

@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/study.md, from the experiments of this repository.
+"""The tables and pictures of docs/study.md, from the experiments of a repository without others.
 
 `python benchmarks/study.py FOLDER` prints the tables and writes study.png, study-samples.png and
 study-plane.png there.

@@ -1,4 +1,4 @@
-"""The usual way to train these models: a data set, a loader with workers, a scalar call a step."""
+"""The usual way to train these models: a data set, a loader with workers, a scalar call a loss."""
 
 import time
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ Factor = Annotated[float, Field(ge=0, le=10)]
 
 
 SEED = 0
-"""Of all choices, noise and judges of an evaluation, whatever seed a model was trained with."""
+"""Of an evaluation's choices, noise and judges, whatever seed a model was trained with."""
 
 JUDGES = 3
 """Classifiers in whose features samples are compared: what one alone says depends on its seed."""

@@ -85,7 +85,7 @@ class ShowEpoch(Protocol):
 
 @contextmanager
 def epochs_shown(name: str, total: int) -> Iterator[ShowEpoch]:
-    """Show `total` epochs of training `name`: a bar on a terminal, a line an epoch elsewhere."""
+    """Show `total` epochs of training `name`: a line an epoch, and on a terminal a bar."""
     console = Console(soft_wrap=True, highlight=False)
     bar = Progress(
         TextColumn(name),

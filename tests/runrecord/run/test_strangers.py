@@ -77,6 +77,18 @@ with mlflow.start_run(), runrecord.start_run("train") as run:
     run.log({"loss": 1.0})
 print("own", len(mlflow.search_runs()))
 """
+NOTEBOOK = """
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+cells = (
+    "import runrecord; print('before')",
+    "with runrecord.start_run('train') as run:\\n    run.log({'loss': 1.0})\\n    print('within')",
+    "print('after')",
+)
+notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
+NotebookClient(notebook).execute()
+print(*("".join(output["text"] for output in cell.outputs) for cell in notebook.cells))
+"""
 
 
 @pytest.fixture
@@ -141,6 +153,15 @@ def test_a_script_that_uses_mlflow_itself_has_its_own_runs_there(stranger: Works
     assert "own 1" in run(stranger, AUTOLOG)
     own = {"MLFLOW_TRACKING_URI": "sqlite:///own.db"}  # by which MLflow tells what it starts, too
     assert "1 already there" in stranger.run("runrecord", "sync", environment=own)
+
+
+@pytest.mark.needs("notebook")
+def test_a_notebook_shows_what_its_cells_print(stranger: Workspace) -> None:
+    output = run(stranger, NOTEBOOK, **OFF)
+    said = ("before", "within", "after")
+    assert [word for word in output.split() if word in said] == [*said]
+    (folder,) = spool(stranger)
+    assert view(Record(files_in(folder))).status == "FINISHED"
 
 
 @pytest.mark.slow
