@@ -37,6 +37,7 @@ def run(path: Path, scratch: Path) -> None:
     client = NotebookClient(
         notebook,
         kernel_name="python3",
+        extra_arguments=["--Application.log_level=ERROR"],
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
@@ -47,13 +48,22 @@ def run(path: Path, scratch: Path) -> None:
     notebook.metadata = metadata  # less the versions of this machine
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not is_frame(output)]
+            cell.outputs = kept(cell.outputs)
     nbformat.write(notebook, path)
 
 
-def is_frame(output: nbformat.NotebookNode) -> bool:
-    """Does it show the page of a server, which has ended?"""
-    return "<iframe" in output.get("data", {}).get("text/html", "")
+def kept(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """All but the page of a server that has ended; what was printed in parts is one text."""
+    result: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if "<iframe" in output.get("data", {}).get("text/html", ""):
+            continue
+        name = output.get("name")  # of a stream
+        if result and name and name == result[-1].get("name"):
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
 
 
 def end_viewers(scratch: Path) -> None:
