@@ -9,7 +9,7 @@ UV_TERMS = s/\(=.\)\\n/\1/; s/\\n/ /g; s/^[^.]*[.]index-url=/export UV_DEFAULT_I
 UV = eval "$$($(VENV)/bin/python -m pip config list | sort -r | sed -n '$(UV_TERMS)')"; UV_INDEX_STRATEGY=unsafe-best-match $(VENV)/bin/uv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro try test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale pictures lock mlflow tensorboard
+.PHONY: setup repro try test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale pictures notebook lock mlflow tensorboard
 
 setup: $(VENV)/installed $(EXTRAS:%=$(VENV)/installed-%)
 
@@ -103,9 +103,13 @@ pictures: setup
 
 lock: setup
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra generative --extra dev --upgrade pyproject.toml --output-file requirements.lock
-	for extra in sweep ssh s3 s3-server; do \
+	for extra in sweep ssh s3 s3-server notebook; do \
 	    $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra $$extra --constraint requirements.lock --upgrade pyproject.toml --output-file requirements-$$extra.lock || exit; \
 	done
+
+# The notebooks' outputs anew, on MNIST if `dvc repro` has downloaded it.
+notebook: setup $(VENV)/installed-notebook
+	python notebooks/run.py
 
 mlflow: setup
 	runrecord mlflow

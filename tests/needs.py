@@ -69,6 +69,10 @@ NEEDS = {
     "s3-server": Need(
         "moto's S3 server is not installed: make setup EXTRAS=s3-server", lambda: packages("moto")
     ),
+    "notebook": Need(
+        "Jupyter is not installed: make setup EXTRAS=notebook",
+        lambda: packages("ipykernel", "nbclient", "pylopdf_fonts_ko"),
+    ),
     "root": Need(f"this user is not root: {PRIVILEGED}", lambda: AS_ROOT),
     "namespaces": Need(
         f"this process may make no namespaces: {PRIVILEGED}",
