@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Error, Page, sync_playwright
 
 from runrecord.cli.runs import find_records
 from runrecord.record.reader import view
@@ -30,6 +30,7 @@ RUNS = {
     "HEAD:vae": "Variational autoencoder",
 }
 _CAPTION, _GAP = 30, 28  # pixels: the height of a caption, the space between pictures
+_ROW = 110  # the height of a row of images with its title
 
 Rows = Sequence[Sequence[Image.Image]]
 
@@ -42,8 +43,8 @@ def main() -> None:
     beside = _composed([[shown["vae_interpolation"]], [shown["vae_divergences"]]])
     _save(_composed([[shown["denoising"], beside]]), "evaluation")
     traversals = shown["vae_traversals"]
-    height = min(traversals.height, shown["ae_latent_map"].height)
-    some = traversals.crop((0, 0, traversals.width, height))
+    rows = shown["ae_latent_map"].height // _ROW
+    some = traversals.crop((0, 0, traversals.width, rows * _ROW))
     _save(_composed([[shown["ae_latent_map"], some]]), "latents")
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -112,9 +113,12 @@ def _mlflow(page: Page) -> None:
     with _viewing("mlflow") as said:
         address = re.search(rf"^{re.escape(question)}\s+(http\S+)$", said, re.MULTILINE)
         assert address, said
-        page.set_viewport_size({"width": 1800, "height": 700})
+        page.set_viewport_size({"width": 2000, "height": 460})
         page.goto(address[1])
         page.get_by_role("link", name=re.compile("train-ae")).first.wait_for()
+        assistant = page.get_by_text("MLflow Assistant")
+        assistant.locator("xpath=following::button[3]").click()
+        page.get_by_text("Ask a question").wait_for(state="hidden")
         page.screenshot(path=PICTURES / "mlflow.png")
 
 
@@ -123,10 +127,15 @@ def _tensorboard(page: Page) -> None:
     with _viewing("tensorboard") as said:
         address = re.search(r"http://[\d.:]+", said)
         assert address, said
-        page.set_viewport_size({"width": 1200, "height": 900})
-        page.goto(f"{address[0]}/#images&regexInput=train-")
-        page.get_by_role("textbox", name="Filter tags").fill("^(Original|Test image -)")
-        page.locator("tf-image-loader img").nth(2).wait_for()
+        page.set_viewport_size({"width": 1200, "height": 830})
+        found = page.locator("tf-category-paginated-view").first
+        last = found.get_by_text("step 30")
+        while last.count() < len(RUNS):  # it loads runs little by little, and shows what it has
+            page.goto("about:blank")
+            page.goto(f"{address[0]}/#images&regexInput=train-(ae|vae)")
+            page.get_by_role("textbox", name="Filter tags").fill("^(Original|Test image -)")
+            with suppress(Error):
+                last.nth(len(RUNS) - 1).wait_for(timeout=5000)
         page.screenshot(path=PICTURES / "tensorboard.png")
 
 

@@ -23,6 +23,7 @@ import torch
 import yaml
 from bench import ROOT, Workspace
 
+from generative.core.images import load_images
 from generative.hardware import device_name
 from generative.project import PROJECT
 
@@ -85,11 +86,24 @@ def main() -> None:
 def write(measured: Measured) -> None:
     """Write what follows from the metrics."""
     runs = min(len(measured[name]) for name in ("ae", "vae", "gan"))
-    told = {"spread_runs": runs, "spread": spread(measured)}
+    told = {"spread_runs": runs, "spread": spread(measured), "spread_of": _what_was_run()}
     SPREAD.write_text(json.dumps(told, indent=2) + "\n")
     text = PAGE.read_text(encoding="utf-8")
     before, _, after = re.split(r"(?s)(?<=<!-- tables -->\n)(.*)(?=<!-- end -->)", text)
     PAGE.write_text(before + tables(measured) + after, encoding="utf-8")
+
+
+def _what_was_run() -> dict[str, dict[str, object]]:
+    """By stage, what its runs of all seeds had: params, and the digest of their images."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    digest = load_images(ROOT / "data" / params["data"]["name"], torch.device("cpu")).digest
+    used = {
+        "data set": digest,
+        "binarize": params["data"]["binarize"],
+        "validation": params["split"]["validation"],
+        "precision": params["compute"]["precision"],
+    }
+    return {f"train-{name}": {**used, **params[name]} for name in ("ae", "vae", "gan")}
 
 
 def values_of(runs: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:

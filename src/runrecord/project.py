@@ -57,6 +57,8 @@ class Project:
     """What TensorBoard says beside a metric's curve, by the metric's name."""
     spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By stage and metric, the standard deviation over seeds, where no more of them were run."""
+    spread_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """By stage, params that those runs had, and as `data set` its digest."""
     spread_runs: int = 3
     """Over how many seeds `spread` was measured, 2 or more."""
     params: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ class Project:
             given: object = getattr(self, name)
             if not isinstance(given, tuple | list) or not all(isinstance(x, str) for x in given):
                 raise UserError(f"Project({name}={given!r}): it should be a tuple of texts.")
-        for name in ("better", "descriptions", "spread", "checks"):
+        for name in ("better", "descriptions", "spread", "spread_of", "checks"):
             if not isinstance(given := getattr(self, name), Mapping):
                 raise UserError(f"Project({name}={given!r}): it should be a dictionary.")
         if self.spread_runs < 2:

@@ -44,6 +44,38 @@ def test_the_committed_params_are_right(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        (
+            "  train-gan:",
+            "  train-own:",
+            "stage 'train-own' trains a model that is not in src/generative/models/registry.py; "
+            "add it there, or it is not evaluated.",
+        ),
+        (
+            "    - src/generative/models/vae.py\n",
+            "",
+            "stage 'train-vae' lacks the dep src/generative/models/vae.py; add it, or a change "
+            "there goes unnoticed.",
+        ),
+        (
+            "    - models/gan.safetensors\n",
+            "",
+            "stage 'evaluate' lacks the dep models/gan.safetensors; add it, or a change there goes "
+            "unnoticed.",
+        ),
+    ],
+)
+def test_a_model_that_dvc_yaml_names_in_part_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], was: str, now: str, said: str
+) -> None:
+    text = (folder / "dvc.yaml").read_text()
+    assert text.count(was) == 1
+    (folder / "dvc.yaml").write_text(text.replace(was, now))
+    assert refusal(capsys) == f"dvc.yaml: {said}"
+
+
+@pytest.mark.parametrize(
     "stages",
     [
         "more: {cmd: x, params: [{configs/s.yaml: [lr]}]}",

@@ -81,6 +81,7 @@ def test_a_project_whose_module_is_wrong_is_one_sentence(tmp_path: Path, text: s
         ("seeds", [1]),
         ("better", ["loss"]),
         ("descriptions", "a"),
+        ("spread_of", 1),
         ("checks", 1),
     ],
 )

@@ -82,7 +82,10 @@ def _example(images: list[Path]) -> tuple[Path, tuple[int, ...]]:
 
 
 def _splits(folder: Path) -> tuple[list[Labelled], list[Labelled]]:
-    """The images to train on and those to test, each in the order of their names."""
+    """The images to train on and those to test, each in the order of their names' SHA-256.
+
+    So the first of them, which pictures show, are of several classes.
+    """
     folders, files = _listed(folder)
     lowered = {path.name.lower() for path in folders}
     if not _are_splits(folders) and "train" in lowered and lowered & _OTHER_SPLITS:
@@ -108,23 +111,19 @@ def _splits(folder: Path) -> tuple[list[Labelled], list[Labelled]]:
 
 
 def _divided(folder: Path, images: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    """One image in seven is for testing: those whose names have the first SHA-256 sums."""
+    """One image in seven is for testing: the first."""
     if len(images) < 2 * FEWEST:
         counted = "one image" if len(images) == 1 else f"{len(images)} images"
         raise RunFailed(
             f"{folder}: holds {counted}; give {2 * FEWEST} or more, to train on and to test."
         )
 
-    def place(image: Labelled) -> bytes:
-        name = os.fsencode(image[0].relative_to(folder).as_posix())
-        return hashlib.sha256(name).digest()
-
-    test = set(sorted(images, key=place)[: max(FEWEST, len(images) // TEST_SHARE)])
-    return [image for image in images if image not in test], sorted(test)
+    tested = max(FEWEST, len(images) // TEST_SHARE)
+    return images[tested:], images[:tested]
 
 
 def _images(folder: Path) -> list[Labelled]:
-    """The images of a folder, or of its classes."""
+    """The images of a folder, or of its classes, in the order of their names' SHA-256."""
     folders, files = _listed(folder)
     if folders and files:
         raise RunFailed(_mix(folder, files[0], folders[0]))
@@ -144,7 +143,12 @@ def _images(folder: Path) -> list[Labelled]:
         found += [(path, label) for path in files]
     if not found:
         raise RunFailed(f"{folder}: holds no image; put some into it, or into sub-folders of it.")
-    return found
+
+    def place(image: Labelled) -> bytes:
+        name = os.fsencode(image[0].relative_to(folder).as_posix())
+        return hashlib.sha256(name).digest()
+
+    return sorted(found, key=place)
 
 
 def _listed(folder: Path) -> tuple[list[Path], list[Path]]:

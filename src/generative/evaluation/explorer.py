@@ -27,7 +27,8 @@ from generative.evaluation.suite import Evaluated
 from generative.plots.charts import CLASSES
 
 NO_PAGE = b'<!doctype html>\n<html lang="en">\n<title>Latent explorer</title>\n' + (
-    b"<p>No model here has an ELBO, and an encoder and a decoder of dense layers.</p>\n"
+    b"<p>No model here can be shown: that takes an ELBO, an encoder and a decoder of dense layers, "
+    b"and at most 3 MB of weights in the decoder.</p>\n"
 )
 """What stands in a page's place where there is none."""
 

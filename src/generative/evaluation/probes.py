@@ -15,7 +15,7 @@ from generative.core.model import Encodes
 from generative.evaluation.config import EvaluationConfig
 
 NEIGHBOURS = 5
-_FEW_PIXELS = 3072  # 3 x 32 x 32
+_FEW_PIXELS = 1024  # values of an image
 
 Array = npt.NDArray[np.float32]
 

@@ -1,25 +1,31 @@
 """`generative check`: is params.yaml right, before the first stage starts?"""
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from generative.checks import check_choice
 from generative.core.compute import Compute
 from generative.core.config import PIPELINE_FILE, Data, Params, Section, Splitting
 from generative.core.idx import sha256_of
+from generative.core.model import Model
 from generative.data.download import check_source
 from generative.data.sources import SourceFailed, from_own
 from generative.errors import RunFailed, UserError
 from generative.evaluation.config import EvaluationConfig
 from generative.models.registry import REGISTRY
+from generative.pipeline.stage import history_path, model_path
 from generative.wording import read_yaml
 from runrecord.run.process import exit_status
 
+_MODELS = "generative.models."
+
 
 def check() -> None:
-    """Validate every block of params.yaml, also those of stages that come last.
+    """Validate every block of params.yaml, also those of stages that come last, and their deps.
 
     Raises:
         UserError: naming what is wrong.
@@ -36,11 +42,36 @@ def check() -> None:
     apart = params.section("split", Splitting).validation
     check_source(params.section("data", Data))
     stages = read_yaml(PIPELINE_FILE).get("stages") or {}
+    for stage in stages:
+        name = stage.removeprefix("train-")
+        if name != stage and name not in REGISTRY:
+            raise UserError(
+                f"{PIPELINE_FILE}: stage '{stage}' trains a model that is not in "
+                "src/generative/models/registry.py; add it there, or it is not evaluated."
+            )
     for name, model in REGISTRY.items():
-        if f"train-{name}" not in stages:
-            continue
-        config = params.section(name, model.config_class)
-        check_choice(name, config, model.losses, apart)
+        if f"train-{name}" in stages:
+            check_choice(name, params.section(name, model.config_class), model.losses, apart)
+            if "evaluate" in stages:
+                _check_deps(name, model, stages)
+
+
+def _check_deps(name: str, model: type[Model[Any]], stages: Mapping[str, Any]) -> None:
+    """Does an edit of a model's files train it again, and does training evaluate it again?"""
+    own = [base.__module__ for base in model.__mro__ if base.__module__.startswith(_MODELS)]
+    needed = {
+        f"train-{name}": [f"src/{module.replace('.', '/')}.py" for module in own],
+        "evaluate": [str(model_path(name)), str(history_path(name))],
+    }
+    for stage, paths in needed.items():
+        told = stages[stage].get("deps") or ()
+        deps = [next(iter(dep)) if isinstance(dep, dict) else dep for dep in told]
+        for path in paths:
+            if not any(Path(path).is_relative_to(dep) for dep in deps):
+                raise UserError(
+                    f"{PIPELINE_FILE}: stage '{stage}' lacks the dep {path}; add it, or a change "
+                    "there goes unnoticed."
+                )
 
 
 def print_sum(source: str) -> None:

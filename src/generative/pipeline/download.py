@@ -32,6 +32,9 @@ def download_data() -> None:
             print(f"classes: {classes}")
             run.tag(classes=classes)
         for name, (pixels, labels) in zip(("Train", "Test"), read_set(data.directory), strict=True):
+            count, channels, height, width = pixels.shape
+            kind = "grey" if channels == 1 else "in colour"
+            print(f"{name.lower()}: {count:,} images, {height} x {width} pixels, {kind}")
             run.log({f"data/{name} images": len(pixels)})
             rows = [("", _pictured(pixels))]
             if labels is not None:

@@ -66,23 +66,26 @@ def spreads(
 ) -> dict[str, Spread]:
     """The spread of each metric over seeds, pooled over what else the runs have in common.
 
-    Where fewer seeds were tried than the project's own spread is of, that counts.
+    With fewer seeds than the project's own spread is of, that counts where a run is as those were.
     """
+    wanted = project.spread_of.get(stage, {}).items()
+    told = not wanted
     groups: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
     for start, metrics in runs:
         seeds = {name: one for name, one in start.params.items() if _is_seed(name, project)}
         groups[apart_from_seed(start, project)][json.dumps(seeds)] = metrics
+        digest = start.dataset and start.dataset.digest
+        told |= wanted <= {**start.params, "data set": digest}.items()
     found = {
         name: Spread(deviation, project.spread_runs - 1, "the project's default params")
         for name, deviation in project.spread.get(stage, {}).items()
+        if told
     }
     for name in {name for group in groups.values() for own in group.values() for name in own}:
-        columns = [
+        columns = (
             [own[name] for own in group.values() if name in own] for group in groups.values()
-        ]
-        several = [
-            values for values in columns if len(values) > 1 and all(map(math.isfinite, values))
-        ]
+        )
+        several = [one for one in columns if len(one) > 1 and all(map(math.isfinite, one))]
         freedom = sum(len(values) - 1 for values in several)
         if several and (name not in found or freedom >= found[name].freedom):
             squares = sum((len(values) - 1) * variance(values) for values in several)

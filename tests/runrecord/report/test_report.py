@@ -161,6 +161,28 @@ def test_where_no_other_seed_was_run_the_projects_spread_counts(root: Path) -> N
     assert judged(render(runs[:1], tests, project), "Eval/Accuracy") == ("0.5", measured)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "known"),
+    [({}, True), ({"z": 8}, True), ({"z": 9}, False), ({"z": 8, "data set": "other"}, False)],
+)
+def test_the_projects_spread_says_nothing_of_runs_unlike_those_it_is_of(
+    root: Path, wanted: dict[str, object], known: bool
+) -> None:
+    project = Project(
+        better={"Accuracy": "higher"},
+        spread={"train": {"Eval/Accuracy": 0.01}},
+        spread_of={"train": wanted},
+    )
+    runs = [train(root / name, params={"z": z}) for name, z in (("a", 8), ("b", 2))]
+    tests = [
+        evaluate(root / f"of-{n}", root / f"{n}.bin", accuracy=x)
+        for n, x in (("a", 0.5), ("b", 0.75))
+    ]
+    (answer,) = answers(render(runs, tests, project))
+    assert ("by more than" in answer) is known
+    assert ("is not known: run the same with two other seeds" in answer) is not known
+
+
 def test_one_other_seed_does_not_outweigh_the_three_of_the_project(root: Path) -> None:
     spread = {"train": {"Eval/Accuracy": 0.01}}
     project = Project(better={"Accuracy": "higher"}, spread=spread)
