@@ -76,7 +76,7 @@ def print_table(first: str, columns: dict[str, str], model: str, rows: dict[str,
 
 
 def panels(vaes: dict[float, Row], aes: dict[tuple[float, str], Row]) -> Any:
-    """Figures against the size of the code."""
+    """Figures against the number of latent dimensions."""
     figure = new_plot(11, 7)
     likelihood, accuracy, samples, denoising = figure.subplots(2, 2).flat
     sizes = list(vaes)
@@ -86,7 +86,7 @@ def panels(vaes: dict[float, Row], aes: dict[tuple[float, str], Row]) -> Any:
     likelihood.plot(sizes, elbos, "o-", label="ELBO", color=COLOURS[1])
     label(likelihood, "VAE: ELBO and bound", "Nats an image")
     for number, (name, key) in enumerate(
-        (("VAE codes", "Probe Accuracy"), ("PCA of the same size", "Probe of PCA"))
+        (("VAE latents", "Probe Accuracy"), ("PCA of the same size", "Probe of PCA"))
     ):
         values = [row[f"vae.Latents/{key}"] for row in vaes.values()]
         accuracy.plot(sizes, values, "o-", label=name, color=COLOURS[number])
@@ -96,7 +96,7 @@ def panels(vaes: dict[float, Row], aes: dict[tuple[float, str], Row]) -> Any:
         accuracy.plot(list(found), values, "s--", label=f"AE, {target}", color=COLOURS[number])
         errors = [row["ae.Denoising/MSE at 0.3"] for row in found.values()]
         denoising.plot(list(found), errors, "s--", label=f"AE, {target}", color=COLOURS[number])
-    label(accuracy, "Linear probe of the codes", "Accuracy")
+    label(accuracy, "Linear probe of the latents", "Accuracy")
     values = [row["vae.Samples/MMD2"] for row in vaes.values()]
     samples.plot(sizes, values, "o-", label="VAE samples", color=COLOURS[0])
     floor = [row["vae.Samples/MMD2 Floor"] for row in vaes.values()]
