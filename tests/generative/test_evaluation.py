@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, final
 
 import numpy as np
@@ -22,15 +22,22 @@ from generative.core.model import (
     HasElbo,
     Losses,
     Model,
+    Reconstructs,
     Samples,
     add_noise,
 )
+from generative.errors import UserError
 from generative.evaluation.config import SEED, EvaluationConfig
 from generative.evaluation.distances import squared_mmd
 from generative.evaluation.likelihood import bounds_of, likelihood, log_weights
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
-from generative.evaluation.reconstruction import image_errors, means_of, reconstruction_errors
+from generative.evaluation.reconstruction import (
+    check_logits,
+    image_errors,
+    means_of,
+    reconstruction_errors,
+)
 from generative.evaluation.samples import real_images
 from generative.evaluation.suite import Evaluated, evaluate
 from generative.models.vae import KL, VAEConfig
@@ -287,6 +294,30 @@ def test_errors_of_images_that_are_known(data: ImageSet) -> None:
     for name, values in same.items():
         way = "higher" if values.min() > grey[name].max() else "lower"
         assert PROJECT.way_of(f"Reconstruction/{name}") == way
+
+
+class Gives(Reconstructs):
+    """Gives back something made of the images."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        self.make = make
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.make(images)
+
+
+def test_a_model_that_gives_images_for_logits_is_warned_of(
+    data: ImageSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_logits("own", Gives(torch.logit), data.test)
+    assert capsys.readouterr() == ("", "")
+    check_logits("own", Gives(lambda images: images), data.test)
+    assert (
+        "all that 'own' reconstructs lies in [0, 1]: is there a sigmoid" in capsys.readouterr().err
+    )
+    said = r"^model 'own' reconstructs \(C, H, W\) = \(1, 28, 27\) of images that are \(1, 28, 28\)"
+    with pytest.raises(UserError, match=said):
+        check_logits("own", Gives(lambda images: images[..., :27]), data.test)
 
 
 def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: ImageSet) -> None:

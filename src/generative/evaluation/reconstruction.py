@@ -1,5 +1,6 @@
 """How well images come back, from themselves and from noisy versions of them."""
 
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -13,9 +14,11 @@ from torchmetrics.functional.image import (
 from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import Reconstructs, add_noise
+from generative.errors import UserError
 from generative.evaluation.config import EvaluationConfig
 
 _IMAGE = (1, 2, 3)
+_LOOKED_AT = 64  # images
 _MOST_PSNR = 100.0  # dB, of an image that comes back as it was
 _WINDOW = 11  # pixels a side, of SSIM: 3.5 sigma each way
 
@@ -49,6 +52,28 @@ def reconstruction_errors(
             for metric, values in image_errors(model.reconstruct(given), images).items():
                 columns.setdefault(name.format(metric), []).append(values)
     return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+@torch.inference_mode()
+def check_logits(name: str, model: Reconstructs, split: Split) -> None:
+    """Warn where the model called `name` seems to reconstruct images instead of their logits.
+
+    Raises:
+        UserError: what it gives back is not of the shape of an image.
+    """
+    images = split.to_float(slice(0, _LOOKED_AT))
+    logits = model.reconstruct(images)
+    if logits.shape != images.shape:
+        raise UserError(
+            f"model '{name}' reconstructs (C, H, W) = {tuple(logits.shape[1:])} of images that are "
+            f"{tuple(images.shape[1:])}; let its decoder give as many channels, rows and columns."
+        )
+    if logits.min() >= 0 and logits.max() <= 1:
+        print(
+            f"warning: all that '{name}' reconstructs lies in [0, 1]: is there a sigmoid at its "
+            "decoder's end? 'decode' should return what comes before it.",
+            file=sys.stderr,
+        )
 
 
 def means_of(errors: Mapping[str, Tensor]) -> dict[str, float]:

@@ -15,12 +15,14 @@ from generative.core.config import PIPELINE_FILE, Data, Params
 from generative.core.fast_cpu import use_fast_layers
 from generative.core.images import Split, load_data
 from generative.core.io import load_model
+from generative.core.model import Reconstructs
 from generative.errors import UserError
 from generative.evaluation.classifier import train_classifier
 from generative.evaluation.config import JUDGES, SEED, EvaluationConfig
 from generative.evaluation.explorer import NO_PAGE, explorer_page
 from generative.evaluation.model_pictures import class_pictures, pictures_of
 from generative.evaluation.probes import baseline_metrics, has_classes
+from generative.evaluation.reconstruction import check_logits
 from generative.evaluation.samples import real_images
 from generative.evaluation.suite import Evaluated, evaluate
 from generative.models.registry import REGISTRY
@@ -65,6 +67,9 @@ def evaluate_all() -> None:
         for name, model_class in REGISTRY.items()
         if f"train-{name}" in stages
     }
+    for name, model in models.items():
+        if isinstance(model, Reconstructs):
+            check_logits(name, model, data.test)
     histories = {name: _read_history(history_path(name)) for name in models}
     shown = config.model_dump()
     shown["precision"] = "float32"
