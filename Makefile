@@ -47,11 +47,12 @@ repro: setup
 	@echo 'Follow losses:     make tensorboard'
 	@echo 'Curves, pictures:  dvc plots show    (after: source .venv/bin/activate)'
 
-# A first result soon: an experiment of a few epochs, which keeps the committed results.
+# A first result soon: an experiment of a few epochs, roughly evaluated, which keeps the committed results.
 try: setup
 	generative check
 	name=try-$$(date +%H%M%S) && dvc exp run --temp --name $$name -S ae.epochs=1 -S vae.epochs=3 -S gan.epochs=1 \
-	    -S evaluate.importance_samples=50 && runrecord report $$name
+	    -S evaluate.importance_samples=20 -S evaluate.noise_seeds=2 -S evaluate.probe_images=1000 \
+	    -S evaluate.compared_samples=1000 && runrecord report $$name
 	@echo 'Pictures, curves and figures: report.html. All runs: make mlflow'
 
 test: setup
@@ -98,7 +99,7 @@ bench-scale: setup
 
 # Of committed results and the experiment `clean`; needs Chromium.
 pictures: setup
-	runrecord sync
+	runrecord sync --tensorboard
 	python benchmarks/pictures.py
 
 lock: setup
@@ -107,8 +108,9 @@ lock: setup
 	    $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra $$extra --constraint requirements.lock --upgrade pyproject.toml --output-file requirements-$$extra.lock || exit; \
 	done
 
-# The notebooks' outputs anew, on MNIST if `dvc repro` has downloaded it.
+# The notebooks' outputs anew.
 notebook: setup $(VENV)/installed-notebook
+	dvc repro download-mnist
 	python notebooks/run.py
 
 mlflow: setup

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -103,7 +104,6 @@ def _report(page: Page) -> None:
 
 def _explorer(page: Page) -> None:
     page.goto((ROOT / "metrics/explorer.html").as_uri())
-    page.wait_for_function("document.readyState === 'complete'")
     page.screenshot(path=PICTURES / "explorer.png")
 
 
@@ -130,9 +130,12 @@ def _tensorboard(page: Page) -> None:
         page.set_viewport_size({"width": 1200, "height": 830})
         found = page.locator("tf-category-paginated-view").first
         last = found.get_by_text("step 30")
-        while last.count() < len(RUNS):  # it loads runs little by little, and shows what it has
+        ids = "|".join(record.start.id for name in RUNS for record in find_records(ROOT, name))
+        for _ in range(60):  # it loads runs little by little, and shows what it has
+            if last.count() == len(RUNS):
+                break
             page.goto("about:blank")
-            page.goto(f"{address[0]}/#images&regexInput=train-(ae|vae)")
+            page.goto(f"{address[0]}/#images&regexInput={ids}")
             page.get_by_role("textbox", name="Filter tags").fill("^(Original|Test image -)")
             with suppress(Error):
                 last.nth(len(RUNS) - 1).wait_for(timeout=5000)
@@ -147,20 +150,25 @@ def _viewing(viewer: str) -> Iterator[str]:
     command = ["runrecord", viewer, "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        said = "".join(iter(process.stdout.readline, "Ctrl-C ends it.\n"))
+        said = ""
         try:
-            _wait_for(int(re.findall(r":(\d+)", said)[0]))
+            for line in process.stdout:
+                said += line
+                if line.startswith("Ctrl-C"):
+                    break
+            _wait_for(port)
             yield said
         finally:
             process.terminate()
 
 
 def _wait_for(port: int) -> None:
-    """Until something listens there."""
-    while True:
+    """Until something listens there, two minutes at most."""
+    for _ in range(600):
         with suppress(ConnectionRefusedError):
             return socket.create_connection(("127.0.0.1", port)).close()
         time.sleep(0.2)
+    sys.exit(f"error: no viewer answers on port {port}; unset MLFLOW_TRACKING_URI.")
 
 
 if __name__ == "__main__":

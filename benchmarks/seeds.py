@@ -10,9 +10,11 @@ which `runrecord report` judges.
 """
 
 import json
+import math
 import os
 import re
 import statistics
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -26,6 +28,7 @@ from bench import ROOT, Workspace
 from generative.core.images import load_images
 from generative.hardware import device_name
 from generative.project import PROJECT
+from runrecord.files import write_atomic
 
 RESULTS = ROOT / "benchmarks" / "seeds.json"
 PAGE = ROOT / "docs" / "seeds.md"
@@ -56,45 +59,51 @@ Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 def main() -> None:
     """Measure what is missing, and write the files."""
-    results: dict[str, Any] = {"metrics": {name: {} for name in SEEDS}}
+    results: dict[str, Any] = {"of": _what_is_run(), "metrics": {name: {} for name in SEEDS}}
     if RESULTS.exists():
-        results = json.loads(RESULTS.read_text())
+        found = json.loads(RESULTS.read_text())
+        if found["of"] != results["of"]:
+            sys.exit(f"error: {RESULTS} is of other params, data or machine; delete it first.")
+        results = found
     measured = results["metrics"]
-    results |= {
-        "processor": device_name(torch.device("cpu")),
-        "torch": torch.__version__,
-        "cpus": os.cpu_count(),
-    }
     missing = [
         (names, seed)
         for names in (("ae", "vae", "gan"), ("clean",))
         for seed in range(SEEDS[names[0]])
         if str(seed) not in measured[names[0]]
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         runs = {pool.submit(_run, seed, "clean" in names): (names, seed) for names, seed in missing}
-        for run in as_completed(runs):
-            names, seed = runs[run]
-            found = run.result()
-            for name in names:
-                measured[name][str(seed)] = found["ae" if name == "clean" else name]
-            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-            print(f"seed {seed}, {', '.join(names)}: done", flush=True)
-    write(measured)
+        try:
+            for run in as_completed(runs):
+                names, seed = runs[run]
+                found = run.result()
+                for name in names:
+                    measured[name][str(seed)] = found["ae" if name == "clean" else name]
+                text = json.dumps(results, indent=1, sort_keys=True) + "\n"
+                write_atomic(RESULTS, text.encode())
+                print(f"seed {seed}, {', '.join(names)}: done", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    write(results)
 
 
-def write(measured: Measured) -> None:
+def write(results: Mapping[str, Any]) -> None:
     """Write what follows from the metrics."""
-    runs = min(len(measured[name]) for name in ("ae", "vae", "gan"))
-    told = {"spread_runs": runs, "spread": spread(measured), "spread_of": _what_was_run()}
-    SPREAD.write_text(json.dumps(told, indent=2) + "\n")
+    measured = results["metrics"]
+    told = {
+        "spread_runs": min(len(measured[name]) for name in ("ae", "vae", "gan")),
+        "spread": spread(measured),
+        "spread_of": results["of"]["stages"],
+    }
+    write_atomic(SPREAD, (json.dumps(told, indent=2) + "\n").encode())
     text = PAGE.read_text(encoding="utf-8")
     before, _, after = re.split(r"(?s)(?<=<!-- tables -->\n)(.*)(?=<!-- end -->)", text)
-    PAGE.write_text(before + tables(measured) + after, encoding="utf-8")
+    write_atomic(PAGE, (before + tables(measured) + after).encode())
 
 
-def _what_was_run() -> dict[str, dict[str, object]]:
-    """By stage, what its runs of all seeds had: params, and the digest of their images."""
+def _what_is_run() -> dict[str, Any]:
+    """Where, and by stage what all its runs have: params, and the digest of their images."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     digest = load_images(ROOT / "data" / params["data"]["name"], torch.device("cpu")).digest
     used = {
@@ -103,7 +112,12 @@ def _what_was_run() -> dict[str, dict[str, object]]:
         "validation": params["split"]["validation"],
         "precision": params["compute"]["precision"],
     }
-    return {f"train-{name}": {**used, **params[name]} for name in ("ae", "vae", "gan")}
+    return {
+        "processor": device_name(torch.device("cpu")),
+        "torch": torch.__version__,
+        "evaluate": params["evaluate"],
+        "stages": {f"train-{name}": {**used, **params[name]} for name in ("ae", "vae", "gan")},
+    }
 
 
 def values_of(runs: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
@@ -138,11 +152,11 @@ def tables(measured: Measured) -> str:
 
 
 def _shown(values: Sequence[float]) -> list[str]:
-    """Mean, standard deviation, least and most, to the digits that the deviation has two of."""
-    deviation = f"{_rounded(statistics.stdev(values)):f}".rstrip("0").rstrip(".")
-    digits = len(deviation.partition(".")[2])
-    mean, *ends = (f"{x:.{digits}f}" for x in (statistics.mean(values), min(values), max(values)))
-    return [mean, deviation, *ends]
+    """Mean, standard deviation, least and most, to the deviation's second digit."""
+    deviation = statistics.stdev(values)
+    digits = max(0, 1 - math.floor(math.log10(deviation))) if deviation else 0
+    figures = statistics.mean(values), deviation, min(values), max(values)
+    return [f"{figure:.{digits}f}" for figure in figures]
 
 
 def _rounded(deviation: float) -> float:

@@ -76,4 +76,4 @@ def end_viewers(scratch: Path) -> None:
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            run(HERE / name, Path(folder))
+            run(HERE / Path(name).name, Path(folder))

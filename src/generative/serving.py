@@ -24,7 +24,6 @@ Images = npt.NDArray[np.float32]
 
 _PACKAGE = Path(__file__).resolve().parent
 _MNIST = (1, 28, 28)  # where a model's file says no shape
-_NO_SEED = -1
 _NEEDED = ("torch", "safetensors", "numpy", "pydantic", "pyyaml")
 
 
@@ -44,9 +43,9 @@ class Reconstructor:
 
         from generative.core.model import Samples
 
-        seed = (params or {}).get("seed", _NO_SEED)
+        seed = (params or {}).get("seed")
         with torch.inference_mode():
-            if seed == _NO_SEED:
+            if seed is None:
                 return torch.sigmoid(self._model.reconstruct(torch.from_numpy(images))).numpy()
             if not isinstance(self._model, Samples):
                 raise ValueError("seed: this model draws no images of its own; leave it out.")
@@ -80,7 +79,7 @@ def save_model(weights: Path, folder: Path, model: "MlflowModel") -> None:
     shape, gives_back = _served(weights)
     images = Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
     seeds = Schema([TensorSpec(np.dtype("int64"), (-1,))])
-    params = ParamSchema([ParamSpec("seed", DataType.long, _NO_SEED)]) if gives_back else None
+    params = ParamSchema([ParamSpec("seed", DataType.long, None)]) if gives_back else None
     example = np.zeros((1, *shape), np.float32) if gives_back else np.zeros(1, np.int64)
     with TemporaryDirectory() as scratch:
         mlflow.pyfunc.save_model(

@@ -58,7 +58,7 @@ class Project:
     spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By stage and metric, the standard deviation over seeds, where no more of them were run."""
     spread_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """By stage, params that those runs had, and as `data set` its digest."""
+    """By stage, params of the runs behind `spread`, and as `data set` its digest."""
     spread_runs: int = 3
     """Over how many seeds `spread` was measured, 2 or more."""
     params: tuple[str, ...] = ()

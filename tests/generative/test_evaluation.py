@@ -309,15 +309,17 @@ class Gives(Reconstructs):
 def test_a_model_that_gives_images_for_logits_is_warned_of(
     data: ImageSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check_logits("own", Gives(torch.logit), data.test)
+    check_logits("own", Gives(torch.logit), data.test, 100)
     assert capsys.readouterr() == ("", "")
-    check_logits("own", Gives(lambda images: images), data.test)
+    check_logits("own", Gives(lambda images: images), data.test, 100)
     assert (
         "all that 'own' reconstructs lies in [0, 1]: is there a sigmoid" in capsys.readouterr().err
     )
-    said = r"^model 'own' reconstructs \(C, H, W\) = \(1, 28, 27\) of images that are \(1, 28, 28\)"
+    said = (
+        r"^model 'own' makes \(5, 1, 28, 27\) of images that are \(5, 1, 28, 28\), \(B, C, H, W\)"
+    )
     with pytest.raises(UserError, match=said):
-        check_logits("own", Gives(lambda images: images[..., :27]), data.test)
+        check_logits("own", Gives(lambda images: images[..., :27]), data.test, 5)
 
 
 def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: ImageSet) -> None:

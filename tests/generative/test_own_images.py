@@ -104,11 +104,16 @@ def test_folders_train_and_test_are_the_splits(
     assert folder_classes(folder) == classes
     labels = list(enumerate(classes)) or [(0, "")]
     for found, start in zip(values(into), (0, 100), strict=True):
-        assert sorted(found) == [
-            (start + 10 * label + n, label if classes else None)
-            for label, _ in labels
+        names = {
+            f"{name}/{start + 10 * label + n:03}.png".lstrip("/"): (
+                start + 10 * label + n,
+                label if classes else None,
+            )
+            for label, name in labels
             for n in range(2)
-        ]
+        }
+        in_order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+        assert found == [names[name] for name in in_order]
 
 
 def test_other_names_of_folders_are_classes(folder: Path, into: Path) -> None:

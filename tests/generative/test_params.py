@@ -48,7 +48,7 @@ def test_the_committed_params_are_right(capsys: pytest.CaptureFixture[str]) -> N
     [
         (
             "  train-gan:",
-            "  train-own:",
+            "  train-own: {cmd: x, outs: [models/own.safetensors]}\n\n  train-gan:",
             "stage 'train-own' trains a model that is not in src/generative/models/registry.py; "
             "add it there, or it is not evaluated.",
         ),

@@ -70,7 +70,7 @@ def folder_to_idx(folder: Path, into: Path) -> None:
             write_atomic(labels_file(into, split), to_idx(labels))
     if wrong:
         others = f" ({len(wrong) - _TOLD} more)" if len(wrong) > _TOLD else ""
-        raise RunFailed("\n".join(wrong[:_TOLD]) + others)
+        raise RunFailed("\n".join(sorted(wrong)[:_TOLD]) + others)
 
 
 def _example(images: list[Path]) -> tuple[Path, tuple[int, ...]]:
@@ -84,7 +84,7 @@ def _example(images: list[Path]) -> tuple[Path, tuple[int, ...]]:
 def _splits(folder: Path) -> tuple[list[Labelled], list[Labelled]]:
     """The images to train on and those to test, each in the order of their names' SHA-256.
 
-    So the first of them, which pictures show, are of several classes.
+    So the first of them, which pictures show, are of several classes as a rule.
     """
     folders, files = _listed(folder)
     lowered = {path.name.lower() for path in folders}

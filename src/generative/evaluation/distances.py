@@ -1,4 +1,4 @@
-"""How far two sets are apart: of images, with no features between, and of features."""
+"""Distances between two sets: MMD of images, Fréchet of features."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from generative.core.model import Encodes
 from generative.evaluation.config import EvaluationConfig
 
 NEIGHBOURS = 5
-_FEW_PIXELS = 1024  # values of an image
+_FEW_VALUES = 1024  # of an image
 
 Array = npt.NDArray[np.float32]
 
@@ -61,8 +61,8 @@ def probe_metrics(
         return {}
     train = _taught(data, config, seed)
     pixels, test_pixels = pixels_of(train), pixels_of(data.test)
-    # The covariance of many pixels is slow to take apart, and large.
-    solver = "covariance_eigh" if pixels.shape[1] <= _FEW_PIXELS else "randomized"
+    # The covariance of many values is slow to take apart, and large.
+    solver = "covariance_eigh" if pixels.shape[1] <= _FEW_VALUES else "randomized"
     count = min(latents.shape[1], *pixels.shape)
     pca = PCA(count, svd_solver=solver, random_state=seed % 2**32).fit(pixels)
     own = _accuracies(latents_of(model, train, config.batch_size), train, latents, data.test)

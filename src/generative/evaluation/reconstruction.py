@@ -55,23 +55,23 @@ def reconstruction_errors(
 
 
 @torch.inference_mode()
-def check_logits(name: str, model: Reconstructs, split: Split) -> None:
+def check_logits(name: str, model: Reconstructs, split: Split, batch_size: int) -> None:
     """Warn where the model called `name` seems to reconstruct images instead of their logits.
 
     Raises:
-        UserError: what it gives back is not of the shape of an image.
+        UserError: what it gives back is not of the images' shape.
     """
-    images = split.to_float(slice(0, _LOOKED_AT))
+    images = split.to_float(slice(0, min(batch_size, _LOOKED_AT)))
     logits = model.reconstruct(images)
     if logits.shape != images.shape:
         raise UserError(
-            f"model '{name}' reconstructs (C, H, W) = {tuple(logits.shape[1:])} of images that are "
-            f"{tuple(images.shape[1:])}; let its decoder give as many channels, rows and columns."
+            f"model '{name}' makes {tuple(logits.shape)} of images that are {tuple(images.shape)}, "
+            "(B, C, H, W); what it reconstructs should be of the same shape."
         )
     if logits.min() >= 0 and logits.max() <= 1:
         print(
             f"warning: all that '{name}' reconstructs lies in [0, 1]: is there a sigmoid at its "
-            "decoder's end? 'decode' should return what comes before it.",
+            "end? It should return the logits, which come before that.",
             file=sys.stderr,
         )
 

@@ -1,8 +1,11 @@
-"""`generative check`: is params.yaml right, before the first stage starts?"""
+"""`generative check`: are params.yaml and dvc.yaml right, before the first stage starts?"""
 
+import re
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from functools import partial
+from inspect import getfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,8 +23,6 @@ from generative.models.registry import REGISTRY
 from generative.pipeline.stage import history_path, model_path
 from generative.wording import read_yaml
 from runrecord.run.process import exit_status
-
-_MODELS = "generative.models."
 
 
 def check() -> None:
@@ -42,9 +43,10 @@ def check() -> None:
     apart = params.section("split", Splitting).validation
     check_source(params.section("data", Data))
     stages = read_yaml(PIPELINE_FILE).get("stages") or {}
-    for stage in stages:
+    for stage, body in stages.items():
         name = stage.removeprefix("train-")
-        if name != stage and name not in REGISTRY:
+        outs = body.get("outs") or () if isinstance(body, dict) else ()
+        if name not in REGISTRY and str(model_path(name)) in outs:
             raise UserError(
                 f"{PIPELINE_FILE}: stage '{stage}' trains a model that is not in "
                 "src/generative/models/registry.py; add it there, or it is not evaluated."
@@ -52,22 +54,27 @@ def check() -> None:
     for name, model in REGISTRY.items():
         if f"train-{name}" in stages:
             check_choice(name, params.section(name, model.config_class), model.losses, apart)
-            if "evaluate" in stages:
-                _check_deps(name, model, stages)
+            _check_deps(name, model, stages)
 
 
 def _check_deps(name: str, model: type[Model[Any]], stages: Mapping[str, Any]) -> None:
-    """Does an edit of a model's files train it again, and does training evaluate it again?"""
-    own = [base.__module__ for base in model.__mro__ if base.__module__.startswith(_MODELS)]
+    """Does an edit of a model's files train it again, and does training evaluate it again?
+
+    Of stages written out: not of those that DVC makes of a template.
+    """
+    root = Path(__file__).parents[3]
+    bases = [base for base in model.__mro__ if base.__module__.startswith("generative.models.")]
     needed = {
-        f"train-{name}": [f"src/{module.replace('.', '/')}.py" for module in own],
-        "evaluate": [str(model_path(name)), str(history_path(name))],
+        f"train-{name}": [Path(getfile(base)).relative_to(root) for base in bases],
+        "evaluate": [model_path(name), history_path(name)],
     }
     for stage, paths in needed.items():
-        told = stages[stage].get("deps") or ()
-        deps = [next(iter(dep)) if isinstance(dep, dict) else dep for dep in told]
+        body = stages.get(stage)
+        if not isinstance(body, dict) or body.keys() & {"foreach", "matrix", "wdir"}:
+            continue
+        deps = [re.sub(r"\$\{.*?\}", "*", dep) for dep in body.get("deps") or ()]
         for path in paths:
-            if not any(Path(path).is_relative_to(dep) for dep in deps):
+            if not any(path.is_relative_to(dep) or fnmatch(str(path), dep) for dep in deps):
                 raise UserError(
                     f"{PIPELINE_FILE}: stage '{stage}' lacks the dep {path}; add it, or a change "
                     "there goes unnoticed."

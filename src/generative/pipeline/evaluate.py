@@ -69,7 +69,7 @@ def evaluate_all() -> None:
     }
     for name, model in models.items():
         if isinstance(model, Reconstructs):
-            check_logits(name, model, data.test)
+            check_logits(name, model, data.test, config.batch_size)
     histories = {name: _read_history(history_path(name)) for name in models}
     shown = config.model_dump()
     shown["precision"] = "float32"

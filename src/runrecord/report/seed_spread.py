@@ -66,7 +66,7 @@ def spreads(
 ) -> dict[str, Spread]:
     """The spread of each metric over seeds, pooled over what else the runs have in common.
 
-    With fewer seeds than the project's own spread is of, that counts where a run is as those were.
+    Known by less than the project's spread, that is taken, if a run has what `spread_of` says.
     """
     wanted = project.spread_of.get(stage, {}).items()
     told = not wanted

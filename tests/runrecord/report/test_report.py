@@ -14,6 +14,7 @@ from playwright.sync_api import Page
 from workspaces import Workspace
 
 from records import end_run, new_run
+from runrecord import Dataset
 from runrecord.cli.report import report
 from runrecord.errors import UserError
 from runrecord.project import Project
@@ -181,6 +182,20 @@ def test_the_projects_spread_says_nothing_of_runs_unlike_those_it_is_of(
     (answer,) = answers(render(runs, tests, project))
     assert ("by more than" in answer) is known
     assert ("is not known: run the same with two other seeds" in answer) is not known
+
+
+def test_the_projects_spread_counts_beside_a_run_on_the_same_images(root: Path) -> None:
+    run = new_run(root / "a", dataset=Dataset("mnist", "abc", "data/mnist"))
+    run.log({"Accuracy": 0.5})
+    seen = view(end_run(root / "a"))
+    for digest, known in (("abc", True), ("abd", False)):
+        project = Project(
+            headline=("Accuracy",),
+            better={"Accuracy": "higher"},
+            spread={seen.start.stage: {"Accuracy": 0.01}},
+            spread_of={seen.start.stage: {"data set": digest}},
+        )
+        assert ("the project&#39;s default params" in render([seen], [], project)) is known
 
 
 def test_one_other_seed_does_not_outweigh_the_three_of_the_project(root: Path) -> None:

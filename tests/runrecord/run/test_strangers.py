@@ -157,7 +157,10 @@ def test_a_script_that_uses_mlflow_itself_has_its_own_runs_there(stranger: Works
 
 @pytest.mark.needs("notebook")
 def test_a_notebook_shows_what_its_cells_print(stranger: Workspace) -> None:
-    output = run(stranger, NOTEBOOK, **OFF)
+    own = dict.fromkeys(
+        ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), str(stranger.path.parent / "jupyter")
+    )
+    output = run(stranger, NOTEBOOK, **OFF, **own)
     said = ("before", "within", "after")
     assert [word for word in output.split() if word in said] == [*said]
     (folder,) = spool(stranger)

@@ -116,7 +116,10 @@ def test_a_logged_model_has_a_signature_and_reconstructs_as_the_file_does(
         "images = numpy.load('images.npy')\n"
         "numpy.save('out.npy', model.predict(images))\n"
         f"model = mlflow.pyfunc.load_model({drawing!r})\n"
-        "assert model.predict(images, {'seed': 3}).shape == images.shape\n"
+        "drawn = model.predict(images, {'seed': 3})\n"
+        "assert drawn.shape == images.shape\n"
+        "assert (drawn == model.predict(images, {'seed': 3})).all()\n"
+        "assert not (drawn == model.predict(images)).any(axis=(1, 2, 3)).all()\n"
     )
     Workspace(tmp_path).run("python", "use.py")
     import torch
