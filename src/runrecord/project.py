@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import threading
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ RECORDS = "records/"
 RUN_NAMES = "a run's name or MLflow id, a record's folder, or REVISION:WHAT for records/WHAT there"
 """How a person names runs: what `lookup` finds."""
 Better = Literal["higher", "lower"]
+_LOADING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,8 @@ class Project:
             if not isinstance(given := getattr(self, name), Mapping):
                 raise UserError(f"Project({name}={given!r}): it should be a dictionary.")
         if self.spread_runs < 2:
-            raise UserError(
-                f"Project(spread_runs={self.spread_runs}): a spread takes 2 runs or more; "
-                "say how many there were."
-            )
+            wrong = f"Project(spread_runs={self.spread_runs})"
+            raise UserError(f"{wrong}: a spread takes 2 runs or more; say how many there were.")
 
     def way_of(self, metric: str) -> Better | None:
         """Which way a metric is better, where `better` says so."""
@@ -108,8 +108,8 @@ def load_project(root: Path) -> Project:
     if named is None:
         return Project()
     module, _, name = str(named).partition(":")
-    search, before = sys.path, [*sys.path]
-    search.append(str(root))  # the project need not be installed
+    _LOADING.acquire()  # two threads would restore each other's path
+    search, sys.path = sys.path, [*sys.path, str(root)]  # the project need not be installed
     try:
         project = getattr(importlib.import_module(module), name)
     except UserError:
@@ -121,7 +121,8 @@ def load_project(root: Path) -> Project:
             "it should be MODULE:NAME of a runrecord.project.Project."
         ) from None
     finally:
-        sys.path, sys.path[:] = search, before  # what is imported later is for the script to say
+        sys.path = search  # what is imported later is for the script to say
+        _LOADING.release()
     if not isinstance(project, Project):
         raise UserError(f"{file}: tool.runrecord.project is '{named}', which is no Project.")
     return project

@@ -7,6 +7,7 @@ import pytest
 from workspaces import RECORD_ONLY, Workspace, assert_says, spool
 
 from generative.errors import UserError
+from generative.models.ae import AE
 from generative.pipeline.evaluate import evaluate_all
 from models import no_cuda
 from runrecord.record.reader import Record, files_in
@@ -97,6 +98,16 @@ def test_bad_models_stop_the_evaluation_before_any_work(
     assert_says(said.out + said.err, f"error: {sentence}")
     assert (said.out + said.err).count("\n") == 1
     assert outputs(workspace) == before
+    assert spool(workspace) == [], "no run was begun"
+
+
+def test_a_model_that_makes_images_of_another_size_stops_the_evaluation(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace.path)
+    monkeypatch.setattr(AE, "reconstruct", lambda _, images: images[..., 1:])
+    assert exit_status(evaluate_all, mistakes=(UserError,)) == 2
+    assert "error: model 'ae' makes (64, 1, 28, 27) of images that are" in capsys.readouterr().err
     assert spool(workspace) == [], "no run was begun"
 
 
