@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Error, Page, sync_playwright
 
 from runrecord.cli.runs import find_records
-from runrecord.record.reader import view
+from runrecord.cli.viewers import free_port
+from runrecord.record.reader import Record, view
 from runrecord.trackers.mlflow.views import VIEWS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,11 @@ Rows = Sequence[Sequence[Image.Image]]
 
 def main() -> None:
     """Make them."""
-    previews = [_captioned(_last_preview(name), title) for name, title in RUNS.items()]
+    records = [record for name in RUNS for record in find_records(ROOT, name)]
+    previews = [
+        _captioned(_last_preview(record), title)
+        for record, title in zip(records, RUNS.values(), strict=True)
+    ]
     _save(_composed([previews[:2], previews[2:]]), "epoch30")
     shown = {path.stem: Image.open(path) for path in (ROOT / "metrics/pictures").glob("*.png")}
     beside = _composed([[shown["vae_interpolation"]], [shown["vae_divergences"]]])
@@ -55,13 +60,12 @@ def main() -> None:
         _report(page)
         _explorer(page)
         _mlflow(page)
-        _tensorboard(page)
+        _tensorboard(page, [record.start.id for record in records])
         browser.close()
 
 
-def _last_preview(name: str) -> Image.Image:
-    """The last picture that the named run logged."""
-    (record,) = find_records(ROOT, name)
+def _last_preview(record: Record) -> Image.Image:
+    """The last picture that a run logged."""
     (file,) = view(record).last_images().values()
     return Image.open(record.place(file.name)).convert("RGB")
 
@@ -122,31 +126,29 @@ def _mlflow(page: Page) -> None:
         page.screenshot(path=PICTURES / "mlflow.png")
 
 
-def _tensorboard(page: Page) -> None:
-    """Each training's last preview."""
+def _tensorboard(page: Page, runs: Sequence[str]) -> None:
+    """The last preview of each of those runs."""
     with _viewing("tensorboard") as said:
         address = re.search(r"http://[\d.:]+", said)
         assert address, said
         page.set_viewport_size({"width": 1200, "height": 830})
         found = page.locator("tf-category-paginated-view").first
         last = found.get_by_text("step 30")
-        ids = "|".join(record.start.id for name in RUNS for record in find_records(ROOT, name))
         for _ in range(60):  # it loads runs little by little, and shows what it has
-            if last.count() == len(RUNS):
+            if last.count() == len(runs):
                 break
             page.goto("about:blank")
-            page.goto(f"{address[0]}/#images&regexInput={ids}")
+            page.goto(f"{address[0]}/#images&regexInput={'|'.join(runs)}")
             page.get_by_role("textbox", name="Filter tags").fill("^(Original|Test image -)")
             with suppress(Error):
-                last.nth(len(RUNS) - 1).wait_for(timeout=5000)
+                last.nth(len(runs) - 1).wait_for(timeout=5000)
         page.screenshot(path=PICTURES / "tensorboard.png")
 
 
 @contextmanager
 def _viewing(viewer: str) -> Iterator[str]:
     """A running viewer: what it printed until it answered."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(7000)
     command = ["runrecord", viewer, "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

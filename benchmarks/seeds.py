@@ -9,6 +9,7 @@ anew, delete it. Writes that file, the tables of docs/seeds.md, and src/generati
 which `runrecord report` judges.
 """
 
+import csv
 import json
 import math
 import os
@@ -25,8 +26,10 @@ import torch
 import yaml
 from bench import ROOT, Workspace
 
+from generative.core.compute import CPU
 from generative.core.images import load_images
 from generative.hardware import device_name
+from generative.models.registry import REGISTRY
 from generative.project import PROJECT
 from runrecord.files import write_atomic
 
@@ -61,14 +64,14 @@ def main() -> None:
     """Measure what is missing, and write the files."""
     results: dict[str, Any] = {"of": _what_is_run(), "metrics": {name: {} for name in SEEDS}}
     if RESULTS.exists():
-        found = json.loads(RESULTS.read_text())
-        if found["of"] != results["of"]:
+        earlier = json.loads(RESULTS.read_text())
+        if earlier["of"] != results["of"]:
             sys.exit(f"error: {RESULTS} is of other params, data or machine; delete it first.")
-        results = found
+        results = earlier
     measured = results["metrics"]
     missing = [
         (names, seed)
-        for names in (("ae", "vae", "gan"), ("clean",))
+        for names in (tuple(REGISTRY), ("clean",))
         for seed in range(SEEDS[names[0]])
         if str(seed) not in measured[names[0]]
     ]
@@ -92,7 +95,7 @@ def write(results: Mapping[str, Any]) -> None:
     """Write what follows from the metrics."""
     measured = results["metrics"]
     told = {
-        "spread_runs": min(len(measured[name]) for name in ("ae", "vae", "gan")),
+        "spread_runs": min(len(measured[name]) for name in REGISTRY),
         "spread": spread(measured),
         "spread_of": results["of"]["stages"],
     }
@@ -105,7 +108,7 @@ def write(results: Mapping[str, Any]) -> None:
 def _what_is_run() -> dict[str, Any]:
     """Where, and by stage what all its runs have: params, and the digest of their images."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    digest = load_images(ROOT / "data" / params["data"]["name"], torch.device("cpu")).digest
+    digest = load_images(ROOT / "data" / params["data"]["name"], CPU).digest
     used = {
         "data set": digest,
         "binarize": params["data"]["binarize"],
@@ -113,10 +116,10 @@ def _what_is_run() -> dict[str, Any]:
         "precision": params["compute"]["precision"],
     }
     return {
-        "processor": device_name(torch.device("cpu")),
+        "processor": device_name(CPU),
         "torch": torch.__version__,
         "evaluate": params["evaluate"],
-        "stages": {f"train-{name}": {**used, **params[name]} for name in ("ae", "vae", "gan")},
+        "stages": {f"train-{name}": {**used, **params[name]} for name in REGISTRY},
     }
 
 
@@ -134,7 +137,7 @@ def spread(measured: Measured) -> dict[str, dict[str, float]]:
             for metric, values in values_of(measured[name]).items()
             if metric in PROJECT.headline
         }
-        for name in ("ae", "vae", "gan")
+        for name in REGISTRY
     }
 
 
@@ -167,7 +170,7 @@ def _run(seed: int, clean: bool) -> dict[str, Any]:
     """Each model's metrics after training by that seed; or of the autoencoder with clean target."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["seed"], params["compute"]["threads"] = seed, 1
-    models = ["ae", "vae", "gan"]
+    models = [*REGISTRY]
     if clean:
         params["ae"]["target"], models = "clean", ["ae"]
     with tempfile.TemporaryDirectory() as folder:
@@ -185,9 +188,9 @@ def _run(seed: int, clean: bool) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((metrics / "evaluation.json").read_text())
         for model in models:
             found[model] |= json.loads((metrics / f"{model}.json").read_text())
-        header, *rows = (metrics / "ae_history.csv").read_text().splitlines()
-        twelfth = dict(zip(header.split(","), map(float, rows[11].split(",")), strict=True))
-        found["ae"] |= {f"Epoch 12/{name}": value for name, value in twelfth.items()}
+        with (metrics / "ae_history.csv").open() as file:
+            twelfth = [*csv.DictReader(file)][11]
+        found["ae"] |= {f"Epoch 12/{name}": float(value) for name, value in twelfth.items()}
         return found
 
 

@@ -108,21 +108,20 @@ def load_project(root: Path) -> Project:
     if named is None:
         return Project()
     module, _, name = str(named).partition(":")
-    _LOADING.acquire()  # two threads would restore each other's path
-    search, sys.path = sys.path, [*sys.path, str(root)]  # the project need not be installed
-    try:
-        project = getattr(importlib.import_module(module), name)
-    except UserError:
-        raise
-    except Exception as error:  # whatever its module does wrong
-        raise UserError(
-            f"{file}: tool.runrecord.project is '{named}', which cannot be had "
-            f"({type(error).__name__}: {error}); "
-            "it should be MODULE:NAME of a runrecord.project.Project."
-        ) from None
-    finally:
-        sys.path = search  # what is imported later is for the script to say
-        _LOADING.release()
+    with _LOADING:  # two threads would restore each other's path
+        search, sys.path = sys.path, [*sys.path, str(root)]  # the project need not be installed
+        try:
+            project = getattr(importlib.import_module(module), name)
+        except UserError:
+            raise
+        except Exception as error:  # whatever its module does wrong
+            raise UserError(
+                f"{file}: tool.runrecord.project is '{named}', which cannot be had "
+                f"({type(error).__name__}: {error}); "
+                "it should be MODULE:NAME of a runrecord.project.Project."
+            ) from None
+        finally:
+            sys.path = search  # what is imported later is for the script to say
     if not isinstance(project, Project):
         raise UserError(f"{file}: tool.runrecord.project is '{named}', which is no Project.")
     return project

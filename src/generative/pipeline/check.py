@@ -62,10 +62,11 @@ def _check_deps(name: str, model: type[Model[Any]], stages: Mapping[str, Any]) -
 
     Of stages written out: not of those that DVC makes of a template.
     """
-    root = Path(__file__).parents[3]
+    package = Path(__file__).parents[1]
     bases = [base for base in model.__mro__ if base.__module__.startswith("generative.models.")]
+    own = [Path("src/generative") / Path(getfile(base)).relative_to(package) for base in bases]
     needed = {
-        f"train-{name}": [Path(getfile(base)).relative_to(root) for base in bases],
+        f"train-{name}": own,
         "evaluate": [model_path(name), history_path(name)],
     }
     for stage, paths in needed.items():

@@ -66,7 +66,7 @@ def spreads(
 ) -> dict[str, Spread]:
     """The spread of each metric over seeds, pooled over what else the runs have in common.
 
-    Known by less than the project's spread, that is taken, if a run has what `spread_of` says.
+    Where fewer seeds were tried than for the project's, that counts, if a run is as in `spread_of`.
     """
     wanted = project.spread_of.get(stage, {}).items()
     told = not wanted
