@@ -142,7 +142,8 @@ def number_here(root: Path, stage: str, follows: bool = False) -> int:
 
 def _new_folder(root: Path, title: str) -> Path:
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)[:_LONGEST_STEM].strip("-_.") or "run"
-    name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    now, chance = datetime.now(UTC), secrets.choice("0123456789abcdef")
+    name = f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{chance}"  # by names, the oldest first
     folder = state_folder(root) / "runs" / name
     with suppress(OSError):
         folder.mkdir(parents=True)

@@ -248,3 +248,12 @@ def test_a_folder_that_is_held_is_nobody_elses(tmp_path: Path) -> None:
         assert is_running(tmp_path)
     assert not is_running(tmp_path)
     assert (tmp_path / ".place").stat().st_size
+
+
+def test_runs_of_one_second_are_in_the_order_in_which_they_began(tmp_path: Path) -> None:
+    begun = []
+    for title in "fedcba":
+        with claim_run(tmp_path, title, "train") as (folder, _):
+            new_run(folder)
+            begun.append(folder)
+    assert run_dirs(tmp_path) == begun
