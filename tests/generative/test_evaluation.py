@@ -310,6 +310,7 @@ def test_a_model_that_gives_images_for_logits_is_warned_of(
     data: ImageSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_logits("own", Gives(torch.logit), data.test, 100)
+    check_logits("own", Gives(lambda images: images / 9), data.test, 100)  # hardly trained
     assert capsys.readouterr() == ("", "")
     check_logits("own", Gives(lambda images: images), data.test, 100)
     assert (
