@@ -95,6 +95,8 @@ class Workspace:
 
     def moments(self, model: str) -> list[float]:
         """Train a model by its stage: when it began, and when each epoch ended, in seconds."""
+        checkpoints = self.path / ".runrecord" / "checkpoints"
+        shutil.rmtree(checkpoints, ignore_errors=True)  # it begins at the first epoch
         self.run(f"stages/train_{model}.py")
         record = self.path / "records" / model
         began = json.loads((record / "run.json").read_text())["time"]

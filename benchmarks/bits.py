@@ -1,34 +1,43 @@
-"""Which float32 arithmetic of PyTorch gives the same bits on another processor?
+"""Which float32 arithmetic gives the same bits on another processor, and do the models?
 
-    python benchmarks/bits.py
+    python benchmarks/bits.py            # digests of operations and models, beside bits.json
+    python benchmarks/bits.py --models   # two steps of each model; exits with 1 if one differs
+    python benchmarks/bits.py --write    # makes benchmarks/bits.json of what this processor gives
 
-Each kind runs in a process of its own and prints a digest of its bits, for the table of
-docs/seeds.md.
+`portable` is as under `compute.portable`. As another processor, on Debian with qemu-user:
+
+    qemu-x86_64 -cpu Haswell-noTSX .venv/bin/python benchmarks/bits.py --models
 """
 
+import argparse
 import hashlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import yaml
 
-KINDS = {
-    "products by oneDNN": ("linear", {}),
-    "products by oneDNN, AVX2": ("linear", {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
-    "products by MKL": ("mm", {}),
-    "products by MKL, compatible": ("mm", {"MKL_CBWR": "COMPATIBLE"}),
-    "elementwise": ("elementwise", {}),
-    "elementwise, AVX2": ("elementwise", {"ATEN_CPU_CAPABILITY": "avx2"}),
-    "sums and batch norm": ("sums", {}),
-    "sums and batch norm, AVX2": ("sums", {"ATEN_CPU_CAPABILITY": "avx2"}),
-}
-SHAPES = [(100, 784, 400), (100, 400, 400), (100, 400, 784), (37, 400, 200), (128, 288, 128)]
+from generative.core.variables import PORTABLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = ROOT / "benchmarks" / "bits.json"
+STEPS = 2
+BATCH = 32  # images a step: an emulated processor takes a second an image
+
+Digests = dict[str, str]
 
 
-def measure(kind: str) -> str:
-    """A digest of what that kind of arithmetic gives, in 16 hexadecimal digits."""
+def operations() -> Digests:
+    """What each of PyTorch's operations gives, and a few of NumPy's and SciPy's."""
+    import numpy as np
+    import scipy.linalg
     import torch
     from torch.nn import functional as F
 
@@ -37,54 +46,199 @@ def measure(kind: str) -> str:
     torch.set_num_threads(2)
     torch.set_flush_denormal(True)
     rng = torch.Generator().manual_seed(0)
-    found = []
-    if kind in ("linear", "mm"):
-        for batch, inputs, outputs in SHAPES:
-            a = torch.randn(batch, inputs, generator=rng)
-            w = torch.randn(outputs, inputs, generator=rng)
-            b = torch.randn(outputs, generator=rng)
-            g = torch.randn(batch, outputs, generator=rng)
-            if kind == "mm":
-                found += [torch.addmm(b, a, w.T), g @ w, g.T @ a]
-            else:
-                found += [product(a, w, b), product(g, w.t()), product(g.t(), a.t())]
-    else:
-        x = torch.randn(100, 784, generator=rng)
-        t = torch.rand(100, 784, generator=rng)
-        if kind == "elementwise":
-            found = [x, t, x.exp(), torch.sigmoid(x), F.leaky_relu(x, 0.2)]
-            found += [torch.normal(t, 0.3, generator=rng)]
-            found += [F.binary_cross_entropy_with_logits(x, t, reduction="none")]
-            found += [t.log(), x.square().sqrt()]
-        else:
-            y = torch.randn(128, 8, 28, 28, generator=rng)
-            found = [x.sum(1), x.sum(0), x.mean().reshape(1), y.mean((0, 2, 3))]
-            found += [y.var((0, 2, 3)), F.batch_norm(y, None, None, training=True)]
+    x = torch.randn(100, 400, generator=rng)
+    t = torch.rand(100, 400, generator=rng)
+    p = t + 0.01
+    images = torch.randn(16, 8, 14, 14, generator=rng)
+    windows = torch.randn(16, 8, 3, 3, generator=rng)
+    weight = torch.randn(200, 400, generator=rng)
+    bias = torch.randn(200, generator=rng)
+    matrix = torch.diag(torch.arange(1.0, 201.0)) + 0.1
+
+    def drawn() -> torch.Generator:
+        return torch.Generator().manual_seed(5)
+
+    def taught(make: Callable[..., torch.optim.Optimizer], **settings: Any) -> "Tensor":
+        parameter = torch.nn.Parameter(x.clone())
+        optimizer = make([parameter], **settings)
+        for number in range(1, 6):
+            parameter.grad = t * number
+            optimizer.step()
+        return parameter
+
+    def convolved() -> "Tensor":
+        given, kernel = (one.clone().requires_grad_() for one in (images, windows))
+        out = F.conv2d(given, kernel, stride=2, padding=1)
+        out.square().sum().backward()  # type: ignore[no-untyped-call]
+        assert given.grad is not None
+        assert kernel.grad is not None
+        return torch.cat([given.grad.flatten(), kernel.grad.flatten()])
+
+    named: dict[str, Callable[[], Any]] = {
+        "product, oneDNN": lambda: product(x, weight, bias),
+        "product of a transpose, oneDNN": lambda: product(x.t(), t.t()),
+        "product, MKL": lambda: torch.addmm(bias, x, weight.T),
+        "matrix and vector": lambda: x @ weight[0],
+        "conv2d": lambda: F.conv2d(images, windows, stride=2, padding=1),
+        "conv_transpose2d": lambda: F.conv_transpose2d(images, windows.transpose(0, 1), stride=2),
+        "conv2d, backward": convolved,
+        "batch_norm": lambda: F.batch_norm(images, None, None, training=True),
+        "layer_norm": lambda: F.layer_norm(x, (400,)),
+        "sum": lambda: x.sum(1),
+        "mean": lambda: x.mean(0),
+        "var": lambda: x.var(1),
+        "std": lambda: x.std(1),
+        "norm": lambda: x.norm(dim=1),
+        "cumsum": lambda: x.cumsum(1),
+        "exp": lambda: x.exp(),
+        "log": lambda: p.log(),
+        "log10": lambda: p.log10(),
+        "log1p": lambda: p.log1p(),
+        "expm1": lambda: x.expm1(),
+        "sqrt": lambda: p.sqrt(),
+        "rsqrt": lambda: p.rsqrt(),
+        "pow": lambda: p.pow(1.5),
+        "erf": lambda: x.erf(),
+        "atan": lambda: x.atan(),
+        "asin": lambda: t.asin(),
+        "sin": lambda: x.sin(),
+        "tanh": lambda: x.tanh(),
+        "sigmoid": lambda: x.sigmoid(),
+        "softplus": lambda: F.softplus(x),
+        "softmax": lambda: F.softmax(x, 1),
+        "logsumexp": lambda: x.logsumexp(1),
+        "gelu": lambda: F.gelu(x),
+        "silu": lambda: F.silu(x),
+        "leaky_relu": lambda: F.leaky_relu(x, 0.2),
+        "binary cross entropy of logits": lambda: F.binary_cross_entropy_with_logits(
+            x, t, reduction="none"
+        ),
+        "cross entropy": lambda: F.cross_entropy(x, torch.arange(100), reduction="none"),
+        "mse": lambda: F.mse_loss(x, t).reshape(1),
+        "randn": lambda: torch.randn(999, generator=drawn()),
+        "normal": lambda: torch.normal(t, 0.3, generator=drawn()),
+        "bernoulli": lambda: torch.bernoulli(t, generator=drawn()),
+        "cdist": lambda: torch.cdist(x, x[:50]),
+        "svdvals": lambda: torch.linalg.svdvals(weight),
+        "cholesky": lambda: torch.linalg.cholesky(matrix @ matrix.T),
+        "solve": lambda: torch.linalg.solve(matrix, bias),
+        "rfft": lambda: torch.fft.rfft(x).abs(),
+        "Adam, fused": lambda: taught(torch.optim.Adam, fused=True),
+        "Adam": lambda: taught(torch.optim.Adam, fused=False),
+        "RMSprop": lambda: taught(torch.optim.RMSprop),
+        "Adadelta": lambda: taught(torch.optim.Adadelta),
+        "NumPy: product, float32": lambda: x.numpy() @ weight.numpy().T,
+        "NumPy: product, float64": lambda: x.double().numpy() @ weight.double().numpy().T,
+        "NumPy: exp, float32": lambda: np.exp(x.numpy()),
+        "NumPy: exp, float64": lambda: np.exp(x.double().numpy()),
+        "NumPy: log, float64": lambda: np.log(p.double().numpy()),
+        "NumPy: sqrt, float64": lambda: np.sqrt(p.double().numpy()),
+        "NumPy: sum, float32": lambda: x.numpy().sum(1),
+        "NumPy: svd, float64": lambda: np.linalg.svd(weight.double().numpy(), compute_uv=False),
+        "NumPy: eigh, float64": lambda: np.linalg.eigh(matrix.double().numpy())[0],
+        "SciPy: svd, float64": lambda: scipy.linalg.svdvals(weight.double().numpy()),
+        "SciPy: solve, float64": lambda: scipy.linalg.solve(
+            matrix.double().numpy(), bias.double().numpy()
+        ),
+    }
+    return {name: _digest([operation()]) for name, operation in named.items()}
+
+
+def models() -> Digests:
+    """The weights of each model of params.yaml after a few portable steps on images drawn here."""
+    import torch
+
+    from generative.core.compute import Compute, prepare
+    from generative.core.images import Split
+    from generative.core.loop import Steps, initialise, make_optimizers
+    from generative.models.registry import REGISTRY
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    compute = Compute(**params["compute"] | {"device": "cpu", "threads": 2, "portable": True})
+    device = prepare(compute)
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, 256, (STEPS * BATCH, 1, 28, 28), generator=rng)
+    split = Split(drawn.to(torch.uint8), None)
+    found = {}
+    for name, model_class in REGISTRY.items():
+        config = model_class.config_class(**params[name] | {"batch_size": BATCH})
+        model = initialise(model_class, config, 0, device).train()
+        steps = Steps(model, make_optimizers(model), split, compute, device)
+        steps.noise.manual_seed(0)
+        for index in torch.split(torch.arange(STEPS * BATCH), BATCH):
+            steps.eager(index)
+        found[name] = _digest(value for _, value in sorted(model.state_dict().items()))
+    return found
+
+
+def _digest(values: Iterable[Any]) -> str:
+    """16 hexadecimal digits."""
+    import numpy as np
+    import torch
+
     digest = hashlib.sha256()
-    for tensor in found:
-        digest.update(tensor.contiguous().numpy().tobytes())
+    for value in values:
+        array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
 
+def _elsewhere(what: str, variables: dict[str, str]) -> Digests:
+    """What this script measures in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", what],
+        env={name: text for name, text in os.environ.items() if name not in PORTABLE} | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(done.stdout))
+
+
 def main() -> None:
-    """Print a table, or the digest of the kind that is asked for."""
-    if len(sys.argv) > 1:
-        sys.stdout.write(measure(sys.argv[1]))
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(description="Bits on this processor, and those of others.")
+    parser.add_argument("--models", action="store_true", help="two steps of each model alone")
+    parser.add_argument("--write", action="store_true", help="bits.json of this processor")
+    parser.add_argument("--measure", choices=("operations", "models"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        found = operations() if given.measure == "operations" else models()
+        sys.stdout.write(json.dumps(found))
         return
+    committed = json.loads(COMMITTED.read_text()) if not given.write else {}
+    if given.models:
+        os.environ.update(PORTABLE)
+        found = models()
+        for name, digest in found.items():
+            print(f"{name} {digest}, {_beside(digest, committed['models'][name])}")
+        sys.exit(found != committed["models"])
+    found = _elsewhere("operations", PORTABLE)
+    trained = _elsewhere("models", PORTABLE)
+    if given.write:
+        content = json.dumps({"models": trained, "operations": found}, indent=2)
+        COMMITTED.write_text(content + "\n")
+        return
+    _print_table(_elsewhere("operations", {}), found, trained, committed)
+
+
+def _beside(digest: str, expected: str) -> str:
+    return "as committed" if digest == expected else f"committed is {expected}"
+
+
+def _print_table(own: Digests, found: Digests, trained: Digests, committed: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     with open("/proc/cpuinfo") as file:
         lines = [line for line in file if line.startswith(("model name", "cpu family", "model\t"))]
-    shown = Table(
-        "arithmetic", "digest", title="; ".join(sorted({" ".join(x.split()) for x in lines}))
-    )
-    for name, (kind, variables) in KINDS.items():
-        done = subprocess.run(
-            [sys.executable, __file__, kind],
-            env=os.environ | variables,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        shown.add_row(name, done.stdout)
+    title = "; ".join(sorted({" ".join(line.split()) for line in lines}))
+    shown = Table("", "as it chooses", "portable", "beside bits.json", title=title)
+    for name, digest in found.items():
+        shown.add_row(name, own[name], digest, _beside(digest, committed["operations"][name]))
+    for name, digest in trained.items():
+        title = f"{name}, {STEPS} steps"
+        shown.add_row(title, "", digest, _beside(digest, committed["models"][name]))
     Console().print(shown)
 
 

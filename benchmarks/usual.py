@@ -15,16 +15,16 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 from torchvision.utils import make_grid
 
-from generative.core import fast_cpu, strided_cpu
+from generative.core import fast_cpu
 from generative.core.model import RECONSTRUCTION, TOTAL, Autoencoder, Losses, Model, Update
 from generative.models.ae import AE
 
 WORKERS = 4
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     fast_cpu.Linear: nn.Linear,
-    strided_cpu.Conv2d: nn.Conv2d,
-    strided_cpu.ConvTranspose2d: nn.ConvTranspose2d,
-    strided_cpu.BatchNorm2d: nn.BatchNorm2d,
+    fast_cpu.Conv2d: nn.Conv2d,
+    fast_cpu.ConvTranspose2d: nn.ConvTranspose2d,
+    fast_cpu.BatchNorm2d: nn.BatchNorm2d,
 }
 
 

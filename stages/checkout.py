@@ -8,3 +8,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from generative.core.variables import set_variables
+
+set_variables(Path("params.yaml"))

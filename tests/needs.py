@@ -87,6 +87,13 @@ NEEDS = {
         lambda: AS_ROOT and works("unshare", "--mount", *MOUNT),
     ),
     "ptrace": Need(f"{WHY_NOT}: run the tests there", lambda: SUPPORTED),
+    "qemu": Need(
+        "QEMU is not installed: apt-get install qemu-user", lambda: program("qemu-x86_64")
+    ),
+    "avx2": Need(
+        "this processor has no AVX2: run the test on one that has",
+        lambda: torch.backends.cpu.get_cpu_capability().startswith("AVX"),
+    ),
     "mkl": Need(
         "PyTorch is built without MKL, whose kernels this test changes: run it on x86-64",
         torch.backends.mkl.is_available,

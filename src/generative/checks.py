@@ -1,5 +1,6 @@
-"""Can an epoch be chosen as params.yaml says? In a sentence if not: decides no result."""
+"""Do blocks of params.yaml go together? In a sentence if not: decides no result."""
 
+from generative.core.compute import Compute
 from generative.core.model import LAST, ModelConfig
 from generative.errors import UserError
 
@@ -39,3 +40,17 @@ def check_choice(name: str, config: ModelConfig, losses: tuple[str, ...], valida
     if keep not in known:
         right = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
         raise UserError(f"params.yaml: {name}.keep is '{keep}'; it should be {right}.")
+
+
+def check_portable(name: str, config: ModelConfig, compute: Compute) -> None:
+    """Is training as the block `name` says portable, where `compute` asks for it?
+
+    Raises:
+        UserError: it is not.
+    """
+    if compute.portable and config.optimizer != "adam":
+        raise UserError(
+            f"params.yaml: compute.portable is true, but {name}.optimizer is {config.optimizer}, "
+            f"whose square roots differ between processors; set {name}.optimizer to adam, or "
+            "compute.portable to false."
+        )

@@ -10,10 +10,14 @@ import torch
 from pydantic import Field
 
 from generative.core.config import Section
-from generative.errors import UserError
+from generative.core.fast_cpu import product, use_portable_products
+from generative.core.variables import PORTABLE
+from generative.errors import RunFailed, UserError
 from generative.hardware import driver_version, needed_driver
 
 CPU = torch.device("cpu")
+PORTABLE_DIGEST = "7b92d8e235a21d02"
+"""`portable_digest` on every x86-64 processor with AVX2."""
 
 
 class Compute(Section):
@@ -26,15 +30,23 @@ class Compute(Section):
     threads: int = Field(ge=1, le=1024, description="a whole number from 1 to 1024")
     precision: Literal["float32", "tf32", "bf16"] = Field(description="float32, tf32 or bf16")
     deterministic: bool = Field(description="true or false")
+    portable: bool = Field(default=False, description="true or false")
 
 
 def prepare(compute: Compute) -> torch.device:
     """Set PyTorch up as `compute` says, for the whole process; the device to work on.
 
     Raises:
-        UserError: CUDA asked for where there is none, or tf32 without CUDA.
+        UserError: CUDA asked for where there is none, tf32 without CUDA, or portable with CUDA.
+        RunFailed: this processor's arithmetic is not the portable one.
     """
     device = _device(compute.device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    if compute.portable and (device.type, compute.precision) != ("cpu", "float32"):
+        raise UserError(
+            f"params.yaml: compute.portable is true, but compute.device is {compute.device} and "
+            f"compute.precision {compute.precision}; only the CPU's float32 is portable: set them "
+            "to cpu and float32, or portable to false."
+        )
     if compute.precision == "tf32" and device.type != "cuda":
         raise UserError(
             "params.yaml: compute.precision is tf32, which needs CUDA; set it to float32 or bf16."
@@ -52,7 +64,49 @@ def prepare(compute: Compute) -> torch.device:
     use_tf32(compute.precision == "tf32")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    use_portable_products(compute.portable)
+    if compute.portable:
+        os.environ.update(PORTABLE)  # in a script that is no stage, where it is not too late
+        _check_portable()
+        torch.set_num_threads(compute.threads)
     return device
+
+
+def portable_digest() -> str:
+    """What a few operations that training is made of give, in 16 hexadecimal digits."""
+    first, second = torch.randn(2, 64, 48, generator=generator(CPU, 0, "portable"))
+    moment, variance, gradient = first.clone(), second.square(), first - second
+    step = torch.tensor(3.0)
+    torch._fused_adam_(
+        [moment],
+        [gradient],
+        [first * 0.1],
+        [variance],
+        [],
+        [step],
+        lr=1e-3,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+    )
+    found = [product(first, second), (first @ second.T), first.exp(), second.softmax(1), moment]
+    digest = hashlib.sha256()
+    for tensor in found:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_portable() -> None:
+    torch.set_num_threads(1)  # how sums are split among more is part of a result
+    if (found := portable_digest()) != PORTABLE_DIGEST:
+        raise RunFailed(
+            f"compute.portable is true, but this processor's arithmetic gives {found}, not "
+            f"{PORTABLE_DIGEST}: it has no AVX2, or a library had chosen its kernels already; set "
+            "compute.portable to false in params.yaml"
+        )
 
 
 def use_tf32(wanted: bool) -> None:

@@ -102,7 +102,8 @@ def load_images(
     Args:
         directory: with files as `core/idx.py` names them.
         device: where they stay.
-        seed: of `sampled` and of the images that are kept apart.
+        seed: of `sampled` training images and of those that are kept apart. Test images are the
+            same for every seed, so that evaluations compare.
         binarize: `none`; `threshold`, each pixel black or white, whichever is nearer; `sampled`,
             each pixel white with the probability that is its value, drawn once. Salakhutdinov and
             Murray, "On the Quantitative Analysis of Deep Belief Networks" (2008), section 4.
@@ -113,8 +114,8 @@ def load_images(
             another size; no training image would be left.
     """
     train, test = (
-        _split(*read, binarize, generator(CPU, seed, f"binarize/{split}"))
-        for split, read in zip(SPLITS, read_set(directory), strict=True)
+        _split(*read, binarize, generator(CPU, drawn, f"binarize/{split}"))
+        for drawn, split, read in zip((seed, 0), SPLITS, read_set(directory), strict=True)
     )
     digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files_in(directory))
     digest = hashlib.sha256(digests.encode()).hexdigest()[:32]  # MLflow takes at most 36

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from generative.checks import check_choice
+from generative.checks import check_choice, check_portable
 from generative.core.compute import Compute
 from generative.core.config import PIPELINE_FILE, Data, Params, Section, Splitting
 from generative.core.idx import sha256_of
@@ -33,11 +33,8 @@ def check() -> None:
     """
     params = Params()
     params.seed()
-    blocks: dict[str, type[Section]] = {
-        "data": Data,
-        "compute": Compute,
-        "evaluate": EvaluationConfig,
-    }
+    compute = params.section("compute", Compute)
+    blocks: dict[str, type[Section]] = {"data": Data, "evaluate": EvaluationConfig}
     for name, schema in blocks.items():
         params.section(name, schema)
     apart = params.section("split", Splitting).validation
@@ -53,7 +50,9 @@ def check() -> None:
             )
     for name, model in REGISTRY.items():
         if f"train-{name}" in stages:
-            check_choice(name, params.section(name, model.config_class), model.losses, apart)
+            config = params.section(name, model.config_class)
+            check_choice(name, config, model.losses, apart)
+            check_portable(name, config, compute)
             _check_deps(name, model, stages)
 
 

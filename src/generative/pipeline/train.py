@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from generative.checks import check_choice
+from generative.checks import check_choice, check_portable
 from generative.core.compute import Compute, prepare
 from generative.core.config import Params
 from generative.core.images import load_data
@@ -37,6 +37,7 @@ def train(model_class: type[Model[Any]]) -> None:
     data = load_data(params, device)
     config = params.section(name, model_class.config_class)
     check_choice(name, config, model_class.losses, len(data.validation or ()))
+    check_portable(name, config, compute)
     if config.batch_size > len(data.train):
         raise UserError(
             f"params.yaml: {name}.batch_size is {config.batch_size}, more than the "

@@ -1,4 +1,4 @@
-"""The layers of `core/strided_cpu.py` are those of `torch.nn`, and only faster."""
+"""The layers of `core/fast_cpu.py` are those of `torch.nn`, and only faster."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from usual import plain
 from workspaces import SAMPLE
 
-from generative.core import strided_cpu
+from generative.core import fast_cpu
 from generative.core.compute import prepare
 from generative.core.images import load_images
 from generative.core.loop import fit, initialise, make_optimizers
@@ -17,15 +17,15 @@ from generative.models.ae import AE
 from models import CPU, compute, config, noise
 
 LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
-    (strided_cpu.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
-    (strided_cpu.Conv2d(2, 3, 3, 2, 0), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
+    (fast_cpu.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
+    (fast_cpu.Conv2d(2, 3, 3, 2, 0), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
     (
-        strided_cpu.ConvTranspose2d(2, 3, 3, 2, 1, 1),
+        fast_cpu.ConvTranspose2d(2, 3, 3, 2, 1, 1),
         nn.ConvTranspose2d(2, 3, 3, 2, 1, 1),
         (2, 4, 3),
     ),
-    (strided_cpu.ConvTranspose2d(2, 3, 3, 2, 0, 0), nn.ConvTranspose2d(2, 3, 3, 2), (2, 3, 4)),
-    (strided_cpu.BatchNorm2d(2), nn.BatchNorm2d(2), (2, 4, 3)),
+    (fast_cpu.ConvTranspose2d(2, 3, 3, 2, 0, 0), nn.ConvTranspose2d(2, 3, 3, 2), (2, 3, 4)),
+    (fast_cpu.BatchNorm2d(2), nn.BatchNorm2d(2), (2, 4, 3)),
 ]
 
 
@@ -63,7 +63,7 @@ def test_results_and_gradients_are_those_of_torch(
 
 @pytest.mark.parametrize("size", [2, 8])
 def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
-    ours, theirs = strided_cpu.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 3, 3, 2, 1)
+    ours, theirs = fast_cpu.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 3, 3, 2, 1)
     ours.load_state_dict(theirs.state_dict())
     earlier, later = torch.randn(2, 5, 2, size, size, generator=noise("images")).unbind()
     gradients = []
@@ -78,7 +78,7 @@ def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    layer = strided_cpu.Conv2d(8, 8, 3, 2, 1)
+    layer = fast_cpu.Conv2d(8, 8, 3, 2, 1)
     images = torch.randn(8, 64, 8, 28, 28, generator=noise("images"))
     with torch.inference_mode(), ThreadPoolExecutor(4) as pool:
         expected = [layer(batch) for batch in images]
