@@ -206,6 +206,8 @@ def test_binarised_images_are_black_and_white_by_their_values() -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+    tests = [load_images(SAMPLE, CPU, seed, "sampled").test.images for seed in (0, 1)]
+    assert torch.equal(*tests), "evaluations of all seeds look at the same"
     assert set(torch.unique(first).tolist()) == {0, 255}
     assert torch.equal(first[grey == 0], grey[grey == 0]), "black stays black"
     middle = (grey > 100) & (grey < 156)
