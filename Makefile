@@ -84,6 +84,7 @@ bench-peers: setup
 	$(UV) pip install --quiet --python .venv-peers/bin/python --require-hashes --requirements benchmarks/peers-requirements.txt
 	python benchmarks/peers.py .venv-peers/bin/python
 	python benchmarks/peers.py .venv-peers/bin/python --whole
+	python benchmarks/peers.py .venv-peers/bin/python --windows
 
 bench-parts: setup
 	python benchmarks/parts.py

@@ -31,8 +31,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from generative.core import variables
 from generative.core.compute import Compute, prepare
+from generative.core.variables import SPINS
 from generative.hardware import device_name
 from generative.plots.charts import COLOURS, new_plot
 
@@ -83,7 +83,7 @@ class Workspace:
 
     def measure(self, kind: str, model: str, *options: str) -> Any:
         """What child.py measures, our own with threads that wait as a stage's do."""
-        own = {} if kind in ("usual", "plain", "compiled") else {"GOMP_SPINCOUNT": variables._SPINS}
+        own = {} if kind in ("usual", "plain", "compiled") else {"GOMP_SPINCOUNT": SPINS}
         output = self.run(str(ROOT / "benchmarks" / "child.py"), kind, model, *options, **own)
         return json.loads(output.splitlines()[-1])
 

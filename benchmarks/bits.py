@@ -1,12 +1,13 @@
 """Which float32 arithmetic gives the same bits on another processor, and do the models?
 
     python benchmarks/bits.py            # digests of operations and models, beside bits.json
-    python benchmarks/bits.py --models   # two steps of each model; exits with 1 if one differs
+    python benchmarks/bits.py --check    # exits with 1 if what is portable differs from bits.json
     python benchmarks/bits.py --write    # makes benchmarks/bits.json of what this processor gives
 
-`portable` is as under `compute.portable`. As another processor, on Debian with qemu-user:
+Portable is as under `compute.portable`; but for `core/compute.py`'s digest of its own, of which
+`--write` says what it should be. As another processor, on Debian with qemu-user:
 
-    qemu-x86_64 -cpu Haswell-noTSX .venv/bin/python benchmarks/bits.py --models
+    qemu-x86_64 -cpu Haswell-noTSX .venv/bin/python benchmarks/bits.py --check
 """
 
 import argparse
@@ -19,8 +20,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from generative.core.variables import PORTABLE
 
 if TYPE_CHECKING:
@@ -30,6 +29,28 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "benchmarks" / "bits.json"
 STEPS = 2
 BATCH = 32  # images a step: an emulated processor takes a second an image
+COMMON: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": BATCH,
+    "weight_decay": 0.0,
+    "optimizer": "adam",
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "ae": {
+        **{"lr": 1e-3, "weight_decay": 1e-5, "latent_dim": 4},
+        **{"loss": "mse", "noise_factor": 0.3, "target": "noisy"},
+    },
+    "vae": {"lr": 1e-3, "latent_dim": 200, "hidden_dim": 400, "beta": 1.0},
+    "gan": {
+        **{"lr": 5e-4, "latent_dim": 64, "hidden_dim": 400},
+        **{"beta1": 0.5, "instance_noise": 1.0},
+    },
+}
+"""The sizes of the defaults."""
+NOT_PORTABLE = frozenset(
+    ("sqrt", "atan", "asin", "cdist", "Adam", "RMSprop", "Adadelta", "conv2d, backward")
+)
+"""Operations that differ between processors whatever is set."""
 
 Digests = dict[str, str]
 
@@ -53,6 +74,8 @@ def operations() -> Digests:
     windows = torch.randn(16, 8, 3, 3, generator=rng)
     weight = torch.randn(200, 400, generator=rng)
     bias = torch.randn(200, generator=rng)
+    wide, heavy = (torch.randn(count, 784, generator=rng) for count in (128, 400))
+    kernel, taps = (torch.randn(count, 72, generator=rng) for count in (16, 128 * 14 * 14))
     matrix = torch.diag(torch.arange(1.0, 201.0)) + 0.1
 
     def drawn() -> torch.Generator:
@@ -77,6 +100,8 @@ def operations() -> Digests:
     named: dict[str, Callable[[], Any]] = {
         "product, oneDNN": lambda: product(x, weight, bias),
         "product of a transpose, oneDNN": lambda: product(x.t(), t.t()),
+        "product of 784, oneDNN": lambda: product(wide, heavy),
+        "product of a convolution, oneDNN": lambda: product(kernel, taps),
         "product, MKL": lambda: torch.addmm(bias, x, weight.T),
         "matrix and vector": lambda: x @ weight[0],
         "conv2d": lambda: F.conv2d(images, windows, stride=2, padding=1),
@@ -145,7 +170,7 @@ def operations() -> Digests:
 
 
 def models() -> Digests:
-    """The weights of each model of params.yaml after a few portable steps on images drawn here."""
+    """The weights of each model after a few portable steps on images drawn here."""
     import torch
 
     from generative.core.compute import Compute, prepare
@@ -153,15 +178,17 @@ def models() -> Digests:
     from generative.core.loop import Steps, initialise, make_optimizers
     from generative.models.registry import REGISTRY
 
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    compute = Compute(**params["compute"] | {"device": "cpu", "threads": 2, "portable": True})
+    compute = Compute(
+        device="cpu", threads=2, precision="float32", deterministic=True, portable=True
+    )
     device = prepare(compute)
     rng = torch.Generator().manual_seed(0)
     drawn = torch.randint(0, 256, (STEPS * BATCH, 1, 28, 28), generator=rng)
     split = Split(drawn.to(torch.uint8), None)
     found = {}
-    for name, model_class in REGISTRY.items():
-        config = model_class.config_class(**params[name] | {"batch_size": BATCH})
+    for name, settings in CONFIGS.items():
+        model_class = REGISTRY[name]
+        config = model_class.config_class(**COMMON | settings)
         model = initialise(model_class, config, 0, device).train()
         steps = Steps(model, make_optimizers(model), split, compute, device)
         steps.noise.manual_seed(0)
@@ -198,47 +225,61 @@ def _elsewhere(what: str, variables: dict[str, str]) -> Digests:
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description="Bits on this processor, and those of others.")
-    parser.add_argument("--models", action="store_true", help="two steps of each model alone")
+    parser.add_argument("--check", action="store_true", help="is what is portable as committed?")
     parser.add_argument("--write", action="store_true", help="bits.json of this processor")
-    parser.add_argument("--measure", choices=("operations", "models"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        found = operations() if given.measure == "operations" else models()
-        sys.stdout.write(json.dumps(found))
+        sys.stdout.write(json.dumps(operations()))
         return
-    committed = json.loads(COMMITTED.read_text()) if not given.write else {}
-    if given.models:
-        os.environ.update(PORTABLE)
-        found = models()
-        for name, digest in found.items():
-            print(f"{name} {digest}, {_beside(digest, committed['models'][name])}")
-        sys.exit(found != committed["models"])
-    found = _elsewhere("operations", PORTABLE)
-    trained = _elsewhere("models", PORTABLE)
+    os.environ.update(PORTABLE)
+    own = _as_it_chooses() if not (given.check or given.write) else {}
+    found = {"operations": operations()}
     if given.write:
-        content = json.dumps({"models": trained, "operations": found}, indent=2)
-        COMMITTED.write_text(content + "\n")
+        from generative.core.compute import PORTABLE_DIGEST, portable_digest
+
+        print(f"core/compute.py has {PORTABLE_DIGEST}, here is {portable_digest()}")
+    found["models"] = models()
+    if given.write:
+        COMMITTED.write_text(json.dumps(found, indent=2) + "\n")
         return
-    _print_table(_elsewhere("operations", {}), found, trained, committed)
+    committed = json.loads(COMMITTED.read_text())
+    if own:
+        _print_table(own, found, committed)
+    different = [
+        f"{name} gives {digest}, committed is {committed[kind][name]}"
+        for kind, digests in found.items()
+        for name, digest in digests.items()
+        if name not in NOT_PORTABLE and digest != committed[kind][name]
+    ]
+    print("\n".join(different) or "all that is portable is as committed")
+    sys.exit(bool(different))
 
 
-def _beside(digest: str, expected: str) -> str:
-    return "as committed" if digest == expected else f"committed is {expected}"
+def _as_it_chooses() -> Digests:
+    """The operations in a process where nothing is set."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure"],
+        env={name: text for name, text in os.environ.items() if name not in PORTABLE},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(done.stdout))
 
 
-def _print_table(own: Digests, found: Digests, trained: Digests, committed: Any) -> None:
+def _print_table(own: Digests, found: dict[str, Digests], committed: dict[str, Digests]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     with open("/proc/cpuinfo") as file:
         lines = [line for line in file if line.startswith(("model name", "cpu family", "model\t"))]
     title = "; ".join(sorted({" ".join(line.split()) for line in lines}))
-    shown = Table("", "as it chooses", "portable", "beside bits.json", title=title)
-    for name, digest in found.items():
-        shown.add_row(name, own[name], digest, _beside(digest, committed["operations"][name]))
-    for name, digest in trained.items():
-        title = f"{name}, {STEPS} steps"
-        shown.add_row(title, "", digest, _beside(digest, committed["models"][name]))
+    shown = Table("", "as it chooses", "portable", "committed", title=title)
+    for kind, digests in found.items():
+        for name, digest in digests.items():
+            left = "differs by nature" if name in NOT_PORTABLE else committed[kind][name]
+            shown.add_row(name, own.get(name, ""), digest, left)
     Console().print(shown)
 
 

@@ -85,6 +85,18 @@ def loop(bench: Bench) -> list[float]:
     return list(bench.epochs(bench.data))
 
 
+def trained(bench: Bench) -> list[float]:
+    """Seconds of each epoch's training alone: our steps."""
+    model = bench.untrained()
+    data, seconds = bench.data.train, []
+    ours = steps.Steps(model, make_optimizers(model), data, bench.compute, bench.device)
+    for number in range(1, bench.config.epochs + 1):
+        started = time.perf_counter()
+        ours.epoch(bench.seed, number).cpu()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
 def plain(bench: Bench) -> list[float]:
     """Seconds of each epoch's training with PyTorch's own layers and Adam, images resident."""
     return list(_of_torch(bench, compiled=False))
@@ -231,7 +243,8 @@ def first_step(model: str) -> None:
 def main() -> None:
     """Measure what the arguments say."""
     kinds = {
-        kind.__name__: kind for kind in (usual, loop, plain, compiled, floor, one_step, growth)
+        kind.__name__: kind
+        for kind in (usual, loop, trained, plain, compiled, floor, one_step, growth)
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=[*kinds, "first_step"])

@@ -5,7 +5,8 @@ losses, no preview, no record. Runs in an environment of its own, peers-requirem
 
     python peer_jax.py MODEL IMAGES CONFIG scan|step
 
-IMAGES is MNIST's IDX file of training images, CONFIG a model's block of params.yaml as JSON. In a
+IMAGES is MNIST's IDX file of training images, CONFIG a model's block of params.yaml as JSON, with
+how many `images` to train on. In a
 loop, XLA runs convolutions on one thread: there a jitted call a step is faster than a scan.
 """
 
@@ -293,7 +294,7 @@ def adam(
 def main(take: Callable[[str], bytes] = lambda path: Path(path).read_bytes()) -> None:
     """Train as the arguments say."""
     name, data, config = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    images = np.frombuffer(take(data), np.uint8, offset=16).reshape(-1, 28, 28)
+    images = np.frombuffer(take(data), np.uint8, offset=16).reshape(-1, 28, 28)[: config["images"]]
     scan = sys.argv[4] == "scan"
     print(json.dumps(train(name, jnp.asarray(images), config, config["epochs"], scan)))
 

@@ -3,6 +3,7 @@
     python benchmarks/peers.py PYTHON              # PYTHON has JAX: peers-requirements.txt
     python benchmarks/peers.py PYTHON --rounds 1   # a rough look
     python benchmarks/peers.py PYTHON --whole      # afterwards: all epochs, ours alone
+    python benchmarks/peers.py PYTHON --windows    # afterwards: short ones, quiet and under load
 
 Every sample is a process of its own; the kinds alternate; medians without each sample's first
 epoch. All train the same layers on the same images with the same sizes and optimizer.
@@ -13,15 +14,22 @@ epoch. All train the same layers on the same images with the same sizes and opti
     compiled    the same under torch.compile, where there is a C++ compiler
     jax, scan   training alone: JAX, an epoch one compiled scan
     jax, step   training alone: JAX, a compiled call a step
+
+In a window each trains alone, on a few thousand images many times: the least is what the machine
+can do between what its neighbours do. Under load a process keeps each core busy.
 """
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +44,8 @@ from generative.models.registry import REGISTRY
 
 RESULTS = ROOT / "benchmarks" / "peers.json"
 EPOCHS = 4
+IMAGES = 6400  # of a window
+WINDOWS = 15  # the first, which compiles, is not counted
 OURS = ("stage", "loop")
 PEERS = ("plain", "compiled", "jax, scan", "jax, step")
 
@@ -46,12 +56,16 @@ def main() -> None:
     parser.add_argument("jax", help="a Python that has JAX")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--whole", action="store_true", help="all epochs, ours alone, instead")
+    parser.add_argument("--windows", action="store_true", help="short ones, also under load")
     given = parser.parse_args()
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         workspace.epochs("stage", "vae")  # makes MLflow's database: once in its life, untimed
-        if given.whole:
+        if given.windows:
+            results = json.loads(RESULTS.read_text())
+            results["windows"] = _windows(workspace, given.jax, given.rounds, console)
+        elif given.whole:
             results = json.loads(RESULTS.read_text())
             results["whole"] = {model: _whole(workspace, model) for model in REGISTRY}
         else:
@@ -98,9 +112,49 @@ def _whole(workspace: Workspace, model: str) -> dict[str, float]:
     return {"stage": ended - began, "loop": (before + after) / 2}
 
 
-def _jax(python: str, model: str, kind: str) -> list[float]:
-    """Seconds of each epoch but the first, which compiles."""
-    config = yaml.safe_load((ROOT / "params.yaml").read_text())[model] | {"epochs": EPOCHS}
+def _windows(workspace: Workspace, jax: str, rounds: int, console: Console) -> dict[str, Any]:
+    """Milliseconds a step, the least and the median of all windows: quiet, and under load."""
+    found: dict[str, Any] = {"device": device_name(torch.device("cpu")), "cpus": os.cpu_count()}
+    seconds: dict[tuple[str, str, str], list[float]] = {}
+    for _ in range(rounds):
+        for load in ("quiet", "loaded"):
+            for model in REGISTRY:
+                for kind in ("trained", "plain", "jax, scan", "jax, step"):
+                    with _busy(load == "loaded"):
+                        if kind.startswith("jax"):
+                            taken = _jax(jax, model, kind, WINDOWS, IMAGES)
+                        else:
+                            workspace.set_params(model, epochs=WINDOWS)
+                            taken = workspace.measure(kind, model, "--images", str(IMAGES))[1:]
+                    seconds.setdefault((load, model, kind), []).extend(taken)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for (load, model, kind), values in seconds.items():
+        each = 1000 / math.ceil(IMAGES / params[model]["batch_size"])
+        shown = [round(each * value, 2) for value in (min(values), statistics.median(values))]
+        found.setdefault(load, {}).setdefault(model, {})[kind] = shown
+        console.print(f"{load:6} {model:4} {kind:9} {shown[0]:.2f}, {shown[1]:.2f} ms a step")
+    return found
+
+
+@contextmanager
+def _busy(wanted: bool) -> Iterator[None]:
+    """Keep each core busy meanwhile, if `wanted`."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range((os.cpu_count() or 1) * wanted)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def _jax(
+    python: str, model: str, kind: str, epochs: int = EPOCHS, count: int = 60_000
+) -> list[float]:
+    """Seconds of each epoch on the first `count` images but the first, which compiles."""
+    config = yaml.safe_load((ROOT / "params.yaml").read_text())[model]
+    config |= {"epochs": epochs, "images": count}
     images = str(ROOT / "data" / "mnist" / "train-images-idx3-ubyte")
     script = str(ROOT / "benchmarks" / "peer_jax.py")
     output = _output(python, script, model, images, json.dumps(config), kind.partition(", ")[2])

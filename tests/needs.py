@@ -94,6 +94,10 @@ NEEDS = {
         "this processor has no AVX2: run the test on one that has",
         lambda: torch.backends.cpu.get_cpu_capability().startswith("AVX"),
     ),
+    "avx512": Need(
+        "this processor has no AVX-512: run the test on one that has",
+        lambda: torch.backends.cpu.get_cpu_capability().startswith("AVX512"),
+    ),
     "mkl": Need(
         "PyTorch is built without MKL, whose kernels this test changes: run it on x86-64",
         torch.backends.mkl.is_available,

@@ -14,7 +14,8 @@ def _device(root: Path) -> str:
     from generative.core.config import PARAMS_FILE, PIPELINE_FILE, Params
 
     compute = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("compute", runtime.Compute)
-    device = runtime.prepare(compute)
+    # Whether it is portable only a new process can tell.
+    device = runtime.prepare(compute.model_copy(update={"portable": False}))
     name, driver = hardware.device_name(device), hardware.driver_version() or "none"
     return (
         f"{device.type} ({name}), {compute.threads} threads; NVIDIA driver: "

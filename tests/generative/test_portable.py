@@ -1,8 +1,11 @@
 """`compute.portable`: the same bits on every x86-64 processor with AVX2."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,51 +15,64 @@ from needs import program
 from workspaces import IDENTICAL, ROOT, SAMPLE, Workspace, verify
 
 from generative.checks import check_portable
-from generative.core.compute import prepare
+from generative.core.compute import PORTABLE_DIGEST, prepare
 from generative.core.fast_cpu import use_fast_layers, use_portable_products
 from generative.core.images import load_images
-from generative.core.variables import PORTABLE, set_variables
+from generative.core.loop import _optimizer
+from generative.core.model import Update
 from generative.errors import RunFailed, UserError
 from generative.models.gan import GAN
 from models import CPU, compute, config
 
-BITS = (str(ROOT / "benchmarks" / "bits.py"), "--models")
-SPINS = "10000"
+BITS = ROOT / "benchmarks" / "bits.py"
 QEMU = ("Haswell-noTSX", "EPYC-Milan")
 """An Intel and an AMD, as QEMU calls them."""
+SETS = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "COMPATIBLE",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+WAITS = {"GOMP_SPINCOUNT": "10000"}
 
 
 def emulated(processor: str) -> tuple[str, ...]:
-    """How a program is started as if on that processor."""
+    """How this Python is started as if on that processor."""
     qemu = program("qemu-x86_64")
     assert qemu
-    return (qemu, "-cpu", processor)
+    return (qemu, "-cpu", processor, sys.executable)
 
 
-def _other() -> str:
-    """A processor of the maker that this one is not of."""
-    return QEMU["GenuineIntel" in Path("/proc/cpuinfo").read_text()]
-
-
-def measured(*command: str) -> str:
-    """What a command prints that finds the committed bits."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def printed(*command: str, variables: Mapping[str, str] = {}, cwd: Path = ROOT) -> str:
+    """What a command prints that ends well."""
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        if name not in {*SETS, *WAITS} and not name.startswith("OMP_")
+    }
+    done = subprocess.run(
+        command, cwd=cwd, env={**kept, **variables}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.needs("avx2")
-def test_two_steps_of_each_model_have_the_committed_bits() -> None:
-    said = measured(sys.executable, *BITS)
-    assert [line.split()[0] for line in said.splitlines()] == ["ae", "vae", "gan"]
+def test_what_is_portable_has_the_committed_bits() -> None:
+    assert printed(sys.executable, str(BITS), "--check").endswith("is as committed\n")
+    found = json.loads(BITS.with_suffix(".json").read_text())["models"]
+    page = (ROOT / "docs" / "seeds.md").read_text(encoding="utf-8")
+    assert list(found) == ["ae", "vae", "gan"]
+    assert all(f" | {digest} |" in page for digest in found.values())
 
 
 @pytest.mark.slow
-@pytest.mark.needs("qemu")
+@pytest.mark.needs("qemu", "avx2")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("processor", QEMU)
-def test_and_so_they_have_on_other_makers_processors(processor: str) -> None:
-    measured(*emulated(processor), sys.executable, *BITS)
+def test_and_so_it_has_on_other_makers_processors(processor: str) -> None:
+    printed(*emulated(processor), str(BITS), "--check")
 
 
 @pytest.mark.slow
@@ -65,25 +81,57 @@ def test_and_so_they_have_on_other_makers_processors(processor: str) -> None:
 def test_a_run_of_this_processor_is_rebuilt_bit_for_bit_on_another(
     workspace: Workspace, tmp_path: Path
 ) -> None:
+    other = QEMU["GenuineIntel" in Path("/proc/cpuinfo").read_text()]
+    marker = tmp_path / "emulated"
+    script = 'test -z "$OTHER" || echo "$@" >> "$MARKER"\nexec ${OTHER:-python} "$@"\n'
+    (workspace.path / "by.sh").write_text(script)
+    pipeline = workspace.read("dvc.yaml").decode()
+    command = "exec python stages/train_vae.py"
+    assert command in pipeline
+    changed = pipeline.replace(command, "exec sh by.sh stages/train_vae.py")
+    (workspace.path / "dvc.yaml").write_text(changed)
     workspace.set_params(compute__portable=True, vae__epochs=1)
-    workspace.run("python", "stages/train_vae.py")
-    python = tmp_path / "python"
-    command = " ".join((*emulated(_other()), sys.executable))
-    python.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-    python.chmod(0o755)
-    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    said = verify(workspace, runs(workspace, "train-vae")[0].info.run_id, PATH=path)
+    workspace.run("git", "add", "by.sh")
+    workspace.run("git", "commit", "--quiet", "--all", "--message=by any processor")
+    workspace.run("dvc", "repro", "--single-item", "train-vae")
+    run = runs(workspace, "train-vae")[0].info.run_id
+    said = verify(workspace, run, OTHER=" ".join(emulated(other)), MARKER=str(marker))
+    assert marker.read_text() == "stages/train_vae.py\n"
     assert IDENTICAL in said
 
 
+@pytest.mark.needs("avx512")
+@pytest.mark.parametrize("name", ["ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"])
+def test_a_process_that_lacks_one_of_pytorchs_variables_is_told_apart(name: str) -> None:
+    code = "from generative.core import compute as c; print(c.portable_digest())"
+    code = f"import torch; torch.set_num_threads(1); {code}"
+    assert printed(sys.executable, "-c", code, variables=SETS) == f"{PORTABLE_DIGEST}\n"
+    rest = {key: value for key, value in SETS.items() if key != name}
+    assert printed(sys.executable, "-c", code, variables=rest) != f"{PORTABLE_DIGEST}\n"
+
+
 def test_only_the_cpus_float32_is_portable() -> None:
-    with pytest.raises(UserError) as refused:
-        prepare(compute(portable=True, precision="bf16"))
-    assert str(refused.value) == (
-        "params.yaml: compute.portable is true, but compute.device is cpu and compute.precision "
-        "bf16; only the CPU's float32 is portable: set them to cpu and float32, or portable to "
-        "false."
-    )
+    for key, value in (("precision", "bf16"), ("device", "cuda:1")):
+        block = compute(portable=True, **{key: value})
+        with pytest.raises(UserError) as refused:
+            prepare(block)
+        assert str(refused.value) == (
+            f"params.yaml: compute.portable is true, but compute.device is {block.device} and "
+            f"compute.precision {block.precision}; only the CPU's float32 is portable: set them "
+            "to cpu and float32, or portable to false."
+        )
+
+
+def test_where_there_is_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("generative.core.compute.PORTABLE", {})  # this process stays as it is
+    monkeypatch.setattr("generative.core.compute.portable_digest", lambda: PORTABLE_DIGEST)
+    try:
+        assert prepare(compute(device="auto", portable=True, threads=2)) == CPU
+        assert torch.get_num_threads() == 2
+    finally:
+        use_portable_products(False)
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adadelta"])
@@ -98,69 +146,87 @@ def test_optimizers_with_square_roots_of_the_processors_own_are_refused(optimize
     )
 
 
-def test_a_processor_that_computes_otherwise_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("generative.core.compute.PORTABLE", {})  # this process stays as it is
-    monkeypatch.setattr("generative.core.compute.PORTABLE_DIGEST", "another")
-    with pytest.raises(RunFailed, match=r"^compute\.portable is true, but this processor's arith"):
+def test_a_models_own_optimizer_is_refused_too() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    update = Update("own", parameters, lambda *_: {}, lambda _: parameters[0], "rmsprop", 0.1, 0.0)
+    with portable_products(), pytest.raises(UserError, match=r"but the square root of rmsprop d"):
+        _optimizer(update)
+
+
+def test_arithmetic_that_is_another_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SETS:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        RunFailed, match=r"^compute\.portable is true, but ATEN_CPU_CAPABILITY is n"
+    ):
         prepare(compute(portable=True))
-    use_portable_products(False)
+    monkeypatch.setattr("generative.core.compute.PORTABLE", {})
+    monkeypatch.setattr("generative.core.compute.PORTABLE_DIGEST", "another")
+    with pytest.raises(RunFailed, match=r"^compute\.portable is true, but arithmetic here gives "):
+        prepare(compute(portable=True))
+
+
+class Own(torch.nn.Conv2d):
+    """A subclass, which stays what it is."""
 
 
 def test_a_layer_whose_gradient_is_not_portable_is_refused() -> None:
     images = load_images(SAMPLE, CPU).test.to_float(slice(0, 2))
-    layers = [
+    by_size = [
         torch.nn.Conv2d(1, 2, 3, 1, 1),
         torch.nn.Conv2d(1, 2, 3, 2, 0),
         torch.nn.ConvTranspose2d(1, 2, 4, 2, 1),
     ]
-    for layer in layers:
+    for layer in by_size:
         use_fast_layers(layer)(images)
-        use_portable_products(True)
-        try:
-            with pytest.raises(UserError, match=r"gradients of Conv.* on images of 28 x 28 differ"):
+        with portable_products():
+            use_fast_layers(layer)
+            with pytest.raises(UserError, match=r"gradient of Conv.* on images of 28 x 28 differs"):
                 layer(images)
-        finally:
-            use_portable_products(False)
+    for layer in (Own(1, 2, 3, 2, 1), torch.nn.Conv1d(1, 2, 3)):
+        use_fast_layers(torch.nn.Sequential(layer))
+        with portable_products(), pytest.raises(UserError, match=r"gradient of .* differs between"):
+            use_fast_layers(torch.nn.Sequential(layer))
+
+
+@contextmanager
+def portable_products() -> Iterator[None]:
+    """As under `compute.portable`."""
+    use_portable_products(True)
+    try:
+        yield
+    finally:
+        use_portable_products(False)
 
 
 @pytest.mark.parametrize(
-    ("text", "set_before", "expected"),
+    ("text", "given", "expected"),
     [
-        ("compute: {portable: true}\n", {}, {"GOMP_SPINCOUNT": SPINS, **PORTABLE}),
-        (
-            "compute: {portable: true}\n",
-            {"MKL_CBWR": "AUTO"},
-            {"GOMP_SPINCOUNT": SPINS, **PORTABLE},
-        ),
+        ("compute: {portable: true}\n", {"OMP_THREAD_LIMIT": "1"}, {**WAITS, **SETS}),
+        ("compute: {portable: true}\n", {"MKL_CBWR": "AUTO"}, {**WAITS, **SETS}),
         ("compute: {portable: false}\n", {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
         ("compute: {}\n", {"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
-        ("compute: 1\n", {}, {"GOMP_SPINCOUNT": SPINS}),
-        ("a: [\n", {}, {"GOMP_SPINCOUNT": SPINS}),
+        ("compute: 1\n", {"OMP_DYNAMIC": "true"}, {**WAITS, "OMP_DYNAMIC": "true"}),
+        ("a: [\n", {}, WAITS),
+        (None, {}, WAITS),
     ],
 )
-def test_a_stage_sets_what_libraries_read(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    text: str,
-    set_before: dict[str, str],
-    expected: dict[str, str],
+def test_a_stage_sets_what_libraries_read_before_any_is_imported(
+    tmp_path: Path, text: str | None, given: dict[str, str], expected: dict[str, str]
 ) -> None:
-    names = {*PORTABLE, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
-    given = {name: value for name, value in os.environ.items() if name not in names} | set_before
-    monkeypatch.setattr(os, "environ", given)
-    (tmp_path / "params.yaml").write_text(text)
-    set_variables(tmp_path / "params.yaml")
-    assert {name: value for name, value in given.items() if name in names} == expected
-
-
-def test_it_is_set_before_any_library_is_imported() -> None:
-    code = "import sys, checkout; print({'numpy', 'torch', 'sklearn'} & sys.modules.keys())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "stages")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "set()\n"
+    if text is None:
+        (tmp_path / "params.yaml").mkdir()
+    else:
+        (tmp_path / "params.yaml").write_text(text)
+    code = """if True:
+        import json, os, sys
+        before = dict(os.environ)
+        import checkout
+        assert not {"numpy", "torch", "sklearn"} & sys.modules.keys()
+        names = {name for name in os.environ if name.startswith(("OMP", "GOMP"))}
+        changed = {name for name in os.environ if before.get(name) != os.environ[name]}
+        print(json.dumps({name: os.environ[name] for name in names | changed}))
+    """
+    variables = {"PYTHONPATH": str(ROOT / "stages"), **given}
+    said = printed(sys.executable, "-c", code, variables=variables, cwd=tmp_path)
+    assert json.loads(said) == expected

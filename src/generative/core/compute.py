@@ -16,8 +16,8 @@ from generative.errors import RunFailed, UserError
 from generative.hardware import driver_version, needed_driver
 
 CPU = torch.device("cpu")
-PORTABLE_DIGEST = "7b92d8e235a21d02"
-"""`portable_digest` on every x86-64 processor with AVX2."""
+PORTABLE_DIGEST = "e46c8e8e4b249076"
+"""`portable_digest` on every x86-64 processor with AVX2, by this PyTorch."""
 
 
 class Compute(Section):
@@ -38,22 +38,17 @@ def prepare(compute: Compute) -> torch.device:
 
     Raises:
         UserError: CUDA asked for where there is none, tf32 without CUDA, or portable with CUDA.
-        RunFailed: this processor's arithmetic is not the portable one.
+        RunFailed: arithmetic in this process is not the portable one.
     """
-    device = _device(compute.device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    if compute.portable and (device.type, compute.precision) != ("cpu", "float32"):
-        raise UserError(
-            f"params.yaml: compute.portable is true, but compute.device is {compute.device} and "
-            f"compute.precision {compute.precision}; only the CPU's float32 is portable: set them "
-            "to cpu and float32, or portable to false."
-        )
+    check_compute(compute)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = CPU if compute.portable else _device(compute.device, gpus)
     if compute.precision == "tf32" and device.type != "cuda":
         raise UserError(
             "params.yaml: compute.precision is tf32, which needs CUDA; set it to float32 or bf16."
         )
     # cuBLAS reads this when its first handle is made; without it, it may add in another order.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(compute.threads)
     # Averages of Adam decay to below 1e-38, where a CPU is slow: it took half as long again.
     torch.set_flush_denormal(True)  # inherited by the threads, which are not started yet
     # use_deterministic_algorithms() does this and imports the compiler, for seconds.
@@ -64,17 +59,31 @@ def prepare(compute: Compute) -> torch.device:
     use_tf32(compute.precision == "tf32")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    use_portable_products(compute.portable)
     if compute.portable:
-        os.environ.update(PORTABLE)  # in a script that is no stage, where it is not too late
         _check_portable()
-        torch.set_num_threads(compute.threads)
+    use_portable_products(compute.portable)
+    torch.set_num_threads(compute.threads)
     return device
+
+
+def check_compute(compute: Compute) -> None:
+    """Do the keys of the block go together?
+
+    Raises:
+        UserError: portable is asked for, and what is not.
+    """
+    if compute.portable and (compute.device.startswith("cuda") or compute.precision != "float32"):
+        raise UserError(
+            f"params.yaml: compute.portable is true, but compute.device is {compute.device} and "
+            f"compute.precision {compute.precision}; only the CPU's float32 is portable: set them "
+            "to cpu and float32, or portable to false."
+        )
 
 
 def portable_digest() -> str:
     """What a few operations that training is made of give, in 16 hexadecimal digits."""
-    first, second = torch.randn(2, 64, 48, generator=generator(CPU, 0, "portable"))
+    # oneDNN's 256-bit and 512-bit kernels add alike where there is less to add.
+    first, second = torch.randn(2, 64, 784, generator=generator(CPU, 0, "portable"))
     moment, variance, gradient = first.clone(), second.square(), first - second
     step = torch.tensor(3.0)
     torch._fused_adam_(
@@ -100,12 +109,20 @@ def portable_digest() -> str:
 
 
 def _check_portable() -> None:
+    """Are variables set as they must be, and did libraries heed those of PyTorch?"""
+    for name, value in PORTABLE.items():
+        if os.environ.get(name) != value:
+            raise RunFailed(
+                f"compute.portable is true, but {name} is not {value}: call set_variables of "
+                "generative.core.variables before any library is imported, as a stage does"
+            )
     torch.set_num_threads(1)  # how sums are split among more is part of a result
     if (found := portable_digest()) != PORTABLE_DIGEST:
         raise RunFailed(
-            f"compute.portable is true, but this processor's arithmetic gives {found}, not "
-            f"{PORTABLE_DIGEST}: it has no AVX2, or a library had chosen its kernels already; set "
-            "compute.portable to false in params.yaml"
+            f"compute.portable is true, but arithmetic here gives {found}, not {PORTABLE_DIGEST}: "
+            "the processor has no AVX2, PyTorch is of another version than requirements.lock has, "
+            "or it was used before its variables were set; set compute.portable to false in "
+            "params.yaml"
         )
 
 

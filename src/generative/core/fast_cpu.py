@@ -6,7 +6,8 @@ autocast, and where a layer is another kind of its class, the layers are `torch.
 Matrix products: PyTorch gives them to MKL, which on AMD uses 256-bit kernels. For linear layers
 oneDNN's 512-bit ones are up to twice as fast from the fifth generation of Zen on; on the fourth
 both are level. The processor alone decides: the same machine has the same bits every time. Under
-`compute.portable` all products are oneDNN's, whose AVX2 kernels round alike on every processor.
+`compute.portable` all of these layers' products are oneDNN's, whose AVX2 kernels round alike on
+every processor.
 
 Convolutions by 3 x 3 windows with stride 2, up to three times as fast: with a few channels, a
 blocked convolution mostly moves and pads data. Here images are laid out with the batch last,
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from generative.errors import UserError
 
@@ -44,7 +46,11 @@ def use_portable_products(wanted: bool) -> None:
 
 
 def use_fast_layers(model: N) -> N:
-    """Let a model's layers be the fast ones, in place; those that are subclasses stay."""
+    """Let a model's layers be the fast ones, in place; those that are subclasses stay.
+
+    Raises:
+        UserError: a convolution's gradient is not portable, and that was asked for.
+    """
     fast = {
         nn.Linear: Linear,
         nn.Conv2d: Conv2d,
@@ -53,7 +59,18 @@ def use_fast_layers(model: N) -> N:
     }
     for layer in model.modules():
         layer.__class__ = fast.get(type(layer), type(layer))
+        if isinstance(layer, _ConvNd) and not isinstance(layer, Conv2d | ConvTranspose2d):
+            refuse_if_portable(f"the gradient of {layer}")
     return model
+
+
+def refuse_if_portable(what: str) -> None:
+    """Raise UserError where products are portable, and `what` is not."""
+    if _Products.portable:
+        raise UserError(
+            f"params.yaml: compute.portable is true, but {what} differs between processors; set it "
+            "to false, or see docs/seeds.md for what is portable."
+        )
 
 
 class Linear(nn.Linear):
@@ -74,7 +91,8 @@ class Conv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         halved = self.padding == tuple(1 - side % 2 for side in images.shape[2:])
         if not (_is_strided(self) and halved and _here(images)):
-            _refuse_if_portable(self, images)
+            size = " x ".join(str(side) for side in images.shape[2:])
+            refuse_if_portable(f"the gradient of {self} on images of {size}")
             return super().forward(images)
         out: Tensor = _Convolution.apply(images, self.weight, self.bias, self.padding[0] == 1)
         return out
@@ -86,7 +104,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
         doubled = self.output_padding == self.padding
         if not (_is_strided(self) and doubled and _here(images)):
-            _refuse_if_portable(self, images)
+            size = " x ".join(str(side) for side in images.shape[2:])
+            refuse_if_portable(f"the gradient of {self} on images of {size}")
             return super().forward(images)
         out: Tensor = _Transposed.apply(images, self.weight, self.bias, self.padding[0] == 1)
         return out
@@ -117,16 +136,6 @@ def _is_strided(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
         and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
         and layer.bias is not None
     )
-
-
-def _refuse_if_portable(layer: nn.Module, images: Tensor) -> None:
-    if _Products.portable:
-        size = " x ".join(str(side) for side in images.shape[2:])
-        raise UserError(
-            f"params.yaml: compute.portable is true, but gradients of {layer} on images of {size} "
-            "differ between processors; set it to false, or use 3 x 3 windows with stride 2 that "
-            "halve or double the sides."
-        )
 
 
 class Product(Function):

@@ -13,7 +13,7 @@ from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
 from generative.core.compute import CPU, Compute, autocast, generator, reseed
 from generative.core.cuda_graph import Graphs
-from generative.core.fast_cpu import use_fast_layers
+from generative.core.fast_cpu import refuse_if_portable, use_fast_layers
 from generative.core.images import ImageSet, Split
 from generative.core.model import MNIST_SHAPE, Losses, Model, ModelConfig, Shape, Update
 from generative.errors import RunFailed
@@ -159,6 +159,8 @@ def batch_means(losses: Losses) -> Tensor:
 
 def _optimizer(update: Update) -> Optimizer:
     """The one that an update names; weight decay is the L2 penalty in all three."""
+    if update.optimizer != "adam":
+        refuse_if_portable(f"the square root of {update.optimizer}")
     kinds = {"adam": Adam, "rmsprop": RMSprop, "adadelta": Adadelta}
     settings: dict[str, Any] = {}
     if update.optimizer == "adam":

@@ -19,16 +19,21 @@ PORTABLE = {
 }
 """Under `compute.portable`: the kernels that every x86-64 processor with AVX2 has."""
 
-_SPINS = "10000"
-# How often a thread looks whether the others are done before it sleeps. By itself it is 300,000
-# times: beside another busy process it then waits for one that is not running, and an epoch can
-# take twenty times as long. It changes no number. docs/performance.md has what it costs.
+SPINS = "10000"
+"""How often a thread looks whether the others are done before it sleeps.
+
+By itself it is 300,000 times: beside another busy process it then waits for one that is not
+running, and a step can take forty times as long. It changes no number. docs/performance.md has what
+it costs.
+"""
 
 
 def set_variables(params: Path) -> None:
     """Set this process up for libraries that are loaded after this, as the file `params` says."""
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-        os.environ["GOMP_SPINCOUNT"] = _SPINS
-    with suppress(UserError, AttributeError):  # who reads the whole block says what is wrong
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+    with suppress(UserError, OSError, AttributeError):  # who reads all of it says what is wrong
         if read_yaml(params).get("compute", {}).get("portable") is True:
             os.environ.update(PORTABLE)
+            for name in ("OMP_DYNAMIC", "OMP_THREAD_LIMIT"):  # there would be fewer threads
+                os.environ.pop(name, None)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from generative.checks import check_choice, check_portable
-from generative.core.compute import Compute
+from generative.core.compute import Compute, check_compute
 from generative.core.config import PIPELINE_FILE, Data, Params, Section, Splitting
 from generative.core.idx import sha256_of
 from generative.core.model import Model
@@ -34,6 +34,7 @@ def check() -> None:
     params = Params()
     params.seed()
     compute = params.section("compute", Compute)
+    check_compute(compute)
     blocks: dict[str, type[Section]] = {"data": Data, "evaluate": EvaluationConfig}
     for name, schema in blocks.items():
         params.section(name, schema)
