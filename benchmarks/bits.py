@@ -4,8 +4,8 @@
     python benchmarks/bits.py --check    # exits with 1 if what is portable differs from bits.json
     python benchmarks/bits.py --write    # makes benchmarks/bits.json of what this processor gives
 
-Portable is as under `compute.portable`; but for `core/compute.py`'s digest of its own, of which
-`--write` says what it should be. As another processor, on Debian with qemu-user:
+Portable is as under `compute.portable`, which checks a digest of its own in `core/compute.py`:
+`--write` prints what that should be. As another processor, on Debian with qemu-user:
 
     qemu-x86_64 -cpu Haswell-noTSX .venv/bin/python benchmarks/bits.py --check
 """
@@ -208,18 +208,6 @@ def _digest(values: Iterable[Any]) -> str:
         array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _elsewhere(what: str, variables: dict[str, str]) -> Digests:
-    """What this script measures in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--measure", what],
-        env={name: text for name, text in os.environ.items() if name not in PORTABLE} | variables,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return dict(json.loads(done.stdout))
 
 
 def main() -> None:
