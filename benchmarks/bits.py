@@ -64,6 +64,7 @@ def operations() -> Digests:
 
     from generative.core.fast_cpu import product
 
+    numpy = ".".join(np.__version__.split(".")[:2])
     torch.set_num_threads(2)
     torch.set_flush_denormal(True)
     rng = torch.Generator().manual_seed(0)
@@ -159,7 +160,10 @@ def operations() -> Digests:
         "NumPy: log, float64": lambda: np.log(p.double().numpy()),
         "NumPy: sqrt, float64": lambda: np.sqrt(p.double().numpy()),
         "NumPy: sum, float32": lambda: x.numpy().sum(1),
-        "NumPy: svd, float64": lambda: np.linalg.svd(weight.double().numpy(), compute_uv=False),
+        # By the OpenBLAS within NumPy, which each of its versions brings anew.
+        f"NumPy {numpy}: svd, float64": lambda: np.linalg.svd(
+            weight.double().numpy(), compute_uv=False
+        ),
         "NumPy: eigh, float64": lambda: np.linalg.eigh(matrix.double().numpy())[0],
         "SciPy: svd, float64": lambda: scipy.linalg.svdvals(weight.double().numpy()),
         "SciPy: solve, float64": lambda: scipy.linalg.solve(
@@ -228,17 +232,19 @@ def main() -> None:
 
         print(f"core/compute.py has {PORTABLE_DIGEST}, here is {portable_digest()}")
     found["models"] = models()
+    committed = json.loads(COMMITTED.read_text())
     if given.write:
+        others = {name: d for name, d in committed["operations"].items() if "NumPy 2" in name}
+        found["operations"] = others | found["operations"]
         COMMITTED.write_text(json.dumps(found, indent=2) + "\n")
         return
-    committed = json.loads(COMMITTED.read_text())
     if own:
         _print_table(own, found, committed)
     different = [
         f"{name} gives {digest}, committed is {committed[kind][name]}"
         for kind, digests in found.items()
         for name, digest in digests.items()
-        if name not in NOT_PORTABLE and digest != committed[kind][name]
+        if name not in NOT_PORTABLE and digest != committed[kind].get(name, "nothing")
     ]
     print("\n".join(different) or "all that is portable is as committed")
     sys.exit(bool(different))
@@ -266,7 +272,7 @@ def _print_table(own: Digests, found: dict[str, Digests], committed: dict[str, D
     shown = Table("", "as it chooses", "portable", "committed", title=title)
     for kind, digests in found.items():
         for name, digest in digests.items():
-            left = "differs by nature" if name in NOT_PORTABLE else committed[kind][name]
+            left = "differs by nature" if name in NOT_PORTABLE else committed[kind].get(name, "")
             shown.add_row(name, own.get(name, ""), digest, left)
     Console().print(shown)
 
