@@ -168,17 +168,11 @@ def test_deps_hold_all_that_the_stage_imports_and_decides_its_result(
     assert len(code) <= 15
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        pytest.param(ONE_CORE | RECORD_ONLY, id="one core"),
-        pytest.param({}, id="with MLflow"),
-    ],
-)
 @pytest.mark.slow
 def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
-    built: Workspace, workspace: Workspace, environment: dict[str, str]
+    built: Workspace, workspace: Workspace
 ) -> None:
+    """On one core and shown nowhere, where the first had two and MLflow."""
     probe = workspace.path / "probe.py"
     probe.write_text(
         "import atexit, runpy, sys\n"
@@ -192,7 +186,7 @@ def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
     root = workspace.path.resolve()
     for stage in STAGES:
         command = ("python", "probe.py", script_of(stage))
-        lines = workspace.run(*command, environment=environment).splitlines()
+        lines = workspace.run(*command, environment=ONE_CORE | RECORD_ONLY).splitlines()
         prefix = "imported: "
         files = [
             Path(line.removeprefix(prefix)).resolve() for line in lines if line.startswith(prefix)
@@ -218,16 +212,15 @@ def test_a_second_run_imports_its_deps_alone_and_gives_equal_bytes(
 
 
 @pytest.mark.slow
-def test_forced_reruns_give_the_same_hashes_for_all_but_the_records(workspace: Workspace) -> None:
-    hashes = []
-    for _ in range(2):
-        assert workspace.repro("--force") == list(STAGES)
+@pytest.mark.usefixtures("record_only")
+def test_a_forced_rerun_gives_the_same_hashes_for_all_but_the_records(workspace: Workspace) -> None:
+    def hashes() -> set[tuple[str, str]]:
         stages = yaml.safe_load(workspace.read("dvc.lock"))["stages"]
-        outs = [out for stage in stages.values() for out in stage["outs"]]
-        hashes.append({out["path"]: out["md5"] for out in outs})
-    first, second = hashes
-    different = {path for path in first if first[path] != second[path]}
-    assert different == {
+        return {(out["path"], out["md5"]) for stage in stages.values() for out in stage["outs"]}
+
+    before = hashes()
+    assert workspace.repro("--force") == list(STAGES)
+    assert {path for path, _ in before ^ hashes()} == {
         f"records/{name}" for name in ("download", "ae", "vae", "gan", "evaluation")
     }
 
