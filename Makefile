@@ -62,8 +62,8 @@ test: setup
 smoke: setup
 	pytest -q -n 2 --dist loadfile -m 'not slow and not workspace'
 
-test-all: test
-	pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+test-all: setup
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 mutations: setup
 	python tests/mutations.py --all

@@ -1,7 +1,15 @@
-"""Do blocks of params.yaml go together? In a sentence if not: decides no result."""
+"""Do blocks of params.yaml, a model and its data go together? In a sentence if not.
+
+Decides no result.
+"""
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
 
 from generative.core.compute import Compute
-from generative.core.model import LAST, ModelConfig
+from generative.core.model import LAST, Model, ModelConfig, Reconstructs, Samples
 from generative.errors import UserError
 
 
@@ -54,3 +62,36 @@ def check_portable(name: str, config: ModelConfig, compute: Compute) -> None:
             f"whose square roots differ between processors; set {name}.optimizer to adam, or "
             "compute.portable to false."
         )
+
+
+@torch.inference_mode()
+def check_shapes(model: Model[Any], images: Tensor) -> None:
+    """Does a model take images, (B, C, H, W), and are those that it makes of the same shape?
+
+    Raises:
+        UserError: no; evaluation would find it, when training is over.
+    """
+    shape, rng = images.shape[1:], Generator(images.device)
+    model.eval()
+    try:
+        made = {f"row '{title}' of preview": rows for title, rows in model.preview(images, rng)}
+        if isinstance(model, Samples):
+            made["sample"] = model.sample(len(images), rng)
+        if isinstance(model, Reconstructs):
+            made["reconstruct"] = model.reconstruct(images)
+    except RuntimeError as error:  # PyTorch's, of sizes that do not go together
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"model '{model.name}' cannot take images of {_sides(shape)}: {reason}; build its "
+            "layers from the `shape` that it is given."
+        ) from None
+    for what, drawn in made.items():
+        if drawn.shape[1:] != shape:
+            raise UserError(
+                f"model '{model.name}': {what} gives images of {_sides(drawn.shape[1:])}, but the "
+                f"data's are {_sides(shape)}; build its layers from the `shape` that it is given."
+            )
+
+
+def _sides(shape: torch.Size) -> str:
+    return " x ".join(str(side) for side in shape)

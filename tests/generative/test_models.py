@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,21 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from generative.checks import check_shapes
 from generative.core.io import load_model, to_bytes
-from generative.core.model import RECONSTRUCTION, TOTAL, Autoencoder, add_noise
+from generative.core.loop import initialise
+from generative.core.model import (
+    MNIST_SHAPE,
+    RECONSTRUCTION,
+    TOTAL,
+    Autoencoder,
+    Shape,
+    add_noise,
+)
 from generative.errors import UserError
 from generative.models.ae import AE
-from generative.models.vae import KL, VAE
-from models import ae, gan, noise, vae
+from generative.models.vae import KL, VAE, VAEConfig
+from models import CPU, ae, config, gan, noise, vae
 
 
 @pytest.fixture
@@ -177,3 +187,36 @@ def test_a_model_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "cut", VAE)
     with pytest.raises(UserError, match=r"none: no such file"):
         load_model(tmp_path / "none", VAE)
+
+
+class OneChannel(VAE):
+    """Somebody's: made for grey images, whatever it is given."""
+
+    def __init__(self, config: VAEConfig, shape: Shape = MNIST_SHAPE) -> None:
+        super().__init__(config, shape)
+        self.decoder[-2] = nn.Linear(config.hidden_dim, 784)
+        self.decoder[-1] = nn.Unflatten(1, MNIST_SHAPE)
+
+
+class Fixed(VAE):
+    """Somebody's: its first layer knows grey images alone."""
+
+    def __init__(self, config: VAEConfig, shape: Shape = MNIST_SHAPE) -> None:
+        super().__init__(config, (1, *shape[1:]))
+
+
+@pytest.mark.parametrize(
+    ("model_class", "sentence"),
+    [
+        (OneChannel, "row 'Reconstruction data' of preview gives images of 1 x 28 x 28, but the"),
+        (Fixed, "model 'vae' cannot take images of 3 x 28 x 28: "),
+    ],
+)
+def test_a_model_that_does_not_fit_the_images_is_refused_before_training(
+    model_class: type[VAE], sentence: str
+) -> None:
+    images = torch.rand(2, 3, 28, 28, generator=noise())
+    check_shapes(initialise(VAE, config(VAE), 0, CPU, (3, 28, 28)), images)
+    with pytest.raises(UserError, match=re.escape(sentence)) as refused:
+        check_shapes(initialise(model_class, config(VAE), 0, CPU, (3, 28, 28)), images)
+    assert str(refused.value).endswith("; build its layers from the `shape` that it is given.")
