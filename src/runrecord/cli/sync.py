@@ -54,7 +54,6 @@ def sync(
                 for run in ended:
                     store.bring_back(run)
             report.each("MLflow", ended, lambda run: store.play(run, check))
-            store.save_views()
             store.looked_at()
         print(report.summary())
         if report.count("removed there"):

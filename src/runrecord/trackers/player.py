@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from runrecord.errors import UserError
-from runrecord.project import load_project
 from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
@@ -20,7 +19,6 @@ from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.mlflow.store import Noted, Notes, database_of
-from runrecord.trackers.mlflow.views import save_views
 from runrecord.verify.compare import Difference
 
 Outcome = Literal["created", "completed", "already there", "removed there"]
@@ -263,11 +261,6 @@ class Store:
         if found := self.find(record_id):
             for key, value in tags.items():
                 self._client.set_tag(found[1].run_id, key, value)
-
-    @_said
-    def save_views(self) -> None:
-        """Make MLflow's saved views show what there is by now."""
-        save_views(self._client, self.experiment, load_project(self.root))
 
     def looked_at(self) -> None:
         """All of it was looked at: until it changes, the notes tell what it shows."""
