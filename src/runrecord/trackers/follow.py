@@ -27,9 +27,8 @@ from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx
 
 LOG = ".follow.log"
 """The file in a run's folder with what its follower said; no part of the record."""
-RETRY = 10.0  # seconds that a tracker which failed twice in a row is left alone
-_SOON = 1.0  # the same, after its first failure
-_AT_FIRST = 10.0  # seconds in which nothing is said yet of that: others may begin, too
+RETRY = 10.0  # seconds that a tracker which failed is left alone
+_SOON = 1.0  # the same, after its first failure, of which nothing is said: others begin, too
 _LOOK = 0.2  # seconds between two looks at the record
 _LOWER = 10  # of 19: training comes first
 _ORPHANED = 60.0  # seconds that it goes on without the run's process
@@ -100,23 +99,21 @@ class Showing(threading.Thread):
         self._warned = False
 
     def run(self) -> None:
-        """Show it; once the run has ended, nothing is tried more than once again."""
-        began, again, ended = time.monotonic(), False, False
+        """Show it, again after each failure; once the run has ended, just once again."""
+        failed = ended = False
         while True:
             record = _Growing(self._folder, self._past)
             try:
-                self._show(record)
+                return self._show(record)
             except Exception as error:
-                if again or ended or time.monotonic() - began > _AT_FIRST:
+                if failed:
                     self._warn(self._tracker.why(error, self._root))
-            else:
-                return
             if ended:
-                return
-            deadline = time.monotonic() + (RETRY if again else _SOON)
+                return None
+            deadline = time.monotonic() + (RETRY if failed else _SOON)
             while time.monotonic() < deadline and not record.has_ended():
                 time.sleep(_LOOK)
-            again, ended = True, record.has_ended()
+            failed, ended = True, record.has_ended()
 
     def _show(self, record: "_Growing") -> None:
         """Show the record from its start to its end, as it grows."""

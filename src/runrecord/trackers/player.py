@@ -23,7 +23,6 @@ from runrecord.verify.compare import Difference
 
 Outcome = Literal["created", "completed", "already there", "removed there"]
 
-
 _ALL = 2**53
 """As many events as any record has: of a run that a person deleted nothing is missing."""
 
@@ -206,9 +205,7 @@ class Store:
     def play(self, run: RecordedRun, check: bool = False) -> Outcome | None:
         """Add what is missing of a run; one that goes on is left alone.
 
-        Args:
-            run: it.
-            check: look for each of its files, also where all seems to be there.
+        With `check`, each of its files is looked for, also where all seems to be there.
 
         Raises:
             RecordRefused: the record is damaged.
@@ -229,11 +226,10 @@ class Store:
         except RecordRefused:
             raise
         except Exception as error:
-            self._still_there()
-            why, remedy = explain(error, self.root)
-            raise store_failure(error, self.root) if remedy else NotShown(why) from None
+            self.write_probe()
+            raise NotShown(explain(error, self.root)) from None
         if self._sink.owed:
-            self._still_there()
+            self.write_probe()
             raise NotShown(
                 f"MLflow shows it, but not all its pictures, models and files ({self._sink.owed})"
             )
@@ -266,17 +262,7 @@ class Store:
         """All of it was looked at: until it changes, the notes tell what it shows."""
         self._notes.looked_at()
 
-    def write_probe(self) -> None:
-        """Write something harmless."""
-        try:
-            self._client.set_experiment_tag(self.experiment, "doctor", "was here")
-        except Exception as error:
-            why, remedy = explain(error, self.root)
-            remedy = remedy or "correct its permissions, or your user's"
-            raise UserError(
-                f"MLflow's tracking store can be read but not written ({why}); {remedy}."
-            ) from None
-
     @_said
-    def _still_there(self) -> None:
-        self._client.get_experiment(self.experiment)
+    def write_probe(self) -> None:
+        """Write something harmless: is it the store that fails, or one run that it refuses?"""
+        self._client.set_experiment_tag(self.experiment, "runrecord", "was here")

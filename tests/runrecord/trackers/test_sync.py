@@ -547,7 +547,7 @@ def test_two_runs_with_one_id_are_kept_apart(small: Workspace, here: Here) -> No
 def test_a_store_that_does_not_answer_is_one_sentence(small: Workspace) -> None:
     address = "http://me:hunter22@127.0.0.1:9"
     output = small.run("runrecord", "sync", status=2, MLFLOW_TRACKING_URI=address)
-    assert output.startswith("error: MLflow's tracking store does not answer (")
+    assert output.startswith("error: MLflow's tracking store cannot be used: ")
     assert "hunter22" not in output
     assert len(output.splitlines()) == 1
 
@@ -603,6 +603,6 @@ def test_doctor_says_what_needs_doing(
     assert "error: 4 of the above need doing." in output
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter22@127.0.0.1:9")
     output = here("doctor", status=1)
-    assert "✗ tracking store: MLflow's tracking store does not answer (" in output
+    assert "✗ tracking store: MLflow's tracking store cannot be used: " in output
     assert "hunter22" not in output
     assert host() not in output

@@ -227,5 +227,5 @@ def test_a_tracking_servers_own_page_is_named(
 
     gone = "http://me:secret@127.0.0.1:9"
     output = viewed.run("runrecord", "mlflow", status=2, MLFLOW_TRACKING_URI=gone)
-    assert output.startswith("error: MLflow's tracking store does not answer (")
+    assert output.startswith("error: MLflow's tracking store cannot be used: ")
     assert "secret" not in output

@@ -160,7 +160,7 @@ def test_what_is_gone_is_made_again(toy: Workspace) -> None:
 def test_a_damaged_record_and_a_store_that_is_gone_are_said(toy: Workspace) -> None:
     name = recorded(toy, TOY_TRAIN)
     output = verify(toy, name, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "warning: MLflow's tracking store does not answer" in output
+    assert "warning: MLflow's tracking store cannot be used: " in output
     assert IDENTICAL in output
     pictures = list((spool(toy)[0] / "images").glob("*.png"))
     assert len(pictures) == 8
