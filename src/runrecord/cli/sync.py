@@ -54,7 +54,7 @@ def sync(
                 for run in ended:
                     store.bring_back(run)
             report.each("MLflow", ended, lambda run: store.play(run, check))
-            store.looked_at()
+            store.notes.looked_at()
         print(report.summary())
         if report.count("removed there"):
             print("What was removed there stays away: 'runrecord sync RUN' brings a run back.")

@@ -77,8 +77,7 @@ def _after_its_death(folder: Path, threads: "list[Showing]") -> None:
             return
         with suppress(Exception):  # `sync` closes it, or says what is wrong
             close_if_dead(folder)
-        for thread in threads:
-            thread.join(_LOOK)
+        time.sleep(_LOOK)
 
 
 class Showing(threading.Thread):
@@ -119,25 +118,21 @@ class Showing(threading.Thread):
         """Show the record from its start to its end, as it grows."""
         tracker = self._tracker(self._root)
         while not record.ended:
-            new = False
+            count = record.count
             for event in record.new_events():
                 files = {file.name: self._folder / file.name for file in files_of(event)}
                 tracker.handle(event, files)
-                new = True
-            if new:
+            if record.count > count:
                 tracker.flush()
-            if new and self._warned and not tracker.owed:
-                self._say(f"{tracker.name} is back, and shows all that it missed.")
-                self._warned = False
-            if not record.ended and not tracker.upload():
+                if self._warned and not tracker.owed:
+                    self._say(f"{tracker.name} is back, and shows all that it missed.")
+                    self._warned = False
+            if record.ended:
+                tracker.close()
+            elif not tracker.upload():
                 time.sleep(_LOOK)
-            self._warn_of_owed(tracker)
-        tracker.close()
-        self._warn_of_owed(tracker)
-
-    def _warn_of_owed(self, tracker: Sink) -> None:
-        if tracker.owed:
-            self._warn(f"some pictures, models or files are not there ({tracker.owed})")
+            if tracker.owed:
+                self._warn(f"some pictures, models or files are not there ({tracker.owed})")
 
     def _warn(self, why: str) -> None:
         if not self._warned:
@@ -154,17 +149,17 @@ class _Growing:
     def __init__(self, folder: Path, past: int) -> None:
         """Read from its start; an end among the first `past` events is not its last."""
         self._folder, self._past = folder, past
-        self._size = self._count = 0
+        self._size = self.count = 0
         self.ended = False
         """The run's end has been read."""
 
     def new_events(self) -> Iterator[Event]:
         """The events since; a line that is not whole yet is left for later."""
-        if not self._count:
+        if not self.count:
             start = self._folder / START
             if not start.exists():
                 return
-            self._count = 1
+            self.count = 1
             yield read_start(start.read_bytes())
         with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as file:
             file.seek(self._size)
@@ -173,8 +168,8 @@ class _Growing:
                     return
                 event = read_line(line)
                 self._size += len(line)
-                self._count += 1
-                self.ended = isinstance(event, RunEnded) and self._count > self._past
+                self.count += 1
+                self.ended = isinstance(event, RunEnded) and self.count > self._past
                 yield event
 
     def has_ended(self) -> bool:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from runrecord.errors import UserError
 from runrecord.record.events import RecordRefused
@@ -23,9 +23,6 @@ from runrecord.verify.compare import Difference
 
 Outcome = Literal["created", "completed", "already there", "removed there"]
 
-_ALL = 2**53
-"""As many events as any record has: of a run that a person deleted nothing is missing."""
-
 
 class NotShown(Exception):
     """MLflow does not show all of a run."""
@@ -39,15 +36,10 @@ def sync_lock(root: Path) -> AbstractContextManager[None]:
 def close_dead_runs(
     root: Path, runs: list[RecordedRun], on_failure: OnFailure, told: Collection[str] = ()
 ) -> tuple[list[RecordedRun], list[Record]]:
-    """Close as KILLED the runs whose process is gone for certain, or is said to be.
+    """Close as KILLED those of all runs whose process is gone for certain, or is said to be.
 
-    Args:
-        root: of the main repository.
-        runs: all of its run store and of its workspace.
-        on_failure: told what cannot be closed.
-        told: the ids of runs whose process a person says to be gone.
-
-    Returns all runs as they are now, and the records of those closed, as they were found.
+    `told` are the ids of runs whose process a person says to be gone. Returns all runs as they are
+    now, and the records of those closed, as they were found.
     """
     # A run that was sealed ended well, though the store may lack its end: the disk was full.
     sealed = {run.id for run in runs if run.sealed}
@@ -104,14 +96,15 @@ def find_shown(root: Path, name: str) -> str | None:
     return found[0] if found else None
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def _said(method: F) -> F:
+def _said(method: "Callable[Concatenate[Store, P], T]") -> "Callable[Concatenate[Store, P], T]":
     """Let what the tracking store does not do be a UserError, one sentence for a person."""
 
     @wraps(method)
-    def call(store: "Store", *given: Any, **named: Any) -> Any:
+    def call(store: "Store", /, *given: P.args, **named: P.kwargs) -> T:
         try:
             return method(store, *given, **named)
         except (UserError, RecordRefused):
@@ -119,22 +112,19 @@ def _said(method: F) -> F:
         except Exception as error:
             raise store_failure(error, store.root) from None
 
-    return cast(F, call)
+    return call
 
 
 class Store:
     """MLflow's tracking store; UserError is raised where it cannot be reached or refuses."""
 
+    @_said
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._connect()
-
-    @_said
-    def _connect(self) -> None:
-        self._sink = MlflowSink(self.root)
+        self._sink = MlflowSink(root)
         self._client, self.experiment = self._sink.client, self._sink.experiment
-        self._notes = self._sink.notes
-        self._unchanged = self._notes.unchanged()
+        self.notes = self._sink.notes
+        self._unchanged = self.notes.unchanged()
 
     @cached_property
     @_said
@@ -143,15 +133,15 @@ class Store:
         shown = runs_shown(self._client, self.experiment)
         for name, found in shown.items():
             self._note(name, found)
-        for name, noted in [*self._notes.runs.items()]:
+        for name, noted in [*self.notes.runs.items()]:
             if name not in shown:
-                self._notes.add(name, replace(noted, removed=True))
+                self.notes.add(name, replace(noted, removed=True))
         return shown
 
     def _note(self, name: str, found: Shown) -> None:
         whole = found.status != "RUNNING" and self._has_folders(found)
-        events = _ALL if found.deleted else found.events if whole else 0
-        self._notes.add(name, Noted(found.run_id, events, found.start))
+        events = found.events if whole else 0
+        self.notes.add(name, Noted(found.run_id, events, found.start, found.deleted))
 
     def _has_folders(self, found: Shown) -> bool:
         """Are the folders of a run's files there? Those of a server are not looked for."""
@@ -175,13 +165,11 @@ class Store:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""
         if not self._unchanged:
             _ = self.shown  # which notes all of it
-        return outcome_noted(self._notes, run)
+        return outcome_noted(self.notes, run)
 
     @_said
     def lacks_files(self, run: RecordedRun) -> bool:
         """Does it show that run, but not all of its pictures, models and other files?
-
-        Those that are damaged count.
 
         Raises:
             RecordRefused: the record is damaged.
@@ -189,15 +177,14 @@ class Store:
         found = self.shown.get(run.id)
         if found is None or found.deleted:
             return False
-        record = run.record()
-        return lacks_files(self._client, found.run_id, record) or bool(record.damaged)
+        return lacks_files(self._client, found.run_id, run.record())
 
     @_said
     def bring_back(self, run: RecordedRun) -> None:
         """Let a run that was deleted there be one that is not."""
         found = self.shown.get(run.id)
         if found is None:
-            self._notes.runs.pop(run.id, None)
+            self.notes.runs.pop(run.id, None)
         elif found.deleted:
             self._client.restore_run(found.run_id)
             self._note(run.id, replace(found, deleted=False))
@@ -257,10 +244,6 @@ class Store:
         if found := self.find(record_id):
             for key, value in tags.items():
                 self._client.set_tag(found[1].run_id, key, value)
-
-    def looked_at(self) -> None:
-        """All of it was looked at: until it changes, the notes tell what it shows."""
-        self._notes.looked_at()
 
     @_said
     def write_probe(self) -> None:

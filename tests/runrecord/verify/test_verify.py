@@ -244,7 +244,7 @@ def test_a_forged_change_is_asked_about_and_never_tags_the_real_run(
     assert not victim.exists()
     output = verify(toy, str(forged), "--yes", status=1)
     assert victim.exists()
-    assert "different: MLflow shows the SHA-256 of change.patch = " in output
+    assert "different: MLflow shows the tag record.patch = " in output
     assert "not tagged" in output
     (found,) = runs(toy)
     assert "verified" not in found.data.tags

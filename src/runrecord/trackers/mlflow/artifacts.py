@@ -34,10 +34,9 @@ EVENTS_TAG = "record.events"
 BATCH = 800
 """Metrics that MLflow takes at once, beside a hundred params and a hundred tags."""
 
-CHANGE = "provenance/change.patch"
-"""Where a run's uncommitted change is, among its files."""
+PATCH_TAG = "record.patch"
+"""The SHA-256 of a run's uncommitted change."""
 
-_DEPS, _TRACEBACK, _OUTPUT = "provenance/deps.json", "traceback.txt", "output.txt"
 _PAGE = 1000  # runs that are searched at once
 _IMAGES = "images/"
 _SHOWN = 256  # pixels of a picture's longer side on MLflow's page, at most
@@ -64,12 +63,7 @@ def search(
 ) -> "Iterator[Run]":
     """The runs of an experiment that MLflow's filter `wanted` lets through, the newest first.
 
-    Args:
-        client: of the store.
-        experiment: its id.
-        wanted: the filter; empty for all.
-        count: of runs at most; 0 for all.
-        deleted: those that a person deleted, too.
+    That is `count` at most, 0 for all; with `deleted`, those that a person deleted, too.
     """
     from mlflow.entities import ViewType
 
@@ -132,10 +126,10 @@ def files_shown(event: Event, contents: Contents) -> dict[str, bytes | Path]:
     found: dict[str, bytes | Path] = {}
     match event:
         case RunStarted():
-            found[_DEPS] = json.dumps(dict(event.deps), indent=2).encode()
+            found["provenance/deps.json"] = json.dumps(dict(event.deps), indent=2).encode()
             if event.patch:
                 patch = content_of(event.patch, contents).decode(errors="replace")
-                found[CHANGE] = patch.encode()
+                found["provenance/change.patch"] = patch.encode()
         case Logged():
             for title, file in event.images.items():
                 key, number = key_for(title).replace("/", "~"), UUID(file.sha256[:32])
@@ -147,14 +141,14 @@ def files_shown(event: Event, contents: Contents) -> dict[str, bytes | Path]:
                     found[f"{folder}/{key_for(title)}{suffix}"] = contents[file.name]
         case RunEnded():
             if event.traceback:
-                found[_TRACEBACK] = event.traceback.encode(errors="replace")
+                found["traceback.txt"] = event.traceback.encode(errors="replace")
             if event.output:
-                found[_OUTPUT] = contents[event.output.name]
+                found["output.txt"] = contents[event.output.name]
     return found
 
 
 def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
-    """Does a run lack some picture, model or other file that its record has?
+    """Does a run lack some picture, model or other file that its record has, or had?
 
     Raises:
         RecordRefused: the record is damaged.
@@ -167,7 +161,7 @@ def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
         model = run.data.tags.get("model.id")
         if not model or not client.list_logged_model_artifacts(model):
             return True
-    return not files <= _there(artifacts_of(client, run), files)
+    return bool(record.damaged) or not files <= _there(artifacts_of(client, run), files)
 
 
 def _write_small(picture: Path) -> None:

@@ -2,16 +2,13 @@
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from runrecord.files import sha256
-from runrecord.record.events import PATCH, ModelEvaluated, ModelSaved
+from runrecord.record.events import ModelEvaluated, ModelSaved
 from runrecord.record.reader import Record
 from runrecord.safety.text import printable
 from runrecord.trackers.base import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
-from runrecord.trackers.mlflow.artifacts import CHANGE, EVENTS_TAG, artifacts_of, points_shown
+from runrecord.trackers.mlflow.artifacts import EVENTS_TAG, PATCH_TAG, points_shown
 from runrecord.trackers.mlflow.links import EVALUATED
 from runrecord.verify.compare import (
     METRIC,
@@ -27,15 +24,13 @@ from runrecord.verify.compare import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
-_CHANGE, _LATEST = "SHA-256 of", "latest value of"
-_ORIGIN = (TAG, _CHANGE)
+_LATEST = "latest value of"
 
 
 def is_of_origin(found: Difference) -> bool:
     """Did the run come from elsewhere? Then MLflow shows another run than the record's."""
-    return found.place.kind in _ORIGIN and found.state == "differs"
+    return found.place.kind == TAG and found.state == "differs"
 
 
 def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Difference]:
@@ -77,6 +72,7 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         recorded[Place(PARAM, name_for(key), None)] = [text_for(value)]
     for key, text in run.data.params.items():
         shown[Place(PARAM, key, None)] = [text]
+    texts += [(TAG, PATCH_TAG, record.start.patch.sha256)] if record.start.patch else []
     texts += [(STATUS, "of the run", record.end.status)] if record.end else []
     whole = int(run.data.tags.get(EVENTS_TAG, 0)) >= record.length
     tags = run.data.tags | ({"of the run": run.info.status} if whole else {})
@@ -84,29 +80,13 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         recorded[Place(kind, key, None)] = [text]
         if key in tags:
             shown[Place(kind, key, None)] = [printable(tags[key])[:LONGEST_TAG]]
-    clean = run.data.tags.get("git.dirty") == "false"
-    change = b"" if clean else _patch(client, run)
-    if change is not None:
-        text = record.patch().decode(errors="replace")
-        recorded[Place(_CHANGE, PATCH, None)] = [sha256(text.encode())]
-        shown[Place(_CHANGE, PATCH, None)] = [sha256(change)]
-    listed = list(differences(recorded, shown))
-    return sorted(listed, key=lambda one: one.place.kind not in _ORIGIN)
+    return sorted(differences(recorded, shown), key=lambda one: not is_of_origin(one))
 
 
 def _distinct(values: Iterable[float]) -> list[Value]:
     """Those values once each, in an order: MLflow keeps equal points once, and in none."""
     found = {value.hex(): value for value in values}
     return [found[key] for key in sorted(found)]
-
-
-def _patch(client: "MlflowClient", run: "Run") -> bytes | None:
-    """A run's uncommitted change as MLflow has it, if it has."""
-    repository = artifacts_of(client, run)
-    if CHANGE not in {file.path for file in repository.list_artifacts("provenance")}:
-        return None
-    with TemporaryDirectory() as folder:
-        return Path(repository.download_artifacts(CHANGE, folder)).read_bytes()
 
 
 def _storable(value: float) -> float:

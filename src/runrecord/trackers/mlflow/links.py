@@ -1,9 +1,10 @@
 """What joins MLflow runs: trainings and evaluations of a model, a study and its trials."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from runrecord.files import sha256
+from runrecord.project import Project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION
 from runrecord.trackers.base import metrics_of, name_for, plain, title_of
@@ -31,9 +32,8 @@ class Links:
     there are.
     """
 
-    def __init__(self, client: "MlflowClient", experiment: str, headline: Collection[str]) -> None:
-        """Link the runs of an experiment; `headline` names the metrics that trainings show."""
-        self._client, self._experiment, self._headline = client, experiment, headline
+    def __init__(self, client: "MlflowClient", experiment: str, project: Project) -> None:
+        self._client, self._experiment, self._project = client, experiment, project
 
     def of_model(self, model: str, digest: str) -> None:
         """Link the runs that made that very model with those that evaluated it."""
@@ -82,7 +82,7 @@ class Links:
             (training, _EVALUATED_BY, evaluation),
         ):
             tags = {tag: other.info.run_id}
-            tags |= described(run, run.data.tags | tags)
+            tags |= self.description(run, run.data.tags | tags, run.data.params)
             self._client.log_batch(run.info.run_id, tags=[RunTag(*one) for one in tags.items()])
 
     def _points(self, evaluation: "Run", training: "Run", model: str) -> "Iterator[Metric]":
@@ -95,7 +95,7 @@ class Links:
             data = read[0].dataset
             given |= {"dataset_name": data.name, "dataset_digest": data.digest}
         prefix = metrics_of(model)
-        headline = {prefix + name_for(name) for name in self._headline}
+        headline = {prefix + name_for(name) for name in self._project.headline}
         for point in evaluation.data.to_proto().metrics:
             name = point.key
             # A point of a curve has a step.
@@ -103,31 +103,30 @@ class Links:
                 shown, value = EVALUATION + name.removeprefix(prefix), evaluation.data.metrics[name]
                 yield Metric(shown, value, point.timestamp, made.step, **given)
 
+    def description(
+        self, run: "Run", tags: Mapping[str, str], params: Mapping[str, str]
+    ) -> dict[str, str]:
+        """The tags of the description of a run that has these, unless a person wrote another.
 
-def described(run: "Run", tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags of the description of a run that has `tags`, unless a person has written another.
-
-    It leads to the runs that it is linked with, and says how to get it again.
-    """
-    shown = tags.get(_NOTE)
-    if shown is not None and sha256(shown.encode()) != tags.get(_NOTE_DIGEST):
-        return {}
-    models = sorted(tag.removeprefix(EVALUATED) for tag in tags if tag.startswith(EVALUATED))
-    trainings = [
-        _link_to(run, tags[f"{model}{_TRAINED_BY}"], title_of(model))
-        for model in models
-        if f"{model}{_TRAINED_BY}" in tags
-    ]
-    lines = []
-    if trainings:
-        lines.append(f"It evaluates the models of these trainings: {', '.join(trainings)}.")
-    if _EVALUATED_BY in tags:
-        link = _link_to(run, tags[_EVALUATED_BY], "its evaluation")
-        lines.append(f"Its test metrics are from {link}.")
-    name = run.info.run_name
-    lines.append(f"Rebuild it and compare every bit: `runrecord verify {name}`.")
-    text = "\n\n".join(lines)
-    return {_NOTE: text, _NOTE_DIGEST: sha256(text.encode())}
+        It says what was run and how to get it again, and leads to the runs that it is linked with.
+        """
+        shown = tags.get(_NOTE)
+        if shown is not None and sha256(shown.encode()) != tags.get(_NOTE_DIGEST):
+            return {}
+        named = [name for name in self._project.params if name in params]
+        lines = [", ".join(f"{plain(name)} {plain(params[name])}" for name in named)]
+        models = sorted(tag.removeprefix(EVALUATED) for tag in tags if tag.startswith(EVALUATED))
+        trained_by = {model: tags.get(f"{model}{_TRAINED_BY}") for model in models}
+        lines += [
+            f"Evaluates {_link_to(run, training, title_of(model))}"
+            for model, training in trained_by.items()
+            if training
+        ]
+        if evaluation := tags.get(_EVALUATED_BY):
+            lines.append(f"Test metrics are from {_link_to(run, evaluation, 'its evaluation')}")
+        lines.append(f"To rebuild and compare it: `runrecord verify {run.info.run_name}`")
+        text = "\n\n".join(filter(None, lines))
+        return {_NOTE: text, _NOTE_DIGEST: sha256(text.encode())}
 
 
 def _link_to(run: "Run", run_id: str, text: str) -> str:

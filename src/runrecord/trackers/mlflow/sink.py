@@ -26,6 +26,7 @@ from runrecord.trackers.base import LONGEST_TAG, SYSTEM, Sink, model_for, name_f
 from runrecord.trackers.mlflow.artifacts import (
     BATCH,
     EVENTS_TAG,
+    PATCH_TAG,
     artifacts_of,
     files_shown,
     points_shown,
@@ -34,7 +35,7 @@ from runrecord.trackers.mlflow.artifacts import (
     search,
 )
 from runrecord.trackers.mlflow.failures import explain
-from runrecord.trackers.mlflow.links import EVALUATED, Links, described
+from runrecord.trackers.mlflow.links import EVALUATED, Links
 from runrecord.trackers.mlflow.store import Noted, Notes, connect
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class MlflowSink(Sink):
         self.notes = Notes(root)
         """What is known to be shown."""
         self.notes.of(self.client.get_experiment(self.experiment))
-        self._links = Links(self.client, self.experiment, self._project.headline)
+        self._links = Links(self.client, self.experiment, self._project)
         self._forget()
 
     def _forget(self) -> None:
@@ -171,7 +172,7 @@ class MlflowSink(Sink):
         self.made_now = not found
         self._note(0)
         self._params = self._params_of(event)
-        self._tags |= described(run, run.data.tags)
+        self._tags |= self._links.description(run, run.data.tags, self._params)
         if data := event.dataset:
             source = json.dumps({"uri": data.source})
             dataset = DatasetInput(Dataset(data.name, data.digest, "local", source))
@@ -188,6 +189,8 @@ class MlflowSink(Sink):
         }
         if commit := event.tags.get("git.commit"):
             tags["mlflow.source.git.commit"] = commit
+        if event.patch:
+            tags[PATCH_TAG] = event.patch.sha256
         return self.client.create_run(self.experiment, event.time, tags, event.id)
 
     @staticmethod
