@@ -14,6 +14,7 @@ from runrecord.record.reader import Record
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
 from runrecord.store.processes import held, is_followed, is_running
 from runrecord.store.runs import close_if_dead, remove_stillborn, run_dir, state_folder
+from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
@@ -94,6 +95,24 @@ def find_shown(root: Path, name: str) -> str | None:
         return None
     found = Store(root).find(name)
     return found[0] if found else None
+
+
+def play_into(sink: Sink, run: RecordedRun) -> None:
+    """Show all of a run, whatever is there already.
+
+    Raises:
+        RecordRefused: the record is damaged.
+        NotShown: some of its files are, or cannot be shown; all else is there.
+    """
+    record = run.record()
+    for event in run.events(record):
+        sink.handle(event, record.contents)
+    sink.owed = record.damage()
+    sink.close()
+    if sink.owed:
+        raise NotShown(
+            f"{sink.name} shows it, but not all its pictures, models and files ({sink.owed})"
+        )
 
 
 P = ParamSpec("P")
@@ -203,23 +222,13 @@ class Store:
             return outcome
         if is_live(self.root, run):
             return None
-        record = run.record()
-        events = run.events(record)
         try:
-            for event in events:
-                self._sink.handle(event, record.contents)
-            self._sink.owed = record.damage()
-            self._sink.close()
+            play_into(self._sink, run)
         except RecordRefused:
             raise
         except Exception as error:
             self.write_probe()
             raise NotShown(explain(error, self.root)) from None
-        if self._sink.owed:
-            self.write_probe()
-            raise NotShown(
-                f"MLflow shows it, but not all its pictures, models and files ({self._sink.owed})"
-            )
         return "created" if self._sink.made_now else "completed"
 
     @_said

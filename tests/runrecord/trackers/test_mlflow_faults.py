@@ -80,12 +80,6 @@ LINES = ("silent", "stalls in the body", "ends in the body", "reset", "gone", "l
 """Faults of the connection. Of a call that is lost, the server has done it: the answer is."""
 FAULTS = (*STATUSES, *LINES)
 HANGING = ("silent", "stalls in the body")
-ADDRESSES = {
-    "refused": "http://127.0.0.1:9",
-    "no such host": "http://tracker.invalid",
-    "no TLS there": "https://127.0.0.1:{port}",
-    "no MLflow there": "http://127.0.0.1:{port}/elsewhere",
-}
 
 
 class Proxy(ThreadingHTTPServer):
@@ -364,35 +358,7 @@ def test_a_fault_costs_a_warning_and_sync_mends_it(
     assert shown(store, name) == undisturbed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("fault", "address"), ADDRESSES.items())
-def test_an_address_where_no_mlflow_is(
-    fault: str,
-    address: str,
-    store: Path,
-    proxy: Proxy,
-    undisturbed: Mapping[str, Any],
-    tmp_path: Path,
-    capsys: Said,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    root = repository(tmp_path / "root", fault, monkeypatch).path
-    right = f"http://127.0.0.1:{proxy.server_port}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(port=proxy.server_port))
-    train_and_evaluate(root)
-    assert len(warned(capsys)) == 2
-    with pytest.raises(UserError, match="MLflow's tracking store cannot be used: ") as refusal:
-        sync()
-    assert len(str(refusal.value).splitlines()) == 1
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", right)
-    sync()
-    assert shown(store, fault) == undisturbed
-
-
-UNWRITABLE = (
-    *("file:///proc/nowhere", "mlflow-artifacts:/x"),
-    *(pytest.param(uri, marks=pytest.mark.slow) for uri in ("s3://bucket-of-nobody/x", "dbfs:/x")),
-)
+UNWRITABLE = ("file:///proc/nowhere", "mlflow-artifacts:/x")
 """The second is the server's, before which a proxy takes no such file."""
 
 

@@ -4,7 +4,6 @@ import json
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
 _HAS_PICTURES = "mlflow.loggedImages"  # by which MLflow's page knows that a run has pictures
 _SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
-_FILES = 10  # that are put there between two looks at what else there is
 
 
 class MlflowSink(Sink):
@@ -133,7 +131,7 @@ class MlflowSink(Sink):
 
     def upload(self) -> bool:
         if self._files:
-            step: Callable[[], None] = self._put_some
+            step: Callable[[], None] = self._put_files
         elif self._ended and self._last_steps:
             step = self._last_steps.popleft()
         else:
@@ -142,7 +140,6 @@ class MlflowSink(Sink):
             step()
         except Exception as error:
             self.owed = self.owed or self.why(error, self._root)
-            self._files.clear()  # they would fail one by one, as slowly
         return True
 
     def close(self) -> None:
@@ -197,12 +194,9 @@ class MlflowSink(Sink):
     def _params_of(event: RunStarted) -> dict[str, str]:
         return {name_for(key): text_for(value) for key, value in event.params.items()}
 
-    def _put_some(self) -> None:
-        """Put the files there that have waited longest."""
-        some = dict(islice(self._files.items(), _FILES))
-        put_files(artifacts_of(self.client, self._run), some)
-        for path in some:
-            del self._files[path]
+    def _put_files(self) -> None:
+        files, self._files = self._files, {}
+        put_files(artifacts_of(self.client, self._run), files)
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
