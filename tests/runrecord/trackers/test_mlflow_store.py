@@ -159,18 +159,18 @@ def locked(path: Path) -> sqlite3.Error:
 
 
 SQLITE: dict[str, tuple[Callable[[Path], sqlite3.Error], str]] = {
-    "locked": (locked, "is locked by another process; end the one that writes it"),
+    "locked": (locked, "{path} is locked by another process; end the one that writes it"),
     "read only": (
         lambda path: refused(Path(f"file:{path}?mode=ro"), FILL),
-        "cannot be written; correct its permissions, and its folder's",
+        "{path} cannot be opened and written; correct its permissions, and its folder's",
     ),
     "no folder": (
         lambda path: refused(path / "x" / "y", FILL),
-        "cannot be opened; correct its permissions, and its folder's",
+        "{path} cannot be opened and written; correct its permissions, and its folder's",
     ),
     "full": (
         lambda path: refused(path, "PRAGMA max_page_count = 1", FILL),
-        "has no room: its disk is full; make room",
+        "the disk of {path} is full; make room",
     ),
 }
 """How SQLite refuses, and what is said of it."""
@@ -181,27 +181,26 @@ def test_what_sqlite_refuses_is_one_sentence_with_the_remedy(kind: str, here: Pa
     make, said = SQLITE[kind]
     text = str(store_failure(make(here / "mlflow.db"), here))
     path = here / "mlflow.db"
-    assert f"cannot be used: {path} {said}" in text
+    assert f"cannot be used: {said.format(path=path)}" in text
     assert text.count(".") == str(path).count(".") + 1, "a sentence"
 
 
-DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "text": (lambda _: b"no database" * 1000, "is not a database"),
-    "the first page": (lambda old: old[:100] + b"x" * 3996 + old[4096:], "is damaged"),
-    "all pages but the first": (lambda old: old[:4096] + b"x" * (len(old) - 4096), "is damaged"),
-    "cut off": (lambda old: old[: len(old) // 3], "is damaged"),
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "text": lambda _: b"no database" * 1000,
+    "the first page": lambda old: old[:100] + b"x" * 3996 + old[4096:],
+    "all pages but the first": lambda old: old[:4096] + b"x" * (len(old) - 4096),
+    "cut off": lambda old: old[: len(old) // 3],
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_database_is_one_sentence_with_the_remedy(kind: str, here: Path) -> None:
-    change, said = DAMAGES[kind]
     path = here / "mlflow.db"
-    path.write_bytes(change(path.read_bytes()))
+    path.write_bytes(DAMAGES[kind](path.read_bytes()))
     with pytest.raises(UserError) as refusal:
         sync()
     text = one_sentence(refusal)
-    assert f"{path} {said}; remove {path}, {path}-wal and {path}-shm together, and run" in text
+    assert f"{path} is damaged; remove {path}, {path}-wal and {path}-shm together, and run" in text
     assert text.endswith("'runrecord sync --all'.")
 
 

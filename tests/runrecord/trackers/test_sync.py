@@ -60,14 +60,6 @@ def inside_toy(
     return entered(built_toy.copy(tmp_path / EXPERIMENT), empty_store, monkeypatch)
 
 
-@pytest.fixture
-def inside_workspace(
-    workspace: Workspace, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> Workspace:
-    """A copy of the built workspace, which this process works in."""
-    return entered(workspace, empty_store, monkeypatch)
-
-
 def entered(workspace: Workspace, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """That workspace, with a database, and this process in its folder as a person's shell."""
     shutil.copyfile(empty_store, workspace.path / "mlflow.db")
@@ -243,7 +235,6 @@ def test_doctor_looks_at_the_files_of_each_run(small: Workspace, here: Here) -> 
     train(small.path, folder, "vae", id="more", time=4)
     end_run(folder)
     here("sync")
-    assert "✓ run store: 1 runs" in here("doctor", status=1)
     (run,) = [run for run in runs(small) if run.info.run_name == "more"]
     shutil.rmtree(small.path / "mlruns" / run.info.run_id / "artifacts" / "images")
     said = "✗ run store: MLflow lacks pictures, models or files of 1 of 1 runs; run "
@@ -291,8 +282,6 @@ def test_the_experiment_is_what_a_person_says(
     found = client(small).get_experiment_by_name("team's own")
     assert found is not None
     assert len(client(small).search_runs([found.experiment_id])) == 3
-    output = small.run("python", "-c", IMPORTED, "sync", MLFLOW_EXPERIMENT_NAME="team's own")
-    assert "imported: set()" in output
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     assert summary(here("sync")) == states(there=3)
 
@@ -545,9 +534,9 @@ def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None
 
 
 def test_doctor_says_what_needs_doing(
-    inside_workspace: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, empty_store: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = inside_workspace
+    entered(workspace, empty_store, monkeypatch)
     assert here("doctor").count("✓") == 12
     folder = workspace.path / ".runrecord" / "runs" / "gone"
     begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)

@@ -20,7 +20,6 @@ from runrecord.cli.viewers import HOST, free_port
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.tensorboard import TensorBoardSink
 
-SHOTS = os.environ.get("SCREENSHOTS")
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 FOREIGN = "train-20260101-000000-ffffff"
 """The run of somebody else, with markup in its record."""
@@ -83,12 +82,6 @@ def visit(page: Page, address: str) -> None:
     page.goto(address)
 
 
-def shoot(page: Page, name: str) -> None:
-    """Keep a screenshot where SCREENSHOTS says, for a person to look at."""
-    if SHOTS:
-        page.screenshot(path=Path(SHOTS) / f"{name}.png")
-
-
 @pytest.mark.slow
 def test_mlflow_shows_runs_their_relatives_and_their_images(
     viewed: Workspace, mlflow_at: str, page: Page
@@ -102,12 +95,10 @@ def test_mlflow_shows_runs_their_relatives_and_their_images(
     with page.expect_popup() as popup:
         page.get_by_role("link", name="its evaluation").click()
     expect(popup.value.get_by_role("link", name="VAE, its training")).to_be_visible()
-    shoot(popup.value, "mlflow-description")
     popup.value.close()
 
     visit(page, f"{experiment}/runs/{vae.run_id}/model-metrics")
     expect(page.get_by_text("Eval/Reconstruction").first).to_be_visible()
-    shoot(page, "mlflow-metrics")
 
     visit(page, f"{experiment}/runs/{vae.run_id}/artifacts")
     page.get_by_text("images", exact=True).first.click()
@@ -115,7 +106,6 @@ def test_mlflow_shows_runs_their_relatives_and_their_images(
         re.compile(r"^Test image - Above_x3a_ Real data.*[0-9a-f]\.png$")
     ).first.click()
     wait_for_picture(page)
-    shoot(page, "mlflow-images")
 
 
 @pytest.mark.slow
@@ -126,7 +116,6 @@ def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -
     groups = page.locator("tf-category-paginated-view .heading .name, .heading .name")
     headings = [text.strip() for text in groups.all_inner_texts() if text.strip()]
     assert headings[:2] == ["Test", "Train"], "the chapter's six curves come first"
-    shoot(page, "tensorboard-scalars")
     visit(page, f"{tensorboard_at}/#images")
     wait_for_picture(page)
     title = "Test image - Above: Real data, below: reconstruction data"
@@ -135,17 +124,14 @@ def test_tensorboard_shows_scalars_and_images(tensorboard_at: str, page: Page) -
     expect(shown.get_by_text("step 2")).to_be_visible()
     shown.locator("#steps").press("ArrowLeft")
     expect(shown.get_by_text("step 1")).to_be_visible()
-    shoot(page, "tensorboard-images")
     visit(page, f"{tensorboard_at}/#hparams")
     for text in ("latent_dim", "evaluate-"):
         expect(page.get_by_text(text).first).to_be_visible()
-    shoot(page, "tensorboard-hparams")
     visit(page, f"{tensorboard_at}/#projector")
     projector = page.frame_locator("iframe").frame_locator("iframe")
     expect(projector.get_by_text("Points: 128")).to_be_visible()
     chosen = projector.get_by_role("button", name="1 tensor found")
     expect(chosen).to_have_value(re.compile("Embedding of v?ae"))  # whichever it lists first
-    shoot(page, "tensorboard-projector")
 
 
 @pytest.mark.slow
@@ -155,11 +141,9 @@ def test_markup_in_somebody_elses_record_is_shown_as_text(
     (run,) = (run.info for run in runs(viewed) if run.info.run_name == FOREIGN)
     visit(page, f"{mlflow_at}/#/experiments/{run.experiment_id}/runs/{run.run_id}")
     expect(page.get_by_text(MARKUP).first).to_be_visible()
-    shoot(page, "mlflow-markup")
     assert page.title() != "owned"
     visit(page, f"{tensorboard_at}/#text")
     expect(page.get_by_text(MARKUP).first).to_be_visible()
-    shoot(page, "tensorboard-markup")
     assert page.title() != "owned"
 
 
@@ -223,7 +207,6 @@ def test_a_tracking_servers_own_page_is_named(
     visit(page, mlflow_at + named[1])
     for run in runs(viewed):
         expect(page.get_by_text(run.info.run_name).first).to_be_visible()
-    shoot(page, "mlflow-runs")
 
     gone = "http://me:secret@127.0.0.1:9"
     output = viewed.run("runrecord", "mlflow", status=2, MLFLOW_TRACKING_URI=gone)

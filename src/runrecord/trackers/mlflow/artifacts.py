@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 EVENTS_TAG = "record.events"
 """How many events of its record a run shows; set with the last one."""
 
-BATCH = 800
-"""Metrics that MLflow takes at once, beside a hundred params and a hundred tags."""
-
 PATCH_TAG = "record.patch"
 """The SHA-256 of a run's uncommitted change."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _START = "start it, or correct MLFLOW_TRACKING_URI and its user and password"
 _FROM_RECORDS = "and run 'runrecord sync --all'"
-_REMADE = f"remove {{store}}, {{store}}-wal and {{store}}-shm together, {_FROM_RECORDS}"
-_PERMISSIONS = f"correct its permissions, and its folder's, {_FROM_RECORDS}"
 _ANOTHER = "it answers, but not as MLflow does: something else is at that address"
 _STATUS = re.compile(r"failed with error code (\d{3})|too many (\d{3}) error|: (\d{3}) \w+ Error")
 _TROUBLES = (
@@ -33,15 +31,17 @@ _TROUBLES = (
         "{store} is locked by another process",
         f"end the one that writes it, {_FROM_RECORDS}",
     ),
-    (r"sqlite3\.\w+: .*readonly", "{store} cannot be written", _PERMISSIONS),
-    (r"sqlite3\.\w+: .*unable to open", "{store} cannot be opened", _PERMISSIONS),
     (
-        r"sqlite3\.\w+: .*full",
-        "{store} has no room: its disk is full",
-        f"make room, {_FROM_RECORDS}",
+        r"sqlite3\.\w+: .*(readonly|unable to open)",
+        "{store} cannot be opened and written",
+        f"correct its permissions, and its folder's, {_FROM_RECORDS}",
     ),
-    (r"sqlite3\.\w+: .*malformed", "{store} is damaged", _REMADE),
-    (r"sqlite3\.\w+: .*not a database", "{store} is not a database", _REMADE),
+    (r"sqlite3\.\w+: .*full", "the disk of {store} is full", f"make room, {_FROM_RECORDS}"),
+    (
+        r"sqlite3\.\w+: .*(malformed|not a database)",
+        "{store} is damaged",
+        f"remove {{store}}, {{store}}-wal and {{store}}-shm together, {_FROM_RECORDS}",
+    ),
     (
         r"UNAUTHENTICATED|HTTP 401",
         "it does not know {user} by that password (401)",

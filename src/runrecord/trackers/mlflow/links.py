@@ -8,7 +8,7 @@ from runrecord.project import Project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION
 from runrecord.trackers.base import metrics_of, name_for, plain, title_of
-from runrecord.trackers.mlflow.artifacts import BATCH, search
+from runrecord.trackers.mlflow.artifacts import search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,11 +42,13 @@ class Links:
         trainings, evaluations = self._search(made, count=1), self._search(read, count=1)
         if not trainings or not evaluations:
             return
-        for run in reversed(self._search(f"{read} AND tags.`{model}{_TRAINED_BY}` IS NULL")):
-            self._link(run, trainings[0], model)
+        newest = evaluations[0].info.run_id, trainings[0].info.run_id
+        unlinked = self._search(f"{read} AND tags.`{model}{_TRAINED_BY}` IS NULL")
+        pairs = [(run.info.run_id, newest[1]) for run in reversed(unlinked)]
         unlinked = self._search(f"{made} AND tags.`{_EVALUATED_BY}` IS NULL")
-        for run in {run.info.run_id: run for run in [*reversed(unlinked), *trainings]}.values():
-            self._link(evaluations[0], run, model)  # the newest last: the evaluation names that
+        pairs += [(newest[0], run.info.run_id) for run in reversed(unlinked)]
+        for pair in [*(one for one in pairs if one != newest), newest]:  # which name each other
+            self._link(*pair, model)
 
     def of_study(self, run_id: str, start: RunStarted) -> None:
         """Show a trial's run beneath its study's, whichever of them is shown last."""
@@ -60,28 +62,22 @@ class Links:
     def _search(self, wanted: str, count: int = 1000) -> "list[Run]":
         return [*search(self._client, self._experiment, wanted, count)]
 
-    def _link(self, evaluation: "Run", training: "Run", model: str) -> None:
+    def _link(self, evaluation_id: str, training_id: str, model: str) -> None:
         """Make the model one that the evaluation read, and show what that found at the training.
 
         The tags that name the other come last: what was cut off before them is linked again.
         """
         from mlflow.entities import LoggedModelInput, RunTag
 
-        evaluation = self._client.get_run(evaluation.info.run_id)
-        training = self._client.get_run(training.info.run_id)
+        evaluation = self._client.get_run(evaluation_id)
+        training = self._client.get_run(training_id)
         made = training.outputs.model_outputs[-1]
         if made.model_id not in {one.model_id for one in evaluation.inputs.model_inputs}:
             models = [LoggedModelInput(made.model_id)]
-            self._client.log_inputs(evaluation.info.run_id, models=models)
-        points = [*self._points(evaluation, training, model)]
-        for first in range(0, len(points), BATCH):
-            self._client.log_batch(training.info.run_id, points[first : first + BATCH])
-        named = f"{model}{_TRAINED_BY}"
-        for run, tag, other in (
-            (evaluation, named, training),
-            (training, _EVALUATED_BY, evaluation),
-        ):
-            tags = {tag: other.info.run_id}
+            self._client.log_inputs(evaluation_id, models=models)
+        self._client.log_batch(training_id, [*self._points(evaluation, training, model)])
+        named = {f"{model}{_TRAINED_BY}": training_id}, {_EVALUATED_BY: evaluation_id}
+        for run, tags in zip((evaluation, training), named, strict=True):
             tags |= self.description(run, run.data.tags | tags, run.data.params)
             self._client.log_batch(run.info.run_id, tags=[RunTag(*one) for one in tags.items()])
 

@@ -23,7 +23,6 @@ from runrecord.record.events import (
 )
 from runrecord.trackers.base import LONGEST_TAG, SYSTEM, Sink, model_for, name_for, text_for
 from runrecord.trackers.mlflow.artifacts import (
-    BATCH,
     EVENTS_TAG,
     PATCH_TAG,
     artifacts_of,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
 
 _HAS_PICTURES = "mlflow.loggedImages"  # by which MLflow's page knows that a run has pictures
-_SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
+_BATCH, _SMALL_BATCH = 800, 100  # metrics; and params, or tags, that MLflow takes at once
 
 
 class MlflowSink(Sink):
@@ -124,9 +123,9 @@ class MlflowSink(Sink):
         params = [Param(*param) for param in self._params.items()]
         tags = [RunTag(*tag) for tag in self._tags.items()]
         while self._metrics or params or tags:
-            parts = self._metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+            parts = self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
             self.client.log_batch(self._run_id, *parts)
-            del self._metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+            del self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
         self._params, self._tags = {}, {}
 
     def upload(self) -> bool:
@@ -212,19 +211,15 @@ class MlflowSink(Sink):
         from mlflow.entities import LoggedModelOutput
 
         wanted = f"source_run_id = '{self._run_id}' AND name = '{name}'"
-        there = self.client.search_logged_models([self.experiment], wanted)
+        found = self.client.search_logged_models([self.experiment], wanted)
         flavor = self._project.flavor
-        model = (
-            there[0]
-            if there
-            else self.client.create_logged_model(
-                self.experiment,
-                name=name,
-                source_run_id=self._run_id,
-                tags={"model.sha256": event.file.sha256},
-                params=self._params_of(self._began),
-                model_type=flavor.kind if flavor else None,
-            )
+        model = next(iter(found), None) or self.client.create_logged_model(
+            self.experiment,
+            name=name,
+            source_run_id=self._run_id,
+            tags={"model.sha256": event.file.sha256},
+            params=self._params_of(self._began),
+            model_type=flavor.kind if flavor else None,
         )
         outputs = self.client.get_run(self._run_id).outputs
         linked = outputs.model_outputs if outputs else []
