@@ -222,7 +222,6 @@ class Store:
             return outcome
         if is_live(self.root, run):
             return None
-        known = run.id in self.notes.runs
         try:
             play_into(self._sink, run)
         except RecordRefused:
@@ -230,7 +229,7 @@ class Store:
         except Exception as error:
             self.write_probe()
             raise NotShown(explain(error, self.root)) from None
-        return "completed" if known else "created"
+        return "created" if self._sink.made_now else "completed"
 
     @_said
     def differences(self, record: Record) -> list[Difference] | None:

@@ -53,6 +53,8 @@ class MlflowSink(Sink):
     name = "MLflow"
     package = "mlflow"
     remedy = "'runrecord sync' completes MLflow later"
+    made_now: bool
+    """The run was not there before."""
     _began: RunStarted
     _run: "Run"
     _run_id: str
@@ -163,6 +165,7 @@ class MlflowSink(Sink):
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
         self._run, self._run_id = run, run.info.run_id
+        self.made_now = not found
         self._note(0)
         self._params = self._params_of(event)
         self._tags |= self._links.description(run, run.data.tags, self._params)
