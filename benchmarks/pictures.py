@@ -1,7 +1,7 @@
 """The pictures of README and docs that show results, made anew: `make pictures`.
 
 Needs committed results (`make repro`), the experiment `clean` of the README, and Chromium. Shows
-runs by the MLflow and TensorBoard of this checkout. Pictures of measurements are made by what
+runs by the TensorBoard of this checkout. Pictures of measurements are made by what
 measures: bench.py, growth.py, study.py.
 """
 
@@ -22,7 +22,6 @@ from playwright.sync_api import Error, Page, sync_playwright
 from runrecord.cli.runs import find_records
 from runrecord.cli.viewers import free_port
 from runrecord.record.reader import Record, view
-from runrecord.trackers.mlflow.views import VIEWS
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
@@ -59,7 +58,6 @@ def main() -> None:
         page.set_default_timeout(60_000)
         _report(page)
         _explorer(page)
-        _mlflow(page)
         _tensorboard(page, [record.start.id for record in records])
         browser.close()
 
@@ -109,21 +107,6 @@ def _report(page: Page) -> None:
 def _explorer(page: Page) -> None:
     page.goto((ROOT / "metrics/explorer.html").as_uri())
     page.screenshot(path=PICTURES / "explorer.png")
-
-
-def _mlflow(page: Page) -> None:
-    """The view that answers which run is best."""
-    question = next(iter(VIEWS.values()))
-    with _viewing("mlflow") as said:
-        address = re.search(rf"^{re.escape(question)}\s+(http\S+)$", said, re.MULTILINE)
-        assert address, said
-        page.set_viewport_size({"width": 2000, "height": 460})
-        page.goto(address[1])
-        page.get_by_role("link", name=re.compile("train-ae")).first.wait_for()
-        assistant = page.get_by_text("MLflow Assistant")
-        assistant.locator("xpath=following::button[3]").click()
-        page.get_by_text("Ask a question").wait_for(state="hidden")
-        page.screenshot(path=PICTURES / "mlflow.png")
 
 
 def _tensorboard(page: Page, runs: Sequence[str]) -> None:

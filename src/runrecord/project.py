@@ -45,7 +45,7 @@ class Project:
     packages: tuple[str, ...] = ("dvc", "mlflow")
     """Whose versions are part of a run's environment."""
     headline: tuple[str, ...] = ()
-    """The main test metrics: a run's description has them, in this order."""
+    """The main test metrics: trainings show them in MLflow, and reports judge by them."""
     better: Mapping[str, Better] = field(default_factory=dict)
     """Which way is better, by how a metric's name ends (before ` at `, if there is one).
 
@@ -64,7 +64,7 @@ class Project:
     spread_runs: int = 3
     """Over how many seeds `spread` was measured, 2 or more."""
     params: tuple[str, ...] = ()
-    """Params that a run's description begins with."""
+    """Params that a run's description in MLflow begins with."""
     curves: tuple[str, ...] = ()
     """Metrics by epoch that a report draws."""
     flavor: ModelFlavor | None = None

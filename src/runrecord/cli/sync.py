@@ -9,11 +9,11 @@ from runrecord.project import repo_root
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs
 from runrecord.trackers.mlflow.store import Notes
 from runrecord.trackers.player import (
-    NotShown,
     Store,
     close_dead_runs,
     is_live,
     outcome_noted,
+    play_into,
     sync_lock,
 )
 from runrecord.trackers.tensorboard import TensorBoardSink
@@ -54,13 +54,12 @@ def sync(
                 for run in ended:
                     store.bring_back(run)
             report.each("MLflow", ended, lambda run: store.play(run, check))
-            store.save_views()
-            store.looked_at()
+            store.notes.looked_at()
         print(report.summary())
         if report.count("removed there"):
             print("What was removed there stays away: 'runrecord sync RUN' brings a run back.")
         if tensorboard:
-            report.each("TensorBoard", ended, lambda run: _write_event_files(run, root))
+            report.each("TensorBoard", ended, lambda run: play_into(TensorBoardSink(root), run))
     report.conclude()
 
 
@@ -72,19 +71,3 @@ def _of_that_name(root: Path, name: str, runs: list[RecordedRun]) -> list[Record
         there = ((label, files) for label, files in known_records(root) if files is not None)
         found = [run for run in read_runs(there, lambda _label, _error: None) if run.id == wanted]
     return found
-
-
-def _write_event_files(run: RecordedRun, root: Path) -> None:
-    """Write TensorBoard's event files of a run anew.
-
-    Raises:
-        RecordRefused: its record is damaged.
-        NotShown: a file of its record is; all else is written.
-        OSError: they cannot be written.
-    """
-    sink, record = TensorBoardSink(root), run.record()
-    for event in run.events(record):
-        sink.handle(event, record.contents)
-    sink.close()
-    if damage := record.damage():
-        raise NotShown(f"TensorBoard shows it, but not what is damaged in its record ({damage})")

@@ -3,20 +3,16 @@
 import os
 import socket
 import sys
-import time
-import webbrowser
 
 from runrecord.errors import UserError, require
 from runrecord.project import repo_root
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import shown
 from runrecord.trackers.mlflow.store import artifact_location, is_database, tracking_uri
-from runrecord.trackers.mlflow.views import VIEWS, page_of
 from runrecord.trackers.player import Store
 from runrecord.trackers.tensorboard import event_folder
 
 HOST = "127.0.0.1"
-PATIENCE = 120.0  # seconds that a viewer may take to answer, before a browser is opened
 
 
 def view(viewer: str, host: str, port: int) -> None:
@@ -26,14 +22,11 @@ def view(viewer: str, host: str, port: int) -> None:
         UserError: the server does not answer, or no port is free.
     """
     root = repo_root()
-    pages = {viewer: "/#scalars"}  # the losses; pictures come first on its own first page
     uri = tracking_uri(root)
     if viewer == "mlflow":
-        store = Store(root)  # the database may not exist yet
-        store.save_views()
-        pages = {name: page_of(store.experiment, key) for key, name in VIEWS.items()}
+        page = f"/#/experiments/{Store(root).experiment}/runs"  # it makes a missing database
         if not is_database(uri):
-            _show(redact(uri).rstrip("/"), pages)
+            print(f"mlflow  {shown(redact(uri).rstrip('/') + page)}", flush=True)
             return
         os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # no argument: it may hold a password
         command = ["mlflow", "server", "--workers", "1"]
@@ -42,40 +35,11 @@ def view(viewer: str, host: str, port: int) -> None:
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     else:
         require("tensorboard", "TensorBoard", "tensorboard")
+        page = "/#scalars"  # the losses; pictures come first on its own first page
         command = ["tensorboard.main", "--logdir", str(event_folder(root))]
     port = free_port(port, host)
-    _show(f"http://{HOST if host == '0.0.0.0' else host}:{port}", pages)  # noqa: S104
-    _say_who_can_see_it(host, port)
-    command += ["--host", host, "--port", str(port)]
-    # As a module (their programs may lie elsewhere), and none that the current folder has (-P).
-    os.execv(sys.executable, [sys.executable, "-P", "-m", *command])  # noqa: S606
-
-
-def _show(address: str, pages: dict[str, str]) -> None:
-    """Print the address of each page; where there is a screen, open the first in a browser.
-
-    A process of its own waits until the server answers, opens it, and ends.
-    """
-    for name, page in pages.items():
-        print(f"{name}  {shown(address + page)}", flush=True)
-    screen = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if not screen or os.fork():
-        return
-    host, _, port = address.rpartition("/")[2].partition(":")
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection((host, int(port or 443)), timeout=5).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            webbrowser.open(address + next(iter(pages.values())))
-            break
-    os._exit(0)
-
-
-def _say_who_can_see_it(host: str, port: int) -> None:
-    print("Ctrl-C ends it.", flush=True)
+    address = f"http://{HOST if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    print(f"{viewer}  {address}{page}\nCtrl-C ends it.", flush=True)
     if host != HOST:
         print(
             f"warning: whoever reaches {host} can see and change all runs: there is no password.",
@@ -85,6 +49,9 @@ def _say_who_can_see_it(host: str, port: int) -> None:
         print(
             f"From your own machine: ssh -L {port}:{HOST}:{port} {socket.gethostname()}", flush=True
         )
+    command += ["--host", host, "--port", str(port)]
+    # As a module (their programs may lie elsewhere), and none that the current folder has (-P).
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *command])  # noqa: S606
 
 
 def free_port(wanted: int, host: str = HOST) -> int:

@@ -119,16 +119,12 @@ def is_nested(value: object) -> bool:
 def _escaped(title: str, refused: str, longest: int) -> str:
     escape_like = rf"_(?=x[0-9a-f]*(?:_|{refused}))"  # so what is refused will begin with `_`
     text = re.sub(f"{escape_like}|{refused}", lambda found: _code(found[0]), title)
-    parts = [_part(part) for part in text.split("/")]
+    parts = [  # no path that leads elsewhere
+        "".join(map(_code, part)) or "_x_" if part in ("", ".", "..") else part
+        for part in text.split("/")
+    ]
     name = "/".join(parts)
     return name if len(name) <= longest else f"{name[: longest - 70]}-{sha256(title.encode())}"
-
-
-def _part(part: str) -> str:
-    """A name may not look like a path that leads elsewhere."""
-    if part in ("", ".", ".."):
-        return "".join(map(_code, part)) or "_x_"
-    return part
 
 
 def _code(character: str) -> str:

@@ -27,9 +27,8 @@ from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx
 
 LOG = ".follow.log"
 """The file in a run's folder with what its follower said; no part of the record."""
-RETRY = 10.0  # seconds that a tracker which failed twice in a row is left alone
-_SOON = 1.0  # the same, after its first failure
-_AT_FIRST = 10.0  # seconds in which nothing is said yet of that: others may begin, too
+RETRY = 10.0  # seconds that a tracker which failed is left alone
+_SOON = 1.0  # the same, after its first failure, of which nothing is said: others begin, too
 _LOOK = 0.2  # seconds between two looks at the record
 _LOWER = 10  # of 19: training comes first
 _ORPHANED = 60.0  # seconds that it goes on without the run's process
@@ -78,8 +77,7 @@ def _after_its_death(folder: Path, threads: "list[Showing]") -> None:
             return
         with suppress(Exception):  # `sync` closes it, or says what is wrong
             close_if_dead(folder)
-        for thread in threads:
-            thread.join(_LOOK)
+        time.sleep(_LOOK)
 
 
 class Showing(threading.Thread):
@@ -100,47 +98,41 @@ class Showing(threading.Thread):
         self._warned = False
 
     def run(self) -> None:
-        """Show it; once the run has ended, nothing is tried more than once again."""
-        began, again, ended = time.monotonic(), False, False
+        """Show it, again after each failure; once the run has ended, just once again."""
+        failed = ended = False
         while True:
             record = _Growing(self._folder, self._past)
             try:
-                self._show(record)
+                return self._show(record)
             except Exception as error:
-                if again or ended or time.monotonic() - began > _AT_FIRST:
+                if failed:
                     self._warn(self._tracker.why(error, self._root))
-            else:
-                return
             if ended:
-                return
-            deadline = time.monotonic() + (RETRY if again else _SOON)
+                return None
+            deadline = time.monotonic() + (RETRY if failed else _SOON)
             while time.monotonic() < deadline and not record.has_ended():
                 time.sleep(_LOOK)
-            again, ended = True, record.has_ended()
+            failed, ended = True, record.has_ended()
 
     def _show(self, record: "_Growing") -> None:
         """Show the record from its start to its end, as it grows."""
         tracker = self._tracker(self._root)
         while not record.ended:
-            new = False
+            count = record.count
             for event in record.new_events():
                 files = {file.name: self._folder / file.name for file in files_of(event)}
                 tracker.handle(event, files)
-                new = True
-            if new:
+            if record.count > count:
                 tracker.flush()
-            if new and self._warned and not tracker.owed:
-                self._say(f"{tracker.name} is back, and shows all that it missed.")
-                self._warned = False
-            if not record.ended and not tracker.upload():
+                if self._warned and not tracker.owed:
+                    self._say(f"{tracker.name} is back, and shows all that it missed.")
+                    self._warned = False
+            if record.ended:
+                tracker.close()
+            elif not tracker.upload():
                 time.sleep(_LOOK)
-            self._warn_of_owed(tracker)
-        tracker.close()
-        self._warn_of_owed(tracker)
-
-    def _warn_of_owed(self, tracker: Sink) -> None:
-        if tracker.owed:
-            self._warn(f"some pictures, models or files are not there ({tracker.owed})")
+            if tracker.owed:
+                self._warn(f"some pictures, models or files are not there ({tracker.owed})")
 
     def _warn(self, why: str) -> None:
         if not self._warned:
@@ -157,17 +149,17 @@ class _Growing:
     def __init__(self, folder: Path, past: int) -> None:
         """Read from its start; an end among the first `past` events is not its last."""
         self._folder, self._past = folder, past
-        self._size = self._count = 0
+        self._size = self.count = 0
         self.ended = False
         """The run's end has been read."""
 
     def new_events(self) -> Iterator[Event]:
         """The events since; a line that is not whole yet is left for later."""
-        if not self._count:
+        if not self.count:
             start = self._folder / START
             if not start.exists():
                 return
-            self._count = 1
+            self.count = 1
             yield read_start(start.read_bytes())
         with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as file:
             file.seek(self._size)
@@ -176,8 +168,8 @@ class _Growing:
                     return
                 event = read_line(line)
                 self._size += len(line)
-                self._count += 1
-                self.ended = isinstance(event, RunEnded) and self._count > self._past
+                self.count += 1
+                self.ended = isinstance(event, RunEnded) and self.count > self._past
                 yield event
 
     def has_ended(self) -> bool:

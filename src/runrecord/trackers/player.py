@@ -6,28 +6,23 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from runrecord.errors import UserError
-from runrecord.project import load_project
 from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
 from runrecord.store.processes import held, is_followed, is_running
 from runrecord.store.runs import close_if_dead, remove_stillborn, run_dir, state_folder
+from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.mlflow.store import Noted, Notes, database_of
-from runrecord.trackers.mlflow.views import save_views
 from runrecord.verify.compare import Difference
 
 Outcome = Literal["created", "completed", "already there", "removed there"]
-
-
-_ALL = 2**53
-"""As many events as any record has: of a run that a person deleted nothing is missing."""
 
 
 class NotShown(Exception):
@@ -42,15 +37,10 @@ def sync_lock(root: Path) -> AbstractContextManager[None]:
 def close_dead_runs(
     root: Path, runs: list[RecordedRun], on_failure: OnFailure, told: Collection[str] = ()
 ) -> tuple[list[RecordedRun], list[Record]]:
-    """Close as KILLED the runs whose process is gone for certain, or is said to be.
+    """Close as KILLED those of all runs whose process is gone for certain, or is said to be.
 
-    Args:
-        root: of the main repository.
-        runs: all of its run store and of its workspace.
-        on_failure: told what cannot be closed.
-        told: the ids of runs whose process a person says to be gone.
-
-    Returns all runs as they are now, and the records of those closed, as they were found.
+    `told` are the ids of runs whose process a person says to be gone. Returns all runs as they are
+    now, and the records of those closed, as they were found.
     """
     # A run that was sealed ended well, though the store may lack its end: the disk was full.
     sealed = {run.id for run in runs if run.sealed}
@@ -107,14 +97,33 @@ def find_shown(root: Path, name: str) -> str | None:
     return found[0] if found else None
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+def play_into(sink: Sink, run: RecordedRun) -> None:
+    """Show all of a run, whatever is there already.
+
+    Raises:
+        RecordRefused: the record is damaged.
+        NotShown: some of its files are, or cannot be shown; all else is there.
+    """
+    record = run.record()
+    for event in run.events(record):
+        sink.handle(event, record.contents)
+    sink.owed = record.damage()
+    sink.close()
+    if sink.owed:
+        raise NotShown(
+            f"{sink.name} shows it, but not all its pictures, models and files ({sink.owed})"
+        )
 
 
-def _said(method: F) -> F:
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _said(method: "Callable[Concatenate[Store, P], T]") -> "Callable[Concatenate[Store, P], T]":
     """Let what the tracking store does not do be a UserError, one sentence for a person."""
 
     @wraps(method)
-    def call(store: "Store", *given: Any, **named: Any) -> Any:
+    def call(store: "Store", /, *given: P.args, **named: P.kwargs) -> T:
         try:
             return method(store, *given, **named)
         except (UserError, RecordRefused):
@@ -122,22 +131,19 @@ def _said(method: F) -> F:
         except Exception as error:
             raise store_failure(error, store.root) from None
 
-    return cast(F, call)
+    return call
 
 
 class Store:
     """MLflow's tracking store; UserError is raised where it cannot be reached or refuses."""
 
+    @_said
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._connect()
-
-    @_said
-    def _connect(self) -> None:
-        self._sink = MlflowSink(self.root)
+        self._sink = MlflowSink(root)
         self._client, self.experiment = self._sink.client, self._sink.experiment
-        self._notes = self._sink.notes
-        self._unchanged = self._notes.unchanged()
+        self.notes = self._sink.notes
+        self._unchanged = self.notes.unchanged()
 
     @cached_property
     @_said
@@ -146,15 +152,15 @@ class Store:
         shown = runs_shown(self._client, self.experiment)
         for name, found in shown.items():
             self._note(name, found)
-        for name, noted in [*self._notes.runs.items()]:
+        for name, noted in [*self.notes.runs.items()]:
             if name not in shown:
-                self._notes.add(name, replace(noted, removed=True))
+                self.notes.add(name, replace(noted, removed=True))
         return shown
 
     def _note(self, name: str, found: Shown) -> None:
         whole = found.status != "RUNNING" and self._has_folders(found)
-        events = _ALL if found.deleted else found.events if whole else 0
-        self._notes.add(name, Noted(found.run_id, events, found.start))
+        events = found.events if whole else 0
+        self.notes.add(name, Noted(found.run_id, events, found.start, found.deleted))
 
     def _has_folders(self, found: Shown) -> bool:
         """Are the folders of a run's files there? Those of a server are not looked for."""
@@ -178,13 +184,11 @@ class Store:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""
         if not self._unchanged:
             _ = self.shown  # which notes all of it
-        return outcome_noted(self._notes, run)
+        return outcome_noted(self.notes, run)
 
     @_said
     def lacks_files(self, run: RecordedRun) -> bool:
         """Does it show that run, but not all of its pictures, models and other files?
-
-        Those that are damaged count.
 
         Raises:
             RecordRefused: the record is damaged.
@@ -192,15 +196,14 @@ class Store:
         found = self.shown.get(run.id)
         if found is None or found.deleted:
             return False
-        record = run.record()
-        return lacks_files(self._client, found.run_id, record) or bool(record.damaged)
+        return lacks_files(self._client, found.run_id, run.record())
 
     @_said
     def bring_back(self, run: RecordedRun) -> None:
         """Let a run that was deleted there be one that is not."""
         found = self.shown.get(run.id)
         if found is None:
-            self._notes.runs.pop(run.id, None)
+            self.notes.runs.pop(run.id, None)
         elif found.deleted:
             self._client.restore_run(found.run_id)
             self._note(run.id, replace(found, deleted=False))
@@ -208,9 +211,7 @@ class Store:
     def play(self, run: RecordedRun, check: bool = False) -> Outcome | None:
         """Add what is missing of a run; one that goes on is left alone.
 
-        Args:
-            run: it.
-            check: look for each of its files, also where all seems to be there.
+        With `check`, each of its files is looked for, also where all seems to be there.
 
         Raises:
             RecordRefused: the record is damaged.
@@ -221,24 +222,13 @@ class Store:
             return outcome
         if is_live(self.root, run):
             return None
-        record = run.record()
-        events = run.events(record)
         try:
-            for event in events:
-                self._sink.handle(event, record.contents)
-            self._sink.owed = record.damage()
-            self._sink.close()
+            play_into(self._sink, run)
         except RecordRefused:
             raise
         except Exception as error:
-            self._still_there()
-            why, remedy = explain(error, self.root)
-            raise store_failure(error, self.root) if remedy else NotShown(why) from None
-        if self._sink.owed:
-            self._still_there()
-            raise NotShown(
-                f"MLflow shows it, but not all its pictures, models and files ({self._sink.owed})"
-            )
+            self.write_probe()
+            raise NotShown(explain(error, self.root)) from None
         return "created" if self._sink.made_now else "completed"
 
     @_said
@@ -265,25 +255,6 @@ class Store:
                 self._client.set_tag(found[1].run_id, key, value)
 
     @_said
-    def save_views(self) -> None:
-        """Make MLflow's saved views show what there is by now."""
-        save_views(self._client, self.experiment, load_project(self.root))
-
-    def looked_at(self) -> None:
-        """All of it was looked at: until it changes, the notes tell what it shows."""
-        self._notes.looked_at()
-
     def write_probe(self) -> None:
-        """Write something harmless."""
-        try:
-            self._client.set_experiment_tag(self.experiment, "doctor", "was here")
-        except Exception as error:
-            why, remedy = explain(error, self.root)
-            remedy = remedy or "correct its permissions, or your user's"
-            raise UserError(
-                f"MLflow's tracking store can be read but not written ({why}); {remedy}."
-            ) from None
-
-    @_said
-    def _still_there(self) -> None:
-        self._client.get_experiment(self.experiment)
+        """Write something harmless: is it the store that fails, or one run that it refuses?"""
+        self._client.set_experiment_tag(self.experiment, "runrecord", "was here")

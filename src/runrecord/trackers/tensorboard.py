@@ -95,7 +95,7 @@ class TensorBoardSink(Sink):
                 table = "".join(
                     f"\n| {plain(key)} | {plain(value)} |" for key, value in rows.items()
                 )
-                self._add(text("Run", f"| key | value |\n|---|---|{table}"), 0, seconds)
+                _write(self._writer, text("Run", f"| key | value |\n|---|---|{table}"), 0, seconds)
             case Logged():
                 self._log(event, contents, seconds)
             case ModelEvaluated():
@@ -106,7 +106,7 @@ class TensorBoardSink(Sink):
                     embedding = unpack(content_of(event.embedding, contents))
                     _write_embedding(folder, f"Embedding of {event.model}", embedding)
             case RunEnded():
-                self._add(text("Status", event.status), 0, seconds)
+                _write(self._writer, text("Status", event.status), 0, seconds)
 
     def flush(self) -> None:
         self._writer.flush()
@@ -114,18 +114,17 @@ class TensorBoardSink(Sink):
     def _log(self, event: Logged, contents: Contents, seconds: float) -> None:
         from tensorboardX.summary import text
 
-        for count in dict.fromkeys(map(len, event.steps.values())):
-            columns = {name: values for name, values in event.steps.items() if len(values) == count}
-            rows = zip(*columns.values(), strict=True)
-            for number, values in enumerate(rows, start=max(event.step - 1, 0) * count):
-                self._add_scalars(dict(zip(columns, values, strict=True)), number, seconds)
+        for name, values in event.steps.items():
+            first = max(event.step - 1, 0) * len(values)
+            for number, value in enumerate(values, start=first):
+                self._add_scalars({name: value}, number, seconds)
         whole = {name: value for name, value in event.metrics.items() if name not in event.steps}
         self._add_scalars(whole, event.step, seconds)
         for title, file in event.images.items():
-            self._add(_image(title, content_of(file, contents)), event.step, seconds)
+            _write(self._writer, _image(title, content_of(file, contents)), event.step, seconds)
         for title, file in event.texts.items():
             shown = content_of(file, contents).decode(errors="replace")
-            self._add(text(title, f"```\n{shown}\n```"), event.step, seconds)
+            _write(self._writer, text(title, f"```\n{shown}\n```"), event.step, seconds)
 
     def _add_scalars(self, values: Mapping[str, float], step: int, seconds: float) -> None:
         """Write values; the first of each name with what the project says of it."""
@@ -134,9 +133,6 @@ class TensorBoardSink(Sink):
             if value.tag in self._undescribed:
                 value.metadata.summary_description = self._undescribed.pop(value.tag)
                 value.metadata.plugin_data.plugin_name = "scalars"
-        self._add(summary, step, seconds)
-
-    def _add(self, summary: "Summary", step: int, seconds: float) -> None:
         _write(self._writer, summary, step, seconds)
 
     def close(self) -> None:

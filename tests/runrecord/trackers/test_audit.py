@@ -121,16 +121,8 @@ CHANGES = {
         ("the status of the run", "differs"),
     ),
     "an evaluated model is another": (
-        "UPDATE tags SET value = 'f' WHERE run_uuid = :run AND key = 'other _x25_.sha256'",
-        ("the model other _x25_.sha256", "differs"),
-    ),
-    "a metric of its own evaluation is another": (
-        "UPDATE latest_metrics SET value = 9.0 WHERE run_uuid = :run AND key = 'Eval/acc'",
-        ("the latest value of Eval/acc", "differs"),
-    ),
-    "a point of its own evaluation is another": (
-        "UPDATE metrics SET value = 9.0 WHERE run_uuid = :run AND key = 'Eval/acc'",
-        ("Eval/acc at step 3", "differs"),
+        "UPDATE tags SET value = 'f' WHERE run_uuid = :run AND key = 'evaluated.other _x25_'",
+        ("the model evaluated.other _x25_", "differs"),
     ),
     "the machine is another": (
         "UPDATE tags SET value = '3.12.0' WHERE run_uuid = :run AND key = 'python'",

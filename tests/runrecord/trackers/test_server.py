@@ -155,22 +155,19 @@ def test_a_user_without_rights_on_the_experiment(
         users = AuthServiceClient(address)
         users.create_user("bob", WRONG)
         bob = admin | {"MLFLOW_TRACKING_USERNAME": "bob", "MLFLOW_TRACKING_PASSWORD": WRONG}
-        lacks = f"user 'bob' lacks the right {{}} on the experiment '{EXPERIMENT}' there (403)"
-        edit, read = lacks.format("EDIT"), lacks.format("READ")
+        lacks = f"user 'bob' lacks rights on the experiment '{EXPERIMENT}' there (403); have "
+        refused = f"MLflow's tracking store cannot be used: {lacks}"
         output = toy.run(*TOY_TRAIN, environment=bob)
-        assert output.count(f"warning: MLflow unavailable: {edit}: have it granted, or ") == 1
+        assert output.count(f"warning: MLflow unavailable: {lacks}") == 1
         output = toy.run("runrecord", "sync", status=2, environment=bob)
-        assert f"error: MLflow's tracking store cannot be used: {edit}; have it granted" in output
+        assert f"error: {refused}" in output
         output = toy.run("runrecord", "doctor", status=1, environment=bob)
-        assert (
-            f"✗ tracking store: MLflow's tracking store can be read but not written ({edit})"
-            in (output)
-        )
+        assert f"✗ tracking store: {refused}" in output
         experiment = MlflowClient(address).get_experiment_by_name(EXPERIMENT)
         assert experiment is not None
         users.grant_user_permission("bob", "experiment", experiment.experiment_id, "DENY")
         output = toy.run("runrecord", "sync", status=2, environment=bob)
-        assert f"error: MLflow's tracking store cannot be used: {read}; have it granted" in output
+        assert f"error: {refused}" in output
         own = bob | {"MLFLOW_EXPERIMENT_NAME": "bob's own"}
         assert "3 created" in toy.run("runrecord", "sync", environment=own)
         assert "2 created, 0 completed, 1 already there" in toy.run(
@@ -202,7 +199,7 @@ def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> 
         engine.dispose()
         for command in ("sync", "mlflow"):
             output = toy.run("runrecord", command, status=2, environment=environment)
-            assert "is of a newer MLflow than this one" in output
+            assert "is of another MLflow than this one" in output
             assert len(output.splitlines()) == 1
     output = toy.run("runrecord", "sync", status=2, environment=environment)
     assert len(output.splitlines()) == 1, "it is gone"

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from mlflow.entities import Run
 from mlflow_views import assert_shown, client, event_files, points_of, runs
 from workspaces import (
     EXPERIMENT,
@@ -30,7 +30,6 @@ from workspaces import (
     wait_until,
 )
 
-import runrecord
 from generative.project import PROJECT
 from records import end_run, new_run, play
 from runrecord import start_run
@@ -58,26 +57,14 @@ def test_mlflow_has_every_epochs_means_and_picture(built: Workspace, model: str)
         assert any(f"+step+{epoch}+" in name and name.endswith(".png") for name in names), names
 
 
-def test_mlflow_has_params_without_a_prefix(built: Workspace) -> None:
-    params = built.params()
-    for name in ("ae", "vae"):
-        expected = {**params[name], **params["compute"], **params["split"]}
-        expected |= {"seed": params["seed"], "binarize": params["data"]["binarize"], "model": name}
-        shown = runs(built, f"train-{name}")[0].data.params
-        assert {key: number_or_text(value) for key, value in shown.items()} == {
-            key: number_or_text(str(value)) for key, value in expected.items()
-        }
-
-
-def number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def test_mlflow_has_what_tells_where_a_run_came_from(built: Workspace) -> None:
     run = runs(built, "train-ae")[0]
+    params = built.params()
+    expected = {**params["ae"], **params["compute"], **params["split"]}
+    assert run.data.params.keys() == expected.keys() | {"seed", "binarize", "model"}
+    assert {key: run.data.params[key] for key in expected} == {
+        key: str(value) for key, value in expected.items()
+    }
     first = built.run("git", "rev-list", "--max-parents=0", "HEAD").strip()
     assert run.data.tags["git.commit"] == first
     assert run.data.tags["git.dirty"] == "false"
@@ -164,65 +151,52 @@ def test_an_evaluation_is_linked_to_models_and_its_figures_are_on_the_training_r
     assert total == pytest.approx(figures["vae"]["Unnormalised Likelihood/KL"])
 
 
-def test_descriptions_say_what_a_run_is_and_lead_to_its_relatives(built: Workspace) -> None:
-    evaluation, training = runs(built, "evaluate")[0], runs(built, "train-vae")[0]
-    notes = {run.info.run_id: run.data.tags["mlflow.note.content"] for run in runs(built)}
-    address = f"#/experiments/{training.info.experiment_id}/runs"
-    note = notes[training.info.run_id]
-    assert note.startswith("**VAE**: latent\\_dim 8, beta 1.0, epochs 2, ")
-    assert f"({address}/{evaluation.info.run_id}): ELBO \\-" in note
-    assert f"commit {training.data.tags['git.commit'][:10]}" in note
-    assert f"`runrecord verify {training.info.run_name}`" in note
-    note = notes[evaluation.info.run_id]
-    assert [line[:5] for line in note.splitlines() if line.startswith("- ")] == [
-        *("- [AE", "- [GA", "- [VA"),
-    ]
-    assert f"- [VAE, its training]({address}/{training.info.run_id}): ELBO \\-" in note
-
-
-def test_a_newer_evaluation_is_in_descriptions_except_a_persons_own(
+def test_descriptions_lead_to_the_newest_relatives_unless_a_person_wrote_them(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     workspace = Workspace(tmp_path / EXPERIMENT)
     (workspace.path / ".dvc").mkdir(parents=True)
+    (workspace.path / "pyproject.toml").write_text("[tool.runrecord]\nproject = 'named:PROJECT'\n")
+    (workspace.path / "named.py").write_text(
+        "from runrecord.project import Project\n"
+        "PROJECT = Project(params=('lr', 'none'), headline=('Size',))\n"
+    )
     shutil.copyfile(empty_store, workspace.path / "mlflow.db")
     models = {name: workspace.path / f"{name}.bin" for name in ("ae", "vae")}
-
-    def train(name: str) -> None:
-        models[name].write_text(f"weights of {name}")
-        run = new_run(workspace.path / name, id=f"train-{name}", params={"model": name, "lr": 0.1})
-        run.model(models[name])
-        play(workspace.path, end_run(workspace.path / name), MlflowSink)
 
     def evaluate(run_id: str, size: float) -> None:
         run = new_run(workspace.path / run_id, id=run_id, stage="evaluate", time=int(size))
         for name, path in models.items():
-            run.evaluation(name, path, {"Size": size})
+            run.evaluation(name, path, {"Size": size, "Other": 1.0})
         play(workspace.path, end_run(workspace.path / run_id), MlflowSink)
 
+    def shown() -> dict[str, Run]:
+        return {run.info.run_name: run for run in runs(workspace)}
+
     def notes() -> dict[str, str]:
-        return {run.info.run_name: run.data.tags["mlflow.note.content"] for run in runs(workspace)}
+        return {name: run.data.tags["mlflow.note.content"] for name, run in shown().items()}
 
-    for name in models:
-        train(name)
-    assert notes()["train-vae"].startswith("**VAE**: model vae, lr 0.1.\n")
+    for name, path in models.items():
+        path.write_text(f"weights of {name}")
+        run = new_run(workspace.path / name, id=f"train-{name}", params={"lr": 0.1, "z": 2})
+        run.model(path)
+        play(workspace.path, end_run(workspace.path / name), MlflowSink)
+    again = "To rebuild and compare it: `runrecord verify {}`"
+    assert notes()["train-vae"] == "lr 0.1\n\n" + again.format("train-vae")
     evaluate("evaluate-1", 3.0)
-    ids = {run.info.run_name: run.info.run_id for run in runs(workspace)}
-    for name in models:
-        assert f"/{ids['evaluate-1']}): Size 3." in notes()[f"train-{name}"]
-
-    client(workspace).set_tag(ids["train-vae"], "mlflow.note.content", "mine")
+    client(workspace).set_tag(shown()["train-vae"].info.run_id, "mlflow.note.content", "mine")
     evaluate("evaluate-2", 4.0)
-    ids = {run.info.run_name: run.info.run_id for run in runs(workspace)}
+    found = shown()
+    address = f"#/experiments/{found['train-ae'].info.experiment_id}/runs"
+    newest = f"[its evaluation]({address}/{found['evaluate-2'].info.run_id})"
     assert notes()["train-vae"] == "mine"
-    assert f"/{ids['evaluate-2']}): Size 4." in notes()["train-ae"]
-    assert ids["evaluate-1"] not in notes()["train-ae"]
-    address = f"#/experiments/{runs(workspace)[0].info.experiment_id}/runs"
-    for run_id, size in (("evaluate-1", 3), ("evaluate-2", 4)):
-        for name in models:
-            training = f"{address}/{ids[f'train-{name}']}"
-            assert f"- [{name.upper()}, its training]({training}): Size {size}" in notes()[run_id]
+    assert f"Test metrics are from {newest}\n" in notes()["train-ae"]
+    assert found["train-ae"].data.metrics == {"Eval/Size": 4.0}
+    for name in models:
+        training = f"[{name}]({address}/{found[f'train-{name}'].info.run_id})"
+        assert all(f"Evaluates {training}\n" in notes()[f"evaluate-{one}"] for one in (1, 2))
+    assert again.format("evaluate-2") in notes()["evaluate-2"]
 
 
 def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Workspace) -> None:
@@ -235,24 +209,6 @@ def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Work
     (title,) = events.Tags()["images"]
     assert title == "Test image - Above: Real data, below: reconstruction data"
     assert [image.step for image in events.Images(title)] == [1, 2]
-
-
-def test_a_failed_run_is_failed_and_dvc_brings_back_the_results_before_it(
-    toy: Workspace, empty_store: Path, tmp_path: Path
-) -> None:
-    shutil.copyfile(empty_store, toy.path / "mlflow.db")
-    before = [toy.read(name) for name in ("model.bin", "metrics.json")]
-    toy.set_params(train__lr="much")
-    assert toy.repro(status=255) == ["train"]
-    (run,) = runs(toy)
-    assert run.info.status == "FAILED"
-    assert run.data.tags["error"].startswith("UFuncTypeError: ")
-    trace = client(toy).download_artifacts(run.info.run_id, "traceback.txt", str(tmp_path))
-    assert "train.py" in Path(trace).read_text()
-    assert_shown(toy, spool(toy)[0])
-    toy.run("git", "checkout", "--quiet", ".")
-    assert toy.repro() == []
-    assert [toy.read(name) for name in ("model.bin", "metrics.json")] == before
 
 
 @pytest.mark.parametrize(
@@ -283,83 +239,77 @@ def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
     assert list(view(record).series["Length"]) == [1, 2, 3]
 
 
-def showing(tracker: type[Sink], root: Path) -> tuple[Showing, list[str]]:
-    """What shows the record in `root / "record"` in a tracker, started; and what it says."""
-    said: list[str] = []
-    thread = Showing(tracker, root, root / "record", 0, said.append)
+Said = list[str]
+
+
+class Stub(Sink):
+    """Tells `handled` of each event; `act` says what else becomes of one, and of the end."""
+
+    name, package, remedy = "Stub", "json", "somebody completes it later"
+
+    def __init__(self, root: Path) -> None:  # noqa: ARG002
+        self.handled.put("made")
+
+    def handle(self, event: Event, contents: Contents) -> None:  # noqa: ARG002
+        self.handled.put(type(event).__name__)
+        self.act(event)
+
+    def close(self) -> None:
+        self.act(None)
+
+    handled: "queue.SimpleQueue[str]"
+    act: "staticmethod[[Event | None], object]"
+
+
+def showing(root: Path, act: Callable[[Event | None], object]) -> tuple[Showing, type[Stub], Said]:
+    """What shows the record in `root / "record"`, started; where, and what it says."""
+    handled = queue.SimpleQueue[str]()
+    kind = type("Made", (Stub,), {"handled": handled, "act": staticmethod(act)})
+    said: Said = []
+    thread = Showing(kind, root, root / "record", 0, said.append)
     thread.start()
-    return thread, said
+    return thread, kind, said
 
 
 def test_a_tracker_that_fails_once_catches_up_and_one_that_fails_at_the_end_is_said(
     tmp_path: Path,
 ) -> None:
-    handled: list[str] = []
     failed = threading.Event()
 
-    class Failing(Sink):
-        """Fails at the first epoch it is shown, and again when it is closed."""
-
-        name, package, remedy = "Failing", "json", "somebody completes it later"
-
-        def __init__(self, root: Path) -> None:
-            assert root == tmp_path
-            handled.append("made")
-
-        def handle(self, event: Event, contents: Contents) -> None:  # noqa: ARG002
-            handled.append(type(event).__name__)
-            if isinstance(event, Logged) and not failed.is_set():
-                failed.set()
-                raise OSError(2, "no such place")
-
-        def close(self) -> None:
+    def act(event: Event | None) -> None:
+        if isinstance(event, Logged) and not failed.is_set():
+            failed.set()
+            raise OSError(2, "no such place")
+        if event is None:
             raise OSError("closed badly")
 
     tracker = Tracker(RecordWriter(tmp_path / "record"))
     tracker.log(RunStarted("run-1", "train", 0, "host", {}, {}))
-    thread, said = showing(Failing, tmp_path)
+    thread, kind, said = showing(tmp_path, act)
     tracker.log(Logged(1, 1, {"loss": 1.0}))
     assert failed.wait(60)
     tracker.log(Logged(2, 2, {"loss": 0.5}))
     tracker.log(RunEnded(3, "FINISHED"))
     thread.join()
+    handled = [kind.handled.get() for _ in range(kind.handled.qsize())]
     whole = ["made", "RunStarted", "Logged", "Logged", "RunEnded"]
-    assert handled[:3] == ["made", "RunStarted", "Logged"]
+    assert handled[:3] == whole[:3]
     assert handled[3:] in (whole, whole * 2), "nothing is lost"
     (warning,) = said
-    assert "Failing unavailable: closed badly" in warning
+    assert "Stub unavailable: closed badly" in warning
     assert "somebody completes it later" in warning
 
 
 def test_a_tracker_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     released = threading.Event()
-    shown: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    class Hanging(Sink):
-        name, package, remedy = "Hanging", "json", "somebody completes it"
-
-        def __init__(self, root: Path) -> None:
-            pass
-
-        def handle(self, event: Event, contents: Contents) -> None:  # noqa: ARG002
-            released.wait(60)
-
-        def close(self) -> None:
-            pass
-
-    class Working(Hanging):
-        name = "Working"
-
-        def handle(self, event: Event, contents: Contents) -> None:  # noqa: ARG002
-            shown.put(type(event).__name__)
-
     tracker = Tracker(RecordWriter(tmp_path / "record"))
     tracker.log(RunStarted("run-1", "train", 0, "host", {}, {}))
-    hanging, _ = showing(Hanging, tmp_path)
-    working, said = showing(Working, tmp_path)
+    hanging, _, _ = showing(tmp_path, lambda _: released.wait(60))
+    working, kind, said = showing(tmp_path, lambda _: None)
     tracker.log(Logged(1, 1, {"loss": 1.0}))
     tracker.log(RunEnded(2, "FINISHED"))
-    assert [shown.get(timeout=30) for _ in range(3)] == ["RunStarted", "Logged", "RunEnded"]
+    whole = ["made", "RunStarted", "Logged", "RunEnded"]
+    assert [kind.handled.get(timeout=30) for _ in whole] == whole
     working.join()
     assert hanging.is_alive()
     assert said == []
@@ -418,43 +368,28 @@ SECRET = "tok-7f9a8bQz51"
 OPEN = "as-everybody-knows"
 
 
-def failing(_run: runrecord.Run) -> None:
-    raise ValueError(f"{SECRET} {OPEN}")
-
-
-SAID: dict[str, Callable[[Any], object]] = {
-    "a tag": lambda run: run.tag(note=f"{SECRET} {OPEN}"),
-    "a config": lambda run: run.evaluation(
-        "m", "params.yaml", {"a": 1.0}, config={"note": [f"{SECRET} {OPEN}"]}
-    ),
-    "a text": lambda run: run.text("note", f"{SECRET} {OPEN}"),
-    "an error": failing,
-    "params": lambda run: run.log({"loss": 1.0}),
-    "tags": lambda run: run.log({"loss": 1.0}),
-    "a command": lambda run: run.log({"loss": 1.0}),
-}
-
-
-@pytest.mark.parametrize("place", SAID)
 def test_no_secret_reaches_a_record_or_a_tracker(
-    here: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    here: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is no secret does, by the same way; a tag that a run begins with is left out whole."""
+    """What is no secret does, by the same ways; a tag that a run begins with is left out whole."""
     shutil.copyfile(empty_store, here / "mlflow.db")
     monkeypatch.delenv("RUNRECORD_SINKS")
     monkeypatch.setenv("MY_API_TOKEN", SECRET)
-    text = f"{SECRET} {OPEN}"
-    if place == "a command":
-        monkeypatch.setattr(sys, "argv", ["train.py", text])
-    params = {"note": text} if place == "params" else {"lr": 1}
-    tags = {"note": text} if place == "tags" else {}
+    places = ("param", "first-tag", "command", "tag", "config", "text", "error")
+    said = {place: f"{SECRET} {OPEN}-{place}" for place in places}
+    monkeypatch.setattr(sys, "argv", ["train.py", said["command"]])
+    params, tags = {"note": said["param"]}, {"note": said["first-tag"]}
     with suppress(ValueError), start_run("train", params=params, tags=tags) as run:
-        SAID[place](run)
+        run.tag(later=said["tag"])
+        run.evaluation("m", "params.yaml", {"a": 1.0}, config={"note": [said["config"]]})
+        run.text("note", said["text"])
+        raise ValueError(said["error"])
     assert holding(here, SECRET) == []
-    found = holding(here, OPEN)
-    assert any(name.startswith(".runrecord/runs/") for name in found) == (place != "tags")
-    if place not in ("a command", "a config", "tags"):
-        assert any(name.startswith(("mlflow.db", "mlruns/")) for name in found)
+    found = {place: holding(here, f"{OPEN}-{place}") for place in places}
+    recorded = {place for place in places if any("runs/" in name for name in found[place])}
+    shown = {place for place in places if any(name.startswith("ml") for name in found[place])}
+    assert recorded == {*places} - {"first-tag"}
+    assert shown == recorded - {"command", "config"}
 
 
 def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(

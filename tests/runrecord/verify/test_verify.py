@@ -160,7 +160,7 @@ def test_what_is_gone_is_made_again(toy: Workspace) -> None:
 def test_a_damaged_record_and_a_store_that_is_gone_are_said(toy: Workspace) -> None:
     name = recorded(toy, TOY_TRAIN)
     output = verify(toy, name, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "warning: MLflow's tracking store does not answer" in output
+    assert "warning: MLflow's tracking store cannot be used: " in output
     assert IDENTICAL in output
     pictures = list((spool(toy)[0] / "images").glob("*.png"))
     assert len(pictures) == 8
@@ -244,7 +244,7 @@ def test_a_forged_change_is_asked_about_and_never_tags_the_real_run(
     assert not victim.exists()
     output = verify(toy, str(forged), "--yes", status=1)
     assert victim.exists()
-    assert "different: MLflow shows the SHA-256 of change.patch = " in output
+    assert "different: MLflow shows the tag record.patch = " in output
     assert "not tagged" in output
     (found,) = runs(toy)
     assert "verified" not in found.data.tags

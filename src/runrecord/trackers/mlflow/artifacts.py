@@ -1,8 +1,6 @@
 """What the tracking store has of runs: found, and its pictures, files and models put there."""
 
-import io
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from uuid import UUID
 
 from PIL import Image
 
-from runrecord.files import sha256
 from runrecord.project import ModelFlavor
 from runrecord.record.events import (
     Contents,
@@ -34,19 +31,12 @@ if TYPE_CHECKING:
 EVENTS_TAG = "record.events"
 """How many events of its record a run shows; set with the last one."""
 
-BATCH = 800
-"""Metrics that MLflow takes at once, beside a hundred params and a hundred tags."""
+PATCH_TAG = "record.patch"
+"""The SHA-256 of a run's uncommitted change."""
 
-CHANGE = "provenance/change.patch"
-"""Where a run's uncommitted change is, among its files."""
-
-Point = tuple[str, int, int]
-"""A metric's or picture's name, step and time: what makes a point the same point."""
-
-_DEPS, _TRACEBACK, _OUTPUT = "provenance/deps.json", "traceback.txt", "output.txt"
 _PAGE = 1000  # runs that are searched at once
-_PICTURE = re.compile(r"images/(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[^+]+\.png")
-_SHOWN = 256  # pixels of a picture's longer side on MLflow's page
+_IMAGES = "images/"
+_SHOWN = 256  # pixels of a picture's longer side on MLflow's page, at most
 
 
 @dataclass(frozen=True)
@@ -70,12 +60,7 @@ def search(
 ) -> "Iterator[Run]":
     """The runs of an experiment that MLflow's filter `wanted` lets through, the newest first.
 
-    Args:
-        client: of the store.
-        experiment: its id.
-        wanted: the filter; empty for all.
-        count: of runs at most; 0 for all.
-        deleted: those that a person deleted, too.
+    That is `count` at most, 0 for all; with `deleted`, those that a person deleted, too.
     """
     from mlflow.entities import ViewType
 
@@ -129,78 +114,62 @@ def points_shown(event: Event) -> Iterator[tuple[str, int, float]]:
                     yield name_for(f"{event.model}/{title}"), x, float(y)
 
 
-def files_shown(event: Event, contents: Contents) -> dict[str | Point, bytes | Path]:
-    """The files that a run has of an event, by their paths there; pictures by their points."""
-    found: dict[str | Point, bytes | Path] = {}
+def files_shown(event: Event, contents: Contents) -> dict[str, bytes | Path]:
+    """The files that a run has of an event, by their paths there.
+
+    Pictures have names as `log_image` makes them, but by their content: put there again, one is the
+    same file, and whole if it was not.
+    """
+    found: dict[str, bytes | Path] = {}
     match event:
         case RunStarted():
-            found[_DEPS] = json.dumps(dict(event.deps), indent=2).encode()
+            found["provenance/deps.json"] = json.dumps(dict(event.deps), indent=2).encode()
             if event.patch:
                 patch = content_of(event.patch, contents).decode(errors="replace")
-                found[CHANGE] = patch.encode()
+                found["provenance/change.patch"] = patch.encode()
         case Logged():
             for title, file in event.images.items():
-                found[key_for(title), event.step, event.time] = contents[file.name]
+                key, number = key_for(title).replace("/", "~"), UUID(file.sha256[:32])
+                name = f"{key}+step+{event.step}+timestamp+{event.time}+{number}.png"
+                found[_IMAGES + name] = contents[file.name]
             for files, suffix in ((event.texts, ".txt"), (event.artifacts, "")):
                 for title, file in files.items():
                     folder = file.name.partition("/")[0]
                     found[f"{folder}/{key_for(title)}{suffix}"] = contents[file.name]
         case RunEnded():
             if event.traceback:
-                found[_TRACEBACK] = event.traceback.encode(errors="replace")
+                found["traceback.txt"] = event.traceback.encode(errors="replace")
             if event.output:
-                found[_OUTPUT] = contents[event.output.name]
+                found["output.txt"] = contents[event.output.name]
     return found
 
 
 def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
-    """Does a run lack some picture, model or other file that its record has?
+    """Does a run lack some picture, model or other file that its record has, or had?
 
     Raises:
         RecordRefused: the record is damaged.
     """
-    run, has_model = client.get_run(run_id), False
-    places: set[str | Point] = set()
+    run, files, has_model = client.get_run(run_id), set[str](), False
     for event in record.events():
-        places |= files_shown(event, record.contents).keys()
+        files |= files_shown(event, record.contents).keys()
         has_model = has_model or isinstance(event, ModelSaved)
-    files = {place for place in places if isinstance(place, str)}
     if has_model:
         model = run.data.tags.get("model.id")
         if not model or not client.list_logged_model_artifacts(model):
             return True
-    return not (
-        files <= _there(artifacts_of(client, run), files)
-        and places - files <= pictures_of(client, run)
-    )
+    return bool(record.damaged) or not files <= _there(artifacts_of(client, run), files)
 
 
-def pictures_of(client: "MlflowClient", run: "Run") -> set[Point]:
-    """The key, step and time of each of a run's pictures, whose files are named after these."""
-    files = artifacts_of(client, run).list_artifacts("images")
-    names = (_PICTURE.fullmatch(file.path) for file in files)
-    return {(name[1].replace("~", "/"), int(name[2]), int(name[3])) for name in names if name}
-
-
-def picture_files(point: Point, png: bytes) -> dict[str, bytes]:
-    """A picture as MLflow keeps it: whole, and as small as its page shows it; by their paths.
-
-    As `log_image` makes them, but named by their content: put there again, it is the same file,
-    and whole if it was not.
-    """
-    key, step, time = point
-    number = UUID(sha256(png)[:32])
-    stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{time}+{number}"
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        scale = _SHOWN / max(image.size)
-        small = image.resize([max(1, int(side * scale)) for side in image.size])
-    file = io.BytesIO()
-    small.save(file, format="webp")
-    return {f"{stem}.png": png, f"{stem}+compressed.webp": file.getvalue()}
+def _write_small(picture: Path) -> None:
+    """Write a picture as small as MLflow's page shows it, beside it."""
+    with Image.open(picture, formats=["PNG"]) as image:
+        image.thumbnail((_SHOWN, _SHOWN))
+        image.save(picture.with_name(f"{picture.stem}+compressed.webp"))
 
 
 def put_files(repository: "ArtifactRepository", files: Mapping[str, bytes | Path]) -> None:
-    """Put files among a run's, by their paths there, all in one go.
+    """Put files among a run's, by their paths there, all at once.
 
     Raises:
         OSError: a server took them, and does not have them.
@@ -210,6 +179,8 @@ def put_files(repository: "ArtifactRepository", files: Mapping[str, bytes | Path
     with tempfile.TemporaryDirectory() as folder:
         for path, content in files.items():
             write_content(content, Path(folder) / path)
+            if path.startswith(_IMAGES):
+                _write_small(Path(folder) / path)
         repository.log_artifacts(folder)
     proxied = isinstance(repository, HttpArtifactRepository)
     if proxied and (lost := files.keys() - _there(repository, files)):
@@ -252,12 +223,3 @@ def put_model(
             raise OSError("it took the model, and does not have it")
     if not ready:
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-
-
-def points_of(client: "MlflowClient", run: "Run") -> set[Point]:
-    """The points of all metrics of a run."""
-    return {
-        (point.key, point.step, point.timestamp)
-        for name in run.data.metrics
-        for point in client.get_metric_history(run.info.run_id, name)
-    }

@@ -21,44 +21,33 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
-from runrecord.trackers.base import (
-    LONGEST_TAG,
-    SYSTEM,
-    Sink,
-    model_for,
-    name_for,
-    text_for,
-)
+from runrecord.trackers.base import LONGEST_TAG, SYSTEM, Sink, model_for, name_for, text_for
 from runrecord.trackers.mlflow.artifacts import (
-    BATCH,
     EVENTS_TAG,
-    Point,
+    PATCH_TAG,
     artifacts_of,
     files_shown,
-    picture_files,
-    points_of,
     points_shown,
     put_files,
     put_model,
     search,
 )
 from runrecord.trackers.mlflow.failures import explain
-from runrecord.trackers.mlflow.links import Links
+from runrecord.trackers.mlflow.links import EVALUATED, Links
 from runrecord.trackers.mlflow.store import Noted, Notes, connect
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import LoggedModel, Metric, Run
 
 _HAS_PICTURES = "mlflow.loggedImages"  # by which MLflow's page knows that a run has pictures
-_SMALL_BATCH = 100  # params, or tags, that MLflow takes at once
-_FILES = 10  # that are put there between two looks at what else there is
+_BATCH, _SMALL_BATCH = 800, 100  # metrics; and params, or tags, that MLflow takes at once
 
 
 class MlflowSink(Sink):
     """Plays a run's events into the tracking store of the main repository at `root`.
 
-    Params, metrics, tags and status come first, whatever becomes of the rest: that is one step
-    after the other, each of which may fail, and then the run lacks what a later replay adds.
+    Params, metrics, tags and status come first; then files, and at the end links and models: each
+    of these may fail, and then the run lacks what a later replay adds.
     """
 
     name = "MLflow"
@@ -69,7 +58,6 @@ class MlflowSink(Sink):
     _began: RunStarted
     _run: "Run"
     _run_id: str
-    _params: dict[str, str]
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -88,63 +76,61 @@ class MlflowSink(Sink):
         """
         self.owed = ""
         self._events = 0
-        self._shown_points: set[Point] = set()
-        self._new_points: dict[Point, float] = {}
-        self._new_params: dict[str, str] = {}
-        self._new_tags: dict[str, str] = {}
-        self._files: deque[tuple[str | Point, bytes | Path]] = deque()
-        self._steps: deque[Callable[[], None]] = deque()
+        self._metrics: list[Metric] = []
+        self._params: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
+        self._files: dict[str, bytes | Path] = {}
         self._last_steps: deque[Callable[[], None]] = deque()
         """Those for which no run's end waits."""
         self._ended = False
 
     def handle(self, event: Event, contents: Contents) -> None:
+        from mlflow.entities import Metric
+
         match event:
             case RunStarted():
                 self._start(event)
-            case Resumed():
-                self._resume()
+            case Resumed():  # the run had ended, and goes on
+                if "error" in self.client.get_run(self._run_id).data.tags:
+                    self.client.delete_tag(self._run_id, "error")
+                self.client.update_run(self._run_id, "RUNNING")
             case Logged():
                 if event.images:
-                    self._new_tags[_HAS_PICTURES] = "True"
+                    self._tags[_HAS_PICTURES] = "True"
                 for key, text in event.tags.items():
-                    self._new_tags[name_for(key)] = text[:LONGEST_TAG]
+                    self._tags[name_for(key)] = text[:LONGEST_TAG]
             case Observed():  # MLflow has these among its system metrics, by a run's second
                 second = (event.time - self._began.time) // 1000
                 for name, value in event.values.items():
-                    self._add_point(name_for(SYSTEM + name), second, event.time, value)
+                    point = Metric(name_for(SYSTEM + name), value, event.time, second)
+                    self._metrics.append(point)
             case ModelSaved():
                 self._last_steps.append(partial(self._log_model, event, contents))
             case ModelEvaluated():
                 model = model_for(event.model)
-                self._new_tags[f"{model}.sha256"] = event.sha256
-                self._steps.append(partial(self._links.of_model, model, event.sha256))
+                self._tags[EVALUATED + model] = event.sha256
+                self._last_steps.append(partial(self._links.of_model, model, event.sha256))
             case RunEnded():
                 self._end(event)
         for name, step, value in points_shown(event):
-            self._add_point(name, step, event.time, value)
-        self._files += files_shown(event, contents).items()
+            self._metrics.append(Metric(name, value, event.time, step))
+        self._files |= files_shown(event, contents)
         self._events += 1
 
     def flush(self) -> None:
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Param, RunTag
 
-        points = self._new_points.items()
-        metrics = [Metric(name, value, time, step) for (name, step, time), value in points]
-        params = [Param(*param) for param in self._new_params.items()]
-        tags = [RunTag(*tag) for tag in self._new_tags.items()]
-        while metrics or params or tags:
-            parts = metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+        params = [Param(*param) for param in self._params.items()]
+        tags = [RunTag(*tag) for tag in self._tags.items()]
+        while self._metrics or params or tags:
+            parts = self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
             self.client.log_batch(self._run_id, *parts)
-            del metrics[:BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
-        self._shown_points |= self._new_points.keys()
-        self._new_points, self._new_params, self._new_tags = {}, {}, {}
+            del self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
+        self._params, self._tags = {}, {}
 
     def upload(self) -> bool:
         if self._files:
-            step = self._put_some
-        elif self._steps:
-            step = self._steps.popleft()
+            step: Callable[[], None] = self._put_files
         elif self._ended and self._last_steps:
             step = self._last_steps.popleft()
         else:
@@ -153,7 +139,6 @@ class MlflowSink(Sink):
             step()
         except Exception as error:
             self.owed = self.owed or self.why(error, self._root)
-            self._files.clear()  # they would fail one by one, as slowly
         return True
 
     def close(self) -> None:
@@ -163,16 +148,14 @@ class MlflowSink(Sink):
 
     @classmethod
     def why(cls, error: Exception, root: Path) -> str:
-        return ": ".join(filter(None, explain(error, root)))
+        return explain(error, root)
 
     def _start(self, event: RunStarted) -> None:
         """Create the run, or find it with what it has already: then only the rest is added."""
-        from mlflow.entities import Dataset, DatasetInput, Param, Run, RunData, RunInputs, RunTag
+        from mlflow.entities import Dataset, DatasetInput
 
         self._forget()
         self._began = event
-        self._params = {name_for(key): text_for(value) for key, value in event.params.items()}
-        self._new_params = dict(self._params)
         named = f"tags.`record.id` = '{event.id}'"
         found = [*search(self.client, self.experiment, named, deleted=True)]
         found.sort(key=lambda one: one.info.lifecycle_stage == "deleted")  # the active one first
@@ -184,25 +167,13 @@ class MlflowSink(Sink):
         self._run, self._run_id = run, run.info.run_id
         self.made_now = not found
         self._note(0)
-        if found:
-            self._shown_points = points_of(self.client, run)
-        datasets = []
+        self._params = self._params_of(event)
+        self._tags |= self._links.description(run, run.data.tags, self._params)
         if data := event.dataset:
             source = json.dumps({"uri": data.source})
-            datasets = [DatasetInput(Dataset(data.name, data.digest, "local", source))]
-            self._steps.append(partial(self.client.log_inputs, self._run_id, datasets))
-        if "study" in event.tags:
-            self._steps.append(partial(self._links.of_study, self._run_id, event))
-        params = [Param(*param) for param in self._params.items()]
-        tags = [RunTag(*tag) for tag in run.data.tags.items()]
-        begun = Run(run.info, RunData([], params, tags), RunInputs(datasets))
-        self._new_tags |= self._links.description(begun)
-
-    def _resume(self) -> None:
-        """The run had ended, and goes on."""
-        if "error" in self.client.get_run(self._run_id).data.tags:
-            self.client.delete_tag(self._run_id, "error")
-        self.client.update_run(self._run_id, "RUNNING")
+            dataset = DatasetInput(Dataset(data.name, data.digest, "local", source))
+            self.client.log_inputs(self._run_id, [dataset])
+        self._links.of_study(self._run_id, event)
 
     def _create(self, event: RunStarted) -> "Run":
         tags = {
@@ -214,58 +185,43 @@ class MlflowSink(Sink):
         }
         if commit := event.tags.get("git.commit"):
             tags["mlflow.source.git.commit"] = commit
+        if event.patch:
+            tags[PATCH_TAG] = event.patch.sha256
         return self.client.create_run(self.experiment, event.time, tags, event.id)
 
-    def _put_some(self) -> None:
-        """Put the files there that have waited longest."""
-        files: dict[str, bytes | Path] = {}
-        for _ in range(min(_FILES, len(self._files))):
-            place, content = self._files.popleft()
-            if isinstance(place, str):
-                files[place] = content
-            else:
-                png = content if isinstance(content, bytes) else content.read_bytes()
-                files |= picture_files(place, png)
-        put_files(artifacts_of(self.client, self._run), files)
+    @staticmethod
+    def _params_of(event: RunStarted) -> dict[str, str]:
+        return {name_for(key): text_for(value) for key, value in event.params.items()}
 
-    def _add_point(self, name: str, step: int, time: int, value: float) -> None:
-        """Log a metric's value with the next flush, unless the run has that point."""
-        point = (name, step, time)
-        if point not in self._shown_points:
-            self._new_points[point] = value
+    def _put_files(self) -> None:
+        files, self._files = self._files, {}
+        put_files(artifacts_of(self.client, self._run), files)
 
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
         name = model_for(event.name)
         model = self._model(event, name)
-        self._new_tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
+        self._tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
         self.flush()
-        link = partial(self._links.of_model, name, event.file.sha256)
-        put = partial(put_model, self.client, model, event, contents, self._project.flavor)
-        self._last_steps.extendleft([put, link])
+        self._links.of_model(name, event.file.sha256)
+        put_model(self.client, model, event, contents, self._project.flavor)
 
     def _model(self, event: ModelSaved, name: str) -> "LoggedModel":
         """The model that the run made, whole or not: registered, unless it was before."""
         from mlflow.entities import LoggedModelOutput
 
-        there = []
-        if not self.made_now:
-            wanted = f"source_run_id = '{self._run_id}' AND name = '{name}'"
-            there = self.client.search_logged_models([self.experiment], wanted)
+        wanted = f"source_run_id = '{self._run_id}' AND name = '{name}'"
+        found = self.client.search_logged_models([self.experiment], wanted)
         flavor = self._project.flavor
-        model = (
-            there[0]
-            if there
-            else self.client.create_logged_model(
-                self.experiment,
-                name=name,
-                source_run_id=self._run_id,
-                tags={"model.sha256": event.file.sha256},
-                params=self._params,
-                model_type=flavor.kind if flavor else None,
-            )
+        model = next(iter(found), None) or self.client.create_logged_model(
+            self.experiment,
+            name=name,
+            source_run_id=self._run_id,
+            tags={"model.sha256": event.file.sha256},
+            params=self._params_of(self._began),
+            model_type=flavor.kind if flavor else None,
         )
-        outputs = self.client.get_run(self._run_id).outputs if there else None
+        outputs = self.client.get_run(self._run_id).outputs
         linked = outputs.model_outputs if outputs else []
         if model.model_id not in {one.model_id for one in linked}:
             output = LoggedModelOutput(model.model_id, event.step)
@@ -274,21 +230,19 @@ class MlflowSink(Sink):
 
     def _end(self, event: RunEnded) -> None:
         if event.message:
-            self._new_tags["error"] = event.message[:LONGEST_TAG]
+            self._tags["error"] = event.message[:LONGEST_TAG]
         if event.changed:
-            self._new_tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
+            self._tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
         self.flush()
         self.client.set_terminated(self._run_id, event.status, event.time)
         self._ended = True
         self._last_steps.append(self._conclude)
 
     def _conclude(self) -> None:
-        """All else is there, or is owed: say which."""
-        self._new_tags |= self._links.description(self.client.get_run(self._run_id))
+        """All is there, unless something is owed: say so."""
         if not self.owed:
-            self._new_tags[EVENTS_TAG] = str(self._events)
-        self.flush()
-        if not self.owed:
+            self._tags[EVENTS_TAG] = str(self._events)
+            self.flush()
             self._note(self._events)
 
     def _note(self, events: int) -> None:

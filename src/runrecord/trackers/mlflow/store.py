@@ -11,9 +11,9 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runrecord.errors import UserError, require
 from runrecord.files import sha256
@@ -76,9 +76,9 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     require("mlflow", "MLflow", "mlflow")
     from mlflow import MlflowClient
 
-    from runrecord.trackers.mlflow.failures import check_answers
+    from runrecord.trackers.mlflow.failures import refuse_empty_answers
 
-    check_answers()
+    refuse_empty_answers()
     for name in _SAY_TWICE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     uri, name = tracking_uri(root), experiment_name(root)
@@ -93,7 +93,7 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     with held(state_folder(root) / "mlflow.lock"):
         location, database = artifact_location(root), database_of(root)
         if database:
-            if not database.exists() or not _finds(database, "SELECT 1 FROM sqlite_master"):
+            if not database.exists():
                 _create(database, state_folder(root) / "new-database")
             _wait_until_made(database)
         client = MlflowClient(uri)
@@ -103,30 +103,11 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
         return client, own.experiment_id
 
 
-def _finds(database: Path, query: str) -> bool:
-    """Has a query of a database a row?"""
-    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
-        return connection.execute(query).fetchone() is not None
-
-
-def _wait_until_made(database: Path) -> None:
-    """Wait while another process makes the tables, as a script that uses MLflow itself does.
-
-    Both fail if two do at once. The file is written all the while, an experiment last.
-    """
-    deadline = time.monotonic() + _LONG
-    while time.time() - database.stat().st_mtime < _FRESH and time.monotonic() < deadline:
-        with suppress(sqlite3.OperationalError):  # there is no such table yet
-            if _finds(database, "SELECT 1 FROM experiments"):
-                return
-        time.sleep(0.1)
-
-
 def _create(database: Path, scratch: Path) -> None:
-    """Put MLflow's empty tables into `database`, all at once; `scratch` is a folder of our own.
+    """Make MLflow's database in a folder of our own, and give it its name at once.
 
     Killed in the middle of its migrations, MLflow would leave a file that it never opens again.
-    A database that somebody else makes meanwhile, as a script that uses MLflow itself does, stays.
+    One that somebody else makes meanwhile, as a script that uses MLflow itself does, stays.
     """
     from mlflow import MlflowClient
 
@@ -135,17 +116,31 @@ def _create(database: Path, scratch: Path) -> None:
     new = scratch / database.name
     MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
     with closing(sqlite3.connect(new)) as connection:
-        _, *statements, _ = connection.iterdump()  # without its BEGIN and COMMIT
+        connection.execute("PRAGMA journal_mode=WAL")
     database.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(database, timeout=_LONG, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        mine = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        for statement in statements if mine else ():
-            connection.execute(statement)
-        connection.execute("COMMIT")
-        if mine:
-            connection.execute("PRAGMA journal_mode=WAL")
+    for end in ("-wal", "-shm", "-journal"):  # of one that was removed: SQLite would play it
+        Path(f"{database}{end}").unlink(missing_ok=True)
+    with suppress(OSError):  # there is one by now; or MLflow makes it in its place
+        os.link(new, database)
     shutil.rmtree(scratch)
+
+
+def _wait_until_made(database: Path) -> None:
+    """Wait while another process makes the tables, as a script that uses MLflow itself does.
+
+    Both fail if two do at once. The file is written all the while, an experiment last.
+    """
+    deadline = time.monotonic() + _LONG
+    while time.monotonic() < deadline:
+        if not database.exists() or time.time() - database.stat().st_mtime > _FRESH:
+            return
+        with (
+            suppress(sqlite3.OperationalError),  # there is no such table yet
+            closing(sqlite3.connect(database, timeout=_LONG)) as connection,
+        ):
+            if connection.execute("SELECT 1 FROM experiments").fetchone():
+                return
+        time.sleep(0.1)
 
 
 def _check_place(found: "Experiment", database: Path, location: str) -> None:
@@ -211,17 +206,12 @@ class Notes:
         self._experiment, self._store = "", ""
         with suppress(OSError):
             for line in self._file.read_bytes().splitlines():
-                with suppress(ValueError):  # it is half written
-                    self._read(json.loads(line))
-
-    def _read(self, line: Any) -> None:
-        match line:
-            case {"experiment": str(key)}:
-                self._experiment = key
-            case {"store": str(stamp)}:
-                self._store = stamp
-            case {"run": str(name), "id": str(run_id), "events": int(events), "time": int(time)}:
-                self.runs[name] = Noted(run_id, events, time, line.get("removed") is True)
+                with suppress(ValueError, TypeError, AttributeError):  # half written
+                    found = json.loads(line)
+                    self._experiment = found.get("experiment", self._experiment)
+                    self._store = found.get("store", self._store)
+                    if name := found.pop("run", ""):
+                        self.runs[name] = Noted(**found)
 
     def unchanged(self) -> bool:
         """Is the store as it was when it was last looked at? Of a server that cannot be known."""
@@ -241,8 +231,7 @@ class Notes:
         """Note what a run shows."""
         if self.runs.get(name) != noted:
             self.runs[name] = noted
-            line = {"run": name, "id": noted.run_id, "events": noted.events, "time": noted.time}
-            self._append(line | {"removed": noted.removed})
+            self._append({"run": name, **asdict(noted)})
 
     def looked_at(self) -> None:
         """All that is noted is so in the store as it is now."""
