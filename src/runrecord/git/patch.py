@@ -60,8 +60,10 @@ def describe_code(
     return tags, patch, f"the uncommitted change is {less}; {advice}." if less else ""
 
 
-def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
+def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> Path:
     """Make in `clone` the code of a run of the repository that `of` is in, whatever is there.
+
+    Returns the folder in it that `of` is in that repository.
 
     Raises:
         GitFailed: Git refuses; it is a change of other files, for instance.
@@ -73,6 +75,7 @@ def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
     own.git("checkout", "--quiet", "--force", "--detach", commit, as_committed=True)
     if patch:
         own.git("apply", "--whitespace=nowarn", "-", given=patch)
+    return clone / of.resolve().relative_to(top_of(of).resolve())
 
 
 class _LeftOut(Exception):

@@ -163,24 +163,20 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> tupl
     if (left_out := start.tags.get("git.patch", "")).startswith(LEFT_OUT):
         raise CannotRebuild(f"its uncommitted change was {left_out}")
     try:
-        checkout = clone / root.resolve().relative_to(top_of(root).resolve())
         if commit_of(root, commit) is None:
-            return checkout, _check_out_equal(root, start, patch, clone, checkout)
-        check_out(root, commit, patch, clone)
+            return _check_out_equal(root, start, patch, clone)
+        return check_out(root, commit, patch, clone), commit
     except GitFailed as error:
         raise CannotRebuild(str(error)) from None
-    return checkout, commit
 
 
-def _check_out_equal(
-    root: Path, start: RunStarted, patch: bytes, clone: Path, checkout: Path
-) -> str:
+def _check_out_equal(root: Path, start: RunStarted, patch: bytes, clone: Path) -> tuple[Path, str]:
     """Check out a commit in place of the run's: the newest that it could be of."""
     commits = [state.commit for state in states(root, *start.deps) if any(state.ids)]
     # The change may have been committed by then.
     for commit, change in product(filter(None, commits), {patch: 1, b"": 1}):
         with suppress(UserError):  # the change is of other files, or DVC cannot read it
-            check_out(root, commit, change, clone)
+            checkout = check_out(root, commit, change, clone)
             stages = stages_of(checkout)
             outs = [out for stage in stages.values() for out in stage.outs]
             outs += tracked_by_dvc(checkout)
@@ -189,7 +185,7 @@ def _check_out_equal(
             equal = hash_paths(checkout, code) == {path: start.deps[path] for path in code}
             stage = stages.get(start.stage)
             if stage and code and equal and is_of(start, stage, checkout):
-                return commit
+                return checkout, commit
     raise CannotRebuild(
         f"its commit {start.tags['git.commit']} is not in this clone, nor one whose files, params "
         "and command are all those that it had; fetch it, if it is anywhere"
@@ -323,8 +319,7 @@ class _Work:
         """The DVC repository of a commit, in a clone that shares the cache and the remotes."""
         if clone.exists():
             git(clone, "clean", "--quiet", "-ffdx")
-        check_out(self.root, commit, patch, clone)
-        place = clone / self.root.resolve().relative_to(top_of(self.root).resolve())
+        place = check_out(self.root, commit, patch, clone)
         # A copy: what is rebuilt may write to it.
         share_cache(self.root, place, links="reflink,copy", notes=clone / ".dvc-notes")
         return place

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workspaces import IDENTITY
 
-from runrecord.git.commands import git, top_of
+from runrecord.git.commands import git
 from runrecord.git.patch import check_out, describe_code
 
 ODD = "src/--odd \t'\"\n 이름"
@@ -131,8 +131,7 @@ def files_of(folder: Path) -> dict[bytes, tuple[str, bytes]]:
 
 
 def rebuilt(root: Path, tags: Mapping[str, str], patch: bytes, clone: Path) -> Path:
-    check_out(root, tags["git.commit"], patch, clone)
-    return clone / root.resolve().relative_to(top_of(root).resolve())
+    return check_out(root, tags["git.commit"], patch, clone)
 
 
 def assert_same_again(folder: Path, clone: Path, *, dirty: bool = True) -> bytes:

@@ -82,15 +82,14 @@ def test_a_clean_run_has_a_commit_its_deps_and_no_patch(repository: Path) -> Non
 
 def test_commit_and_patch_give_the_very_code_of_the_run(repository: Path, tmp_path: Path) -> None:
     """New, changed and removed files; what is staged stays staged, what is not, not."""
-    (repository / "src/gone.py").write_text("gone = 1\n")
-    (repository / "src/removed.py").write_text("removed = 1\n")
-    (repository / "src/staged.py").write_text("staged = 1\n")
+    for name in ("gone", "removed", "staged"):
+        (repository / f"src/{name}.py").write_text(f"{name} = 1\n")
     commit(repository)
     append(repository / "src/code.py", "# changed\n")
-    append(repository / "src/new.py", "# new, no newline at its end")
-    append(repository / "src/한글 이름.py", "이름 = '🙂'\n")
-    (repository / "src/gone.py").unlink()
+    append(repository / "src/한글 이름.py", "이름 = '🙂'")
+    append(repository / "src/new.py", "# new\n")
     append(repository / "src/staged.py", "# changed\n")
+    (repository / "src/gone.py").unlink()
     git(repository, "add", "src/new.py", "src/staged.py")
     git(repository, "rm", "--quiet", "src/removed.py")
     before = git(repository, "status", "--porcelain")

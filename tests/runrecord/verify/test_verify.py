@@ -195,20 +195,6 @@ def test_what_is_missing_is_said(toy: Workspace, empty_store: Path) -> None:
     assert verdict(toy, run) == "cannot be rebuilt"
 
 
-def test_a_change_from_elsewhere_is_shown_and_asked_about(toy: Workspace, tmp_path: Path) -> None:
-    with (toy.path / "train.py").open("a") as file:
-        file.write("# hello\x1b[31m\n")
-    recorded(toy, TOY_TRAIN)
-    toy.run("git", "clone", "--quiet", str(toy.path), str(tmp_path / "clone"))
-    clone = Workspace(tmp_path / "clone")
-    record = str(toy.path / "records/train")
-    output = verify(clone, record, status=2)
-    assert "+# hello\ufffd[31m" in output, "no control character reaches the terminal"
-    assert "say --yes" in output
-    assert "epoch 1/" not in output
-    assert IDENTICAL in verify(clone, record, "--yes")
-
-
 @pytest.mark.slow
 def test_a_forged_change_is_asked_about_and_never_tags_the_real_run(
     toy: Workspace, empty_store: Path, tmp_path: Path
