@@ -119,10 +119,11 @@ def counterpart(start: RunStarted, again: Mapping[Path, Record]) -> Record | Non
         return same[0]
     process = {one.start.number: place_in(folder).get("process") for folder, one in again.items()}
     own = next((one for one in again.values() if one.start.number == start.number), None)
-    for one in again.values() if own else ():
-        together = max(one.start.time, own.start.time) < min(
-            one.last_sign_of_life, own.last_sign_of_life
-        )
+    if own is None:
+        return None
+    for one in again.values():
+        began = max(one.start.time, own.start.time)
+        together = began < min(one.last_sign_of_life, own.last_sign_of_life)
         if together and process[one.start.number] != process[own.start.number]:
             raise CannotRebuild(
                 "other processes run its stage at the same time, so that nothing tells which of "
