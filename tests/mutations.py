@@ -94,7 +94,7 @@ MUTATIONS = [
     ),
     Mutation(
         9,
-        "runrecord/verify/stage.py",
+        "runrecord/verify/rebuild.py",
         "for path in sorted(path for path in wanted if found.get(path) == wanted[path]):",
         "for path in sorted(path for path in wanted if path in found):",
         "runrecord/dvc/test_layouts.py::test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now",
@@ -277,9 +277,9 @@ MUTATIONS = [
     Mutation(
         35,
         "runrecord/verify/rebuild.py",
-        "if one is other\n",
-        "if one\n",
-        "runrecord/verify/test_executions.py::test_a_run_meets_one_of_those_that_went_on_at_the_same_time_and_each_another",
+        "if together and process",
+        "if False and process",
+        "runrecord/verify/test_executions.py::test_a_run_meets_that_of_its_number_unless_another_process_was_at_it",
     ),
     Mutation(
         36,
@@ -297,7 +297,7 @@ MUTATIONS = [
     ),
     Mutation(
         38,
-        "runrecord/verify/stage.py",
+        "runrecord/verify/rebuild.py",
         "if not Path(os.path.realpath(path.parent)).is_relative_to(clone):",
         "if not clone:",
         "runrecord/dvc/test_layouts.py::test_nothing_is_written_behind_a_link_that_leads_out_of_the_repository",
@@ -333,9 +333,9 @@ MUTATIONS = [
     Mutation(
         43,
         "runrecord/verify/rebuild.py",
-        "if one not in found and other not in found.values():",
-        "if one not in found:",
-        "runrecord/verify/test_executions.py::test_a_run_meets_one_of_those_that_went_on_at_the_same_time_and_each_another",
+        "if one.start.number == start.number), None)",
+        "if one), None)",
+        "runrecord/verify/test_executions.py::test_a_run_meets_that_of_its_number_unless_another_process_was_at_it",
     ),
     Mutation(
         44,
@@ -353,7 +353,7 @@ MUTATIONS = [
     ),
     Mutation(
         46,
-        "runrecord/verify/stage.py",
+        "runrecord/verify/rebuild.py",
         "return bool(fit and (said or not known))",
         "return bool(said or not known)",
         "runrecord/dvc/test_layouts.py::test_a_stage_is_that_of_a_run_as_far_as_the_record_tells",

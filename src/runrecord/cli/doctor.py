@@ -9,7 +9,7 @@ from pathlib import Path
 from platform import python_version
 from typing import NoReturn
 
-from runrecord.dvc.cache import lost_records, missing_outs, remote_state
+from runrecord.dvc.cache import missing_outs, remote_state
 from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
 from runrecord.git.commands import OutsideGit, commit_of, git
@@ -56,7 +56,6 @@ def _checks(root: Path) -> dict[str, Callable[[], str]]:
         "running": lambda: _running(store()),
         "DVC cache": partial(_cache, root),
         "DVC remote": partial(_remote, root),
-        "records": partial(_records, root),
         "commits": partial(_commits, root),
         "disk": partial(_disk, root),
     }
@@ -148,21 +147,6 @@ def _remote(root: Path) -> str:
     if state is None:
         return "none: what this machine made lies on it alone ('dvc remote add' names one)"
     return ": ".join(state)
-
-
-def _records(root: Path) -> str:
-    try:
-        count, lost = lost_records(root)
-    except UserError:  # said in the line of the remote
-        return "some are not in DVC's cache, and its remote does not tell whether it has them"
-    if lost and remote_state(root) is None:
-        return f"{count - lost} of {count} that dvc.lock names are here; there is no remote to ask"
-    if lost:
-        raise UserError(
-            f"{lost} of {count} that dvc.lock names, here or in Git, are neither in DVC's cache "
-            "nor in its remote; run 'dvc push --all-commits' where they are"
-        )
-    return f"all {count} that dvc.lock names, here or in Git, are in DVC's cache or remote"
 
 
 def _commits(root: Path) -> str:

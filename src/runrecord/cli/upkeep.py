@@ -145,12 +145,9 @@ def _old(root: Path, keep: int | None, days: int | None) -> list[RecordedRun]:
 
 
 def _removable(root: Path, old: Collection[RecordedRun]) -> Iterator[_Removable]:
-    """The runs of which DVC keeps an equal record, each once.
-
-    DVC's run cache does not count: any `dvc gc` empties it.
-    """
+    """The runs of which DVC keeps an equal record, each once."""
     left = {run.id: run for run in old}
-    for label, files in known_records(root, run_cache=False) if left else ():
+    for label, files in known_records(root) if left else ():
         try:
             copy = Record(files or {})
             run = left.get(copy.start.id)

@@ -33,8 +33,7 @@ from runrecord.verify.compare import (
     value_text,
     where,
 )
-from runrecord.verify.rebuild import rebuild, scratch
-from runrecord.verify.stage import CannotRebuild
+from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
 
 Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
 _STATUS: dict[Outcome, int] = {"different": 1, "cannot be rebuilt": 2}  # for scripts; else 0

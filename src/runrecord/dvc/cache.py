@@ -1,23 +1,20 @@
 """What DVC's cache, run cache and remote have of stages' outs and of data."""
 
-import json
 import logging
-import posixpath
 import re
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from runrecord.dvc.lockfiles import MD5, LockedStage, Out, stage_in, state_at, states
-from runrecord.dvc.stages import Stage, is_related, opened
+from runrecord.dvc.lockfiles import MD5, state_at, states
+from runrecord.dvc.stages import is_related, opened
 from runrecord.errors import UserError
 from runrecord.project import RECORDS
 from runrecord.record.events import Files
@@ -37,34 +34,23 @@ def _warn(label: str, error: Exception) -> None:
 
 
 def known_records(
-    root: Path,
-    on_failure: Callable[[str, Exception], None] = _warn,
-    run_cache: bool = True,
+    root: Path, on_failure: Callable[[str, Exception], None] = _warn
 ) -> Iterator[tuple[str, Files | None]]:
     """A label and the files of each record that DVC knows, the newest first; None if unavailable.
 
-    Records that are not in DVC's cache are fetched from its remote.
-
-    Args:
-        root: of the main repository.
-        on_failure: told of a remote that cannot be used.
-        run_cache: those that DVC's run cache alone knows, too; `dvc gc` may remove them.
+    Records that are not in DVC's cache are fetched from its remote; `on_failure` is told of one
+    that cannot be used.
     """
-    with opened(root) as repo:
-        outs = [out for known in states(root) for out in known.outs]
-        for stage, _ in _run_cache(repo) if run_cache else ():
-            # It does not name the folder that its paths begin in.
-            outs += [
-                replace(out, path=re.sub(r"^(\.\./)+", "", out.path))
-                for out in stage.outs_from("DVC's run cache")
-            ]
-        named: dict[str, Out] = {}
-        for out in outs:
+    labels: dict[str, str] = {}
+    for known in states(root):
+        where = f"commit {known.commit[:10]}" if known.commit else "the working tree"
+        for out in known.outs:
             if out.path.startswith(RECORDS):
-                named.setdefault(out.oid, out)
-        had = _fetched(repo, named, on_failure)
-        for oid, out in named.items():
-            yield f"{out.path} of {out.where}", had[oid]
+                labels.setdefault(out.oid, f"{out.path} of {where}")
+    with opened(root) as repo:
+        had = _fetched(repo, labels, on_failure)
+    for oid, label in labels.items():
+        yield label, had[oid]
 
 
 def records_at(root: Path, revision: str) -> dict[str, Files | None]:
@@ -82,15 +68,6 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
     with opened(root) as repo:
         had = _fetched(repo, oids.values())
     return {path: had[oid] for path, oid in oids.items()}
-
-
-def _run_cache(repo: "Repo") -> Iterator[tuple[LockedStage, bytes]]:
-    """Each stage that ran here, and what DVC wrote of it, the newest first."""
-    found = Path(repo.stage_cache.cache_dir).glob("*/*/*")
-    for path in sorted(found, key=lambda path: -path.stat().st_mtime):
-        text = path.read_bytes()
-        for stage in stage_in(text, str(path)):
-            yield stage, text
 
 
 @dataclass(frozen=True)
@@ -195,28 +172,6 @@ def remote_state(root: Path) -> tuple[str, str] | None:
         return None if odb is None else (_address(repo), _look(odb))
 
 
-def lost_records(root: Path) -> tuple[int, int]:
-    """How many records dvc.lock names, here and in Git; how many DVC has nowhere.
-
-    Nothing is fetched: of a folder, the remote has all if it has the listing, which comes last.
-
-    Raises:
-        UserError: the remote cannot be used.
-    """
-    outs = {out for known in states(root) for out in known.outs}
-    named = {out.oid for out in outs if out.path.startswith(RECORDS)}
-    with opened(root) as repo:
-        found = {oid: _files(repo, oid) for oid in named}
-        lacked = {oid for oid, files in found.items() if files is None or _missing(files)}
-        with _refusals_said(repo):
-            odb = _remote(repo) if lacked else None
-            if odb is not None:
-                lacked -= {*odb.oids_exist([*lacked])}  # type: ignore[no-untyped-call]
-                if lacked:
-                    _look(odb)
-        return len(named), len(lacked)
-
-
 def bring(checkout: Path, paths: Collection[str]) -> str:
     """Put in a checkout what its DVC files name at those paths, inside them, or around them.
 
@@ -254,20 +209,6 @@ def _targets(repo: "Repo", root: Path, paths: Collection[str]) -> list[str]:
             related = (path for path in paths if is_related(name, path))
             found |= {str(root / max(name, path, key=len)) for path in related}
     return sorted(found)
-
-
-def locks_of(root: Path, stage: Stage) -> list[Mapping[str, bytes]]:
-    """What DVC's run cache has of a stage, each as a dvc.lock beside the stage's dvc.yaml."""
-    file, _, name = stage.name.rpartition(":")
-    lock = posixpath.join(posixpath.dirname(file), "dvc.lock")
-    found: list[Mapping[str, bytes]] = []
-    with opened(root) as repo:
-        for entry, text in _run_cache(repo):
-            outs = {replace(entry, wdir=stage.folder).from_root(out.path) for out in entry.outs}
-            if outs <= {*stage.outs}:
-                document = {"schema": "2.0", "stages": {name: yaml.safe_load(text)}}
-                found.append({lock: json.dumps(document).encode()})
-    return found
 
 
 def _fetch(repo: "Repo", oids: Collection[str]) -> None:

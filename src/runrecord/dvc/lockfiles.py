@@ -29,11 +29,8 @@ MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 class Out:
     """What a stage wrote or a .dvc file names, by content."""
 
-    path: str
-    """From the DVC root."""
-    oid: str
-    """The MD5 by which DVC knows its content; a folder's ends with `.dir`."""
-    where: str = ""
+    path: str  # from the DVC root
+    oid: str  # the MD5 by which DVC knows its content; a folder's ends with `.dir`
 
 
 @dataclass(frozen=True)
@@ -43,31 +40,17 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class LockedStage:
+class _Stage:
     """A stage in a dvc.lock, or a .dvc file; other keys are not read."""
 
-    cmd: str | list[str] = ""
-    deps: list[_Entry] = field(default_factory=list)
-    params: object = None
     outs: list[_Entry] = field(default_factory=list)
-    wdir: str = "."
-    """Where its paths begin."""
-
-    def outs_from(self, where: str) -> Iterator[Out]:
-        """The outs that DVC's cache may have."""
-        for out in self.outs:
-            if out.md5 and MD5.fullmatch(out.md5):
-                yield Out(self.from_root(out.path), out.md5, where)
-
-    def from_root(self, path: str) -> str:
-        """One of its paths, from the DVC root; an address as it is."""
-        return path if "://" in path else posixpath.normpath(posixpath.join(self.wdir, path))
+    wdir: str = "."  # where its paths begin
 
 
 @dataclass(frozen=True)
 class _LockFile:
     schema: Literal["2.0"]
-    stages: dict[str, LockedStage] = field(default_factory=dict)
+    stages: dict[str, _Stage] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,7 @@ class _Pipeline:
 
 
 _LOCK_FILE, _PIPELINE = TypeAdapter(_LockFile | None), TypeAdapter(_Pipeline | None)
-_ONE_STAGE = TypeAdapter(LockedStage | None)
+_ONE_STAGE = TypeAdapter(_Stage | None)
 T = TypeVar("T")
 
 
@@ -92,27 +75,17 @@ T = TypeVar("T")
 class State:
     """What DVC knew at some time."""
 
-    commit: str | None
-    """None for the working tree."""
-    stages: tuple[LockedStage, ...] = ()
-    ids: tuple[str, ...] = ()
-    """Git's ids of the files and folders that were asked for, in that commit."""
-
-    @property
-    def outs(self) -> list[Out]:
-        """What DVC's cache may have."""
-        where = f"commit {self.commit[:10]}" if self.commit else "the working tree"
-        return [out for stage in self.stages for out in stage.outs_from(where)]
+    commit: str | None  # None for the working tree
+    outs: tuple[Out, ...] = ()  # what DVC's cache may have
+    ids: tuple[str, ...] = ()  # Git's, of the files and folders that were asked for, in that commit
 
 
 def states(root: Path, *paths: str) -> Iterator[State]:
     """What DVC knows now, and knew in each commit and experiment, the newest first.
 
-    Args:
-        root: of the DVC repository.
-        paths: files and folders whose ids in Git are asked for; a commit that changed one counts.
+    The ids of files and folders may be asked for; then a commit that changed one counts, too.
     """
-    at_work = files_at_work(root).items()
+    at_work = _files_at_work(root).items()
     files = {name: (f"{name} of the working tree", text) for name, text in at_work}
     yield _state(None, files, {})
     # Git is asked line by line, and refuses what is outside.
@@ -146,7 +119,7 @@ def state_at(root: Path, revision: str) -> State | None:
     return next(_committed(root, [commit], names), State(commit))
 
 
-def files_at_work(root: Path) -> dict[str, bytes]:
+def _files_at_work(root: Path) -> dict[str, bytes]:
     """DVC's files in the working tree, by their paths from the DVC root."""
     names = {_LOCK, _YAML}
     try:
@@ -156,11 +129,6 @@ def files_at_work(root: Path) -> dict[str, bytes]:
         names |= {path.name for path in root.glob(f"?*{_TRACKED}")}
     paths = {name: root / name for name in sorted(names) if _kind(name)}
     return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-
-
-def stage_in(text: bytes, where: str) -> list[LockedStage]:
-    """The one stage of a .dvc file or of an entry of DVC's run cache; none is said."""
-    return [stage for stage in [_read(_ONE_STAGE, text, where)] if stage]
 
 
 def _kind(name: str) -> str:
@@ -185,7 +153,7 @@ def _committed(
     rows = {commit: tuple(next(ids) for _ in asked) for commit in commits}
     blobs = sorted({one for row in rows.values() for one in row[: len(own)] if one})
     contents = dict(zip(blobs, _contents(root, blobs), strict=True))
-    parsed: dict[object, list[LockedStage]] = {}
+    parsed: dict[object, list[Out]] = {}
     seen: set[tuple[str, ...]] = {()}
     for commit, row in rows.items():
         if row not in seen:
@@ -199,27 +167,33 @@ def _committed(
 
 
 def _state(
-    commit: str | None,
-    files: Mapping[str, tuple[str, bytes]],
-    parsed: dict[object, list[LockedStage]],
+    commit: str | None, files: Mapping[str, tuple[str, bytes]], parsed: dict[object, list[Out]]
 ) -> State:
     """What DVC's files tell: by path, what each is called where it is passed over, and its content.
 
     What was `parsed` before is not read, and complained of, again.
     """
-    stages: list[LockedStage] = []
+    outs: list[Out] = []
     for name, (label, text) in files.items():
         kind, folder = _kind(name), posixpath.dirname(name)
         _, beside = files.get(posixpath.join(folder, _YAML), ("", b""))
         key = folder, label, beside if kind == _LOCK else b""
         if kind != _YAML and key not in parsed:
-            read = _locked(text, beside, label) if kind == _LOCK else stage_in(text, label)
-            parsed[key] = [replace(one, wdir=posixpath.join(folder, one.wdir)) for one in read]
-        stages += parsed.get(key, ())
-    return State(commit, tuple(stages))
+            if kind == _LOCK:
+                stages = [*_locked(text, beside, label)]
+            else:
+                stages = [_read(_ONE_STAGE, text, label) or _Stage()]
+            parsed[key] = [
+                Out(posixpath.normpath(posixpath.join(folder, stage.wdir, out.path)), out.md5)
+                for stage in stages
+                for out in stage.outs
+                if out.md5 and MD5.fullmatch(out.md5)
+            ]
+        outs += parsed.get(key, ())
+    return State(commit, tuple(outs))
 
 
-def _locked(text: bytes, pipeline: bytes, where: str) -> Iterable[LockedStage]:
+def _locked(text: bytes, pipeline: bytes, where: str) -> Iterator[_Stage]:
     """The stages of a dvc.lock, whose folders the dvc.yaml beside it names."""
     named = pipeline if b"wdir" in pipeline else b""
     beside = _read(_PIPELINE, named, f"the {_YAML} beside {where}") or _Pipeline()

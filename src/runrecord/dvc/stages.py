@@ -27,21 +27,13 @@ _COMPILED = re.compile(r"([^\0]*/)?__pycache__/[^/]+\.(pyc|nbi|nbc)(\.\d+)?")  #
 class Stage:
     """A stage; all paths are from the repository's root, outside of which deps alone may be."""
 
-    name: str
-    """As `dvc repro` takes it there: `train`, `train@0`, `sub/dvc.yaml:train`."""
-    commands: tuple[str, ...] = ()
-    """Shell commands, each run after the one before it ended well."""
-    folder: str = "."
-    """Where they run."""
+    name: str  # as `dvc repro` takes it there: `train`, `train@0`, `sub/dvc.yaml:train`
+    commands: tuple[str, ...] = ()  # the shell's, each run after the one before it ended well
+    folder: str = "."  # where they run
     deps: tuple[str, ...] = ()
-    outs: tuple[str, ...] = ()
-    """Metrics and plots among them."""
-    persistent: tuple[str, ...] = ()
-    """Outs that DVC leaves where they are. With one, its run cache has none of the stage's."""
-    outside: tuple[str, ...] = ()
-    """Outs that lie outside the repository, as dvc.yaml names them."""
-    folders: tuple[str, ...] = ()
-    """Outs that were folders when it last ran, by dvc.lock."""
+    outs: tuple[str, ...] = ()  # metrics and plots among them
+    persistent: tuple[str, ...] = ()  # outs that DVC leaves where they are
+    outside: tuple[str, ...] = ()  # outs outside the repository, as dvc.yaml names them
 
 
 @contextmanager
@@ -101,19 +93,14 @@ class StageAtWork:
     """A stage that runs, and what DVC knows of it now."""
 
     stage: Stage
-    params: dict[str, object]
-    """Nested ones by dotted names; those of another file than params.yaml by `FILE:NAME`."""
-    generated: tuple[str, ...]
-    """What any stage writes."""
+    params: dict[str, object]  # by dotted names; those of another file than params.yaml by `FILE:`
+    generated: tuple[str, ...]  # what any stage writes
 
 
 def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
     """The stage that runs in `cwd`; of one that no dvc.yaml has, nothing is known but its name.
 
-    Args:
-        root: of the DVC repository.
-        name: as DVC_STAGE has it, whose path is from wherever `dvc repro` was started.
-        cwd: where the stage runs.
+    That is as DVC_STAGE has it, whose path is from wherever `dvc repro` was started.
 
     Raises:
         UserError: DVC cannot read its files.
@@ -254,7 +241,7 @@ def hash_paths(
     Args:
         root: of the DVC repository.
         paths: from there.
-        compiled: count what Python compiles, too: a stage that only reads a folder writes that.
+        compiled: count what Python compiles, too, which a stage that only reads a folder writes.
         digest_of: gives a file's SHA-256.
     """
     there = [path for path in paths if (root / path).exists()]
@@ -321,7 +308,6 @@ def _stage(found: Any, root: Path) -> Stage:
         _local_paths(found.outs, root),
         _local_paths([out for out in found.outs if out.persist], root),
         tuple(str(out.def_path) for out in found.outs if not _local_paths([out], root)),
-        _local_paths([out for out in found.outs if out.hash_info.isdir], root),
     )
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -91,14 +91,9 @@ class IsolatedRepo:
     """
 
     def __init__(self, of: Path, folder: Path) -> None:
-        """Make one in `folder`, on the disk where its files will be: Git looks what that can hold.
+        """Make one of the repository that `of` is in, in `folder`, which is empty or not there.
 
-        Args:
-            of: a folder in the other repository.
-            folder: the new one's, empty or not there.
-
-        Raises:
-            GitFailed: Git refuses.
+        It is on the disk where its files will be: Git looks what that can hold.
         """
         self.folder, self._of = folder, of
         git(
@@ -118,43 +113,33 @@ class IsolatedRepo:
         given: bytes | None = None,
         as_committed: bool = False,
     ) -> bytes:
-        """What a Git command prints.
+        """What a Git command prints that reads `given`; its files are in `tree`, or beside `.git`.
 
-        Args:
-            arguments: of the command.
-            tree: the files' folder, if not that of the repository.
-            cwd: where in it the command is run, if not at its root.
-            given: what the command reads.
-            as_committed: turn files into what is committed, and back, by the attributes in the tree
-                and the filters that those name, as Git LFS; else files are the bytes they are.
+        Files are the bytes they are or, `as_committed`, turned into what is committed, and back, by
+        the attributes in the tree and the filters that those name, as Git LFS.
 
         Raises:
             GitFailed: Git refuses.
         """
         tree = tree or self.folder
         place = {"GIT_DIR": str(self.folder / ".git"), "GIT_WORK_TREE": str(tree)}
-        environment = {**_ISOLATED, **place, **(self.filters if as_committed else {})}
+        environment = {**_ISOLATED, **place, **(self._filters if as_committed else {})}
         attributes = self.folder / ".git/info/attributes"  # they count before those in the tree
         attributes.write_text("" if as_committed else _BYTES)
         return git(cwd or tree, *_ISOLATED_TOO, *arguments, environment=environment, given=given)
 
-    def has_filter(self, name: str) -> bool:
-        """Does a person's Git know a filter of that name?"""
-        return any(key.startswith(f"filter.{name}.") for key in self.filters.values())
-
     @cached_property
-    def filters(self) -> Environment:
+    def _filters(self) -> Environment:
         """A person's settings of filters, as variables."""
         listed = os.fsdecode(git(self._of, "config", "--null", "--list")).split("\0")
         pairs = (line.partition("\n")[::2] for line in listed)
-        return settings((key, value) for key, value in pairs if key.startswith("filter."))
+        return _settings([(key, value) for key, value in pairs if key.startswith("filter.")])
 
 
-def settings(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _settings(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Git settings as variables."""
-    listed = [*pairs]
-    found = {"GIT_CONFIG_COUNT": str(len(listed))}
-    for at, (key, value) in enumerate(listed):
+    found = {"GIT_CONFIG_COUNT": str(len(pairs))}
+    for at, (key, value) in enumerate(pairs):
         found |= {f"GIT_CONFIG_KEY_{at}": key, f"GIT_CONFIG_VALUE_{at}": value}
     return found
 
@@ -174,7 +159,7 @@ def unsteered(environment: Environment) -> dict[str, str]:
         for name, value in environment.items()
         if name.startswith("GIT_CONFIG_KEY_") and value.lower() == "safe.directory"
     ]
-    return {**kept, **settings(safe)} if safe else kept
+    return {**kept, **_settings(safe)} if safe else kept
 
 
 @contextmanager

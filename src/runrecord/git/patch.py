@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,14 +17,12 @@ _NO_CODE = ("dvc.lock", _DVC_TMP, *_MLFLOW, "tensorboard")
 _PATCH_LIMIT = 2**20  # bytes of changed files
 _LONGEST_PATCH = 4 * _PATCH_LIMIT  # what is removed is in it too
 _NAMED = 3  # files, in a tag
-_NO_PROGRAM = re.compile(r"(^|/)(\.|__pycache__/)|\.pyc$|~$")  # nobody imports it
 _REFS = ("refs/heads", "refs/tags", "refs/remotes")
+_LISTING = ("ls-files", "-z", "--full-name")
 _NAMES = ("-z", "--stdin")
 _SUBMODULE = "160000"
 LEFT_OUT, LESS = "left out: ", "recorded without "
 """How the tag `git.patch` begins: nothing of the change is recorded, or all but some files."""
-_IS_SPARSE = ("config", "--get", "--default=false", "--type=bool", "core.sparseCheckout")
-_STATUS = ("status", "--porcelain", "--ignore-submodules=none")
 
 
 def describe_code(
@@ -52,21 +50,20 @@ def describe_code(
         return {}, b"", "the code of the run is not recorded: this is no Git repository."
     except GitFailed as error:
         return {"git.error": str(error)}, b"", f"the code of the run is not recorded: {error}."
-    patch, left_out, hidden = b"", "", ""
+    patch, less = b"", ""
     try:
-        patch, hidden, left_out = _change(checkout, commit, there)
-    except _LeftOut as why:
-        left_out = f"{LEFT_OUT}{printable(redact(str(why)))}"
-    except (GitFailed, OSError) as error:
-        left_out = f"{LEFT_OUT}{printable(str(error))}"
-    tags |= {"git.dirty": str(bool(patch or left_out)).lower(), "git.patch": left_out}
-    tags["git.ignored"] = hidden
-    advice = "name them in .gitignore" if left_out.startswith(LESS) else "commit what the run needs"
-    return tags, patch, f"the uncommitted change is {left_out}; {advice}." if left_out else ""
+        patch, less = _change(checkout, commit, there)
+    except (_LeftOut, GitFailed, OSError) as why:
+        less = f"{LEFT_OUT}{printable(redact(str(why)))}"
+    tags |= {"git.dirty": str(bool(patch or less)).lower(), "git.patch": less}
+    advice = "name them in .gitignore" if less.startswith(LESS) else "commit what the run needs"
+    return tags, patch, f"the uncommitted change is {less}; {advice}." if less else ""
 
 
-def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
+def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> Path:
     """Make in `clone` the code of a run of the repository that `of` is in, whatever is there.
+
+    Returns the folder in it that `of` is in that repository.
 
     Raises:
         GitFailed: Git refuses; it is a change of other files, for instance.
@@ -78,6 +75,7 @@ def check_out(of: Path, commit: str, patch: bytes, clone: Path) -> None:
     own.git("checkout", "--quiet", "--force", "--detach", commit, as_committed=True)
     if patch:
         own.git("apply", "--whitespace=nowarn", "-", given=patch)
+    return clone / of.resolve().relative_to(top_of(of).resolve())
 
 
 class _LeftOut(Exception):
@@ -96,13 +94,10 @@ def _remote(checkout: Path) -> str:
     return re.sub(r"//[^/\s]*@", "//", address)
 
 
-def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, str, str]:
-    """The uncommitted change of those pathspecs, new files included.
+def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, str]:
+    """The uncommitted change of those pathspecs, new files included; what it is recorded without.
 
-    Also what is hidden, and what the change is recorded without, both as tags.
-
-    It leads from the bytes that are committed to those of the files. It is tried at once, on what a
-    checkout makes of the commit: Git's attributes may give that other bytes.
+    It leads from what a checkout of the commit gives to the bytes of the files, and is tried.
 
     Raises:
         GitFailed: Git refuses a file.
@@ -114,115 +109,99 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
     beside = checkout / _DVC_TMP  # on the disk that the files are on, where that can be written
     place = beside if os.access(beside, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="runrecord-", dir=place) as name:
-        folder = Path(name)
-        own = IsolatedRepo(checkout, folder)
+        own, was = IsolatedRepo(checkout, Path(name)), Path(name, "was")
         own.git("read-tree", commit)
-        changed, converted, hidden, without = _look(own, checkout, top, commit, there)
+        changed, code = _changed(own, checkout, top, there)
+        committed = code & (changed | _converted(own, code))
+        was.mkdir()
+        given = _listed(committed)
+        own.git("checkout-index", *_NAMES, tree=was, given=given, as_committed=True)
+        # Attributes make other bytes of files that nobody changed.
+        changed = (changed - committed) | _differing(own, committed, top, was)
+        changed, without = _recordable(top, changed, committed)
         less = LESS + ", and without ".join(without) if without else ""
-        if not changed | converted:
-            return b"", hidden, less
-        committed = {*_split(own.git("ls-files", "-z"))} & (changed | converted)
+        if not changed:
+            return b"", less
+        own.git("read-tree", commit)
         _add(own, top, changed)
         patch = own.git("diff-index", "-p", "--cached", "--binary", "--full-index", commit)
         if len(patch) > _LONGEST_PATCH:
             raise _LeftOut(f"it has {len(patch)} bytes, more than {_LONGEST_PATCH}")
         if found := secrets_in_patch(patch, top, [top / name for name in sorted(changed)]):
             raise _LeftOut(f"{', '.join(found)} {HELD}")
-        was = folder / "was"
-        was.mkdir()
-        own.git("read-tree", commit)
-        given = _listed(committed)
-        own.git("checkout-index", *_NAMES, tree=was, given=given, as_committed=True)
-        if patch:
+        with suppress(GitFailed):  # what it does not apply to differs then
             own.git("apply", "--whitespace=nowarn", "-", tree=was, given=patch)
-        trees = []
-        for tree in (top, was):
-            _add(own, tree, changed | converted)
-            trees.append(own.git("write-tree").decode().strip())
-        if other := _split(own.git("diff-tree", "-r", "-z", "--name-only", *trees)):
-            raise _LeftOut(f"a checkout of it gives other bytes of {other[0]}")
-    return patch, hidden, less
+        if other := _differing(own, changed, top, was):
+            raise _LeftOut(f"a checkout of it gives other bytes of {min(other)}")
+    return patch, less
 
 
-def _look(
-    own: IsolatedRepo, checkout: Path, top: Path, commit: str, there: Sequence[str]
-) -> tuple[set[str], set[str], str, list[str]]:
-    """What differs by its bytes; what attributes make other bytes of. What is hidden, as a tag.
-
-    Last, new files that are not recorded, in clauses: those that keep passwords or are too large.
+def _changed(
+    own: IsolatedRepo, checkout: Path, top: Path, there: Sequence[str]
+) -> tuple[set[str], set[str]]:
+    """The files that differ by their bytes from the commit, or are new; those of the commit.
 
     Raises:
-        GitFailed: Git refuses a file.
         _LeftOut: some of it cannot be recorded.
     """
-    listing = ("ls-files", "-z", "--full-name")
-    staged = _split(own.git(*listing, "--stage", "--", *there, tree=top, cwd=checkout))
+    staged = _split(own.git(*_LISTING, "--stage", "--", *there, tree=top, cwd=checkout))
     modes = {name: about[:6] for about, _, name in (line.partition("\t") for line in staged)}
-    submodules = {name for name, mode in modes.items() if mode == _SUBMODULE}
-    unlike = ("--others", "--exclude-standard", "--", *there)
-    changed = {*_split(own.git(*listing, "--modified", *unlike, tree=top, cwd=checkout))}
-    gone = sorted((changed & modes.keys()) - {*_there(top, changed)} - submodules)
-    if gone and _said(checkout, *_IS_SPARSE) == "true":
-        raise _LeftOut(f"{gone[0]} is not in this sparse checkout (see 'git sparse-checkout')")
-    new, hidden = changed - modes.keys(), set[str]()
-    if new:  # those that a person's own settings alone ignore are hidden
+    new = ("--others", "--exclude-standard", "--", *there)
+    changed = {*_split(own.git(*_LISTING, "--modified", *new, tree=top, cwd=checkout))}
+    if changed - modes.keys():  # a person's own settings ignore files, too
         exact = ("-c", "core.ignoreCase=false")
-        hidden = new - {*_split(git(checkout, *exact, *listing, "--cached", *unlike))}
-    changed -= hidden
-    secret = sorted(name for name in new - hidden if is_secret_kind(name))
-    without = [f"{printable(', '.join(secret))}, which {OF_A_KIND}"] if secret else []
-    changed -= {*secret}
+        changed &= modes.keys() | {*_split(git(checkout, *exact, *_LISTING, "--cached", *new))}
+    submodules = {name for name, mode in modes.items() if mode == _SUBMODULE}
     for name in sorted(submodules):
-        if (top / name / ".git").exists() and (name in changed or git(top / name, *_STATUS)):
+        status = ("status", "--porcelain", "--ignore-submodules=none")
+        if (top / name / ".git").exists() and (name in changed or git(top / name, *status)):
             raise _LeftOut(f"the submodule {name} is not as it is committed")
     changed -= submodules
     if nested := sorted(name for name in changed if name.endswith("/")):
         raise _LeftOut(f"{nested[0]} is a Git repository of its own")
-    converted, filtered = _attributes(own, modes.keys())
-    converted |= filtered - changed
-    changed -= converted
-    if behind := {*_there(top, changed & filtered)}:
-        given = _listed(behind)
-        own.git("update-index", *_NAMES, tree=top, given=given, as_committed=True)
-        if other := _split(own.git("diff-index", "-z", "--cached", "--name-only", commit)):
-            raise _LeftOut(f"{other[0]} goes through a filter of Git's")
-        changed -= behind
-    sizes = {name: (top / name).lstat().st_size for name in _there(top, changed)}
-    if large := _too_large(sizes, modes.keys()):
-        size = sum(sizes[name] for name in large) / 1e6
-        without.append(f"{_some(large)} (too large: {size:.1f} MB)")
-    named = sorted(name for name in hidden if not _NO_PROGRAM.search(name))
-    return changed - {*large}, converted, _some(named), without
+    return changed, modes.keys() - submodules
 
 
-def _too_large(sizes: Mapping[str, int], tracked: Set[str]) -> list[str]:
-    """The fewest new files, the largest, without which the rest is small enough to be recorded.
+def _converted(own: IsolatedRepo, names: Set[str]) -> set[str]:
+    """Files that a checkout may give other bytes than those that are committed."""
+    wanted = ("eol", "ident", "working-tree-encoding", "filter")
+    command = ("check-attr", "--cached", *_NAMES, *wanted)
+    told = _split(own.git(*command, given=_listed(names), as_committed=True))
+    values = zip(told[::3], told[2::3], strict=True)
+    return {name for name, value in values if value not in ("unspecified", "unset", "lf")}
+
+
+def _recordable(top: Path, changed: Set[str], committed: Set[str]) -> tuple[set[str], list[str]]:
+    """The changed files that are recorded; the new ones that are not, in clauses.
+
+    These are of a kind that keeps passwords, or the largest ones that are too much together.
 
     Raises:
         _LeftOut: the files that are committed are too large already.
     """
-    size, large = sum(sizes.values()), []
-    for name in sorted(sizes.keys() - tracked, key=lambda name: (-sizes[name], name)):
-        if size > _PATCH_LIMIT:
-            size -= sizes[name]
+    secret = sorted(name for name in changed - committed if is_secret_kind(name))
+    without = [f"{_some(secret)}, which {OF_A_KIND}"] if secret else []
+    rest, large = set(changed) - {*secret}, []
+    sizes = {name: (top / name).lstat().st_size for name in _there(top, rest)}
+    size, lost = sum(sizes.values()), 0
+    for name in sorted(sizes.keys() - committed, key=lambda name: (-sizes[name], name)):
+        if size - lost > _PATCH_LIMIT:
+            lost += sizes[name]
             large.append(name)
-    if size > _PATCH_LIMIT:
-        raise _LeftOut(f"{size} bytes of files are changed, more than {_PATCH_LIMIT}")
-    return large
+    if size - lost > _PATCH_LIMIT:
+        raise _LeftOut(f"{size - lost} bytes of files are changed, more than {_PATCH_LIMIT}")
+    if large:
+        without.append(f"{_some(large)} (too large: {lost / 1e6:.1f} MB)")
+    return rest - {*large}, without
 
 
-def _attributes(own: IsolatedRepo, tracked: Set[str]) -> tuple[set[str], set[str]]:
-    """Committed files whose attributes may make other bytes of them; those with a filter."""
-    wanted = ("eol", "ident", "working-tree-encoding", "filter")
-    command = ("check-attr", "--cached", *_NAMES, *wanted)
-    told = _split(own.git(*command, given=_listed(tracked), as_committed=True))
-    converted, filtered = set(), set()
-    for name, attribute, value in zip(told[::3], told[1::3], told[2::3], strict=True):
-        if attribute == "filter" and own.has_filter(value):
-            filtered.add(name)
-        elif attribute != "filter" and value not in ("unspecified", "unset", "lf"):
-            converted.add(name)
-    return converted - filtered, filtered
+def _differing(own: IsolatedRepo, names: Set[str], *trees: Path) -> set[str]:
+    """Those of the files that differ between two folders, by bytes or kind."""
+    found = []
+    for tree in trees:
+        _add(own, tree, names)
+        found.append(own.git("write-tree").decode().strip())
+    return {*_split(own.git("diff-tree", "-r", "-z", "--name-only", *found))}
 
 
 def _add(own: IsolatedRepo, tree: Path, names: Set[str]) -> None:

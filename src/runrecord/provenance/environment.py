@@ -79,10 +79,8 @@ _NUMERIC = re.compile(
 class Inputs(StageAtWork):
     """What a stage read when it began."""
 
-    deps: Mapping[str, str]
-    """SHA-256 of each dependency that is there, by its path from the repository's root."""
-    named: str
-    """The stage as it was asked for."""
+    deps: Mapping[str, str]  # SHA-256 of each that is there, by its path from the repository's root
+    named: str  # the stage as it was asked for
 
 
 def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
@@ -106,17 +104,19 @@ def changed_inputs(was: Inputs, checkout: Path, cwd: Path) -> tuple[str, ...]:
         now = read_inputs(checkout, was.named, cwd)
     except UserError as error:
         return (printable(str(error).rstrip(".")),)
-    changed = [
-        name for name in {**was.deps, **now.deps} if was.deps.get(name) != now.deps.get(name)
-    ]
-    before, after = _texts(was.params), _texts(now.params)
-    old, new = (_texts(fit(inputs.params, os.environ)) for inputs in (was, now))
+
+    def text(params: Mapping[str, object], key: str) -> str | None:
+        """As JSON has it: by that, a number is no text, and NaN is itself."""
+        return json.dumps(params[key], ensure_ascii=False, default=str) if key in params else None
+
+    deps = {name for name, _ in was.deps.items() ^ now.deps.items()}
+    old, new = (fit(inputs.params, os.environ) for inputs in (was, now))
     values = [
-        f"{key} (was {old.get(key)}, is {new.get(key)})"
-        for key in {**before, **after}
-        if before.get(key) != after.get(key)
+        f"{key} (was {text(old, key)}, is {text(new, key)})"
+        for key in {**was.params, **now.params}
+        if text(was.params, key) != text(now.params, key)
     ]
-    return (*sorted(changed), *map(printable, values))
+    return (*sorted(deps), *map(printable, values))
 
 
 def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
@@ -129,19 +129,11 @@ def record_of(checkout: Path, stage: Stage) -> str | None:
     """The out in which `stage` keeps its run's record, if it declares one.
 
     It is one under `records/` that nothing else is in, as DVC removes outs before a stage runs: one
-    that has a record, else a folder by dvc.lock, else the first that is not named as a file is.
+    that has a record, else the first that is not named as a file is.
     """
     had = {out: (checkout / out / START).is_file() for out in stage.outs if out.startswith(RECORDS)}
     free = [out for out in had if had[out] or not (checkout / out).exists()]
-    file = {out: out not in stage.folders and 1 + Path(out).suffix[1:2].isalpha() for out in free}
-    return min(free, key=lambda out: (not had[out], file[out]), default=None)
-
-
-def _texts(params: Mapping[str, object]) -> dict[str, str]:
-    """As JSON has them: by that, a number is no text, and NaN is itself."""
-    return {
-        key: json.dumps(value, ensure_ascii=False, default=str) for key, value in params.items()
-    }
+    return min(free, key=lambda o: (not had[o], Path(o).suffix[1:2].isalpha()), default=None)
 
 
 @dataclass(frozen=True)
@@ -150,12 +142,9 @@ class Origin:
 
     inputs: Inputs
     tags: Mapping[str, str]
-    patch: bytes
-    """What the code differed by from its commit, as `git apply` takes it."""
-    trouble: str
-    """Why the run cannot be had again, if it cannot: a sentence for a person."""
-    title: str
-    """What a person knows the run by: its stage, after what tells it from the committed one."""
+    patch: bytes  # what the code differed by from its commit, as `git apply` takes it
+    trouble: str  # why the run cannot be had again, if it cannot: a sentence for a person
+    title: str  # what a person knows it by: its stage, after what tells it from the committed one
 
 
 def collect_origin(
@@ -177,7 +166,7 @@ def collect_origin(
         environment: variables.
 
     Raises:
-        UserError: DVC cannot read its files.
+        UserError: DVC cannot read its files, or `told` has a tag of the engine's.
     """
     own = {*ENVIRONMENT, *STUDY_TAGS, *project.packages}
     if taken := [name for name in told if name.startswith(_OWN) or name in own]:

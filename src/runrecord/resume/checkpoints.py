@@ -9,10 +9,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,10 +22,9 @@ from safetensors import SafetensorError, safe_open
 
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, sha256, write_atomic
-from runrecord.record.events import Event, RecordRefused
+from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved, RecordRefused
 from runrecord.record.reader import Record, files_in
 from runrecord.resume.identity import Identity, differences
-from runrecord.resume.repeated import OnRecord, has_tags, on_record
 from runrecord.safety.secrets import fit
 from runrecord.safety.text import say
 from runrecord.store.processes import is_running, process_began, was_claimed_since
@@ -39,6 +38,14 @@ _STATES = 2  # kept of a run: the newest, and the one before it in case that is 
 _RUNS = 5  # kept of a stage, or of a study's trial: finished ones, and as many unfinished ones
 _TOGETHER = 60.0  # seconds within which the ranks of one job start
 _SHOWN = 4  # differences, at most
+_SHORT, _LONGEST = 12, 60  # characters of a SHA-256, and of a title
+
+Key = tuple[str, str, int]
+"""Of something logged: kind, title and step."""
+OnRecord = Mapping[Key, list[object]]
+"""The SHA-256 of a file, or all values of a metric or an evaluation, as often as logged."""
+DIFFERS = "resumed.differs"
+"""The tag of a run whose repeated epochs did not give the same."""
 
 
 @runtime_checkable
@@ -57,14 +64,10 @@ class Saved:
     """A checkpoint's file, and what it says of itself."""
 
     path: Path
-    file: safe_open
-    """Opened: it can be read even if another process removes it."""
-    length: int
-    """Number of events in its run's record at that time."""
-    begun: int
-    """Number of events when the epochs began."""
-    wanted: Any
-    """The params that say how long the run was to last."""
+    file: safe_open  # opened: it can be read even if another process removes it
+    length: int  # events in its run's record at that time
+    begun: int  # events when the epochs began
+    wanted: Any  # the params that say how long the run was to last
 
     @property
     def run_id(self) -> str:
@@ -89,9 +92,7 @@ class Checkpoint:
 
     saved: Saved
     record: Record
-    """Of that run."""
-    logged: OnRecord
-    """What a run that resumes has on record, and does not log again."""
+    logged: OnRecord  # what a run that resumes has on record, and does not log again
 
     def events(self) -> Iterator[Event]:
         """What the earlier run logged in its epochs up to this one."""
@@ -109,15 +110,14 @@ class Checkpoints:
         wanted: Mapping[str, Any] | None = None,
         follows: bool = False,
     ) -> None:
-        """Find checkpoints of a main repository.
+        """Find checkpoints of the main repository at `root`.
 
         Args:
             root: of the repository.
             identity: all that the result depends on, as JSON values.
             wanted: the params that only say how long the run is to last; not in the identity.
-            follows: this process records nothing, as rank 0 of the same job does. It resumes from
-                the checkpoint that rank 0 takes, whose run that may have claimed already, and
-                saves none.
+            follows: this process records nothing, as rank 0 of the same job does. It takes the
+                checkpoint of rank 0, which may have claimed that run already, and saves none.
         """
         self._root, self._follows = root, follows
         self._identity: Identity = fit(identity, os.environ)
@@ -176,12 +176,7 @@ class Checkpoints:
     def save(self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int = 0) -> None:
         """Write a checkpoint, at once or not at all, and remove those that it makes needless.
 
-        Args:
-            run_id: of the run.
-            epoch: that has ended.
-            length: number of events in the run's record by now.
-            arrays: the state.
-            begun: number of events when the epochs began.
+        The run's record has `length` events by now, and had `begun` when the epochs began.
 
         Raises:
             UserError: an array does not hold numbers.
@@ -279,7 +274,7 @@ class Checkpoints:
             logged = on_record(
                 event
                 for number, event in usable
-                if event and (not saved.begun <= number < saved.length or has_tags(event))
+                if event and (not saved.begun <= number < saved.length or _has_tags(event))
             )
         except (RecordRefused, OSError) as error:
             return f"its record cannot be used: {error}"
@@ -305,6 +300,68 @@ class Checkpoints:
         if self._follows and was_claimed_since(folder, process_began() - _TOGETHER):
             return False
         return is_running(folder)
+
+
+def on_record(events: Iterable[Event]) -> OnRecord:
+    """All that those events logged."""
+    found: dict[Key, list[object]] = {}
+
+    def add(kind: str, title: str, step: int, value: object) -> None:
+        found.setdefault((kind, title, step), []).append(value)
+
+    for event in events:
+        match event:
+            case Logged(step=step):
+                for name, value in event.metrics.items():
+                    add("metrics", name, step, [value, *event.steps.get(name, [])])
+                for kind in ("images", "texts", "artifacts"):
+                    for title, file in getattr(event, kind).items():
+                        add(kind, title, step, file.sha256)
+                for name, text in event.tags.items():
+                    add("tags", name, 0, text)
+            case ModelSaved():
+                add("models", event.name, event.step, event.file.sha256)
+            case ModelEvaluated():
+                add("evaluated", f"{event.model} {event.sha256}", 0, found_in(event))
+    return found
+
+
+def _has_tags(event: Event) -> bool:
+    return isinstance(event, Logged) and bool(event.tags)
+
+
+def found_in(event: ModelEvaluated) -> list[str]:
+    """What an evaluation found: its metrics, curves and config."""
+    named: dict[str, object] = {**event.metrics}
+    named |= {f"curve {name}": [*map(tuple, points)] for name, points in event.series.items()}
+    named |= {f"config {name}": value for name, value in event.config.items()}
+    return [f"{name} {value!r}" for name, value in named.items()]
+
+
+def not_logged_again(left: OnRecord) -> str:
+    """What a run logged before a stop and not again, as a sentence; empty if nothing."""
+    keys = [key for key, values in left.items() if values and key[0] != "tags"]
+    if not keys:
+        return ""
+    key = min(keys, key=lambda key: key[2])
+    return f"{_name(key)} of epoch {key[2]} was logged before the stop, and not again after it"
+
+
+def difference(key: Key, was: object, now: object) -> str:
+    """How what is logged again differs from the record, as a sentence; empty if it does not."""
+    if repr(now) == repr(was):
+        return ""
+    parts = (one if isinstance(one, list) else [str(one)[:_SHORT]] for one in (was, now))
+    old, new = next(pair for pair in zip_longest(*parts) if repr(pair[0]) != repr(pair[1]))
+    return (
+        f"epoch {key[2]} was computed again after the stop, and {_name(key)} differs: {old} on "
+        f"record, {new} now; the record keeps the first, and what follows comes from the second"
+    )
+
+
+def _name(key: Key) -> str:
+    kind, title, _ = key
+    return title if kind == "metrics" else f"{kind}: {title[:_LONGEST]}"
 
 
 def folders_of(root: Path, run_id: str) -> list[Path]:

@@ -40,8 +40,17 @@ from runrecord.record.recordable import (
     readable,
 )
 from runrecord.record.recordable import now as now
-from runrecord.resume.checkpoints import Checkpoint, Checkpoints, State
-from runrecord.resume.repeated import DIFFERS, Key, OnRecord, difference, found_in, not_logged_again
+from runrecord.resume.checkpoints import (
+    DIFFERS,
+    Checkpoint,
+    Checkpoints,
+    Key,
+    OnRecord,
+    State,
+    difference,
+    found_in,
+    not_logged_again,
+)
 from runrecord.run.tracker import NoTracker, Tracker
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable, say
@@ -110,7 +119,7 @@ class Run:
         new = {
             name: value
             for name, value in values.items()
-            if self._is_new(("metrics", name, step), (value, inside.get(name, [])))
+            if self._is_new(("metrics", name, step), [value, *inside.get(name, [])])
         }
         if new:
             steps = {name: taken for name, taken in inside.items() if name in new}

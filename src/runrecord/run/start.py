@@ -107,8 +107,6 @@ def start_run(
         if origin.trouble:
             lost = "" if LESS in origin.trouble else " It cannot be rebuilt later."
             say(f"warning: {printable(origin.trouble)}{lost}")
-        if ignored := origin.tags.get("git.ignored"):
-            say(f"note: not recorded, as your own Git settings alone ignore it: {ignored}")
         shown = origin.inputs.params if params is None else params
         rank, name = rank_in(os.environ), origin.inputs.stage.name
 

@@ -304,10 +304,6 @@ def _is_code(path: str, code: Sequence[str]) -> bool:
 
 def _not_compared(*records: Record) -> Iterator[str]:
     """What a person might think was compared."""
-    params = [record.start.params for record in records]
-    both = params[0].keys() & params[1].keys()
-    if hidden := sorted(name for name in both if any(STRUCK in str(one[name]) for one in params)):
-        yield f"params that are secret ({', '.join(hidden)})"
     if struck := sorted({name for record in records for name in _struck(record)}):
         yield f"what is struck out as secret in {', '.join(struck)}"
     ends = [record.end for record in records]
@@ -318,7 +314,10 @@ def _not_compared(*records: Record) -> Iterator[str]:
 
 
 def _struck(record: Record) -> Iterator[str]:
-    """Digests, texts and configs in which something secret was struck out."""
+    """Params, digests, texts and configs in which something secret was struck out."""
+    for name, value in record.start.params.items():
+        if STRUCK in str(value):
+            yield f"the param {name}"
     if (data := record.start.dataset) and STRUCK in f"{data.name} {data.digest}":
         yield f"the digest of {data.name}"
     for event in record.events(files=False):

@@ -95,7 +95,10 @@ DAMAGED = {
     ),
     "an object": (b"a: !!python/object/apply:os.system [exit]\n", "it is no YAML"),
     "no date": (b"schema: '2.0'\nwhen: 2026-99-99\n", "it is no YAML"),
-    "itself": (b"schema: '2.0'\nstages: {a: &a {cmd: *a}}\n", "DVC of today writes no such thing"),
+    "itself": (
+        b"schema: '2.0'\nstages: {a: &a {outs: [*a]}}\n",
+        "DVC of today writes no such thing",
+    ),
     "deep": (b"[\n" * 4_000, "it is no YAML"),
     "deep lines": (b"- " * 4_000, "it is no YAML"),
     "huge": (b"#" * (2**23 + 1), "it has 8388609 bytes"),
@@ -124,19 +127,11 @@ def test_a_damaged_lock_file_in_history_is_named_in_a_line_and_passed_over(
         assert line.endswith(f"): {DAMAGED[name][1]}; passed over")
 
 
-def test_so_is_that_of_the_working_tree_and_what_is_in_dvcs_run_cache(
-    repository: Path, capsys: Said
-) -> None:
-    for name, (content, _) in DAMAGED.items():
-        cached = repository / ".dvc/cache/runs/aa/bb" / name
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        cached.write_bytes(content)
+def test_so_is_that_of_the_working_tree(repository: Path, capsys: Said) -> None:
     (repository / "dvc.lock").write_bytes(DAMAGED["conflict markers"][0])
     assert list(known_records(repository)) == []
-    first, *others = capsys.readouterr().err.splitlines()
-    assert first == "dvc.lock of the working tree: it holds conflict markers; passed over"
-    assert len(others) > 10
-    assert all("/.dvc/cache/runs/aa/bb/" in line for line in others)
+    said = "dvc.lock of the working tree: it holds conflict markers; passed over\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_hash_that_is_none_leads_nowhere(repository: Path) -> None:

@@ -1,16 +1,14 @@
 """Every form that DVC has for a stage: a run of it is recorded and read again, and can be had."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from workspaces import RECORD_ONLY, Workspace, new_project
+from workspaces import Workspace, new_project
 
 from runrecord import start_run
 from runrecord.dvc.stages import stages_of
 from runrecord.record.reader import Record, files_in
-from runrecord.store.runs import run_dirs
 
 FILES = {
     "params.yaml": "lr: 0.5\nnet: {dims: [32, 32], act: null, 층: {수: 2}, empty: {}}\n"
@@ -177,47 +175,3 @@ def test_verify_knows_each_by_its_name_and_command(project: Workspace) -> None:
     assert ALL.keys() <= stages.keys()
     assert all(stage.commands for stage in stages.values())
     assert len(stages["cmd-list"].commands) == 2
-
-
-@pytest.mark.slow
-def test_what_ran_by_such_forms_is_rebuilt_bit_for_bit(tmp_path: Path) -> None:
-    forms = {
-        "numbers": {"cmd": "seq 9 > numbers.txt", "outs": ["numbers.txt"]},
-        "many": {
-            "cmd": [
-                f"{RUN} 'cat numbers.txt data/*.txt > one.txt'",
-                f"{RUN} 'wc one.txt > two.txt'",
-            ],
-            "deps": ["numbers.txt", "data", "/etc/hostname"],
-            "params": ["lr", {"conf.toml": ["train"]}, {"conf.py": None}],
-            "outs": [{"one.txt": {"cache": False}}, {"two.txt": {"persist": True}}],
-            "always_changed": True,
-        },
-        "lines": {
-            "cmd": f"export A='x y'\n{RUN} 'echo \"$A\" $(cat own.txt) > \"../odd name/n.txt\"'\n",
-            "wdir": "sub",
-            "deps": ["own.txt"],
-            "outs": ["../odd name/n.txt"],
-        },
-        "grid": {
-            "matrix": {"m": ["ae"], "n": [1]},
-            "cmd": f"{RUN} 'echo ${{item.m}} ${{shared}} > ${{item.m}}.txt'",
-            "outs": ["${item.m}.txt"],
-        },
-    }
-    below = {"cmd": f"{RUN} 'cat own.txt > made.txt'", "deps": ["own.txt"], "outs": ["made.txt"]}
-    files = {
-        **{name: text for name, text in FILES.items() if not name.endswith(".dvc")},
-        "dvc.yaml": json.dumps({"stages": forms, "vars": [{"shared": 1}]}),
-        "sub/dvc.yaml": json.dumps({"stages": {"below": below}}),
-    }
-    project = new_project(tmp_path / "project", files)
-    (project.path / "data/a.txt").write_text("changed\n")
-    project.run("dvc", "repro", "--all-pipelines", environment=RECORD_ONLY)
-    found = [Record(files_in(folder)) for folder in run_dirs(project.path)]
-    assert sorted(record.start.stage for record in found) == [
-        *("grid@ae-1", "lines", "many", "many", "sub/dvc.yaml:below")
-    ]
-    for record in found:
-        said = project.run("runrecord", "verify", record.start.id)
-        assert "Verdict: bit-identical" in said, record.start.stage

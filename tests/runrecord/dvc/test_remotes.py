@@ -310,42 +310,6 @@ def test_what_a_remote_refuses_is_one_sentence(
     assert_said(f": {remote.url} {said}", program, ("sync", "--all"), ("doctor",))
 
 
-def test_doctor_counts_the_records_that_git_names_and_nothing_has(
-    toy: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    cache, storage = toy.path / ".dvc" / "cache", tmp_path / "disk" / "storage"
-    toy.run("dvc", "remote", "add", "--default", "storage", str(storage))
-    monkeypatch.chdir(toy.path)
-    monkeypatch.setenv("RUNRECORD_SINKS", "off")
-    assert "✓ records: all 2 that dvc.lock names" in program("doctor", status=1)
-
-    listing = min(cache.rglob("*.dir"), key=lambda path: path.stat().st_size)
-    member = oid_to_path(cache, json.loads(listing.read_bytes())[0]["md5"])
-    kept = member.rename(tmp_path / "kept")
-    said = program("doctor", status=1)
-    assert f"✗ DVC remote: {storage} is not there; mount its disk, or let 'dvc push' make" in said
-    assert "✓ records: some are not in DVC's cache, and its remote does not tell" in said
-    kept.rename(member)
-
-    toy.run("dvc", "push")
-    shutil.rmtree(cache)
-    said = program("doctor", status=1)
-    assert f"✓ DVC remote: {storage}: answers\n" in said
-    assert "✓ records: all 2 that dvc.lock names" in said
-    (storage / listing.relative_to(cache)).unlink()
-    assert "✗ records: 1 of 2 that dvc.lock names, here or in Git, are neither" in program(
-        "doctor", status=1
-    )
-    assert not [*cache.rglob("*.dir")], "nothing was fetched"
-    toy.run("dvc", "remote", "remove", "storage")
-    said = program("doctor", status=1)
-    assert "✓ records: 0 of 2 that dvc.lock names are here; there is no remote to ask" in said
-
-
-def oid_to_path(cache: Path, oid: str) -> Path:
-    return cache / "files" / "md5" / oid[:2] / oid[2:]
-
-
 @pytest.mark.parametrize("kind", ["ssh", "s3", "gs"])
 def test_a_package_that_is_missing_is_one_sentence_of_each_command(
     bare: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -16,7 +16,6 @@ from runrecord.project import Project
 from runrecord.provenance.environment import Origin, changed_inputs, collect_origin, read_inputs
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs, was_run_here
-from runrecord.trackers.mlflow.sink import MlflowSink
 
 PROJECT = Project(code=("src", "params.yaml", "dvc.yaml"), packages=("dvc", "no-such-package"))
 
@@ -83,15 +82,14 @@ def test_a_clean_run_has_a_commit_its_deps_and_no_patch(repository: Path) -> Non
 
 def test_commit_and_patch_give_the_very_code_of_the_run(repository: Path, tmp_path: Path) -> None:
     """New, changed and removed files; what is staged stays staged, what is not, not."""
-    (repository / "src/gone.py").write_text("gone = 1\n")
-    (repository / "src/removed.py").write_text("removed = 1\n")
-    (repository / "src/staged.py").write_text("staged = 1\n")
+    for name in ("gone", "removed", "staged"):
+        (repository / f"src/{name}.py").write_text(f"{name} = 1\n")
     commit(repository)
     append(repository / "src/code.py", "# changed\n")
-    append(repository / "src/new.py", "# new, no newline at its end")
-    append(repository / "src/한글 이름.py", "이름 = '🙂'\n")
-    (repository / "src/gone.py").unlink()
+    append(repository / "src/한글 이름.py", "이름 = '🙂'")
+    append(repository / "src/new.py", "# new\n")
     append(repository / "src/staged.py", "# changed\n")
+    (repository / "src/gone.py").unlink()
     git(repository, "add", "src/new.py", "src/staged.py")
     git(repository, "rm", "--quiet", "src/removed.py")
     before = git(repository, "status", "--porcelain")
@@ -109,15 +107,6 @@ def test_commit_and_patch_give_the_very_code_of_the_run(repository: Path, tmp_pa
     git(tmp_path / "clone", "apply", "-", given=patch)
     assert code_of(tmp_path / "clone") == code_of(repository)
 
-    sink = MlflowSink(repository)
-    sink.handle(record.start, record.contents)
-    sink.close()
-    (shown,) = sink.client.search_runs([sink.experiment])
-    artifact = sink.client.download_artifacts(
-        shown.info.run_id, "provenance/change.patch", str(tmp_path)
-    )
-    assert Path(artifact).read_bytes() == patch
-
 
 def code_of(folder: Path) -> dict[str, bytes]:
     return {
@@ -127,19 +116,12 @@ def code_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("# at https://me:hunter22@host/\n", "left out: src/code.py holds a password or a token"),
-        ("# tok-12345\n", "left out: src/code.py holds a password or a token"),
-    ],
-)
 def test_a_patch_that_must_not_be_kept_is_left_out(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+    repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", "tok-12345")
-    append(repository / "src/code.py", text)
-    found = origin(repository)
+    append(repository / "src/code.py", "# tok-12345\n")
+    found, reason = origin(repository), "left out: src/code.py holds a password or a token"
     assert found.patch == b""
     assert found.tags["git.dirty"] == "true"
     assert reason in found.tags["git.patch"]
@@ -204,7 +186,6 @@ def test_what_is_told_keeps_no_secret_and_steers_no_terminal(
         ("data/set/more.txt", "4\n", "data/set"),
         ("params.yaml", "lr: 2\n", "lr (was 1, is 2)"),
         ("params.yaml", "lr: '1'\n", 'lr (was 1, is "1")'),
-        ("params.yaml", "lr: !!binary aGk=\n", "lr (was 1, is "),
         ("params.yaml", "other: 1\n", "lr (was 1, is None)"),
         ("params.yaml", "lr: [", "DVC cannot read"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace
 
 from records import end_run, new_run
-from runrecord import Dataset, Run
+from runrecord import Run
 from runrecord.cli.compare import show_comparison
 from runrecord.cli.runs import find_record
 from runrecord.errors import UserError
@@ -119,12 +119,11 @@ def test_what_differs_is_named_and_nothing_else(
     ("change", "where"),
     [
         ({"pixel": 9}, ("picture", "samples", 2)),
-        ({"text": "other"}, ("text", "report", 0)),
         ({"weights": b"others"}, ("model", "model", 0)),
         ({"outs": {"metrics.json": "e" * 64}}, ("out", "metrics.json", None)),
         ({"outs": {"metrics.json": "d" * 64, "only.here": "f" * 64}}, ("out", "only.here", None)),
     ],
-    ids=["picture", "text", "model", "out", "extra out"],
+    ids=["picture", "model", "out", "extra out"],
 )
 @pytest.mark.parametrize("tags", [{}, {"python": "3.12.1"}], ids=["same machine", "another"])
 def test_files_that_differ_where_no_number_does_are_different_anywhere(
@@ -188,16 +187,6 @@ def test_only_the_environment_explains_numbers_that_differ_a_little(
     found = compare(make("a"), make("b", epochs=HALF, **change), 0.01)
     assert 0 < found.largest < 0.01
     assert found.verdict == verdict
-
-
-def test_a_picture_before_the_first_number_that_differs_is_not_explained(make: Make) -> None:
-    later = [[4.0, 3.0, 2.0], [1.5, 1.25, 1.0], [1.0, 1.0, 1.0]]
-    slightly = [*later[:2], [1.0, 1.0, 1.0001]]
-    first = make("a", epochs=later)
-    second = make("b", epochs=slightly, pixel=9, tags=TAGS | {"python": "3.12.1"})
-    found = compare(first, second, 0.01)
-    assert ("picture", "samples", 2) in [one.place[:3] for one in found.unexplained()]
-    assert found.verdict == "different"
 
 
 Log = Callable[[Run, float], None]
@@ -267,12 +256,6 @@ def test_of_runs_that_did_not_finish_outs_are_not_compared_and_the_error_is(
     assert other.not_compared == ("outs, which are recorded of runs that finish",)
 
 
-def test_a_dataset_whose_digest_is_struck_out_is_said_not_to_be_compared(make: Make) -> None:
-    data = Dataset("digits", "***", "")
-    found = compare(make("a", dataset=data), make("b", dataset=data), 0.01)
-    assert found.not_compared == ("what is struck out as secret in the digest of digits",)
-
-
 @pytest.mark.parametrize("both", [False, True], ids=["one", "both"])
 @pytest.mark.parametrize("damage", ["swapped", "flipped", "deleted"])
 def test_a_file_of_a_record_that_is_gone_or_altered_is_named_and_never_bit_identical(
@@ -304,21 +287,10 @@ def test_a_file_of_a_record_that_is_gone_or_altered_is_named_and_never_bit_ident
         ([[4.0, 3.0, 2.0]], ("metric", 2, 0), "missing", math.inf),
         ([*EPOCHS, [1.0]], ("metric", 3, 0), "extra", math.inf),
         ([[4.0, 3.0, 2.0], [1.5, 1.25, math.nan]], ("metric", 2, 0), "differs", math.inf),
-        ([[4.0, 3.0, 2.0], [1.5, 1.25, math.inf]], ("metric", 2, 0), "differs", math.inf),
         ([[4.0, 3.0, 2.0], [1.5, 1.25, -1.0]], ("metric", 2, 0), "differs", 2.0),
-        ([[4.0, 3.0, 2.0], [1.5, 1.0]], ("value within a step", 2, 1), "differs", math.inf),
         ([[9.0, 3.0, 2.0], [1.5, 1.25, 1.0]], ("value within a step", 1, 0), "differs", 5 / 9),
-        (
-            [[4.0, 3.0, 2.0], [1.5, 1.25, math.nextafter(1.0, 2)]],
-            ("metric", 2, 0),
-            "differs",
-            pytest.approx(2.2e-16, rel=0.1),
-        ),
     ],
-    ids=[
-        *("epoch missing", "epoch more", "NaN", "infinity", "sign"),
-        *("step missing", "one step", "the last bit"),
-    ],
+    ids=["epoch missing", "epoch more", "NaN", "sign", "one step"],
 )
 def test_where_a_metric_differs_first_and_by_how_much(
     make: Make,
@@ -337,32 +309,6 @@ def test_where_a_metric_differs_first_and_by_how_much(
 def test_zero_and_its_negative_are_two_numbers(make: Make) -> None:
     found = compare(make("a", epochs=[[0.0]]), make("b", epochs=[[-0.0]]), 0.01)
     assert (found.verdict, found.largest) == ("different", 0.0)
-
-
-def test_nan_and_infinity_are_themselves(make: Make) -> None:
-    odd = [[math.nan, math.inf, -math.inf], [math.nan]]
-    assert compare(make("a", epochs=odd), make("b", epochs=odd), 0.01).verdict == "bit-identical"
-    other = [[math.nan, math.inf, math.inf], [math.nan]]
-    found = compare(make("c", epochs=odd), make("d", epochs=other), 0.01)
-    steps = found.of("value within a step")
-    assert [(one.place.step, one.index) for one in steps] == [(1, 2)]
-    assert found.verdict == "different"
-
-
-def test_an_evaluations_metrics_are_compared_by_model(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(b"weights")
-    found = []
-    for name, value in (("a", 1.0), ("b", 1.5)):
-        run = new_run(tmp_path / name, id=name, stage="evaluate")
-        curve = {"KL by unit": [(1, 0.5), (2, value)]}
-        run.evaluation("vae", tmp_path / "model.bin", {"ELBO": value}, series=curve)
-        run.evaluation("ae", tmp_path / "model.bin", {"ELBO": 3.0})
-        found.append(end_run(tmp_path / name))
-    results = compare(found[0], found[1], 0.01).results
-    assert {(one.place.title, one.place.step): (one.first, one.second) for one in results} == {
-        ("vae/ELBO", 0): (1.0, 1.5),
-        ("vae/KL by unit", 2): (1.0, 1.5),
-    }
 
 
 @pytest.mark.parametrize("name", ["nothing", "HEAD:gan", "--all", "a/b", "../x", ""])

@@ -5,17 +5,17 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from workspaces import IDENTICAL, Workspace, new_project, spool, verify, with_results
 
-import runrecord
-from records import end_run, new_run, recorded
+from records import end_run, new_run
 from runrecord.record.reader import Record
-from runrecord.verify.rebuild import counterparts, others_of
+from runrecord.verify.rebuild import CannotRebuild, counterpart
 
 IGNORED = "/.runrecord\n/records\n/o.txt\n/plot.txt\n/mark\n"
 BEGIN = "import os, sys, runrecord\nAGAIN = 'AGAIN' in os.environ\n"
@@ -47,20 +47,6 @@ def runs_of(workspace: Workspace) -> list[str]:
     """The ids of its runs, by their numbers."""
     starts = [json.loads((folder / "run.json").read_text()) for folder in spool(workspace)]
     return [start["id"] for start in sorted(starts, key=lambda start: start["number"])]
-
-
-@pytest.mark.slow
-def test_what_a_stage_writes_after_its_run_has_ended_is_said_not_to_be_compared(
-    tmp_path: Path,
-) -> None:
-    script = (
-        "with runrecord.start_run() as run: run.log({'a': 1.0})\nopen('o.txt', 'w').write('1')\n"
-    )
-    workspace = project(
-        tmp_path, script, cmd=["python train.py", "echo $AGAIN > plot.txt"], plots=["plot.txt"]
-    )
-    output = verify(workspace, "records/train", AGAIN="1")
-    assert "not compared, as outside the repository or changed later: o.txt, plot.txt." in output
 
 
 RUN = """
@@ -101,47 +87,28 @@ def test_what_a_rebuilt_stage_does_after_its_run_has_ended_is_no_equal_result(
     assert said in program("verify", "records/train", "--yes", status=status)
 
 
-def fold(folder: Path, number: int, loss: float, begin: int, end: int) -> Record:
-    new_run(folder, id=folder.name, number=number, time=begin).log({"loss": loss})
+def fold(folder: Path, number: int, begin: int, end: int, process: str = "7") -> Record:
+    """A run whose command is its number, of that process."""
+    new_run(folder, id=folder.name, number=number, time=begin, command=("fold", str(number)))
+    (folder / ".place").write_text(json.dumps({"process": process}))
     return end_run(folder, time=end)
 
 
-TIMES = {1: (1, 10), 2: (5, 12), 3: (20, 30)}
+def test_a_run_meets_that_of_its_number_unless_another_process_was_at_it(tmp_path: Path) -> None:
+    times = {1: (1, 10), 2: (5, 12), 3: (20, 30), 4: (40, 50)}
+    places = {tmp_path / str(number): number for number in (1, 2, 3)}
+    starts = [fold(tmp_path / f"then-{n}", n, *span).start for n, span in times.items()]
+    again = {path: fold(path, n, *times[n]) for path, n in places.items()}
+    found = [counterpart(replace(start, command=()), again) for start in starts]
+    assert [one and one.start.number for one in found] == [1, 2, 3, None]
+    unnumbered = replace(starts[1], number=1)
+    assert counterpart(unnumbered, again) is again[tmp_path / "2"]
 
-
-@pytest.mark.parametrize(
-    ("losses", "meets"),
-    [
-        ((99.0, 2.0, 1.0), (1, 2, 3)),
-        ((2.0, 99.0, 99.0), (2, 1, 3)),
-        ((99.0, 100.0, 2.0), (1, 2, 3)),
-        ((2.00001, 98.9, 1.0), (2, 1, 3)),
-    ],
-    ids=["same order", "other order", "likest twice", "nearly"],
-)
-def test_a_run_meets_one_of_those_that_went_on_at_the_same_time_and_each_another(
-    tmp_path: Path, losses: Sequence[float], meets: Sequence[int]
-) -> None:
-    groups = []
-    for name, values in (("then", (99.0, 2.0, 1.0)), ("again", losses)):
-        pairs = zip(TIMES, values, strict=True)
-        groups.append([fold(tmp_path / f"{name}{n}", n, loss, *TIMES[n]) for n, loss in pairs])
-    then, again = groups
-    for record, number in zip(then, meets, strict=True):
-        rest = [one for one in then if one is not record]
-        assert counterparts([record, *rest], again)[0].start.number == number
-    assert counterparts(then[2:], again) == again[2:]
-
-
-def test_the_other_runs_of_an_execution_are_found_in_the_run_store(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for execution in ("one", "other", "one"):
-        monkeypatch.setenv("RUNRECORD_EXECUTION", execution)
-        with runrecord.start_run("train"):
-            pass
-    first, _, third = recorded(here)
-    assert [one.start.id for one in others_of(here, first.start)] == [third.start.id]
+    (tmp_path / "2/.place").write_text('{"process": "8"}')
+    assert counterpart(starts[2], again) is again[tmp_path / "3"]
+    for start in starts[:2]:
+        with pytest.raises(CannotRebuild, match="other processes run its stage at the same time"):
+            counterpart(replace(start, command=()), again)
 
 
 def test_an_out_that_git_has_is_removed_before_its_stage_runs_again(tmp_path: Path) -> None:
@@ -176,30 +143,6 @@ with runrecord.start_run() as run:
 
 
 @pytest.mark.slow
-def test_runs_at_the_same_time_are_compared_in_whatever_order(tmp_path: Path) -> None:
-    script = """
-from multiprocessing import get_context
-
-def fold(number, barrier):
-    with runrecord.start_run() as run:
-        barrier.wait()
-        run.log({"loss": float(number)})
-        barrier.wait()
-
-if __name__ == "__main__":
-    context = get_context("spawn")
-    barrier = context.Barrier(3)
-    all = [context.Process(target=fold, args=(n, barrier)) for n in range(3)]
-    for one in all: one.start()
-    for one in all: one.join()
-    open("o.txt", "w").write("x")
-"""
-    workspace = project(tmp_path, script, outs=["records/train"])
-    for folder in spool(workspace):
-        assert IDENTICAL in verify(workspace, folder.name)
-
-
-@pytest.mark.slow
 def test_an_out_of_a_scripts_own_under_records_is_no_record(tmp_path: Path) -> None:
     script = """
 os.makedirs("records", exist_ok=True)
@@ -215,52 +158,32 @@ with runrecord.start_run() as run:
 
 
 @pytest.mark.slow
-def test_a_program_that_is_a_dependency_stays_one(tmp_path: Path) -> None:
-    make = "printf '#!/bin/sh\\necho 1 > o.txt\\n' > tool && chmod +x tool"
-    build = {"cmd": make, "outs": ["tool"]}
-    cmd = "runrecord exec -- ./tool"
-    workspace = project(
-        tmp_path, stages={"build": build}, ignored="/tool\n", cmd=cmd, deps=["tool"]
-    )
-    assert IDENTICAL in verify(workspace, "records/train", "--yes")
-    (workspace.path / "tool").unlink()
-    output = verify(workspace, "records/train", "--yes")
-    assert IDENTICAL in output
-    assert "running" not in output
-
-
-@pytest.mark.slow
-def test_a_params_file_that_another_stage_writes_is_brought_too(tmp_path: Path) -> None:
+def test_a_program_and_a_params_file_that_other_stages_write_are_brought(tmp_path: Path) -> None:
     script = """
+import subprocess
 with runrecord.start_run() as run:
     run.log({"a": run.params["best.json:lr"]})
-    open("o.txt", "w").write(open("best.json").read())
+    subprocess.run("./tool", check=True)
 """
-    search = {"cmd": "echo '{\"lr\": 0.5}' > best.json", "outs": ["best.json"]}
-    params = [{"best.json": ["lr"]}]
+    make = "printf '#!/bin/sh\\necho 1 > o.txt\\n' > tool && chmod +x tool"
+    stages = {
+        "build": {"cmd": make, "outs": ["tool"]},
+        "search": {"cmd": "echo '{\"lr\": 0.5}' > best.json", "outs": ["best.json"]},
+    }
     workspace = project(
-        tmp_path, script, stages={"search": search}, ignored="/best.json\n", params=params
+        tmp_path,
+        script,
+        stages=stages,
+        ignored="/tool\n/best.json\n",
+        deps=["train.py", "tool"],
+        params=[{"best.json": ["lr"]}],
     )
-    output = verify(workspace, "records/train", "--yes")
-    assert IDENTICAL in output
-    assert "running" not in output
-
-
-@pytest.mark.slow
-def test_data_behind_a_link_that_git_has_are_brought_to_where_it_leads(tmp_path: Path) -> None:
-    script = """
-with runrecord.start_run() as run:
-    run.log({"a": len(open("link/x.csv").read())})
-    open("o.txt", "w").write("1")
-"""
-    workspace = new(tmp_path, script, deps=["train.py", "link/x.csv"])
-    (workspace.path / "storage/data").mkdir(parents=True)
-    (workspace.path / "storage/data/x.csv").write_text("1\n")
-    os.symlink("storage/data", workspace.path / "link")
-    workspace.run("dvc", "add", "--quiet", "storage/data")
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=data")
-    assert IDENTICAL in verify(with_results(workspace), "records/train", "--yes")
+    for gone in ((), ("tool", "best.json")):
+        for name in gone:
+            (workspace.path / name).unlink()
+        output = verify(workspace, "records/train", "--yes")
+        assert IDENTICAL in output
+        assert "running" not in output
 
 
 @pytest.mark.slow
