@@ -8,12 +8,12 @@ event cannot hold is a ValueError when it is made, and when it is read (docs/run
 import dataclasses
 import math
 import re
-from array import array
+import reprlib
 from collections.abc import Collection, Mapping
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,9 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.dataclasses import dataclass
+
+from runrecord.errors import UserError
+from runrecord.safety.text import printable
 
 Contents = Mapping[str, bytes | Path]
 """The content of each file that an event names, or where it lies, by its name in the record."""
@@ -46,7 +49,7 @@ FORMAT: Literal[2] = 2
 _CONFIG = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="strings")
 _LONGEST = 250  # characters of a title, and bytes of a file's name
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_NUMBER = "__float__"  # JSON has no such numbers: they are these texts, and objects among params
+_NUMBER = "__float__"  # JSON has no such numbers: metrics have texts, params objects in their place
 
 
 def strict_json(value: Any, free: bool = False) -> Any:
@@ -89,31 +92,11 @@ def _tags(tags: Mapping[str, str]) -> Mapping[str, str]:
     return tags
 
 
-def _number(value: Any) -> Any:
-    return _NUMBERS.get(value, value) if isinstance(value, str) else value
-
-
 def _values(steps: Any) -> Any:
     """The values of each title; a title in their place stands for that title's values."""
     if not isinstance(steps, Mapping):
         return steps
-    whole = {k: steps.get(v) if isinstance(v, str) else v for k, v in steps.items()}
-    return {
-        title: list(map(_number, values))
-        if isinstance(values, list) and str in map(type, values)
-        else values
-        for title, values in whole.items()
-    }
-
-
-def _values_once(steps: Mapping[str, list[float]]) -> dict[str, Any]:
-    """Values that an earlier title has too, as that title."""
-    first: dict[bytes, str] = {}
-    found: dict[str, Any] = {}
-    for title, values in steps.items():
-        earlier = first.setdefault(array("d", values).tobytes(), title)
-        found[title] = values if earlier == title else earlier
-    return found
+    return {title: steps.get(one) if isinstance(one, str) else one for title, one in steps.items()}
 
 
 def _params(values: Any) -> Any:
@@ -139,8 +122,8 @@ def _param(value: Any) -> Any:
 
 
 Time = Annotated[int, Field(ge=0, lt=2**43)]  # until 2248
-Step = Annotated[int, Field(ge=0, lt=2**53)]  # trackers keep these without loss
-Number = Annotated[float, BeforeValidator(_number)]
+Step = Annotated[int, Field(strict=False, ge=0, lt=2**53)]  # trackers keep these without loss
+Number = Annotated[float, Field(strict=False)]  # NumPy's and PyTorch's, and the texts for NaN too
 Title = Annotated[
     str,
     _text(
@@ -157,9 +140,7 @@ Params = Annotated[
 ]
 """Values that JSON has, by name."""
 Steps = Annotated[
-    Mapping[Title, list[float]],
-    BeforeValidator(_values),
-    PlainSerializer(_values_once, when_used="json"),
+    Mapping[Title, Annotated[list[Number], Field(strict=False)]], BeforeValidator(_values)
 ]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -261,7 +242,9 @@ class ModelEvaluated:
     sha256: Sha256
     """Of the model's file."""
     metrics: Mapping[Title, Number]
-    series: Mapping[Title, list[tuple[Step, Number]]] = field(default_factory=dict)
+    series: Mapping[Title, Annotated[list[tuple[Step, Number]], Field(strict=False)]] = field(
+        default_factory=dict
+    )
     """The points of a curve, by its name."""
     config: Params = field(default_factory=dict)
     """How it was built and trained."""
@@ -304,14 +287,13 @@ def files_of(event: Event) -> list[File]:
 
 
 T = TypeVar("T")
-
+E = TypeVar("E", bound=Event)
 _Line = Annotated[
     Resumed | Logged | Observed | ModelSaved | ModelEvaluated | RunEnded,
     Field(discriminator="event"),
 ]
 _START: TypeAdapter[RunStarted] = TypeAdapter(RunStarted)
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line, config=ConfigDict(ser_json_inf_nan="strings"))
-_FIELDS = {kind.__name__: [one.name for one in fields(kind)] for kind in get_args(Event)}
 
 
 class RecordRefused(Exception):
@@ -357,19 +339,30 @@ def _read(adapter: TypeAdapter[T], content: bytes) -> T:
     try:
         return adapter.validate_json(content, extra="ignore")
     except ValidationError as error:
-        raise ValueError(why(error)) from None
+        raise ValueError(_why(error)) from None
 
 
-def why(error: Exception) -> str:
+def made(kind: type[E], **values: Any) -> E:
+    """An event of what a script gives.
+
+    Raises:
+        UserError: it cannot be recorded.
+    """
+    try:
+        return kind(**values)
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"cannot record this: {printable(_why(error))}.") from None
+
+
+def _why(error: ValidationError | TypeError) -> str:
     """What is wrong with an event, as a clause."""
-    if not isinstance(error, ValidationError):
+    if isinstance(error, TypeError):
         return str(error)
-    detail = error.errors(include_url=False, include_input=False)[0]
-    place = [*detail["loc"]]
-    if place and isinstance(place[0], int) and error.title in _FIELDS:  # given by its position
-        place[0] = _FIELDS[error.title][place[0]]
-    named = ".".join(map(str, place)) or "it"
-    return f"{named}: {detail['msg'].removeprefix('Value error, ')}"[:_LONGEST_WHY]
+    detail = error.errors(include_url=False)[0]
+    named = ".".join(map(str, detail["loc"])) or "it"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = f", not {reprlib.repr(detail['input'])}" if message.startswith("Input should") else ""
+    return f"{named}: {message}{given}"[:_LONGEST_WHY]
 
 
 def without_files(event: Event, names: Collection[str]) -> Event | None:

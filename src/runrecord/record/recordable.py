@@ -3,11 +3,9 @@
 import io
 import time
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +14,8 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from runrecord.errors import UserError
-from runrecord.record.events import MOST, File, why
-from runrecord.safety.text import printable
+from runrecord.record.events import MOST, File
 
-T = TypeVar("T")
 ANY_FILE = File("any", "0" * 64)
 """Stands for a file until its content is known."""
 _MOST_PIXELS = 2**26
@@ -65,40 +61,9 @@ class Figure(Protocol):
     def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
 
 
-def made(make: Callable[[], T]) -> T:
-    """What `make` makes of a script's values."""
-    try:
-        return make()
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot record this: {printable(why(error))}.") from None
-
-
-def numbers_of(values: Mapping[str, float]) -> dict[str, float]:
-    """The values of metrics."""
-    return {name: number_of(name, value) for name, value in mapping_of("metrics", values).items()}
-
-
-def mapping_of(what: str, values: Mapping[str, T]) -> Mapping[str, T]:
-    """Values by name."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"cannot record {what}: {brief(values)} has no names; give a dictionary.")
-    return values
-
-
 def brief(value: object) -> str:
     """The beginning of a value, for a sentence."""
     return repr(value)[:60]
-
-
-def listed(name: str, values: Any) -> list[Any]:
-    """A metric's values within a step."""
-    try:
-        return [*values]
-    except TypeError:
-        raise UserError(
-            f"cannot record metric {name!r}: {brief(values)} is not a list of its values within "
-            "the step."
-        ) from None
 
 
 def readable(path: Path | str) -> Path:
@@ -113,25 +78,6 @@ def readable(path: Path | str) -> Path:
         raise UserError(f"cannot record {path}: {error.strerror}; name a file.") from None
     except TypeError:
         raise UserError(f"cannot record {brief(path)}: it is not the path of a file.") from None
-
-
-def number_of(name: str, value: Any) -> float:
-    """A metric's value, as a double; NumPy's and PyTorch's numbers are taken too."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # as PyTorch says it
-        raise UserError(f"cannot record metric {name!r}: {brief(value)} is not a number.") from None
-
-
-def points_of(title: str, points: Any) -> list[tuple[int, float]]:
-    """The points of a curve."""
-    try:
-        return [(index(x), number_of(title, y)) for x, y in points]
-    except (TypeError, ValueError):
-        raise UserError(
-            f"cannot record curve {title!r}: {brief(points)} is not a list of pairs of a whole "
-            "number and a number."
-        ) from None
 
 
 def packed(model: str, embedding: Embedding) -> bytes:

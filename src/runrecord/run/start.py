@@ -31,7 +31,7 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
     Status,
-    why,
+    made,
 )
 from runrecord.record.reader import Record, files_in
 from runrecord.record.recordable import now
@@ -239,22 +239,20 @@ def _start(
 ) -> RunStarted:
     program = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else Path(sys.argv[0]).name
     patch = File(PATCH, sha256(origin.patch)) if origin.patch else None
-    try:
-        return RunStarted(
-            id=run_id,
-            stage=origin.inputs.stage.name,
-            time=now(),
-            host=host(),
-            params=shown,
-            tags=origin.tags,
-            dataset=dataset,
-            deps=origin.inputs.deps,
-            patch=patch,
-            command=tuple(map(printable, [program, *sys.argv[1:]])),
-            number=number,
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot record this run: {printable(why(error))}.") from None
+    return made(
+        RunStarted,
+        id=run_id,
+        stage=origin.inputs.stage.name,
+        time=now(),
+        host=host(),
+        params=shown,
+        tags=origin.tags,
+        dataset=dataset,
+        deps=origin.inputs.deps,
+        patch=patch,
+        command=tuple(map(printable, [program, *sys.argv[1:]])),
+        number=number,
+    )
 
 
 def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:

@@ -11,7 +11,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,7 +34,7 @@ from runrecord.record.events import (
     files_of,
 )
 from runrecord.record.reader import Record, RunView, files_in, view
-from runrecord.record.recordable import Embedding, made, png_from, unpack
+from runrecord.record.recordable import Embedding, png_from, unpack
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.start import start_run
@@ -739,7 +738,7 @@ def test_whatever_is_accepted_is_read_again_as_it_was_given(
     with TemporaryDirectory() as place:
         folder, file = Path(place) / "record", Path(place) / "it.bin"
         try:
-            run = made(partial(new_run, folder, params=params))
+            run = new_run(folder, params=params)
         except UserError as refusal:
             refused.append(str(refusal))
             params, run = {}, new_run(folder)
@@ -846,16 +845,11 @@ def test_a_run_and_its_trackers_keep_to_the_umask(toy: Workspace) -> None:
     assert [path.name for path in files if path.stat().st_mode & 0o077] == []
 
 
-def test_values_that_two_titles_have_are_written_once(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "record")
-    within = {"a": [1.0, math.nan], "b": [2.0], "c": [1.0, math.nan], "d": []}
-    run.log(dict.fromkeys(within, 1.0), 1, within)
-    (line,) = (tmp_path / "record/events.jsonl").read_text().splitlines()
-    assert json.loads(line)["steps"]["c"] == "a"
-    assert line.count("NaN") == 1
-    (_, event) = Record(files_in(tmp_path / "record")).events()
-    assert isinstance(event, Logged)
-    assert repr(event.steps) == repr(within)
+def test_a_title_in_the_place_of_values_stands_for_that_titles_values(record: Path) -> None:
+    values = lines(record)
+    values[0]["steps"] |= {"b": "Train/Loss"}  # type: ignore[operator]
+    write_lines(record, values)
+    assert view(Record(files_in(record))).series["b"][1][1] == [3.0, 2.0, 1.0]
 
 
 def test_what_is_big_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
