@@ -32,15 +32,13 @@ from runrecord.safety.text import printable
 Contents = Mapping[str, bytes | Path]
 """The content of each file that an event names, or where it lies, by its name in the record."""
 
-COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-"""A whole commit id of Git, SHA-1 or SHA-256."""
+COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # a whole commit id of Git, SHA-1 or SHA-256
 
 MOST = 2**28
 """Bytes of what is read as a whole: `run.json`, a line, a picture, a patch, an embedding."""
 _LONGEST_WHY = 500  # characters of what is wrong with a record
 START, EVENTS, PATCH = "run.json", "events.jsonl", "change.patch"
-LOCK = "lock"
-"""Held by the process that runs, while it runs; no part of the record."""
+LOCK = "lock"  # held by the process that runs, while it runs; no part of the record
 
 Files = Mapping[str, Path]
 """A record's files by their names in it, wherever they lie: in one folder, or in DVC's cache."""
@@ -92,6 +90,18 @@ def _tags(tags: Mapping[str, str]) -> Mapping[str, str]:
     return tags
 
 
+def _whole(value: Any) -> Any:
+    """NumPy's and PyTorch's whole numbers are taken too."""
+    return index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
+def _number(value: Any) -> Any:
+    """NumPy's and PyTorch's numbers are taken too, and the texts that stand for NaN."""
+    if isinstance(value, str) and value not in _NUMBERS:
+        raise ValueError(f"{value[:_LONGEST]!r} is not a number")
+    return value
+
+
 def _values(steps: Any) -> Any:
     """The values of each title; a title in their place stands for that title's values."""
     if not isinstance(steps, Mapping):
@@ -122,8 +132,8 @@ def _param(value: Any) -> Any:
 
 
 Time = Annotated[int, Field(ge=0, lt=2**43)]  # until 2248
-Step = Annotated[int, Field(strict=False, ge=0, lt=2**53)]  # trackers keep these without loss
-Number = Annotated[float, Field(strict=False)]  # NumPy's and PyTorch's, and the texts for NaN too
+Step = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**53)]  # trackers keep these
+Number = Annotated[float, BeforeValidator(_number), Field(strict=False)]
 Title = Annotated[
     str,
     _text(
@@ -175,12 +185,9 @@ class RunStarted:
     dataset: Dataset | None = None
     deps: Mapping[str, Sha256] = field(default_factory=dict)
     """Each dependency of the stage, by its path."""
-    patch: File | None = None
-    """What the code differed by from its commit, as `git apply` takes it."""
-    command: tuple[str, ...] = ()
-    """The program that runs, and its arguments."""
-    number: Step = 1
-    """Which run it is of those that one execution of its stage makes, from 1."""
+    patch: File | None = None  # what the code differed by from its commit, as `git apply` takes it
+    command: tuple[str, ...] = ()  # the program that runs, and its arguments
+    number: Step = 1  # which run it is of those that one execution of its stage makes, from 1
     format: Literal[2] = FORMAT
 
 
@@ -189,8 +196,7 @@ class Resumed:
     """A run that had been stopped resumes from a checkpoint."""
 
     time: Time
-    epoch: Step
-    """The last epoch of the checkpoint; later ones are computed again, to the same bits."""
+    epoch: Step  # the last epoch of the checkpoint; later ones are computed again, to the same bits
     event: Literal["resumed"] = "resumed"
 
 
@@ -205,8 +211,7 @@ class Logged:
     """A metric's values within the step: those of an epoch's batches."""
     images: Mapping[Title, File] = field(default_factory=dict)  # PNG files
     texts: Mapping[Title, File] = field(default_factory=dict)
-    artifacts: Mapping[Title, File] = field(default_factory=dict)
-    """Files, each by the name it had."""
+    artifacts: Mapping[Title, File] = field(default_factory=dict)  # files, each by the name it had
     tags: Tags = field(default_factory=dict)
     event: Literal["logged"] = "logged"
 
@@ -239,15 +244,13 @@ class ModelEvaluated:
 
     time: Time
     model: Title
-    sha256: Sha256
-    """Of the model's file."""
+    sha256: Sha256  # of the model's file
     metrics: Mapping[Title, Number]
     series: Mapping[Title, Annotated[list[tuple[Step, Number]], Field(strict=False)]] = field(
         default_factory=dict
     )
     """The points of a curve, by its name."""
-    config: Params = field(default_factory=dict)
-    """How it was built and trained."""
+    config: Params = field(default_factory=dict)  # how it was built and trained
     embedding: File | None = None
     event: Literal["evaluated"] = "evaluated"
 
@@ -260,12 +263,10 @@ class RunEnded:
     status: Status
     message: str = ""
     traceback: str = ""
-    changed: tuple[str, ...] = ()
-    """What the stage reads and was edited while the run went on."""
+    changed: tuple[str, ...] = ()  # what the stage reads and was edited while the run went on
     outs: Mapping[str, Sha256] = field(default_factory=dict)
     """Each file and folder that a finished run wrote, by its path."""
-    output: File | None = None
-    """What the program printed, where it was kept."""
+    output: File | None = None  # what the program printed, where it was kept
     event: Literal["end"] = "end"
 
 

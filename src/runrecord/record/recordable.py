@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from runrecord.errors import UserError
 from runrecord.record.events import MOST, File
 
-ANY_FILE = File("any", "0" * 64)
-"""Stands for a file until its content is known."""
+ANY_FILE = File("any", "0" * 64)  # stands for a file until its content is known
 _MOST_PIXELS = 2**26
 """What shows pictures has them in memory, whatever size a small file says that they have."""
 
@@ -26,12 +25,9 @@ _MOST_PIXELS = 2**26
 class Embedding:
     """Vectors that stand for examples, with thumbnails and, where there are such, labels."""
 
-    vectors: npt.NDArray[np.float32]
-    """(N, Z)."""
-    labels: npt.NDArray[np.uint8] | None
-    """(N,)."""
-    thumbnails: npt.NDArray[np.uint8]
-    """(N, H, W), grey, or (N, H, W, 3), red, green and blue."""
+    vectors: npt.NDArray[np.float32]  # (N, Z)
+    labels: npt.NDArray[np.uint8] | None  # (N,)
+    thumbnails: npt.NDArray[np.uint8]  # (N, H, W), grey, or (N, H, W, 3), red, green and blue
 
 
 def unpack(content: bytes) -> Embedding:
@@ -44,14 +40,14 @@ def unpack(content: bytes) -> Embedding:
         found = safetensors.numpy.load(content)
         vectors, images, labels = found["codes"], found["images"], found.get("labels")
     except Exception:  # whatever that library says of a header that lies
-        raise ValueError("no embedding, or damaged") from None
+        raise ValueError("it is not an embedding, or damaged") from None
     arrays = [vectors, images, *([] if labels is None else [labels])]
     kinds = [(array.dtype.name, array.ndim) for array in arrays]
     pictures = [("uint8", 3), ("uint8", 4)]
     fit = kinds[0] == ("float32", 2) and kinds[1] in pictures and kinds[2:] in ([], [("uint8", 1)])
     fit = fit and all(array.size for array in arrays) and images.shape[3:] in ((), (3,))
     if not fit or len({len(array) for array in arrays}) != 1:
-        raise ValueError("an embedding whose vectors, labels and images do not fit")
+        raise ValueError("its vectors, labels and images do not fit")
     return Embedding(vectors, labels, images)
 
 

@@ -30,8 +30,7 @@ class Terminated(SystemExit):
         super().__init__(128 + signum)  # what the shell expects of a process that it ended
 
 
-_is_stage = False
-"""Is this process a stage of `run_stage`, which ends it?"""
+_is_stage = False  # is this process a stage of `run_stage`, which ends it?
 
 Kinds = tuple[type[Exception], ...]
 

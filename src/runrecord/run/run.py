@@ -61,20 +61,16 @@ class Run:
         self._stopped = stopped
         self._epoch = 0
         self._goes_on = False
-        self._begun = 0
-        """How many events there were when the epochs began."""
+        self._begun = 0  # how many events there were when the epochs began
         self._on_record: OnRecord = stopped.logged if stopped else {}
         """Of a run that goes on: what it had logged until it was stopped."""
         self._differs = isinstance(tracker, NoTracker)
         """It has been said that a repeated epoch does not give the same; rank 0 says it."""
-        self.output = b""
-        """What its program printed, where `runrecord exec` keeps that."""
-        self.id = start.id
-        """The run's name, and its record's."""
+        self.output = b""  # what its program printed, where `runrecord exec` keeps that
+        self.id = start.id  # the run's name, and its record's
         self.params = dict(start.params)
         """What it is shown with: the params of its stage, nested ones by dotted names."""
-        self.tags = dict(start.tags)
-        """What it comes from and runs on, and what `tag` added."""
+        self.tags = dict(start.tags)  # what it comes from and runs on, and what `tag` added
 
     def log(
         self,

@@ -16,10 +16,8 @@ from runrecord.record.recordable import ANY_FILE
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.safety.text import printable, say
 
-FOLLOWER = "runrecord.trackers.follow"
-"""The module that it runs."""
-_PACKAGES = ("tensorboardX", "mlflow")
-"""Without either there is nothing to show a run in."""
+FOLLOWER = "runrecord.trackers.follow"  # the module that it runs
+_PACKAGES = ("tensorboardX", "mlflow")  # without either there is nothing to show a run in
 _QUIET = 2.0  # seconds of waiting that need no word
 _PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
 _NOT_SHOWN = (
@@ -40,8 +38,7 @@ class Tracker:
         self._process = os.getpid()
         self._ended = False
         self._past = past
-        self.length = past
-        """How many events there were."""
+        self.length = past  # how many events there were
         self._follower: Follower | None = None
 
     def follow(self) -> None:

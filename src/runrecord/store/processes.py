@@ -12,17 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import psutil
 from filelock import FileLock, Timeout
 
 from runrecord.files import remove_unfinished
 from runrecord.record.events import LOCK, RecordRefused
 from runrecord.record.reader import Record, files_in
 from runrecord.safety.text import say
-
-if TYPE_CHECKING:
-    import psutil
 
 EXECUTION = "RUNRECORD_EXECUTION"
 """The variable that says which execution of a stage its processes belong to."""
@@ -38,21 +35,17 @@ def held(file: Path, needed: bool = True) -> Iterator[None]:
 
     That is said, once for each folder.
 
-    Args:
-        file: that is locked.
-        needed: else nothing is said, or raised, of a lock that cannot be had.
-
     Raises:
-        OSError: naming the file, when it cannot be written.
+        OSError: naming the file, when it is `needed` and cannot be written.
     """
     lock = FileLock(file, fallback_to_soft=False)
     try:
         lock.acquire()
     except OSError as error:
-        if needed and not no_locks(error):
-            raise
-        if needed:
+        if no_locks(error):
             warn_no_file_locks(file.parent, error.strerror)
+        elif needed:
+            raise
     try:
         yield
     finally:
@@ -70,7 +63,8 @@ def warn_no_file_locks(folder: Path, why: str) -> None:
     """Say that nothing keeps two processes apart in a folder."""
     say(
         f"warning: the disk of {folder} has no file locks ({why}): let no two commands write there "
-        "at once, or keep the repository on a disk of this machine."
+        "at once, or keep the repository on a disk of this machine. Of a run whose process dies, "
+        "this machine alone can tell; elsewhere, run 'runrecord reap RUN' then."
     )
 
 
@@ -80,24 +74,25 @@ def lock_of(folder: Path) -> FileLock:
 
 
 @contextmanager
-def working_on(folder: Path, stage: str = "") -> Iterator[bool]:
-    """Hold what this process works on, and note who it is; has the disk locks?
+def working_on(folder: Path, stage: str = "") -> Iterator[None]:
+    """Hold what this process works on, and note who it is.
 
     Raises:
         Timeout: another process holds it.
     """
-    lock, locks, process = lock_of(folder), True, os.getpid()
+    lock, process = lock_of(folder), os.getpid()
     try:
         _wait_for(lock, folder)
     except Timeout:
         raise
     except OSError as error:
-        locks = not no_locks(error)
+        if no_locks(error):
+            warn_no_file_locks(folder.parents[1], error.strerror)
     with suppress(OSError):  # who asks goes by the host's name, then
         noted = here() | {"execution": execution()[0], "stage": stage}
         (folder / _PLACE).write_text(json.dumps(noted))
     try:
-        yield locks
+        yield
     finally:
         if os.getpid() == process:  # else this one was forked from it, and shares its lock
             remove_unfinished(folder)
@@ -168,8 +163,6 @@ def was_claimed_since(folder: Path, moment: float) -> bool:
 
 def process_began() -> float:
     """When this process began, in seconds since 1970."""
-    import psutil
-
     return float(psutil.Process().create_time())
 
 
@@ -179,18 +172,14 @@ def execution() -> tuple[str, float]:
     It is the `dvc` that they run under; of a run by hand, its process. `EXECUTION` says it of a
     stage that is rebuilt.
     """
-    import psutil
-
     if given := os.environ.get(EXECUTION):
         return given, 0.0
     process = (dvc_above() if "DVC_STAGE" in os.environ else None) or psutil.Process()
     return f"{process.pid} {process.create_time()}", process.create_time()
 
 
-def dvc_above() -> "psutil.Process | None":
+def dvc_above() -> psutil.Process | None:
     """The `dvc` that this process runs under, if it does."""
-    import psutil
-
     with suppress(psutil.Error, OSError):
         for process in psutil.Process().parents():
             if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
@@ -200,8 +189,6 @@ def dvc_above() -> "psutil.Process | None":
 
 def dvc_folder(root: Path) -> Path | None:
     """Where `dvc` was started, which DVC_STAGE's path is from; a rebuilt stage's is from `root`."""
-    import psutil
-
     with suppress(psutil.Error, OSError):
         if EXECUTION in os.environ:
             return root

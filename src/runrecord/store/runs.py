@@ -16,7 +16,6 @@ from runrecord.files import remove_unfinished, sha256
 from runrecord.record.events import EVENTS, START, RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
-from runrecord.safety.text import say
 from runrecord.store.processes import (
     execution,
     held,
@@ -29,8 +28,7 @@ from runrecord.store.processes import (
     working_on,
 )
 
-STORE = ".runrecord/runs"
-"""Where the records of all runs are, from the root."""
+STORE = ".runrecord/runs"  # where the records of all runs are, from the root
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
@@ -98,30 +96,24 @@ def _note_of(root: Path, patch: bytes) -> Path:
 def claim_run(
     root: Path, title: str, stage: str, wanted: str | None = None
 ) -> Iterator[tuple[Path, int]]:
-    """A run's folder, its name the run's id; held until the run's process is done or dead.
+    """A run's folder, its name the run's id, held until this ends; and its number.
 
-    It is that of the run `wanted`, unless that is gone or another process has it; else a new one,
-    whose id begins with `title`. Beside it, which run of this execution of `stage` a new one is: 1
-    is the first.
-    Where the store cannot be written, the folder is not made: the writer will say so.
+    Resumes `wanted` if it exists and is unclaimed; otherwise creates a run, whose id begins with
+    `title`: its number is which run of this execution of `stage` it is, from 1. Where the store
+    cannot be written, the folder is not made: the writer will say so.
     """
     with ExitStack() as stack:
         folder, number = run_dir(root, wanted) if wanted else None, 0
         try:
-            locks = folder is not None and stack.enter_context(working_on(folder, stage))
+            if folder:
+                stack.enter_context(working_on(folder, stage))
         except Timeout:
             folder = None
         if folder is None:
             with held(state_folder(root) / "number.lock", needed=False):
                 number = number_here(root, stage)
                 folder = _new_folder(root, title)
-                locks = stack.enter_context(working_on(folder, stage))
-        if not locks:
-            say(
-                f"warning: {folder} is on a disk without file locks; the run goes on. If its "
-                f"process dies, this machine alone can tell: elsewhere, say 'runrecord reap "
-                f"{folder.name}' then.",
-            )
+                stack.enter_context(working_on(folder, stage))
         yield folder, number
 
 
@@ -153,11 +145,8 @@ def _new_folder(root: Path, title: str) -> Path:
 def close_if_dead(folder: Path, told: bool = False) -> Record | None:
     """Close the run in `folder` as KILLED if its process is gone for certain.
 
-    Args:
-        folder: of its record.
-        told: a person says that it is; then it is closed unless it is known to live.
-
-    Returns the record as it was found, if it was closed.
+    `told` by a person that it is, close it unless it is known to live. Returns the record as it
+    was found, if it was closed.
 
     Raises:
         RecordRefused: the record is damaged.
