@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import reprlib
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import field, replace
 from operator import index
@@ -161,6 +162,9 @@ class File:
 
     name: str
     sha256: Sha256
+
+
+ANY_FILE = File("any", "0" * 64)  # stands for a file until its content is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,6 +345,11 @@ def _read(adapter: TypeAdapter[T], content: bytes) -> T:
         return adapter.validate_json(content, extra="ignore")
     except ValidationError as error:
         raise ValueError(_why(error)) from None
+
+
+def now() -> int:
+    """Milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
 
 
 def made(kind: type[E], **values: Any) -> E:

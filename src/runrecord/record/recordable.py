@@ -1,11 +1,10 @@
-"""What a script gives its run, as events and files hold it; a UserError says what they cannot."""
+"""Pictures and embeddings as files hold them; a UserError says what cannot be recorded."""
 
 import io
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,8 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from runrecord.errors import UserError
-from runrecord.record.events import MOST, File
+from runrecord.record.events import MOST
 
-ANY_FILE = File("any", "0" * 64)  # stands for a file until its content is known
 _MOST_PIXELS = 2**26
 """What shows pictures has them in memory, whatever size a small file says that they have."""
 
@@ -49,12 +47,6 @@ def unpack(content: bytes) -> Embedding:
     if not fit or len({len(array) for array in arrays}) != 1:
         raise ValueError("its vectors, labels and images do not fit")
     return Embedding(vectors, labels, images)
-
-
-class Figure(Protocol):
-    """A figure of Matplotlib's kind."""
-
-    def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
 
 
 def brief(value: object) -> str:
@@ -107,29 +99,20 @@ def is_png(file: Path | io.BytesIO) -> bool:
         return False
 
 
-def checked_png(title: str, png: bytes) -> bytes:
-    """A PNG file's content, if it is one."""
-    if not is_png(io.BytesIO(png)):
-        raise UserError(f"cannot record picture {title!r}: its bytes are not a PNG file.")
-    return png
-
-
-def png_from(pixels: "np.ndarray[Any, Any]") -> bytes:
-    """The PNG file of uint8 pixels, (H, W), (H, W, 3) or (H, W, 4)."""
-    pixels = np.asarray(pixels)
-    fits = 0 < pixels.size <= 4 * _MOST_PIXELS and (
-        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    )
-    if pixels.dtype != np.uint8 or not fits:
+def png_of(title: str, image: "bytes | np.ndarray[Any, Any]") -> bytes:
+    """A PNG file's content, of one or of uint8 pixels, (H, W), (H, W, 3) or (H, W, 4)."""
+    if isinstance(image, bytes):
+        if not is_png(io.BytesIO(image)):
+            raise UserError(f"cannot record picture {title!r}: its bytes are not a PNG file.")
+        return image
+    pixels = np.asarray(image)
+    fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not fits or not 0 < pixels.size <= 4 * _MOST_PIXELS:
         raise UserError(
-            f"a picture has {pixels.dtype} values of shape {pixels.shape}; it should be uint8, "
-            f"(H, W) or (H, W, 3), of at most {_MOST_PIXELS} pixels."
+            f"cannot record picture {title!r}: it has {pixels.dtype} values of shape "
+            f"{pixels.shape}; it should be uint8, (H, W) or (H, W, 3), of at most {_MOST_PIXELS} "
+            "pixels."
         )
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
     return file.getvalue()
-
-
-def now() -> int:
-    """Milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000

@@ -12,6 +12,7 @@ import numpy as np
 from runrecord.errors import UserError
 from runrecord.files import sha256
 from runrecord.record.events import (
+    ANY_FILE,
     Event,
     Logged,
     ModelEvaluated,
@@ -21,21 +22,12 @@ from runrecord.record.events import (
     RunStarted,
     files_of,
     made,
+    now,
 )
-from runrecord.record.recordable import (
-    ANY_FILE,
-    Embedding,
-    Figure,
-    brief,
-    checked_png,
-    packed,
-    png_from,
-    readable,
-)
-from runrecord.record.recordable import now as now
+from runrecord.record.recordable import Embedding, brief, packed, png_of, readable
 from runrecord.resume.checkpoints import Checkpoint, Checkpoints, State
 from runrecord.resume.repeated import DIFFERS, Key, OnRecord, difference, found_in, not_logged_again
-from runrecord.run.tracker import NoTracker, Tracker
+from runrecord.run.tracker import Tracker
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable, say
 
@@ -51,7 +43,7 @@ class Run:
     def __init__(
         self,
         start: RunStarted,
-        tracker: Tracker | NoTracker,
+        tracker: Tracker,
         checkpoints: Checkpoints,
         stopped: Checkpoint | None = None,
     ) -> None:
@@ -64,7 +56,7 @@ class Run:
         self._begun = 0  # how many events there were when the epochs began
         self._on_record: OnRecord = stopped.logged if stopped else {}
         """Of a run that goes on: what it had logged until it was stopped."""
-        self._differs = isinstance(tracker, NoTracker)
+        self._differs = not tracker.records
         """It has been said that a repeated epoch does not give the same; rank 0 says it."""
         self.output = b""  # what its program printed, where `runrecord exec` keeps that
         self.id = start.id  # the run's name, and its record's
@@ -119,10 +111,9 @@ class Run:
         self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None
     ) -> None:
         """Log a picture: a PNG file's content, or bytes as (H, W) or (H, W, 3)."""
-        png = checked_png(title, image) if isinstance(image, bytes) else png_from(image)
-        self._log_titled("images", title, png, ".png", step)
+        self._log_titled("images", title, png_of(title, image), ".png", step)
 
-    def figure(self, title: str, figure: Figure, step: int | None = None) -> None:
+    def figure(self, title: str, figure: Any, step: int | None = None) -> None:
         """Log a figure of Matplotlib as a picture."""
         if not hasattr(figure, "savefig"):
             raise UserError(f"cannot record picture {title!r}: {brief(figure)} is not a figure.")

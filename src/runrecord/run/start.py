@@ -32,9 +32,9 @@ from runrecord.record.events import (
     RunStarted,
     Status,
     made,
+    now,
 )
 from runrecord.record.reader import Record, files_in
-from runrecord.record.recordable import now
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.resume.checkpoints import PRUNED as PRUNED
 from runrecord.resume.checkpoints import Checkpoints
@@ -48,7 +48,7 @@ from runrecord.run.process import (
     own_signals,
 )
 from runrecord.run.run import Run
-from runrecord.run.tracker import NoTracker, Tracker
+from runrecord.run.tracker import Tracker
 from runrecord.safety.text import printable, reason, say
 from runrecord.store.processes import execution, held
 from runrecord.store.runs import claim_run, host, number_here, remember_patch, state_folder
@@ -127,7 +127,7 @@ def start_run(
                 "for a process that is to have a run of its own."
             )
             run_id = stopped.saved.run_id if stopped else "unrecorded"
-            yield Run(_start(run_id, origin, shown, dataset), NoTracker(), checkpoints, stopped)
+            yield Run(_start(run_id, origin, shown, dataset), Tracker(None), checkpoints, stopped)
             return
         wanted = stopped.saved.run_id if stopped else None
         with claim_run(root, origin.title, name, wanted) as (folder, number):

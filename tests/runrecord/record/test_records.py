@@ -34,7 +34,7 @@ from runrecord.record.events import (
     files_of,
 )
 from runrecord.record.reader import Record, RunView, files_in, view
-from runrecord.record.recordable import Embedding, png_from, unpack
+from runrecord.record.recordable import Embedding, png_of, unpack
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.start import start_run
@@ -397,7 +397,7 @@ def deep(levels: int = 5000) -> list[Any]:
 
 
 FILE, PIXELS = Path(__file__), np.zeros((2, 2), np.uint8)
-PNG = png_from(PIXELS)
+PNG = png_of("png", PIXELS)
 UNFIT = dataclasses.replace(VECTORS, labels=np.zeros(2, np.uint8))
 REFUSED: dict[str, Callable[[Any], object]] = {
     "title of two lines": lambda run: run.log({"one\ntwo": 1.0}),
