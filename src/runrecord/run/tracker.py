@@ -133,11 +133,7 @@ class Follower:
     """
 
     def __init__(self, folder: Path, past: int) -> None:
-        """Start it, out of reach of the terminal's signals.
-
-        Raises:
-            OSError: Python cannot be started.
-        """
+        """Start it, out of reach of the terminal's signals."""
         self._stopped = False
         self._unsaid = b""
         self._process = subprocess.Popen(
@@ -194,10 +190,9 @@ class Follower:
 
 
 def follow(folder: Path, past: int) -> Follower | None:
-    """Start following the record in `folder`, `past` events of which are an earlier attempt's.
+    """Start following a record, unless `RUNRECORD_SINKS=off` or nothing could show it.
 
-    There is none if `RUNRECORD_SINKS=off`, if nothing is installed that could show it, or without
-    a folder, as on a disk that is full: then `sync` shows it later.
+    Nor without a folder, as on a disk that is full: then `sync` shows it later.
     """
     off = os.environ.get("RUNRECORD_SINKS") == "off"
     if off or not any(map(_is_there, _PACKAGES)) or not folder.is_dir():

@@ -150,11 +150,7 @@ class RecordedRun:
         return not self.sealed and is_running(Path(self.label))
 
     def record(self) -> Record:
-        """Its record, opened.
-
-        Raises:
-            RecordRefused: it is damaged.
-        """
+        """Its record, opened; RecordRefused: it is damaged."""
         return Record(self.files())
 
     def events(self, record: Record) -> list[Event]:

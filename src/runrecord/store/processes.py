@@ -101,12 +101,7 @@ def working_on(folder: Path, stage: str = "") -> Iterator[None]:
 
 
 def _wait_for(lock: FileLock, folder: Path) -> None:
-    """Take a run's lock, once a `sync` or `reap` that only looks lets go of it.
-
-    Raises:
-        Timeout: the process of a run holds it.
-        OSError: there are no locks.
-    """
+    """Take a run's lock, once a `sync` or `reap` that only looks lets go of it."""
     deadline = time.monotonic() + _LOOKING
     while True:
         try:
@@ -220,10 +215,8 @@ def place_in(folder: Path) -> Mapping[str, str]:
 def is_alive(place: Mapping[str, str], free: bool = False) -> bool | None:
     """Is the process alive that noted that? None if it cannot be told for certain.
 
-    Args:
-        place: what it noted.
-        free: the disk has locks, and its own is free. Within one kernel, containers and all, that
-            is certain. A shared disk may hide the lock of another machine.
+    `free`: the disk has locks, and its own is free. Within one kernel, containers and all, that is
+    certain; a shared disk may hide the lock of another machine.
     """
     own = here()
 
@@ -244,10 +237,7 @@ def is_alive(place: Mapping[str, str], free: bool = False) -> bool | None:
 
 
 def _began(process: str) -> str:
-    """When a process began, as Linux counts, whatever the clock is set to; empty if there is none.
-
-    `psutil` gives it by the clock.
-    """
+    """When a process began, as Linux counts; `psutil` goes by the clock, which may be set."""
     stat = _told(Path(f"/proc/{process}/stat").read_text) if process.isdecimal() else ""
     return (stat.rpartition(")")[2].split() or [""] * 20)[19]
 

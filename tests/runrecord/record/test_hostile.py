@@ -301,12 +301,6 @@ def large_embedding(record: Path) -> None:
     sparse("embeddings/it", 2**33)(record)
 
 
-def sparse_text(record: Path) -> None:
-    (path,) = (record / "texts").iterdir()
-    path.chmod(0o644)
-    sparse(f"texts/{path.name}", 2**33)(record)
-
-
 def other_patch(record: Path) -> None:
     patch_that_is_gone(record)
     (record / "change.patch").write_text("another\n")
@@ -316,24 +310,9 @@ def patch_that_is_gone(record: Path) -> None:
     start(patch={"name": "change.patch", "sha256": "0" * 64})(record)
 
 
-def linked_folder(record: Path) -> None:
-    (record / "images").rename(record.parent / "outside/images")
-    (record / "images").symlink_to(record.parent / "outside/images")
-
-
 def linked_start(record: Path) -> None:
     (record / "run.json").rename(record.parent / "outside/run.json")
     (record / "run.json").symlink_to(record.parent / "outside/run.json")
-
-
-def folder_for_lines(record: Path) -> None:
-    (record / "events.jsonl").unlink()
-    (record / "events.jsonl").mkdir()
-
-
-def duplicate(record: Path) -> None:
-    content = (record / "run.json").read_text().rstrip()
-    (record / "run.json").write_text(f'{content.removesuffix("}")}, "id": "../x"}}')
 
 
 def cut(record: Path) -> None:
@@ -374,16 +353,13 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "a link to itself": (image(lambda path, _: path.symlink_to(path.name)), NONE_OF_ITS),
     "a pipe": (image(lambda path, _: os.mkfifo(path)), NONE_OF_ITS),
     "a folder for a picture": (image(lambda path, _: path.mkdir()), NONE_OF_ITS),
-    "a link to a folder outside": (linked_folder, NONE_OF_ITS),
     "an embedding of 8 GiB": (large_embedding, "has 8589934592 bytes, more than"),
     "another picture": (image(lambda path, _: path.write_bytes(png(9, 9))), "SHA-256 is another"),
     "a model that is elsewhere": (
         line("model", file={"name": "../outside/victim.txt", **DIGEST}),
         NONE_OF_ITS,
     ),
-    "a text of 8 GiB": (sparse_text, "has 8589934592 bytes, more than"),
     "a picture of a terapixel": (named("images", "x", png(2**20, 2**20)), NO_PICTURE),
-    "a picture of 100 megapixels": (named("images", "x", png(10**4, 10**4)), NO_PICTURE),
     "a picture that is a page": (named("images", "x", b"<script>"), NO_PICTURE),
     "a picture cut off": (named("images", "x", png(2, 2)[:-9]), NO_PICTURE),
     **{
@@ -418,7 +394,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a branch that is an option": (tags(git_branch="--output=x"), "'git.branch' begins with '-'"),
     "a shell that is an option": (tags(dvc_shell="-c"), "'dvc.shell' begins with '-'"),
     "a tag of MLflow's": (tags(mlflow_note="x"), "is not a record's to set"),
-    "a tag of the record's": (tags(record_id="x"), "is not a record's to set"),
     "a stage of two lines": (start(stage="a\nb"), "is not a name"),
     "a param of no name": (start(params={"": 1}), "is not a name"),
     "a metric of two lines": (line("logged", metrics={"a\rb": 1.0}), "is not a name"),
@@ -428,7 +403,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         text("run.json", b'{"format": 2, "params": ' + DEEP + b"]" * 10**6 + b"}"),
         "it is not JSON",
     ),
-    "the last id of two": (duplicate, "'../x' is not an id of a run"),
     **{
         f"the start {short(time)}": (start(time=time), "time")
         for time in (-1, 2**70, 1e300, "now", None, True, 10**4000)
@@ -478,9 +452,6 @@ READ: dict[str, Change] = {
         (record / "events.jsonl").read_bytes().replace(b'{"Loss":1.0}', b'{"Loss": NaN}'),
     ),
     "metrics like paths": line("logged", metrics=dict.fromkeys(PATH_LIKE, 1.0)),
-    "texts like paths": named(
-        "artifacts", "../../victim.txt", b"x", texts={"/etc/x": {"name": "artifacts/it", **ITS}}
-    ),
     "an archive that is never opened": named("artifacts", "evil.zip", b"PK\x03\x04" * 99),
     "a stage that is an option": start(stage="--help"),
     "a stage like a path": start(stage="../../outside"),
@@ -490,7 +461,6 @@ READ: dict[str, Change] = {
     "a long value": start(params={"a": "x" * 10**6, "b": [["y"] * 10**4]}),
     "deep params": start(params={"a": json.loads("[" * 90 + "]" * 90)}),
     "its last line cut off": cut,
-    "a folder for its lines": folder_for_lines,
     "a gigantic param": start(params={"a": 10**3000, "b": -1e308, "c": 1e-320}),
     "a command": start(command=["$(touch victim.txt)", "`touch victim.txt`", "; touch victim.txt"]),
 }

@@ -41,7 +41,6 @@ from runrecord.run.start import start_run
 from runrecord.safety.text import printable
 from runrecord.store.catalog import summary_of
 from runrecord.store.runs import run_dir
-from runrecord.verify.compare import compare
 
 VECTORS = Embedding(
     np.ones((3, 2), np.float32), np.zeros(3, np.uint8), np.zeros((3, 4, 4), np.uint8)
@@ -673,25 +672,6 @@ def test_numbers_that_json_has_not_are_read_as_they_were_written_before(record: 
     bare = json.dumps(json.loads(written) | {"params": {"b": math.inf}})
     (record / "run.json").write_text(bare)
     assert Record(files_in(record)).start.params == {"b": math.inf}
-
-
-def test_what_is_no_number_is_itself_when_runs_are_compared(tmp_path: Path) -> None:
-    records = []
-    for name in ("one", "two"):
-        run = new_run(tmp_path / name, params={"a": math.nan, "b": [math.nan]})
-        run.log({"a": math.nan, "b": math.inf}, 1, {"a": [math.nan, 1.0]})
-        run.evaluation("m", FILE, {"c": math.nan}, {"d": [(1, -math.inf)]})
-        records.append(end_run(tmp_path / name))
-    found = compare(records[0], records[1], 0.01)
-    assert (found.verdict, found.all) == ("bit-identical", ())
-    run = new_run(tmp_path / "three", params={"a": 1.0})
-    run.log({"a": math.nan, "b": -math.inf}, 1)
-    other = compare(records[0], end_run(tmp_path / "three"), 0.01)
-    text = json.dumps(other.as_json(), allow_nan=False)
-    listed = {(one["kind"], one["title"]): one for one in json.loads(text)["differences"]}
-    a, b = listed["param", "a"], listed["metric", "b"]
-    assert (a["first"], a["second"]) == ('{"__float__": "NaN"}', "1")
-    assert (b["first"], b["second"]) == ("Infinity", "-Infinity")
 
 
 @pytest.fixture
