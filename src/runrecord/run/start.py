@@ -51,8 +51,15 @@ from runrecord.run.process import (
 from runrecord.run.run import Run
 from runrecord.run.tracker import Tracker
 from runrecord.safety.text import printable, reason, say
-from runrecord.store.processes import execution, held
-from runrecord.store.runs import claim_run, host, number_here, remember_patch, state_folder
+from runrecord.store.runs import (
+    claim_run,
+    execution,
+    held,
+    host,
+    number_here,
+    remember_patch,
+    state_folder,
+)
 
 _LONGEST_WHY = 500  # characters
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks

@@ -29,8 +29,7 @@ from runrecord.record.events import (
     read_start,
 )
 from runrecord.record.reader import Record, RunView, files_in, view
-from runrecord.store.processes import is_running
-from runrecord.store.runs import run_dirs
+from runrecord.store.runs import is_running, run_dirs
 
 SUMMARY = ".summary.json"  # the file in a run's folder; no part of the record
 _VERSION = "3"  # raised with any change of what is in a summary

@@ -13,8 +13,7 @@ from runrecord.project import load_project
 from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
-from runrecord.store.processes import held, is_followed, is_running
-from runrecord.store.runs import close_if_dead, run_dir, state_folder
+from runrecord.store.runs import close_if_dead, held, is_followed, is_running, run_dir, state_folder
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure

@@ -19,8 +19,15 @@ from runrecord.provenance.environment import hash_outs, variables_of
 from runrecord.record.events import COMMIT, START, RecordRefused, RunStarted
 from runrecord.record.reader import Record, files_in
 from runrecord.store.catalog import sealed_ids
-from runrecord.store.processes import EXECUTION, is_running, place_in, working_on
-from runrecord.store.runs import run_dir, run_dirs, state_folder
+from runrecord.store.runs import (
+    EXECUTION,
+    is_running,
+    place_in,
+    run_dir,
+    run_dirs,
+    state_folder,
+    working_on,
+)
 from runrecord.verify.compare import differences, results_in
 from runrecord.verify.stage import CannotRebuild, Work, is_of, run_command, run_stage
 

@@ -24,8 +24,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints
 from runrecord.run.process import run_stage
-from runrecord.store.processes import is_followed
-from runrecord.store.runs import run_dir, run_dirs
+from runrecord.store.runs import is_followed, run_dir, run_dirs
 
 
 @pytest.fixture

@@ -17,8 +17,18 @@ from records import end_run, new_run, status_of
 from runrecord.cli.upkeep import reap
 from runrecord.errors import UserError
 from runrecord.resume.checkpoints import Checkpoints
-from runrecord.store.processes import here, is_alive, is_running, lock_of, working_on
-from runrecord.store.runs import claim_run, close_if_dead, host, run_dir, run_dirs
+from runrecord.store.runs import (
+    claim_run,
+    close_if_dead,
+    here,
+    host,
+    is_alive,
+    is_running,
+    lock_of,
+    run_dir,
+    run_dirs,
+    working_on,
+)
 from runrecord.verify.rebuild import scratch
 
 GONE = str(2**22 + 1)  # no process can have that number
