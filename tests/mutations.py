@@ -104,7 +104,7 @@ MUTATIONS = [
         "runrecord/record/reader.py",
         "if start.patch and (why",
         "if False and (why",
-        "runrecord/record/test_records.py::test_a_record_that_is_not_to_be_trusted_is_refused",
+        "runrecord/record/test_hostile.py::test_a_record_from_elsewhere_is_shown_or_refused_and_nothing_else_is_done",
     ),
     Mutation(
         11,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import runrecord
-from runrecord.record.events import RunEnded, RunStarted
+from runrecord.record.events import RunEnded, RunStarted, made
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
@@ -28,7 +28,7 @@ def new_run(folder: Path, **start: Any) -> runrecord.Run:
         "params": {},
         "tags": {},
     }
-    started = RunStarted(**(given | start))
+    started = made(RunStarted, **(given | start))
     tracker = Tracker(RecordWriter(folder))
     tracker.log(started)
     return runrecord.Run(started, tracker, Checkpoints(folder.parent, {}))

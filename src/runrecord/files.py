@@ -26,9 +26,7 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
 
     Who may read the file is as the umask has it.
 
-    Args:
-        path: of the file.
-        content: it, a file that has it, or what writes it to the file that it is given.
+    `content` may be a function that writes to the file that it is given.
 
     Raises:
         OSError: naming `path`, when it cannot be written (no space left, no permission).

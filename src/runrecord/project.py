@@ -15,8 +15,7 @@ from runrecord.errors import UserError
 if TYPE_CHECKING:
     from mlflow.models import Model
 
-RECORDS = "records/"
-"""Where stages put their sealed records, from the repository's root."""
+RECORDS = "records/"  # where stages put their sealed records, from the repository's root
 
 RUN_NAMES = "a run's name or MLflow id, a record's folder, or REVISION:WHAT for records/WHAT there"
 """How a person names runs: what `lookup` finds."""
@@ -28,8 +27,7 @@ _LOADING = threading.RLock()
 class ModelFlavor:
     """How a model file is packed so that MLflow can serve it."""
 
-    kind: str
-    """What MLflow calls the type of the model."""
+    kind: str  # what MLflow calls the type of the model
     save: "Callable[[Path, Path, Model], None]"
     """Packs a model file into a new folder, as MLflow's `save_model` does, for that `Model`."""
 
@@ -42,8 +40,7 @@ class Project:
     """The experiment in MLflow; without one, the name of the DVC repository's folder."""
     code: tuple[str, ...] = (".",)
     """Files and folders that a result can depend on besides data, from the repository's root."""
-    packages: tuple[str, ...] = ("dvc", "mlflow")
-    """Whose versions are part of a run's environment."""
+    packages: tuple[str, ...] = ("dvc", "mlflow")  # whose versions are part of a run's environment
     headline: tuple[str, ...] = ()
     """The main test metrics: trainings show them in MLflow, and reports judge by them."""
     better: Mapping[str, Better] = field(default_factory=dict)

@@ -19,8 +19,7 @@ from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.record.reader import Record, files_in
 from runrecord.safety.text import reason, shown
 from runrecord.store.catalog import all_runs, newest_of_each, sealed_records
-from runrecord.store.processes import is_running
-from runrecord.store.runs import host, run_dir, run_dirs
+from runrecord.store.runs import host, is_running, run_dir, run_dirs
 from runrecord.trackers.mlflow.store import tracking_uri
 from runrecord.trackers.player import Store
 

@@ -18,8 +18,7 @@ from runrecord.record.events import EVENTS, LOCK, START, Files, RecordRefused
 from runrecord.record.reader import Record, files_in
 from runrecord.resume.checkpoints import folders_of
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each
-from runrecord.store.processes import lock_of
-from runrecord.store.runs import state_folder
+from runrecord.store.runs import lock_of, state_folder
 from runrecord.trackers.mlflow.store import Noted, Notes
 from runrecord.trackers.player import Store, close_dead_runs, sync_lock
 from runrecord.trackers.tensorboard import shown_at

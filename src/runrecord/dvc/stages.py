@@ -14,7 +14,7 @@ from runrecord.errors import RunFailed, UserError
 from runrecord.files import sha256, sha256_of_files
 from runrecord.git.commands import GitFailed, git
 from runrecord.safety.text import clause
-from runrecord.store.processes import dvc_folder
+from runrecord.store.runs import dvc_folder
 
 if TYPE_CHECKING:
     from dvc.ignore import DvcIgnoreFilter

@@ -8,12 +8,13 @@ event cannot hold is a ValueError when it is made, and when it is read (docs/run
 import dataclasses
 import math
 import re
-from array import array
+import reprlib
+import time
 from collections.abc import Collection, Mapping
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,18 +27,19 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from runrecord.errors import UserError
+from runrecord.safety.text import printable
+
 Contents = Mapping[str, bytes | Path]
 """The content of each file that an event names, or where it lies, by its name in the record."""
 
-COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-"""A whole commit id of Git, SHA-1 or SHA-256."""
+COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # a whole commit id of Git, SHA-1 or SHA-256
 
 MOST = 2**28
 """Bytes of what is read as a whole: `run.json`, a line, a picture, a patch, an embedding."""
 _LONGEST_WHY = 500  # characters of what is wrong with a record
 START, EVENTS, PATCH = "run.json", "events.jsonl", "change.patch"
-LOCK = "lock"
-"""Held by the process that runs, while it runs; no part of the record."""
+LOCK = "lock"  # held by the process that runs, while it runs; no part of the record
 
 Files = Mapping[str, Path]
 """A record's files by their names in it, wherever they lie: in one folder, or in DVC's cache."""
@@ -46,7 +48,7 @@ FORMAT: Literal[2] = 2
 _CONFIG = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="strings")
 _LONGEST = 250  # characters of a title, and bytes of a file's name
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_NUMBER = "__float__"  # JSON has no such numbers: they are these texts, and objects among params
+_NUMBER = "__float__"  # JSON has no such numbers: metrics have texts, params objects in their place
 
 
 def strict_json(value: Any, free: bool = False) -> Any:
@@ -89,31 +91,23 @@ def _tags(tags: Mapping[str, str]) -> Mapping[str, str]:
     return tags
 
 
+def _whole(value: Any) -> Any:
+    """NumPy's and PyTorch's whole numbers are taken too."""
+    return index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
 def _number(value: Any) -> Any:
-    return _NUMBERS.get(value, value) if isinstance(value, str) else value
+    """NumPy's and PyTorch's numbers are taken too, and the texts that stand for NaN."""
+    if isinstance(value, str) and value not in _NUMBERS:
+        raise ValueError(f"{value[:_LONGEST]!r} is not a number")
+    return value
 
 
 def _values(steps: Any) -> Any:
     """The values of each title; a title in their place stands for that title's values."""
     if not isinstance(steps, Mapping):
         return steps
-    whole = {k: steps.get(v) if isinstance(v, str) else v for k, v in steps.items()}
-    return {
-        title: list(map(_number, values))
-        if isinstance(values, list) and str in map(type, values)
-        else values
-        for title, values in whole.items()
-    }
-
-
-def _values_once(steps: Mapping[str, list[float]]) -> dict[str, Any]:
-    """Values that an earlier title has too, as that title."""
-    first: dict[bytes, str] = {}
-    found: dict[str, Any] = {}
-    for title, values in steps.items():
-        earlier = first.setdefault(array("d", values).tobytes(), title)
-        found[title] = values if earlier == title else earlier
-    return found
+    return {title: steps.get(one) if isinstance(one, str) else one for title, one in steps.items()}
 
 
 def _params(values: Any) -> Any:
@@ -139,8 +133,8 @@ def _param(value: Any) -> Any:
 
 
 Time = Annotated[int, Field(ge=0, lt=2**43)]  # until 2248
-Step = Annotated[int, Field(ge=0, lt=2**53)]  # trackers keep these without loss
-Number = Annotated[float, BeforeValidator(_number)]
+Step = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**53)]  # trackers keep these
+Number = Annotated[float, BeforeValidator(_number), Field(strict=False)]
 Title = Annotated[
     str,
     _text(
@@ -157,9 +151,7 @@ Params = Annotated[
 ]
 """Values that JSON has, by name."""
 Steps = Annotated[
-    Mapping[Title, list[float]],
-    BeforeValidator(_values),
-    PlainSerializer(_values_once, when_used="json"),
+    Mapping[Title, Annotated[list[Number], Field(strict=False)]], BeforeValidator(_values)
 ]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -170,6 +162,9 @@ class File:
 
     name: str
     sha256: Sha256
+
+
+ANY_FILE = File("any", "0" * 64)  # stands for a file until its content is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,12 +189,9 @@ class RunStarted:
     dataset: Dataset | None = None
     deps: Mapping[str, Sha256] = field(default_factory=dict)
     """Each dependency of the stage, by its path."""
-    patch: File | None = None
-    """What the code differed by from its commit, as `git apply` takes it."""
-    command: tuple[str, ...] = ()
-    """The program that runs, and its arguments."""
-    number: Step = 1
-    """Which run it is of those that one execution of its stage makes, from 1."""
+    patch: File | None = None  # what the code differed by from its commit, as `git apply` takes it
+    command: tuple[str, ...] = ()  # the program that runs, and its arguments
+    number: Step = 1  # which run it is of those that one execution of its stage makes, from 1
     format: Literal[2] = FORMAT
 
 
@@ -208,8 +200,7 @@ class Resumed:
     """A run that had been stopped resumes from a checkpoint."""
 
     time: Time
-    epoch: Step
-    """The last epoch of the checkpoint; later ones are computed again, to the same bits."""
+    epoch: Step  # the last epoch of the checkpoint; later ones are computed again, to the same bits
     event: Literal["resumed"] = "resumed"
 
 
@@ -224,8 +215,7 @@ class Logged:
     """A metric's values within the step: those of an epoch's batches."""
     images: Mapping[Title, File] = field(default_factory=dict)  # PNG files
     texts: Mapping[Title, File] = field(default_factory=dict)
-    artifacts: Mapping[Title, File] = field(default_factory=dict)
-    """Files, each by the name it had."""
+    artifacts: Mapping[Title, File] = field(default_factory=dict)  # files, each by the name it had
     tags: Tags = field(default_factory=dict)
     event: Literal["logged"] = "logged"
 
@@ -258,13 +248,13 @@ class ModelEvaluated:
 
     time: Time
     model: Title
-    sha256: Sha256
-    """Of the model's file."""
+    sha256: Sha256  # of the model's file
     metrics: Mapping[Title, Number]
-    series: Mapping[Title, list[tuple[Step, Number]]] = field(default_factory=dict)
+    series: Mapping[Title, Annotated[list[tuple[Step, Number]], Field(strict=False)]] = field(
+        default_factory=dict
+    )
     """The points of a curve, by its name."""
-    config: Params = field(default_factory=dict)
-    """How it was built and trained."""
+    config: Params = field(default_factory=dict)  # how it was built and trained
     embedding: File | None = None
     event: Literal["evaluated"] = "evaluated"
 
@@ -277,12 +267,10 @@ class RunEnded:
     status: Status
     message: str = ""
     traceback: str = ""
-    changed: tuple[str, ...] = ()
-    """What the stage reads and was edited while the run went on."""
+    changed: tuple[str, ...] = ()  # what the stage reads and was edited while the run went on
     outs: Mapping[str, Sha256] = field(default_factory=dict)
     """Each file and folder that a finished run wrote, by its path."""
-    output: File | None = None
-    """What the program printed, where it was kept."""
+    output: File | None = None  # what the program printed, where it was kept
     event: Literal["end"] = "end"
 
 
@@ -304,14 +292,13 @@ def files_of(event: Event) -> list[File]:
 
 
 T = TypeVar("T")
-
+E = TypeVar("E", bound=Event)
 _Line = Annotated[
     Resumed | Logged | Observed | ModelSaved | ModelEvaluated | RunEnded,
     Field(discriminator="event"),
 ]
 _START: TypeAdapter[RunStarted] = TypeAdapter(RunStarted)
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line, config=ConfigDict(ser_json_inf_nan="strings"))
-_FIELDS = {kind.__name__: [one.name for one in fields(kind)] for kind in get_args(Event)}
 
 
 class RecordRefused(Exception):
@@ -357,19 +344,35 @@ def _read(adapter: TypeAdapter[T], content: bytes) -> T:
     try:
         return adapter.validate_json(content, extra="ignore")
     except ValidationError as error:
-        raise ValueError(why(error)) from None
+        raise ValueError(_why(error)) from None
 
 
-def why(error: Exception) -> str:
+def now() -> int:
+    """Milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def made(kind: type[E], **values: Any) -> E:
+    """An event of what a script gives.
+
+    Raises:
+        UserError: it cannot be recorded.
+    """
+    try:
+        return kind(**values)
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"cannot record this: {printable(_why(error))}.") from None
+
+
+def _why(error: ValidationError | TypeError) -> str:
     """What is wrong with an event, as a clause."""
-    if not isinstance(error, ValidationError):
+    if isinstance(error, TypeError):
         return str(error)
-    detail = error.errors(include_url=False, include_input=False)[0]
-    place = [*detail["loc"]]
-    if place and isinstance(place[0], int) and error.title in _FIELDS:  # given by its position
-        place[0] = _FIELDS[error.title][place[0]]
-    named = ".".join(map(str, place)) or "it"
-    return f"{named}: {detail['msg'].removeprefix('Value error, ')}"[:_LONGEST_WHY]
+    detail = error.errors(include_url=False)[0]
+    named = ".".join(map(str, detail["loc"])) or "it"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = f", not {reprlib.repr(detail['input'])}" if message.startswith("Input should") else ""
+    return f"{named}: {message}{given}"[:_LONGEST_WHY]
 
 
 def without_files(event: Event, names: Collection[str]) -> Event | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from runrecord.record.events import (
     FORMAT,
     MOST,
     START,
-    Contents,
     Event,
     File,
     Files,
@@ -52,19 +51,14 @@ class Record:
         Raises:
             RecordRefused: this is not a record, is damaged, or comes from another version.
         """
-        self.contents: Contents = files
+        self.contents = files
         """Where the files lie that events name; `events` has checked those that it left in."""
-        self._files = files
         self.damaged: dict[str, str] = {}
         """Why a file that an event names is not used, as a clause, by its name; `events` adds."""
-        self.start = self._read_start()
-        """How the run began."""
-        self.size = 0
-        """Bytes of whole lines."""
-        self.length = 1
-        """Number of events, the start among them."""
-        self.cut_off = False
-        """The last line is not whole: the machine stopped while it was written."""
+        self.start = self._read_start()  # how the run began
+        self.size = 0  # bytes of whole lines
+        self.length = 1  # number of events, the start among them
+        self.cut_off = False  # the last line is not whole: the machine stopped while it was written
         last = b""
         for line in self._lines():
             self.cut_off = not line.endswith(b"\n")
@@ -99,17 +93,14 @@ class Record:
 
     def usable(self, event: Event) -> Event | None:
         """An event without its bad files, which are noted in `damaged`; None if nothing is left."""
-        bad = {
-            file.name: why
-            for field, file in fields_with_files(event)
-            if (why := self._why_bad(file, _CHECKS.get(field)))
-        }
+        named = fields_with_files(event)
+        bad = {file.name: why for field, file in named if (why := self._why_bad(field, file))}
         self.damaged |= bad
         return without_files(event, bad) if bad else event
 
     def damage(self) -> str:
         """The files in `damaged` and why, as a clause; empty if there are none."""
-        return "; ".join(f"{_shown(name)}: {why}" for name, why in self.damaged.items())
+        return "; ".join(f"{printable(name, 250)}: {why}" for name, why in self.damaged.items())
 
     def read(self, name: str) -> bytes:
         """The content of a file that an event named.
@@ -118,31 +109,33 @@ class Record:
             RecordRefused: it is missing, cannot be read, or is more than fits into memory.
         """
         try:
-            path = self._path(name)
+            path = self.place(name)
             _fits(path)
             return path.read_bytes()
         except (ValueError, OSError) as error:
-            raise RecordRefused(f"'{_shown(name)}': {_why(error)}.") from None
+            raise _refused(name, _why(error)) from None
 
     def place(self, name: str) -> Path:
-        """Where a file that an event named lies; it may be under another name."""
-        return self._path(name)
+        """Where a file lies. Names are looked up, not joined to a path: none leads outside."""
+        if name not in self.contents:
+            raise ValueError("the record has no such file")
+        return self.contents[name]
 
     def patch(self) -> bytes:
         """What the code differed by from its commit; empty if it did not."""
         return self.read(self.start.patch.name) if self.start.patch else b""
 
     def _lines(self) -> Iterator[bytes]:
-        if EVENTS not in self._files:
+        if EVENTS not in self.contents:
             return
         try:
-            with self._files[EVENTS].open("rb") as file:
+            with self.contents[EVENTS].open("rb") as file:
                 while line := file.readline(MOST + 1):
                     if len(line) > MOST:
                         raise RecordRefused(f"{EVENTS}: a line has more than {MOST} bytes.")
                     yield line
         except OSError as error:
-            raise RecordRefused(f"'{EVENTS}': {_why(error)}.") from None
+            raise _refused(EVENTS, _why(error)) from None
 
     def _event(self, number: int, line: bytes) -> Event:
         try:
@@ -162,70 +155,50 @@ class Record:
             remedy = (
                 "check out commit ce461c1, which does" if found == 1 else "update this checkout"
             )
+            shown = printable(str(found), 250)
             raise RecordRefused(
-                f"this version does not read format {_shown(str(found))}, only {FORMAT}; {remedy}."
+                f"this version does not read format {shown}, only {FORMAT}; {remedy}."
             )
         try:
             start = read_start(content)
         except ValueError as error:
             raise RecordRefused(f"{START}: {printable(str(error))}.") from None
-        if start.patch and (why := self._why_bad(start.patch, _fits)):
-            raise RecordRefused(f"'{_shown(start.patch.name)}': {why}.")
+        if start.patch and (why := self._why_bad("patch", start.patch)):
+            raise _refused(start.patch.name, why)
         return replace(start, tags={key: printable(value) for key, value in start.tags.items()})
 
-    def _why_bad(self, file: File, check: Callable[[Path], None] | None) -> str:
-        """Why a file is not to be used, as a clause; empty if it is.
-
-        With a `check`, which it has to pass, it has to fit into memory.
-        """
+    def _why_bad(self, field: str, file: File) -> str:
+        """Why a file that an event names in that field is not used, as a clause; or nothing."""
         try:
-            path = self._path(file.name)
-            if check:
+            path = self.place(file.name)
+            if field in _READ_WHOLE:
                 _fits(path)
             if sha256(path) != file.sha256:
                 return "its SHA-256 is another"
-            if check:
-                check(path)
+            if field == "images" and not is_png(path):
+                return "it is not a PNG file, damaged, or too large"
+            if field == "embedding":
+                unpack(path.read_bytes())
         except (ValueError, OSError) as error:
             return _why(error)
         return ""
 
-    def _path(self, name: str) -> Path:
-        """Where a file lies. Names are looked up, not joined to a path: none leads outside."""
-        if name not in self._files:
-            raise ValueError("the record has no such file")
-        return self._files[name]
+
+_READ_WHOLE = ("patch", "images", "texts", "embedding", "output")
+"""Fields whose files have to fit into memory; others may be of any size."""
 
 
 def _fits(path: Path) -> None:
-    """Refuse what does not fit into memory, where it has to."""
     if (size := path.stat().st_size) > MOST:
         raise ValueError(f"it has {size} bytes, more than {MOST}")
 
 
-def _is_picture(path: Path) -> None:
-    if not is_png(path):
-        raise ValueError("it is not a PNG file, damaged, or too large")
-
-
-def _is_embedding(path: Path) -> None:
-    try:
-        unpack(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"it holds {error}") from None
-
-
-_CHECKS = {"images": _is_picture, "texts": _fits, "embedding": _is_embedding, "output": _fits}
-"""What files have to be, by the field that names them; others may be anything, of any size."""
+def _refused(name: str, why: str) -> RecordRefused:
+    return RecordRefused(f"'{printable(name, 250)}': {why}.")
 
 
 def _why(error: ValueError | OSError) -> str:
-    """What is wrong with a file, as a clause."""
     return f"it cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-
-
-def _shown(name: str) -> str:
-    return printable(name, 250)
 
 
 def files_in(folder: Path) -> Files:
@@ -257,8 +230,7 @@ class RunView:
     record: Record
     series: dict[str, Series] = field(default_factory=dict)
     """By the metric's name; of an evaluated model `MODEL/METRIC`."""
-    images: dict[tuple[str, int], File] = field(default_factory=dict)
-    """By title and step."""
+    images: dict[tuple[str, int], File] = field(default_factory=dict)  # by title and step
     files: dict[str, File] = field(default_factory=dict)
     """Texts and artifacts, the last of each title."""
     tags: dict[str, str] = field(default_factory=dict)
@@ -266,8 +238,7 @@ class RunView:
     observed: dict[str, list[float]] = field(default_factory=dict)
     """What the machine did, in order, by name."""
     models: list[ModelSaved] = field(default_factory=list)
-    evaluated: dict[str, ModelEvaluated] = field(default_factory=dict)
-    """By the model's name."""
+    evaluated: dict[str, ModelEvaluated] = field(default_factory=dict)  # by the model's name
 
     @property
     def start(self) -> RunStarted:

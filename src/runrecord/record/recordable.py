@@ -1,13 +1,10 @@
-"""What a script gives its run, as events and files hold it; a UserError says what they cannot."""
+"""Pictures and embeddings as files hold them; a UserError says what cannot be recorded."""
 
 import io
-import time
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +13,8 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from runrecord.errors import UserError
-from runrecord.record.events import MOST, File, why
-from runrecord.safety.text import printable
+from runrecord.record.events import MOST
 
-T = TypeVar("T")
-ANY_FILE = File("any", "0" * 64)
-"""Stands for a file until its content is known."""
 _MOST_PIXELS = 2**26
 """What shows pictures has them in memory, whatever size a small file says that they have."""
 
@@ -30,12 +23,9 @@ _MOST_PIXELS = 2**26
 class Embedding:
     """Vectors that stand for examples, with thumbnails and, where there are such, labels."""
 
-    vectors: npt.NDArray[np.float32]
-    """(N, Z)."""
-    labels: npt.NDArray[np.uint8] | None
-    """(N,)."""
-    thumbnails: npt.NDArray[np.uint8]
-    """(N, H, W), grey, or (N, H, W, 3), red, green and blue."""
+    vectors: npt.NDArray[np.float32]  # (N, Z)
+    labels: npt.NDArray[np.uint8] | None  # (N,)
+    thumbnails: npt.NDArray[np.uint8]  # (N, H, W), grey, or (N, H, W, 3), red, green and blue
 
 
 def unpack(content: bytes) -> Embedding:
@@ -48,57 +38,20 @@ def unpack(content: bytes) -> Embedding:
         found = safetensors.numpy.load(content)
         vectors, images, labels = found["codes"], found["images"], found.get("labels")
     except Exception:  # whatever that library says of a header that lies
-        raise ValueError("no embedding, or damaged") from None
+        raise ValueError("it is not an embedding, or damaged") from None
     arrays = [vectors, images, *([] if labels is None else [labels])]
     kinds = [(array.dtype.name, array.ndim) for array in arrays]
     pictures = [("uint8", 3), ("uint8", 4)]
     fit = kinds[0] == ("float32", 2) and kinds[1] in pictures and kinds[2:] in ([], [("uint8", 1)])
     fit = fit and all(array.size for array in arrays) and images.shape[3:] in ((), (3,))
     if not fit or len({len(array) for array in arrays}) != 1:
-        raise ValueError("an embedding whose vectors, labels and images do not fit")
+        raise ValueError("its vectors, labels and images do not fit")
     return Embedding(vectors, labels, images)
-
-
-class Figure(Protocol):
-    """A figure of Matplotlib's kind."""
-
-    def savefig(self, file: io.BytesIO, /, *, format: str) -> object: ...  # noqa: A002
-
-
-def made(make: Callable[[], T]) -> T:
-    """What `make` makes of a script's values."""
-    try:
-        return make()
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot record this: {printable(why(error))}.") from None
-
-
-def numbers_of(values: Mapping[str, float]) -> dict[str, float]:
-    """The values of metrics."""
-    return {name: number_of(name, value) for name, value in mapping_of("metrics", values).items()}
-
-
-def mapping_of(what: str, values: Mapping[str, T]) -> Mapping[str, T]:
-    """Values by name."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"cannot record {what}: {brief(values)} has no names; give a dictionary.")
-    return values
 
 
 def brief(value: object) -> str:
     """The beginning of a value, for a sentence."""
     return repr(value)[:60]
-
-
-def listed(name: str, values: Any) -> list[Any]:
-    """A metric's values within a step."""
-    try:
-        return [*values]
-    except TypeError:
-        raise UserError(
-            f"cannot record metric {name!r}: {brief(values)} is not a list of its values within "
-            "the step."
-        ) from None
 
 
 def readable(path: Path | str) -> Path:
@@ -113,25 +66,6 @@ def readable(path: Path | str) -> Path:
         raise UserError(f"cannot record {path}: {error.strerror}; name a file.") from None
     except TypeError:
         raise UserError(f"cannot record {brief(path)}: it is not the path of a file.") from None
-
-
-def number_of(name: str, value: Any) -> float:
-    """A metric's value, as a double; NumPy's and PyTorch's numbers are taken too."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # as PyTorch says it
-        raise UserError(f"cannot record metric {name!r}: {brief(value)} is not a number.") from None
-
-
-def points_of(title: str, points: Any) -> list[tuple[int, float]]:
-    """The points of a curve."""
-    try:
-        return [(index(x), number_of(title, y)) for x, y in points]
-    except (TypeError, ValueError):
-        raise UserError(
-            f"cannot record curve {title!r}: {brief(points)} is not a list of pairs of a whole "
-            "number and a number."
-        ) from None
 
 
 def packed(model: str, embedding: Embedding) -> bytes:
@@ -165,29 +99,20 @@ def is_png(file: Path | io.BytesIO) -> bool:
         return False
 
 
-def checked_png(title: str, png: bytes) -> bytes:
-    """A PNG file's content, if it is one."""
-    if not is_png(io.BytesIO(png)):
-        raise UserError(f"cannot record picture {title!r}: its bytes are not a PNG file.")
-    return png
-
-
-def png_from(pixels: "np.ndarray[Any, Any]") -> bytes:
-    """The PNG file of uint8 pixels, (H, W), (H, W, 3) or (H, W, 4)."""
-    pixels = np.asarray(pixels)
-    fits = 0 < pixels.size <= 4 * _MOST_PIXELS and (
-        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    )
-    if pixels.dtype != np.uint8 or not fits:
+def png_of(title: str, image: "bytes | np.ndarray[Any, Any]") -> bytes:
+    """A PNG file's content, of one or of uint8 pixels, (H, W), (H, W, 3) or (H, W, 4)."""
+    if isinstance(image, bytes):
+        if not is_png(io.BytesIO(image)):
+            raise UserError(f"cannot record picture {title!r}: its bytes are not a PNG file.")
+        return image
+    pixels = np.asarray(image)
+    fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not fits or not 0 < pixels.size <= 4 * _MOST_PIXELS:
         raise UserError(
-            f"a picture has {pixels.dtype} values of shape {pixels.shape}; it should be uint8, "
-            f"(H, W) or (H, W, 3), of at most {_MOST_PIXELS} pixels."
+            f"cannot record picture {title!r}: it has {pixels.dtype} values of shape "
+            f"{pixels.shape}; it should be uint8, (H, W) or (H, W, 3), of at most {_MOST_PIXELS} "
+            "pixels."
         )
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
     return file.getvalue()
-
-
-def now() -> int:
-    """Milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000

@@ -111,11 +111,7 @@ class RecordWriter:
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from error
 
     def write_pending(self) -> None:
-        """Write what could not be written before, if anything.
-
-        Raises:
-            OSError: it is not on the disk (yet).
-        """
+        """Write what could not be written before, if anything; OSError: it still cannot be."""
         while self._pending:
             event, data, contents = self._pending[0]
             lost = {
@@ -150,7 +146,7 @@ class RecordWriter:
             self._lost.add(file.name)
             say(
                 f"warning: {printable(str(content))} is lost to the run's record: it could not be "
-                "written when it was logged, and has changed or is gone since.",
+                "written when it was logged, and has changed or is gone since."
             )
         return False
 

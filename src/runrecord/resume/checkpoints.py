@@ -27,8 +27,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.resume.identity import Identity, differences
 from runrecord.safety.secrets import fit
 from runrecord.safety.text import say
-from runrecord.store.processes import is_running, process_began, was_claimed_since
-from runrecord.store.runs import run_dir, state_folder
+from runrecord.store.runs import is_running, process_began, run_dir, state_folder, was_claimed_since
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 PRUNED = "study.pruned"

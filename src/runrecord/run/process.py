@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -30,8 +31,7 @@ class Terminated(SystemExit):
         super().__init__(128 + signum)  # what the shell expects of a process that it ended
 
 
-_is_stage = False
-"""Is this process a stage of `run_stage`, which ends it?"""
+_is_stage = False  # is this process a stage of `run_stage`, which ends it?
 
 Kinds = tuple[type[Exception], ...]
 
@@ -165,16 +165,14 @@ def one_sentence() -> Iterator[None]:
     """Let a person's mistake end a script with one sentence; a stage says it itself."""
     try:
         yield
-    except (UserError, RunFailed) as error:
+    except (UserError, RunFailed, KeyboardInterrupt) as error:
         if _is_stage:
             raise
-        say(f"error: {shown(str(error))}")
-        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
-    except KeyboardInterrupt:
-        if _is_stage:
-            raise
-        say("interrupted")
-        raise SystemExit(130) from None
+        raise SystemExit(exit_status(partial(_raise, error))) from None
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def end_waiting_on_signals(stop: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """The face of a run that goes on: what a stage, or any script, logs to."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from operator import index
 from pathlib import Path
@@ -12,9 +12,8 @@ import numpy as np
 from runrecord.errors import UserError
 from runrecord.files import sha256
 from runrecord.record.events import (
-    Contents,
+    ANY_FILE,
     Event,
-    File,
     Logged,
     ModelEvaluated,
     ModelSaved,
@@ -22,24 +21,10 @@ from runrecord.record.events import (
     Resumed,
     RunStarted,
     files_of,
-)
-from runrecord.record.recordable import (
-    ANY_FILE,
-    Embedding,
-    Figure,
-    brief,
-    checked_png,
-    listed,
     made,
-    mapping_of,
-    number_of,
-    numbers_of,
-    packed,
-    png_from,
-    points_of,
-    readable,
+    now,
 )
-from runrecord.record.recordable import now as now
+from runrecord.record.recordable import Embedding, brief, packed, png_of, readable
 from runrecord.resume.checkpoints import (
     DIFFERS,
     Checkpoint,
@@ -51,7 +36,7 @@ from runrecord.resume.checkpoints import (
     found_in,
     not_logged_again,
 )
-from runrecord.run.tracker import NoTracker, Tracker
+from runrecord.run.tracker import Tracker
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable, say
 
@@ -67,7 +52,7 @@ class Run:
     def __init__(
         self,
         start: RunStarted,
-        tracker: Tracker | NoTracker,
+        tracker: Tracker,
         checkpoints: Checkpoints,
         stopped: Checkpoint | None = None,
     ) -> None:
@@ -77,20 +62,16 @@ class Run:
         self._stopped = stopped
         self._epoch = 0
         self._goes_on = False
-        self._begun = 0
-        """How many events there were when the epochs began."""
+        self._begun = 0  # how many events there were when the epochs began
         self._on_record: OnRecord = stopped.logged if stopped else {}
         """Of a run that goes on: what it had logged until it was stopped."""
-        self._differs = isinstance(tracker, NoTracker)
+        self._differs = not tracker.records
         """It has been said that a repeated epoch does not give the same; rank 0 says it."""
-        self.output = b""
-        """What its program printed, where `runrecord exec` keeps that."""
-        self.id = start.id
-        """The run's name, and its record's."""
+        self.output = b""  # what its program printed, where `runrecord exec` keeps that
+        self.id = start.id  # the run's name, and its record's
         self.params = dict(start.params)
         """What it is shown with: the params of its stage, nested ones by dotted names."""
-        self.tags = dict(start.tags)
-        """What it comes from and runs on, and what `tag` added."""
+        self.tags = dict(start.tags)  # what it comes from and runs on, and what `tag` added
 
     def log(
         self,
@@ -106,24 +87,28 @@ class Run:
             within: of metrics that were taken several times in that step, as a loss each batch,
                 all values in order.
         """
-        step, values = self._at(step), numbers_of(metrics)
-        inside = {
-            name: [number_of(name, value) for value in listed(name, taken)]
-            for name, taken in mapping_of("within", within or {}).items()
-        }
-        if lacking := inside.keys() - values.keys():
+        event = made(
+            Logged,
+            time=now(),
+            step=self._at(step),
+            metrics=metrics,
+            steps={} if within is None else within,
+        )
+        if lacking := event.steps.keys() - event.metrics.keys():
             raise UserError(
                 f"cannot record this: {min(lacking)!r} has values within the step, and none "
                 "among the metrics for the step itself; give that too."
             )
         new = {
             name: value
-            for name, value in values.items()
-            if self._is_new(("metrics", name, step), [value, *inside.get(name, [])])
+            for name, value in event.metrics.items()
+            if self._is_new(
+                ("metrics", name, event.step), [value, *event.steps.get(name, [])]
+            )
         }
         if new:
-            steps = {name: taken for name, taken in inside.items() if name in new}
-            self._emit(lambda: Logged(now(), step, new, steps))
+            steps = {name: taken for name, taken in event.steps.items() if name in new}
+            self._tracker.log(replace(event, metrics=new, steps=steps))
 
     def observe(self, values: Mapping[str, float]) -> None:
         """Say how the run does on its machine, as `images_per_second`.
@@ -131,16 +116,15 @@ class Run:
         MLflow shows it among its system metrics, beside what is sampled of the machine all the
         while; nothing compares it.
         """
-        self._emit(lambda: Observed(now(), numbers_of(values)))
+        self._tracker.log(made(Observed, time=now(), values=values))
 
     def image(
         self, title: str, image: "bytes | np.ndarray[Any, Any]", step: int | None = None
     ) -> None:
         """Log a picture: a PNG file's content, or bytes as (H, W) or (H, W, 3)."""
-        png = checked_png(title, image) if isinstance(image, bytes) else png_from(image)
-        self._log_file("images", title, png, ".png", step)
+        self._log_titled("images", title, png_of(title, image), ".png", step)
 
-    def figure(self, title: str, figure: Figure, step: int | None = None) -> None:
+    def figure(self, title: str, figure: Any, step: int | None = None) -> None:
         """Log a figure of Matplotlib as a picture."""
         if not hasattr(figure, "savefig"):
             raise UserError(f"cannot record picture {title!r}: {brief(figure)} is not a figure.")
@@ -152,27 +136,32 @@ class Run:
         """Log a text; what the environment holds secret is blacked out."""
         if not isinstance(text, str):
             raise UserError(f"cannot record this: {title!r} is {brief(text)}, not a text.")
-        self._log_file("texts", title, redact(text).encode(errors="replace"), ".txt", step)
+        content = redact(text).encode(errors="replace")
+        self._log_titled("texts", title, content, ".txt", step)
 
     def artifact(self, path: Path | str, title: str | None = None, step: int | None = None) -> None:
         """Keep a copy of a file, by its name or another title."""
         path = readable(path)
-        self._log_file("artifacts", title or path.name, path, path.suffix, step)
+        self._log_titled("artifacts", title or path.name, path, path.suffix, step)
 
     def tag(self, **tags: str) -> None:
         """Say more of the run: tags are shown, and never compared."""
-        self._emit(lambda: Logged(now(), self._at(None), tags=tags))
+        self._tracker.log(made(Logged, time=now(), step=self._epoch, tags=tags))
         self.tags |= tags
 
     def model(self, path: Path | str, name: str | None = None, step: int | None = None) -> None:
         """Log a model's file, by its stem or another name."""
         path = readable(path).resolve()
-        name, step = name or path.stem, self._at(step)
-
-        def saved(file: File) -> ModelSaved:
-            return ModelSaved(now(), name, file, path.name, step)
-
-        self._emit_file(("models", name, step), saved, path, path.suffix, "artifacts")
+        event = made(
+            ModelSaved,
+            time=now(),
+            name=name or path.stem,
+            file=ANY_FILE,
+            filename=path.name,
+            step=self._at(step),
+        )
+        key = ("models", event.name, event.step)
+        self._log_file(event, "file", key, path, path.suffix, "artifacts")
 
     def evaluation(
         self,
@@ -193,20 +182,22 @@ class Run:
             config: how it was built and trained, as JSON values.
             embedding: of some examples.
         """
-        digest, values = sha256(readable(path)), numbers_of(metrics)
-        curves = {title: points_of(title, points) for title, points in (series or {}).items()}
-
-        def evaluated(file: File | None = None) -> ModelEvaluated:
-            return ModelEvaluated(now(), model, digest, values, curves, config or {}, file)
-
-        event = made(evaluated)
-        if not self._is_new(("evaluated", f"{model} {digest}", 0), found_in(event)):
+        event = made(
+            ModelEvaluated,
+            time=now(),
+            model=model,
+            sha256=sha256(readable(path)),
+            metrics=metrics,
+            series={} if series is None else series,
+            config={} if config is None else config,
+        )
+        if not self._is_new(("evaluated", f"{model} {event.sha256}", 0), found_in(event)):
             return
         if embedding is None:
-            self._emit(lambda: event)
+            self._tracker.log(event)
         else:
-            content = packed(model, embedding)
-            self._emit_file(("embeddings", model, 0), evaluated, content, ".safetensors")
+            content, key = packed(model, embedding), ("embeddings", model, 0)
+            self._log_file(event, "embedding", key, content, ".safetensors")
 
     def epochs(self, count: int, state: State | None = None) -> Iterator[int]:
         """The numbers of epochs, from 1 to `count`; less those that are behind a stopped run.
@@ -266,11 +257,7 @@ class Run:
         return saved.epoch
 
     def _at(self, step: int | None) -> int:
-        """The step that is meant: NumPy's and PyTorch's whole numbers are taken too."""
-        try:
-            return self._epoch if step is None else index(step)
-        except (TypeError, ValueError):
-            raise UserError(f"cannot record this: step {step!r} is not a whole number.") from None
+        return self._epoch if step is None else step
 
     def _is_new(self, key: Key, value: object) -> bool:
         """Is that not on record yet? If it is, and was another, that is said once."""
@@ -289,31 +276,25 @@ class Run:
             say(f"warning: {printable(differs)}.")
             self.tag(**{DIFFERS: differs})
 
-    def _log_file(
+    def _log_titled(
         self, kind: str, title: str, content: bytes | Path, suffix: str, step: int | None
     ) -> None:
-        at = self._at(step)
+        event = made(Logged, time=now(), step=self._at(step), **{kind: {title: ANY_FILE}})
+        self._log_file(event, kind, (kind, title, event.step), content, suffix)
 
-        def logged(file: File) -> Logged:
-            return Logged(now(), at, **{kind: {title: file}})  # type: ignore[arg-type]
-
-        self._emit_file((kind, title, at), logged, content, suffix)
-
-    def _emit_file(
+    def _log_file(
         self,
+        event: Event,
+        field: str,
         key: Key,
-        make: Callable[[File], Event],
         content: bytes | Path,
         suffix: str,
         folder: str | None = None,
     ) -> None:
-        """Log an event that names a file, which is copied only if the rest can be recorded."""
-        made(lambda: make(ANY_FILE))
+        """Log an event with a file in that field, which is copied only if it is not on record."""
         if key in self._on_record and not self._is_new(key, sha256(content)):
             return
         kind, title, _ = key
         file, contents = self._tracker.keep(folder or kind, title, content, suffix)
-        self._emit(lambda: make(file), contents)
-
-    def _emit(self, make: Callable[[], Event], contents: Contents | None = None) -> None:
-        self._tracker.log(made(make), contents)
+        named: Any = {title: file} if isinstance(event, Logged) else file
+        self._tracker.log(replace(event, **{field: named}), contents)

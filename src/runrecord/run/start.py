@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
     Status,
-    why,
+    made,
+    now,
 )
 from runrecord.record.reader import Record, files_in
-from runrecord.record.recordable import now
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.resume.checkpoints import PRUNED as PRUNED
 from runrecord.resume.checkpoints import Checkpoints
@@ -48,10 +49,17 @@ from runrecord.run.process import (
     own_signals,
 )
 from runrecord.run.run import Run
-from runrecord.run.tracker import NoTracker, Tracker
+from runrecord.run.tracker import Tracker
 from runrecord.safety.text import printable, reason, say
-from runrecord.store.processes import execution, held
-from runrecord.store.runs import claim_run, host, number_here, remember_patch, state_folder
+from runrecord.store.runs import (
+    claim_run,
+    execution,
+    held,
+    host,
+    number_here,
+    remember_patch,
+    state_folder,
+)
 
 _LONGEST_WHY = 500  # characters
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
@@ -109,6 +117,25 @@ def start_run(
             say(f"warning: {printable(origin.trouble)}{lost}")
         shown = origin.inputs.params if params is None else params
         rank, name = rank_in(os.environ), origin.inputs.stage.name
+        program = Path(sys.argv[0])
+        begun = made(
+            RunStarted,
+            id="unrecorded",
+            stage=name,
+            time=now(),
+            host=host(),
+            params=shown,
+            tags=origin.tags,
+            dataset=dataset,
+            deps=origin.inputs.deps,
+            patch=File(PATCH, sha256(origin.patch)) if origin.patch else None,
+            command=tuple(
+                map(
+                    printable,
+                    [program.name if program.is_absolute() else sys.argv[0], *sys.argv[1:]],
+                )
+            ),
+        )
 
         def checkpoints_of(number: int) -> Checkpoints:
             identity = _identity(origin, shown, device, project.packages, length, number)
@@ -124,8 +151,8 @@ def start_run(
                 f"note: rank {rank} of several processes records nothing, rank 0 does; set RANK=0 "
                 "for a process that is to have a run of its own."
             )
-            run_id = stopped.saved.run_id if stopped else "unrecorded"
-            yield Run(_start(run_id, origin, shown, dataset), NoTracker(), checkpoints, stopped)
+            begun = replace(begun, id=stopped.saved.run_id) if stopped else begun
+            yield Run(begun, Tracker(None), checkpoints, stopped)
             return
         wanted = stopped.saved.run_id if stopped else None
         with claim_run(root, origin.title, name, wanted) as (folder, number):
@@ -135,7 +162,7 @@ def start_run(
             number = past.start.number if past else number
             if number != expected and not again:  # another one began at once
                 checkpoints = checkpoints_of(number)
-            start = _start(folder.name, origin, shown, dataset, number)
+            start = replace(begun, id=folder.name, number=number)
             writer = RecordWriter(folder, past.size if past else 0)
             tracker = Tracker(writer, past.length if past else 0)
             run = Run(start, tracker, checkpoints, stopped)
@@ -228,39 +255,7 @@ def _seal(
         say(note)
 
 
-def _start(
-    run_id: str,
-    origin: Origin,
-    shown: Mapping[str, Any],
-    dataset: Dataset | None,
-    number: int = 1,
-) -> RunStarted:
-    program = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else Path(sys.argv[0]).name
-    patch = File(PATCH, sha256(origin.patch)) if origin.patch else None
-    try:
-        return RunStarted(
-            id=run_id,
-            stage=origin.inputs.stage.name,
-            time=now(),
-            host=host(),
-            params=shown,
-            tags=origin.tags,
-            dataset=dataset,
-            deps=origin.inputs.deps,
-            patch=patch,
-            command=tuple(map(printable, [program, *sys.argv[1:]])),
-            number=number,
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot record this run: {printable(why(error))}.") from None
-
-
 def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:
-    """The end of a run whose work is done.
-
-    Raises:
-        RunFailed: what the stage reads was changed while it ran.
-    """
     if changed := changed_inputs(origin.inputs, checkout, cwd):
         raise InputsChanged(origin.inputs.stage.name, changed)
     try:
@@ -313,11 +308,7 @@ def _identity(
     length: str | None,
     number: int,
 ) -> tuple[Identity, dict[str, Any]]:
-    """All that the result depends on, less the param that only says how long it goes on; and that.
-
-    Raises:
-        UserError: a param is not a value of JSON's.
-    """
+    """All that the result depends on, less the param that only says how long it lasts; and that."""
     try:
         identity = identity_of(origin, shown, device, packages, number)
         json.dumps(identity)
@@ -326,8 +317,8 @@ def _identity(
         raise UserError(f"cannot record this run: params: {reason(error)}.") from None
 
 
-def _why_stopped(environment: Mapping[str, str] = os.environ) -> str:
+def _why_stopped() -> str:
     try:
-        return printable(Path(environment[WHY]).read_text(encoding="utf-8"), _LONGEST_WHY)
+        return printable(Path(os.environ[WHY]).read_text(encoding="utf-8"), _LONGEST_WHY)
     except (KeyError, OSError, UnicodeDecodeError):
         return ""

@@ -1,7 +1,6 @@
 """Writes a run's events to its record, from where a process of its own shows them."""
 
 import os
-import selectors
 import subprocess
 import sys
 import threading
@@ -11,15 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runrecord.errors import UserError
-from runrecord.record.events import Contents, Event, File, RunEnded
-from runrecord.record.recordable import ANY_FILE
+from runrecord.record.events import ANY_FILE, Contents, Event, File, RunEnded
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.safety.text import printable, say
 
-FOLLOWER = "runrecord.trackers.follow"
-"""The module that it runs."""
-_PACKAGES = ("tensorboardX", "mlflow")
-"""Without either there is nothing to show a run in."""
+FOLLOWER = "runrecord.trackers.follow"  # the module that it runs
+_PACKAGES = ("tensorboardX", "mlflow")  # without either there is nothing to show a run in
 _QUIET = 2.0  # seconds of waiting that need no word
 _PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
 _NOT_SHOWN = (
@@ -31,22 +27,26 @@ _NOT_SHOWN = (
 class Tracker:
     """Writes events to a record, each of which is safe on the disk when its call returns."""
 
-    def __init__(self, writer: RecordWriter, past: int = 0) -> None:
-        """Track a run, of which `past` events are in the record already."""
+    def __init__(self, writer: RecordWriter | None, past: int = 0) -> None:
+        """Track a run, of which `past` events are in the record already.
+
+        Without a writer, nothing is kept: rank 0 of the same job logs the same.
+        """
         self._writer = writer
+        self.records = writer is not None
         self._writer_failed = False
         self._turn = threading.Lock()
         """Of one event: those of the machine come from a thread of their own."""
         self._process = os.getpid()
         self._ended = False
         self._past = past
-        self.length = past
-        """How many events there were."""
+        self.length = past  # how many events there were
         self._follower: Follower | None = None
 
     def follow(self) -> None:
         """Show the record while it grows, where there is something to show it in."""
-        self._follower = follow(self._writer.folder, self._past)
+        if self._writer:
+            self._follower = follow(self._writer.folder, self._past)
 
     def log(self, event: Event, contents: Contents | None = None) -> None:
         """Write an event down; it is shown soon after.
@@ -54,6 +54,8 @@ class Tracker:
         Raises:
             UserError: it could not be read again, or the run has ended; nothing of it is kept.
         """
+        if not self._writer:
+            return
         with self._turn:
             self._check_open(event)  # who samples the machine passes over the error
             self._ended = self._ended or isinstance(event, RunEnded)
@@ -87,6 +89,8 @@ class Tracker:
             UserError: the run has ended.
             OSError: a file cannot be read.
         """
+        if not self._writer:
+            return file_for(folder, title, ANY_FILE.sha256, suffix), {}
         self._check_open()
         return self._writer.keep(folder, title, content, suffix)
 
@@ -96,7 +100,8 @@ class Tracker:
         What the record lacks by now, its end perhaps, is tried once more.
         """
         try:
-            self._writer.write_pending()
+            if self._writer:
+                self._writer.write_pending()
         except OSError:
             patience = 0  # what is not on record is not shown
         if self._follower:
@@ -120,25 +125,6 @@ class Tracker:
             )
 
 
-class NoTracker:
-    """Records nothing of a run, which another process does."""
-
-    length = 0
-
-    def keep(
-        self,
-        folder: str,
-        title: str,
-        content: bytes | Path,  # noqa: ARG002
-        suffix: str,
-    ) -> tuple[File, Contents]:
-        """A name for content, which stays where it is."""
-        return file_for(folder, title, ANY_FILE.sha256, suffix), {}
-
-    def log(self, event: Event, contents: Contents | None = None) -> None:
-        """Do nothing: rank 0 logs the same."""
-
-
 class Follower:
     """A process that plays the record in `folder` into MLflow and TensorBoard as it grows.
 
@@ -147,11 +133,7 @@ class Follower:
     """
 
     def __init__(self, folder: Path, past: int) -> None:
-        """Start it, out of reach of the terminal's signals.
-
-        Raises:
-            OSError: Python cannot be started.
-        """
+        """Start it, out of reach of the terminal's signals."""
         self._stopped = False
         self._unsaid = b""
         self._process = subprocess.Popen(
@@ -180,16 +162,15 @@ class Follower:
 
     def finish(self, patience: float) -> None:
         """Wait until all of the record is shown, at most `patience` seconds; then end it."""
-        began, told = time.monotonic(), False
-        while self._process.poll() is None and not self._stopped:
-            waited = time.monotonic() - began
-            if waited >= patience:
-                break
+        began, waited, told = time.monotonic(), 0.0, False
+        while waited < patience and self._process.poll() is None and not self._stopped:
             if waited >= _QUIET and not told:
                 told = True
                 say(f"waiting for the run to be shown, at most {patience:.0f} s; Ctrl-C ends that")
-            self._wait(min(_PART, patience - waited))
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(min(_PART, patience - waited))
             self.pass_on()
+            waited = time.monotonic() - began
         if self._process.poll() is None:
             self._process.kill()
             with suppress(subprocess.TimeoutExpired):  # a disk that hangs holds it, and only it
@@ -207,18 +188,11 @@ class Follower:
         """End the waiting in `finish`, also one that has not begun. For signal handlers."""
         self._stopped = True
 
-    def _wait(self, seconds: float) -> None:
-        """Until it says something, or ends."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._pipe, selectors.EVENT_READ)
-            selector.select(seconds)
-
 
 def follow(folder: Path, past: int) -> Follower | None:
-    """Start following the record in `folder`, `past` events of which are an earlier attempt's.
+    """Start following a record, unless `RUNRECORD_SINKS=off` or nothing could show it.
 
-    There is none if `RUNRECORD_SINKS=off`, if nothing is installed that could show it, or without
-    a folder, as on a disk that is full: then `sync` shows it later.
+    Nor without a folder, as on a disk that is full: then `sync` shows it later.
     """
     off = os.environ.get("RUNRECORD_SINKS") == "off"
     if off or not any(map(_is_there, _PACKAGES)) or not folder.is_dir():

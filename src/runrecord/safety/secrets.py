@@ -21,8 +21,7 @@ HELD, OF_A_KIND = "holds a password or a token", "is of a kind that keeps passwo
 OWN_TAGS = ("git.commit", "git.dirty", "dvc.stage", "lock.sha256", "python", "platform")
 """What the engine finds out and nobody can make secret: a run has them, whatever is in them."""
 
-STRUCK = "***"
-"""What stands in the place of a secret."""
+STRUCK = "***"  # what stands in the place of a secret
 _SHORTEST = 4  # characters; a shorter value would black out ordinary words
 _PLAIN = {
     *("true", "false", "yes", "no", "on", "off", "none", "null", "auto", "default"),

@@ -29,13 +29,10 @@ from runrecord.record.events import (
     read_start,
 )
 from runrecord.record.reader import Record, RunView, files_in, view
-from runrecord.store.processes import is_running
-from runrecord.store.runs import run_dirs
+from runrecord.store.runs import is_running, run_dirs
 
-SUMMARY = ".summary.json"
-"""The file in a run's folder; no part of the record."""
-_VERSION = "2"
-"""Raised with any change of what is in a summary."""
+SUMMARY = ".summary.json"  # the file in a run's folder; no part of the record
+_VERSION = "3"  # raised with any change of what is in a summary
 _SHORT = 16  # characters of a SHA-256 that tell files apart well enough to look closer
 
 
@@ -46,40 +43,28 @@ class RunSummary:
     id: str
     stage: str
     host: str
-    time: int
-    """When it began, in milliseconds since 1970, as `last`."""
-    last: int
-    """Its last sign of life."""
-    length: int
-    """How many events there are."""
+    time: int  # when it began, in milliseconds since 1970, as `last`
+    last: int  # its last sign of life
+    length: int  # how many events there are
     cut_off: bool
-    status: Status | None
-    """How it ended, if it did."""
-    origin: str
-    """The digest of how it began: two runs that share an id have two."""
+    status: Status | None  # how it ended, if it did
+    origin: str  # the digest of how it began: two runs that share an id have two
     git_commit: str
     experiment: str
-    model: str | None = None
-    """The SHA-256 of the model that it made."""
+    model: str | None = None  # the SHA-256 of the model that it made
     metrics: Mapping[str, float] | None = None
     """Each metric's last value; None if a line of the record is damaged."""
     evaluated: Mapping[str, Mapping[str, float]] | None = None
     """The metrics of each model that it evaluated, by the model's SHA-256."""
-    wrote: tuple[str, ...] = ()
-    """The beginnings of the SHA-256 of what it wrote."""
+    wrote: tuple[str, ...] = ()  # the beginnings of the SHA-256 of what it wrote
+    stamp: str = ""  # of the record's files, where this was read from a summary
 
     def may_have_written(self, digest: str) -> bool:
         """Is it worth looking into the record for a file of that SHA-256?"""
         return self.metrics is None or digest[:_SHORT] in self.wrote
 
 
-@dataclass(frozen=True)
-class _Kept:
-    stamp: str
-    summary: RunSummary
-
-
-_KEPT: TypeAdapter[_Kept] = TypeAdapter(_Kept)
+_SUMMARY: TypeAdapter[RunSummary] = TypeAdapter(RunSummary)
 
 
 def summary_of(folder: Path) -> RunSummary:
@@ -91,13 +76,13 @@ def summary_of(folder: Path) -> RunSummary:
     """
     file, stamp = folder / SUMMARY, _stamp(folder)
     with suppress(OSError, ValidationError):
-        kept = _KEPT.validate_json(file.read_bytes())
+        kept = _SUMMARY.validate_json(file.read_bytes())
         if kept.stamp == stamp:
-            return kept.summary
-    summary = read_summary(Record(files_in(folder)))
+            return kept
+    summary = dataclasses.replace(read_summary(Record(files_in(folder))), stamp=stamp)
     if summary.status is not None:
         with suppress(OSError):
-            write_atomic(file, _KEPT.dump_json(_Kept(stamp, summary)))
+            write_atomic(file, _SUMMARY.dump_json(summary))
     return summary
 
 
@@ -111,21 +96,21 @@ def read_summary(record: Record) -> RunSummary:
         seen = view(record, events)
         wrote |= {file.sha256 for event in events for file in files_of(event)}
     return RunSummary(
-        start.id,
-        start.stage,
-        start.host,
-        start.time,
-        record.last_sign_of_life,
-        record.length,
-        record.cut_off,
-        end.status if end else None,
-        sha256(json.dumps(dataclasses.asdict(start), sort_keys=True).encode()),
-        start.tags.get("git.commit", ""),
-        start.tags.get("dvc.experiment", ""),
-        seen.model if seen else None,
-        seen.last_values() if seen else None,
-        {one.sha256: one.metrics for one in seen.evaluated.values()} if seen else None,
-        tuple(sorted(digest[:_SHORT] for digest in wrote)),
+        id=start.id,
+        stage=start.stage,
+        host=start.host,
+        time=start.time,
+        last=record.last_sign_of_life,
+        length=record.length,
+        cut_off=record.cut_off,
+        status=end.status if end else None,
+        origin=sha256(json.dumps(dataclasses.asdict(start), sort_keys=True).encode()),
+        git_commit=start.tags.get("git.commit", ""),
+        experiment=start.tags.get("dvc.experiment", ""),
+        model=seen.model if seen else None,
+        metrics=seen.last_values() if seen else None,
+        evaluated={one.sha256: one.metrics for one in seen.evaluated.values()} if seen else None,
+        wrote=tuple(sorted(digest[:_SHORT] for digest in wrote)),
     )
 
 
@@ -136,8 +121,7 @@ def _stamp(folder: Path) -> str:
     return " ".join([_VERSION, *(f"{one.st_size} {one.st_mtime_ns}" for one in found)])
 
 
-OnFailure = Callable[[str, Exception], None]
-"""Told the label of a record that cannot be used, and why."""
+OnFailure = Callable[[str, Exception], None]  # told the label of a record, and what is wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +130,8 @@ class RecordedRun:
 
     label: str
     summary: RunSummary
-    sealed: bool
-    """It comes from outside the run store: no process can still be writing it."""
-    files: Callable[[], Files]
-    """Finds those of its record."""
+    sealed: bool  # it comes from outside the run store: no process can still be writing it
+    files: Callable[[], Files]  # finds those of its record
 
     @property
     def id(self) -> str:
@@ -167,11 +149,7 @@ class RecordedRun:
         return not self.sealed and is_running(Path(self.label))
 
     def record(self) -> Record:
-        """Its record, opened.
-
-        Raises:
-            RecordRefused: it is damaged.
-        """
+        """Its record, opened; RecordRefused: it is damaged."""
         return Record(self.files())
 
     def events(self, record: Record) -> list[Event]:
@@ -193,15 +171,15 @@ def all_runs(root: Path, on_failure: OnFailure) -> list[RecordedRun]:
     A run can have several, and those that go on are among them.
     """
     found = []
-    for folders, sealed in ((run_dirs(root), False), (sealed_records(root), True)):
-        for folder in folders:
-            try:
-                summary = read_summary(Record(files_in(folder))) if sealed else summary_of(folder)
-            except (RecordRefused, OSError) as error:
-                on_failure(str(folder), error)
-            else:
-                found.append(RecordedRun(str(folder), summary, sealed, partial(files_in, folder)))
-    return found
+    for folder in run_dirs(root):
+        try:
+            summary = summary_of(folder)
+        except (RecordRefused, OSError) as error:
+            on_failure(str(folder), error)
+        else:
+            found.append(RecordedRun(str(folder), summary, False, partial(files_in, folder)))
+    sealed = ((str(folder), files_in(folder)) for folder in sealed_records(root))
+    return found + read_runs(sealed, on_failure)
 
 
 def sealed_ids(root: Path) -> set[str]:
@@ -223,11 +201,9 @@ def read_runs(found: Iterable[tuple[str, Files]], on_failure: OnFailure) -> list
     runs = []
     for label, files in found:
         try:
-            summary = read_summary(Record(files))
+            runs.append(RecordedRun(label, read_summary(Record(files)), True, partial(dict, files)))
         except RecordRefused as error:
             on_failure(label, error)
-        else:
-            runs.append(RecordedRun(label, summary, True, lambda files=files: files))  # type: ignore[misc]
     return runs
 
 

@@ -1,41 +1,41 @@
-"""The run store: the record of every run that was started here, whatever became of it."""
+"""The run store: the record of every run that was started here, whatever became of it.
 
+The process of a run holds the lock in its folder for as long as it lives, and notes there where it
+runs: some disks have no locks, and some hide those of another machine.
+"""
+
+import json
+import os
 import platform
 import re
 import secrets
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
-from filelock import Timeout
+import psutil
+from filelock import FileLock, Timeout
 
 from runrecord.files import remove_unfinished, sha256
-from runrecord.record.events import EVENTS, START, RunEnded
+from runrecord.record.events import LOCK, START, RecordRefused, RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.safety.text import say
-from runrecord.store.processes import (
-    execution,
-    held,
-    is_alive,
-    is_running,
-    lock_of,
-    no_locks,
-    place_in,
-    was_claimed_since,
-    working_on,
-)
 
-STORE = ".runrecord/runs"
-"""Where the records of all runs are, from the root."""
+STORE = ".runrecord/runs"  # where the records of all runs are, from the root
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
-_AT_BIRTH = 60.0  # seconds that a run may take from its folder to its start
 _SKEW = 60.0  # seconds that a disk's clock may be behind
+EXECUTION = "RUNRECORD_EXECUTION"
+"""The variable that says which execution of a stage its processes belong to."""
+FOLLOWING = ".following"
+"""The file in a run's folder that is locked by what shows the run, for as long as it does."""
+_PLACE = ".place"  # where the process of a run notes who it is; no part of the record
+_LOOKING = 60.0  # seconds that a `sync` may look at a record
 
 
 def state_folder(root: Path) -> Path:
@@ -59,16 +59,6 @@ def run_dirs(root: Path) -> list[Path]:
     """The folders of all runs in the store, the oldest first."""
     folders = (start.parent for start in root.glob(f"{STORE}/*/{START}"))
     return sorted(folders, key=lambda folder: folder.name[-_STAMP:])
-
-
-def remove_stillborn(root: Path) -> None:
-    """Remove the folders of runs that died, a minute ago or more, before anything was on record."""
-    for folder in (root / STORE).glob("*"):
-        with suppress(OSError):
-            empty = not ((folder / START).exists() or (folder / EVENTS).exists())
-            old = time.time() - folder.stat().st_mtime > _AT_BIRTH
-            if empty and old and not is_running(folder):
-                shutil.rmtree(folder)
 
 
 def host() -> str:
@@ -98,30 +88,24 @@ def _note_of(root: Path, patch: bytes) -> Path:
 def claim_run(
     root: Path, title: str, stage: str, wanted: str | None = None
 ) -> Iterator[tuple[Path, int]]:
-    """A run's folder, its name the run's id; held until the run's process is done or dead.
+    """A run's folder, its name the run's id, held until this ends; and its number.
 
-    It is that of the run `wanted`, unless that is gone or another process has it; else a new one,
-    whose id begins with `title`. Beside it, which run of this execution of `stage` a new one is: 1
-    is the first.
-    Where the store cannot be written, the folder is not made: the writer will say so.
+    Resumes `wanted` if it exists and is unclaimed; otherwise creates a run, whose id begins with
+    `title`: its number is which run of this execution of `stage` it is, from 1. Where the store
+    cannot be written, the folder is not made: the writer will say so.
     """
     with ExitStack() as stack:
         folder, number = run_dir(root, wanted) if wanted else None, 0
         try:
-            locks = folder is not None and stack.enter_context(working_on(folder, stage))
+            if folder:
+                stack.enter_context(working_on(folder, stage))
         except Timeout:
             folder = None
         if folder is None:
             with held(state_folder(root) / "number.lock", needed=False):
                 number = number_here(root, stage)
                 folder = _new_folder(root, title)
-                locks = stack.enter_context(working_on(folder, stage))
-        if not locks:
-            say(
-                f"warning: {folder} is on a disk without file locks; the run goes on. If its "
-                f"process dies, this machine alone can tell: elsewhere, say 'runrecord reap "
-                f"{folder.name}' then.",
-            )
+                stack.enter_context(working_on(folder, stage))
         yield folder, number
 
 
@@ -153,11 +137,8 @@ def _new_folder(root: Path, title: str) -> Path:
 def close_if_dead(folder: Path, told: bool = False) -> Record | None:
     """Close the run in `folder` as KILLED if its process is gone for certain.
 
-    Args:
-        folder: of its record.
-        told: a person says that it is; then it is closed unless it is known to live.
-
-    Returns the record as it was found, if it was closed.
+    `told` by a person that it is, close it unless it is known to live. Returns the record as it
+    was found, if it was closed.
 
     Raises:
         RecordRefused: the record is damaged.
@@ -184,3 +165,224 @@ def close_if_dead(folder: Path, told: bool = False) -> Record | None:
         end = RunEnded(record.last_sign_of_life, "KILLED", message)
         RecordWriter(folder, record.size).write(end)
         return record
+
+
+@contextmanager
+def held(file: Path, needed: bool = True) -> Iterator[None]:
+    """Hold the lock that is this file, once whoever has it lets go; go on without where none is.
+
+    That is said, once for each folder.
+
+    Raises:
+        OSError: naming the file, when it is `needed` and cannot be written.
+    """
+    lock = FileLock(file, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if no_locks(error):
+            warn_no_file_locks(file.parent, error.strerror)
+        elif needed:
+            raise
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it goes with the process
+            lock.release()
+
+
+def no_locks(error: OSError) -> bool:
+    """Is it the disk that refuses to lock? Else the file could not be opened, and is named."""
+    return error.filename is None
+
+
+@cache
+def warn_no_file_locks(folder: Path, why: str) -> None:
+    """Say that nothing keeps two processes apart in a folder."""
+    say(
+        f"warning: the disk of {folder} has no file locks ({why}): let no two commands write there "
+        "at once, or keep the repository on a disk of this machine. Of a run whose process dies, "
+        "this machine alone can tell; elsewhere, run 'runrecord reap RUN' then."
+    )
+
+
+def lock_of(folder: Path) -> FileLock:
+    """What the process of the run in `folder` holds for as long as it lives."""
+    return FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
+
+
+@contextmanager
+def working_on(folder: Path, stage: str = "") -> Iterator[None]:
+    """Hold what this process works on, and note who it is.
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    lock, process = lock_of(folder), os.getpid()
+    try:
+        _wait_for(lock, folder)
+    except Timeout:
+        raise
+    except OSError as error:
+        if no_locks(error):
+            warn_no_file_locks(folder.parents[1], error.strerror)
+    with suppress(OSError):  # who asks goes by the host's name, then
+        noted = here() | {"execution": execution()[0], "stage": stage}
+        (folder / _PLACE).write_text(json.dumps(noted))
+    try:
+        yield
+    finally:
+        if os.getpid() == process:  # else this one was forked from it, and shares its lock
+            remove_unfinished(folder)
+            with suppress(OSError):  # it goes with the process
+                lock.release()
+
+
+def _wait_for(lock: FileLock, folder: Path) -> None:
+    """Take a run's lock, once a `sync` or `reap` that only looks lets go of it."""
+    deadline = time.monotonic() + _LOOKING
+    while True:
+        try:
+            lock.acquire(timeout=1.0)
+        except Timeout:
+            if is_running(folder) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def is_running(folder: Path) -> bool:
+    """Does a process still work on the run in `folder`, for all that can be told?"""
+    locked = _is_locked(lock_of(folder)) if folder.is_dir() else False
+    if locked is False:
+        return False
+    alive = is_alive(place_in(folder))
+    if locked is None and alive is None:
+        return not _has_ended(folder)
+    return alive is not False  # a lock is held by whoever only looks, if that process is dead
+
+
+def is_followed(folder: Path) -> bool:
+    """Does a process show the run in `folder` while it goes on, or what is left of it after?"""
+    file = folder / FOLLOWING
+    return file.exists() and _is_locked(FileLock(file, fallback_to_soft=False)) is True
+
+
+def _is_locked(lock: FileLock) -> bool | None:
+    """Does a process hold that lock? None on a disk without locks, or one that is only read."""
+    try:
+        with lock.acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return None
+
+
+def _has_ended(folder: Path) -> bool:
+    try:
+        return Record(files_in(folder)).end is not None
+    except (RecordRefused, OSError):
+        return False
+
+
+def was_claimed_since(folder: Path, moment: float) -> bool:
+    """Was a run claimed since then, in seconds since 1970?"""
+    try:
+        return (folder / _PLACE).stat().st_mtime > moment
+    except OSError:
+        return False
+
+
+def process_began() -> float:
+    """When this process began, in seconds since 1970."""
+    return float(psutil.Process().create_time())
+
+
+def execution() -> tuple[str, float]:
+    """What all processes of one execution of a stage have in common; when it began, or earlier.
+
+    It is the `dvc` that they run under; of a run by hand, its process. `EXECUTION` says it of a
+    stage that is rebuilt.
+    """
+    if given := os.environ.get(EXECUTION):
+        return given, 0.0
+    process = (dvc_above() if "DVC_STAGE" in os.environ else None) or psutil.Process()
+    return f"{process.pid} {process.create_time()}", process.create_time()
+
+
+def dvc_above() -> psutil.Process | None:
+    """The `dvc` that this process runs under, if it does."""
+    with suppress(psutil.Error, OSError):
+        for process in psutil.Process().parents():
+            if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
+                return process
+    return None
+
+
+def dvc_folder(root: Path) -> Path | None:
+    """Where `dvc` was started, which DVC_STAGE's path is from; a rebuilt stage's is from `root`."""
+    with suppress(psutil.Error, OSError):
+        if EXECUTION in os.environ:
+            return root
+        return Path(process.cwd()) if (process := dvc_above()) else None
+    return None
+
+
+def here() -> dict[str, str]:
+    """This process, and where it runs: by that, others can tell whether it is gone."""
+    return {
+        "host": platform.node(),
+        "machine": _told(Path("/etc/machine-id").read_text),
+        "boot": _told(Path("/proc/sys/kernel/random/boot_id").read_text),
+        "processes": _told(lambda: os.readlink("/proc/self/ns/pid")),
+        "process": str(os.getpid()),
+        "began": _began(str(os.getpid())),
+    }
+
+
+def place_in(folder: Path) -> Mapping[str, str]:
+    """What the process noted of itself that works on the run in `folder`, or did."""
+    try:
+        found = json.loads((folder / _PLACE).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_alive(place: Mapping[str, str], free: bool = False) -> bool | None:
+    """Is the process alive that noted that? None if it cannot be told for certain.
+
+    `free`: the disk has locks, and its own is free. Within one kernel, containers and all, that is
+    certain; a shared disk may hide the lock of another machine.
+    """
+    own = here()
+
+    def same(*names: str) -> bool:
+        return all(own[name] and place.get(name) == own[name] for name in names)
+
+    if same("boot"):
+        if free:
+            return False
+        if not same("processes"):
+            return None
+        began = _began(place.get("process", ""))
+        return bool(began) and began == place.get("began")
+    if same("host", "machine"):  # it was started anew since
+        return False
+    others = place.get("machine") and own["machine"]
+    return False if free and same("host") and not others else None
+
+
+def _began(process: str) -> str:
+    """When a process began, as Linux counts; `psutil` goes by the clock, which may be set."""
+    stat = _told(Path(f"/proc/{process}/stat").read_text) if process.isdecimal() else ""
+    return (stat.rpartition(")")[2].split() or [""] * 20)[19]
+
+
+def _told(read: Callable[[], str]) -> str:
+    """What the system tells; empty where it does not."""
+    try:
+        return read().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

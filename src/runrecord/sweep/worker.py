@@ -25,8 +25,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.run.process import end_program, stop_with_parent
 from runrecord.run.start import WHY
 from runrecord.safety.text import clause, reason
-from runrecord.store.processes import held, lock_of
-from runrecord.store.runs import run_dirs, state_folder
+from runrecord.store.runs import held, lock_of, run_dirs, state_folder
 from runrecord.sweep.space import Value, set_params
 from runrecord.sweep.study import Outcome, Study, experiment_of
 

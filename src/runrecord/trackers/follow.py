@@ -19,8 +19,7 @@ from filelock import FileLock, Timeout
 from runrecord.record.events import EVENTS, START, Event, RunEnded, files_of, read_line, read_start
 from runrecord.safety.text import shown
 from runrecord.store.catalog import sealed_ids
-from runrecord.store.processes import FOLLOWING, is_running
-from runrecord.store.runs import close_if_dead
+from runrecord.store.runs import FOLLOWING, close_if_dead, is_running
 from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx

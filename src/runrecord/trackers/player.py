@@ -12,8 +12,14 @@ from runrecord.errors import UserError
 from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record
 from runrecord.store.catalog import OnFailure, RecordedRun, all_runs
-from runrecord.store.processes import held, is_followed, is_running
-from runrecord.store.runs import close_if_dead, remove_stillborn, run_dir, state_folder
+from runrecord.store.runs import (
+    close_if_dead,
+    held,
+    is_followed,
+    is_running,
+    run_dir,
+    state_folder,
+)
 from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
@@ -44,7 +50,6 @@ def close_dead_runs(
     """
     # A run that was sealed ended well, though the store may lack its end: the disk was full.
     sealed = {run.id for run in runs if run.sealed}
-    remove_stillborn(root)
     closed = []
     for run in runs:
         folder = Path(run.label)

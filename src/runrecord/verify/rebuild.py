@@ -38,8 +38,14 @@ from runrecord.run.process import end_program
 from runrecord.safety.secrets import STRUCK, redact
 from runrecord.safety.text import printable, shown
 from runrecord.store.catalog import sealed_ids
-from runrecord.store.processes import EXECUTION, is_running, place_in, working_on
-from runrecord.store.runs import run_dirs, state_folder
+from runrecord.store.runs import (
+    EXECUTION,
+    is_running,
+    place_in,
+    run_dirs,
+    state_folder,
+    working_on,
+)
 
 _NOT_INHERITED = ("DVC_", "GIT_", "MLFLOW_", "RUNRECORD_")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # a rebuilt run is on record wherever verify runs

@@ -12,8 +12,7 @@ from workspaces import STAGES, Workspace, new_repository, spool
 from records import end_run, new_run
 from runrecord.cli.runs import list_runs, show, which
 from runrecord.errors import RunFailed, UserError
-from runrecord.store.processes import lock_of
-from runrecord.store.runs import run_dir
+from runrecord.store.runs import lock_of, run_dir
 
 Said = pytest.CaptureFixture[str]
 

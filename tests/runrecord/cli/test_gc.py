@@ -11,8 +11,7 @@ from workspaces import RECORD_ONLY, Workspace, spool
 
 from records import end_run, new_run, play
 from runrecord.record.reader import Record, files_in
-from runrecord.store.processes import working_on
-from runrecord.store.runs import host
+from runrecord.store.runs import host, working_on
 from runrecord.trackers.tensorboard import TensorBoardSink, shown_at
 
 Here = Callable[..., str]

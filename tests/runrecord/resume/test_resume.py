@@ -39,8 +39,7 @@ from runrecord.record.reader import Record, files_in, view
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Arrays, Checkpoints, folders_of
 from runrecord.resume.identity import Identity
-from runrecord.store.processes import is_followed, lock_of
-from runrecord.store.runs import run_dir
+from runrecord.store.runs import is_followed, lock_of, run_dir
 from runrecord.verify.compare import OUT, STATUS, Place, Value, compare, results_in
 
 TOY_OUTS = ("model.bin", "metrics.json")

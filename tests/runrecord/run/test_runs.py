@@ -18,7 +18,7 @@ from runrecord.errors import UserError
 from runrecord.record.reader import Record, files_in, view
 from runrecord.record.writer import RecordWriter
 from runrecord.run.start import PRUNED, WHY, rank_in
-from runrecord.store import processes
+from runrecord.store import runs as store_runs
 from runrecord.store.runs import run_dir
 
 AFTER: dict[str, Callable[[Any], object]] = {
@@ -163,7 +163,7 @@ def test_why_a_trial_was_stopped_is_on_record_also_if_it_was_about_to_end(
 def test_runs_of_other_processes_are_not_counted(here: Path) -> None:
     new_run(run_dir(here, "before"), id="before", stage="train")
     place = run_dir(here, "before") / ".place"
-    place.write_text(json.dumps(processes.here() | {"process": "1"}))
+    place.write_text(json.dumps(store_runs.here() | {"process": "1"}))
     with start_run("train") as run:
         pass
     assert Record(files_in(run_dir(here, run.id))).start.number == 1

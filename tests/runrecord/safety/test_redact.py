@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from workspaces import ROOT, new_repository
 
 import generative.serving
-from runrecord.git.patch import describe_code
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, collect_origin
 from runrecord.record.events import (
@@ -47,20 +46,29 @@ ENVIRONMENT = {
 FEW = settings(deadline=None, derandomize=True, max_examples=60)
 
 
+NESTED = {"FIRST_TOKEN": "hunter", "SECOND_TOKEN": "hunter2-and-more"}
+LINES = {"SSH_PRIVATE_KEY": "first-line-of-a-key\n  second-line-of-a-key\nend"}
+ADDRESS = {"DATABASE_URL": "postgresql://me:hunter%2F22@host/db", "OTHER": "http://host/"}
+
+
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("environment", "text", "expected"),
     [
-        ("at http://me:pass@word@host/x", "at http://***@host/x"),
-        ("401 for me with correct horse", "401 for me with ***"),
-        ("key abc/def, tok-123", "key ***, ***"),
-        ("abc%2Fdef and abc%2fdef", "*** and ***"),
-        ("qwerty in /home/somebody", "qwerty in /home/somebody"),
-        ("https://host/a@b is a path", "https://host/a@b is a path"),
+        (ENVIRONMENT, "at http://me:pass@word@host/x", "at http://***@host/x"),
+        (ENVIRONMENT, "401 for me with correct horse", "401 for me with ***"),
+        (ENVIRONMENT, "key abc/def, tok-123", "key ***, ***"),
+        (ENVIRONMENT, "abc%2Fdef and abc%2fdef", "*** and ***"),
+        (ENVIRONMENT, "qwerty in /home/somebody", "qwerty in /home/somebody"),
+        (ENVIRONMENT, "https://host/a@b is a path", "https://host/a@b is a path"),
+        (ADDRESS, "hunter/22, hunter%2f22 at host", "***, *** at host"),
+        ({"X": "postgresql://me:me@host/db"}, "me at me", "me at me"),
+        (LINES, "+  second-line-of-a-key\n+end", "+  ***\n+end"),
+        (NESTED, "by hunter2-and-more, hunter", "by ***, ***"),
     ],
 )
-def test_what_is_struck_out(text: str, expected: str) -> None:
-    assert redact(text, ENVIRONMENT) == expected
-    assert holds_secret(text, ENVIRONMENT) is (text != expected)
+def test_what_is_struck_out(environment: dict[str, str], text: str, expected: str) -> None:
+    assert redact(text, environment) == expected
+    assert holds_secret(text, environment) is (text != expected)
 
 
 def letters(
@@ -242,14 +250,13 @@ def test_no_file_of_this_repository_that_is_code_or_docs_holds_one() -> None:
 
 SECRET = {
     True: [
-        *("DB_PASSWORD", "db_passwd", "HF_TOKEN", "token", "CLIENT_SECRET", "SECRET_ID", "KEY"),
-        *("GOOGLE_APPLICATION_CREDENTIALS", "OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "ssh_key"),
-        *("PGPASSWORD", "SSHPASS", "MYSQL_PWD", "GITHUB_PAT", "WANDB_APIKEY", "hfToken", "DB_PASS"),
-        *("KEY_PASSPHRASE", "NPM_CONFIG__AUTH", "CI_JOB_TOKEN", "AWS_SESSION_TOKEN", "GITHUBTOKEN"),
+        *("DB_PASSWORD", "db_passwd", "HF_TOKEN", "CLIENT_SECRET", "KEY", "OPENAI_API_KEY"),
+        *("GOOGLE_APPLICATION_CREDENTIALS", "PGPASSWORD", "SSHPASS", "MYSQL_PWD", "GITHUB_PAT"),
+        *("hfToken", "DB_PASS", "KEY_PASSPHRASE", "NPM_CONFIG__AUTH", "GITHUBTOKEN"),
     ],
     False: [
-        *("KEYBOARD", "MONKEY", "KEYS", "PATH", "MNIST_MIRROR", "TOKENIZERS_PARALLELISM", "PWD"),
-        *("GIT_CONFIG_KEY_0", "SSH_PUBLIC_KEY", "AUTHOR", "COMPASS", "PAD_TOKEN", "OLDPWD"),
+        *("KEYBOARD", "MONKEY", "KEYS", "PATH", "TOKENIZERS_PARALLELISM", "PWD", "OLDPWD"),
+        *("GIT_CONFIG_KEY_0", "SSH_PUBLIC_KEY", "AUTHOR", "COMPASS", "PAD_TOKEN"),
     ],
 }
 
@@ -261,11 +268,7 @@ def test_a_variables_name_says_whether_it_is_secret(name: str, secret: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        *("true", "False", "yes", "no", "on", "off", "none", "NULL", "1", "12345678", "0.25"),
-        *("1e-5", "abc", "", "****", str(Path(__file__)), "~", "/tmp"),
-    ],
+    "value", ["true", "No", "NULL", "12345678", "1e-5", "abc", "****", str(Path(__file__)), "/tmp"]
 )
 def test_switches_numbers_and_paths_are_no_secrets(value: str) -> None:
     text = f"lr: {value} and more"
@@ -274,15 +277,12 @@ def test_switches_numbers_and_paths_are_no_secrets(value: str) -> None:
 
 TOKEN = {
     False: [
-        *("stop_token", "model.stop_token", "start_token", "end_token", "special_token"),
-        *("bos_token", "decoder_start_token", "padToken", "eot_token", "fim_prefix_token"),
-        *("mask_token_id", "placeholder_token", "blank_token", "token_type", "token_mixer"),
-        *("pad_token_eos_token", "max_tokens", "tokenizer", "additional_special_tokens"),
+        *("stop_token", "model.stop_token", "bos_token", "decoder_start_token", "padToken"),
+        *("fim_prefix_token", "mask_token_id", "token_type", "token_mixer", "pad_token_eos_token"),
+        *("max_tokens", "tokenizer", "additional_special_tokens"),
     ],
     True: [
-        *("token", "access_token", "hf_token", "auth_token", "bot_token", "user_token"),
-        *("app.token",),
-        *("refresh_token", "session_token", "id_token", "github_token_write", "tokenSecret"),
+        *("token", "access_token", "app.token", "id_token", "github_token_write", "tokenSecret"),
         *("stop_token_password", "token_type_secret", "restart_token", "backend_token", "token_id"),
     ],
 }
@@ -301,22 +301,6 @@ def params_without_secrets(params: dict[str, object]) -> dict[str, object]:
     return dict(without_secrets(start, {}).params)
 
 
-def test_the_password_of_an_address_in_any_variable_is_secret() -> None:
-    environment = {"DATABASE_URL": "postgresql://me:hunter%2F22@host/db", "OTHER": "http://host/"}
-    assert redact("hunter/22, hunter%2f22 at host", environment) == "***, *** at host"
-    assert redact("me at me", {"X": "postgresql://me:me@host/db"}) == "me at me"
-
-
-def test_a_value_of_several_lines_is_one_by_the_line() -> None:
-    key = {"SSH_PRIVATE_KEY": "first-line-of-a-key\n  second-line-of-a-key\nend"}
-    assert redact("+  second-line-of-a-key\n+end", key) == "+  ***\n+end"
-
-
-def test_a_secret_that_begins_as_another_leaves_nothing_of_it() -> None:
-    nested = {"FIRST_TOKEN": "hunter", "SECOND_TOKEN": "hunter2-and-more"}
-    assert redact("by hunter2-and-more, hunter", nested) == "by ***, ***"
-
-
 def test_the_environment_of_the_process_is_what_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TEST_TOKEN", "tok-98765")
     assert holds_secret("at tok-98765")
@@ -331,14 +315,8 @@ def test_the_environment_of_the_process_is_what_is_meant(monkeypatch: pytest.Mon
         ("train.py --password hunter22 --lr 0.1", "train.py --password *** --lr 0.1"),
         ("train.py --hf-token=abcdefgh", "train.py --hf-token=***"),
         ("curl -H tok-123", "curl -H ***"),
-        (
-            "train.py --pad-token [PAD] --max-token 512",
-            "train.py --pad-token [PAD] --max-token 512",
-        ),
-        (
-            "train.py db.password=geheim +x.api_key=geheim",
-            "train.py db.password=*** +x.api_key=***",
-        ),
+        ("x --pad-token [PAD] --max-token 512", "x --pad-token [PAD] --max-token 512"),
+        ("x db.password=geheim +x.api_key=geheim", "x db.password=*** +x.api_key=***"),
         ("train.py --api-key --verbose", "train.py --api-key --verbose"),
         ("train.py --secret $SECRET", "train.py --secret $SECRET"),
     ],
@@ -378,17 +356,14 @@ def test_no_event_holds_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FILES = [
-    *(".env", ".env.local", "prod.env", "a/.envrc", "key.pem", "server.key", "id_rsa"),
-    *("id_ed25519",),
-    *(".netrc", ".pypirc", ".npmrc", ".git-credentials", "credentials.json", "credentials"),
-    *("a.p12",),
-    *("client_secret_1.json", "secrets.yaml", "kubeconfig", "kubeconfig.yml", "prod.tfvars"),
-    *("service-account.json", ".aws/config", "home/.ssh/config", ".docker/config.json", "ID_RSA"),
-    *(".dvc/config.local", "kaggle.json", ".pgpass", ".htpasswd", "token.json", "a.keystore"),
+    *(".env", ".env.local", "prod.env", "a/.envrc", "server.key", "id_rsa", "ID_RSA", ".netrc"),
+    *("credentials.json", "credentials", "client_secret_1.json", "secrets.yaml", "kubeconfig.yml"),
+    *("service-account.json", ".aws/config", "home/.ssh/config", ".docker/config.json"),
+    *(".dvc/config.local", "kaggle.json", "token.json", "a.keystore"),
 ]
 OTHERS = [
-    *(".env.example", "secrets.py", "id_rsa.pub", "credentials.py", "environment.yml", "keys.py"),
-    *("monkey.txt", "config.json", "params.yaml", "src/key/train.py", "tokens.txt", "env.py"),
+    *(".env.example", "secrets.py", "id_rsa.pub", "environment.yml", "keys.py", "monkey.txt"),
+    *("config.json", "params.yaml", "src/key/train.py", "tokens.txt", "env.py"),
 ]
 
 
@@ -423,9 +398,8 @@ def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(reposi
 
 
 DVC_SETTINGS = [
-    *("password = geheim", "passphrase = geheim", "secret_access_key = geheim"),
-    *("session_token = geheim", "sse_customer_key = geheim", "sas_token = geheim"),
-    *("account_key = geheim", "client_secret = geheim", "gdrive_client_secret = geheim"),
+    *("password = geheim", "secret_access_key = geheim", "sse_customer_key = geheim"),
+    *("sas_token = geheim", "account_key = geheim", "gdrive_client_secret = geheim"),
     *("oss_key_secret = geheim", "token = geheim", "url = ssh://me:geheim@host/storage"),
     "connection_string = AccountName=me;AccountKey=geheim;EndpointSuffix=host",
 ]
@@ -433,14 +407,8 @@ DVC_SETTINGS = [
 
 
 @pytest.mark.parametrize("setting", DVC_SETTINGS)
-def test_dvcs_settings_are_no_part_of_a_change_that_sets_a_password(
-    repository: Path, setting: str
-) -> None:
-    (repository / ".dvc/config").write_text(f"['remote \"a\"']\n    {setting}\n")
-    tags, patch, trouble = describe_code(repository, ["."])
-    assert patch == b""
-    assert tags["git.patch"] == "left out: .dvc/config holds a password or a token"
-    assert "geheim" not in trouble
+def test_dvcs_settings_that_set_a_password_hold_a_secret(setting: str) -> None:
+    assert bytes_hold_secret(f"['remote \"a\"']\n    {setting}\n".encode(), ".dvc/config")
 
 
 def test_other_settings_of_dvc_are_recorded() -> None:

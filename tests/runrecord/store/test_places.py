@@ -17,8 +17,18 @@ from records import end_run, new_run, status_of
 from runrecord.cli.upkeep import reap
 from runrecord.errors import UserError
 from runrecord.resume.checkpoints import Checkpoints
-from runrecord.store.processes import here, is_alive, is_running, lock_of, working_on
-from runrecord.store.runs import claim_run, close_if_dead, host, run_dir, run_dirs
+from runrecord.store.runs import (
+    claim_run,
+    close_if_dead,
+    here,
+    host,
+    is_alive,
+    is_running,
+    lock_of,
+    run_dir,
+    run_dirs,
+    working_on,
+)
 from runrecord.verify.rebuild import scratch
 
 GONE = str(2**22 + 1)  # no process can have that number
@@ -183,7 +193,8 @@ def test_on_a_disk_without_locks_a_run_goes_on_and_none_is_closed_that_may_live(
         assert is_running(folder), "it may still show its end"
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"warning: {folder} is on a disk without file locks; the run goes on." in said
+    assert f"warning: the disk of {tmp_path}/.runrecord has no file locks" in said
+    assert "'runrecord reap RUN'" in said
 
     dead = left_behind(tmp_path, "dead")
     assert not is_running(dead)
@@ -243,8 +254,7 @@ def working_on_by_another_process(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def test_a_folder_that_is_held_is_nobody_elses(tmp_path: Path) -> None:
-    with working_on(tmp_path) as locks:
-        assert locks
+    with working_on(tmp_path):
         assert is_running(tmp_path)
     assert not is_running(tmp_path)
     assert (tmp_path / ".place").stat().st_size

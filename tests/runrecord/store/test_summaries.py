@@ -11,9 +11,8 @@ from runrecord.cli.report import report
 from runrecord.cli.runs import list_runs, which
 from runrecord.dvc.cache import known_records
 from runrecord.git.commands import git
-from runrecord.resume.checkpoints import Checkpoints
 from runrecord.store.catalog import SUMMARY, all_runs
-from runrecord.store.runs import run_dir, state_folder
+from runrecord.store.runs import run_dir
 
 NAMES = ("a", "b", "c")
 
@@ -109,19 +108,6 @@ def test_summaries_move_with_their_folder(root: Path) -> None:
     with audited("open") as opened:
         assert listed(root.with_name("moved")) == before
     assert records_among(opened) == []
-
-
-def test_checkpoints_are_tidied_by_the_records_of_their_runs_alone(root: Path) -> None:
-    checkpoints = Checkpoints(root, {})
-    names = [f"stopped-{number}" for number in range(9)]
-    for name in names:
-        new_run(run_dir(root, name), id=name).log({"loss": 1.0})
-        checkpoints.save(name, 1, 1, {})
-    with audited("open") as opened:
-        checkpoints.remove("done")
-    lines = [one for one in opened if str(one[0]).endswith("events.jsonl")]
-    assert 0 < len(lines) <= 9, "none of the runs that have no checkpoint"
-    assert len([*(state_folder(root) / "checkpoints").glob("*/*/")]) == 5
 
 
 def test_every_version_of_a_lock_file_is_read_by_one_process(toy: Workspace) -> None:

@@ -31,9 +31,8 @@ from records import audited, end_run, new_run, play, records_among
 from runrecord.cli import main
 from runrecord.record.events import Dataset
 from runrecord.record.reader import Record, files_in
-from runrecord.store import processes
-from runrecord.store.processes import lock_of
-from runrecord.store.runs import host
+from runrecord.store import runs as store_runs
+from runrecord.store.runs import host, lock_of
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.verify.rebuild import scratch
 
@@ -299,7 +298,7 @@ def test_a_disk_without_locks_is_said_in_a_sentence(
     train(small.path, folder, "vae", id="more", time=4)
     end_run(folder)
     for command, status in {("sync",): 0, ("reap",): 0, ("runs",): 0, ("doctor",): 1}.items():
-        processes.warn_no_file_locks.cache_clear()
+        store_runs.warn_no_file_locks.cache_clear()
         output = here(*command, status=status)
         assert "Traceback" not in output
         said = f"warning: the disk of {folder.parents[1]} has no file locks ({why}): "

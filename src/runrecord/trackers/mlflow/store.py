@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from runrecord.errors import UserError, require
 from runrecord.files import sha256
 from runrecord.project import load_project
-from runrecord.store.processes import held
-from runrecord.store.runs import state_folder
+from runrecord.store.runs import held, state_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
