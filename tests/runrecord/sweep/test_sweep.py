@@ -14,8 +14,17 @@ from runrecord.cli import _parser
 from runrecord.cli.sweep import _check_names_free, _code, _conclude, sweep
 from runrecord.errors import UserError, require
 from runrecord.project import Better, Project
-from runrecord.sweep.space import Param, as_there, parse, set_params, split
-from runrecord.sweep.study import Definition, Outcome, Study, best_first, grid_of, open_study
+from runrecord.sweep.study import (
+    Definition,
+    Outcome,
+    Study,
+    best_first,
+    distribution_of,
+    grid_of,
+    open_study,
+    read_space,
+    set_params,
+)
 from runrecord.sweep.worker import Task, environment_of, experiment_ref, run_trial, task_of
 
 needs_ray = pytest.mark.needs("sweep")
@@ -29,19 +38,23 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 # What can be written of a param, and what it means; what cannot, and what is said.
-SPACES: dict[str, Param] = {
-    "a=1,2": Param("a", (1, 2)),
-    "a.b=adam,rmsprop": Param("a.b", ("adam", "rmsprop")),
-    "a=true,false": Param("a", (True, False)),
-    "a=null,1": Param("a", (None, 1)),
-    "a=1..9": Param("a", low=1, high=9),
-    "a=1.0..9": Param("a", low=1.0, high=9),
-    "a=0.0003..0.003:log": Param("a", low=0.0003, high=0.003, log=True),
-    "a=1..100:log": Param("a", low=1, high=100, log=True),
-    "a=0...5": Param("a", low=0, high=0.5),
-    "a=../a,../b": Param("a", ("../a", "../b")),
-    "a=1..2,3..4": Param("a", ("1..2", "3..4")),
-    "sub/params.yaml:a=1,2": Param("sub/params.yaml:a", (1, 2)),
+THERE = "{a: 1, b: {c: 2}, d: 0.5, e: 1e-3, f: null}"
+SPACES: dict[str, tuple[str, str]] = {
+    "a=1,2": ("a", "CategoricalDistribution(choices=(1, 2))"),
+    "b.c=adam,rmsprop": ("b.c", "CategoricalDistribution(choices=('adam', 'rmsprop'))"),
+    "a=true,null": ("a", "CategoricalDistribution(choices=(True, None))"),
+    "a=1..9": ("a", "IntDistribution(high=9, log=False, low=1, step=1)"),
+    "a=1..100:log": ("a", "IntDistribution(high=100, log=True, low=1, step=1)"),
+    "a=1.0..9": ("a", "FloatDistribution(high=9.0, log=False, low=1.0, step=None)"),
+    "a=0.0003..0.003:log": ("a", "FloatDistribution(high=0.003, log=True, low=0.0003, step=None)"),
+    "a=0...5": ("a", "FloatDistribution(high=0.5, log=False, low=0.0, step=None)"),
+    "d=0..1": ("d", "FloatDistribution(high=1.0, log=False, low=0.0, step=None)"),
+    "e=1..10:log": ("e", "FloatDistribution(high=10.0, log=True, low=1.0, step=None)"),
+    "d=0,1": ("d", "CategoricalDistribution(choices=(0, 1))"),
+    "f=1..9": ("f", "IntDistribution(high=9, log=False, low=1, step=1)"),
+    "a=../a,../b": ("a", "CategoricalDistribution(choices=('../a', '../b'))"),
+    "a=1..2,3..4": ("a", "CategoricalDistribution(choices=('1..2', '3..4'))"),
+    "sub/params.yaml:a=1": ("sub/params.yaml:a", "CategoricalDistribution(choices=(1,))"),
 }
 NO_SPACES = {
     "a": "PARAM=VALUES",
@@ -51,45 +64,32 @@ NO_SPACES = {
     "a=1,,2": "is not a value",
     "a=[1,2]": "is not a value",
     "a=.inf...inf": "is of numbers",
-    "a=3..1": "begins below its end",
-    "a=0..1:log": "above 0",
+    "a=3..1": "`low <= high` must hold",
+    "a=0..1:log": "`low",
     "a=1,1": "names a value twice",
     "../params.yaml:a=1": "outside the repository",
     "/etc/params.yaml:a=1": "outside the repository",
+    "b.d=1": "has no 'b.d'",
+    "a.c=1": "has no 'a.c'",
+    "b=1": "'b' is a block; name one of c in it",
+    "other.yaml:x=1": "there is no such file",
 }
 
 
-def test_what_is_searched() -> None:
-    for text, param in SPACES.items():
-        assert parse(split([text])) == [param]
-
-
-def test_what_cannot_be_searched_is_said() -> None:
+@needs_ray
+def test_what_is_searched(tmp_path: Path) -> None:
+    """A range is of floats where the project has a float."""
+    (tmp_path / "sub").mkdir()
+    for name in ("params.yaml", "sub/params.yaml"):
+        (tmp_path / name).write_text(THERE)
+    for text, (name, meaning) in SPACES.items():
+        ((found, tried),) = read_space(tmp_path, [text]).items()
+        assert (found, str(distribution_of(found, tried))) == (name, meaning)
     for text, said in NO_SPACES.items():
         with pytest.raises(UserError, match=re.escape(said)):
-            parse(split([text]))
+            read_space(tmp_path, [text])
     with pytest.raises(UserError, match="given twice"):
-        split(["a=1", "a=2"])
-
-
-def test_a_param_that_is_not_there_is_said(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("train: {lr: 1}\na: {b: 2}\n")
-    for name, said in (
-        ("train.rl", "has no 'train.rl'; 'train' has lr"),
-        ("a.b.c", "has no 'a.b.c'; 'b' has no block"),
-        ("rl", "has no 'rl'; it has train, a"),
-        ("train", "'train' is a block; name one of lr in it"),
-        ("other.yaml:x", "there is no such file"),
-    ):
-        with pytest.raises(UserError, match=re.escape(said)):
-            as_there(tmp_path, {name: "1"})
-
-
-def test_where_a_param_is_a_float_a_range_is_of_floats(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("dropout: 0.5\nlr: 1e-3\nlayers: 3\nunset: null\n")
-    given = {"dropout": "0..1", "lr": "1..10:log", "layers": "1..9", "unset": "1..9"}
-    assert as_there(tmp_path, given) == {**given, "dropout": "0.0..1.0", "lr": "1.0..10.0:log"}
-    assert as_there(tmp_path, {"dropout": "0,1"}) == {"dropout": "0,1"}, "a list is as it is"
+        read_space(tmp_path, ["a=1", "a=2"])
 
 
 def test_params_are_set_and_comments_stay(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_params_are_set_and_comments_stay(tmp_path: Path) -> None:
 def definition(
     search: str, better: Better = "lower", prune: bool = False, **space: str
 ) -> Definition:
-    return Definition(space, "metrics.json", "loss", better, search, prune)  # type: ignore[arg-type]
+    return Definition(space, "metrics.json", "loss", better, search, prune)
 
 
 def complete(study: Study, number: int, value: float) -> None:
@@ -182,9 +182,8 @@ def test_a_search_goes_where_the_metric_is_better(better: Better, tmp_path: Path
     """A range of whole numbers is searched between them, too, where the project has a float."""
     (tmp_path / "params.yaml").write_text("a: 0.5\n")
     tried = []
-    with open_study(
-        tmp_path, "far", definition("tpe", better, a=as_there(tmp_path, {"a": "0..1"})["a"]), "code"
-    ) as study:
+    space = read_space(tmp_path, ["a=0..1"])["a"]
+    with open_study(tmp_path, "far", definition("tpe", better, a=space), "code") as study:
         for number in range(40):
             tried.append(float(str(study.ask(number)["a"])))
             complete(study, number, tried[-1])
