@@ -144,9 +144,9 @@ MUTATIONS = [
     Mutation(
         16,
         "runrecord/cli/upkeep.py",
-        "if count and not wanted",
-        "if not wanted",
-        "runrecord/cli/test_gc.py::test_what_is_older_than_some_days_goes_and_the_newest_of_a_stage_never",
+        "newer[run.summary.stage] > keep and",
+        "newer[run.summary.stage] >= keep and",
+        "runrecord/cli/test_gc.py::test_what_dvc_can_give_back_goes_and_can_be_had_again",
     ),
     Mutation(
         17,
