@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import cycle, islice
 from multiprocessing import get_context
@@ -158,7 +158,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a stop."""
+    """What came of a stop, and whether it was as it should be."""
 
     stop: Stop
     outcome: str
@@ -261,10 +261,6 @@ class Stand:
         assert status == 0, said
         return said
 
-    def keep(self, name: str) -> None:
-        """Keep what there is as a template."""
-        shutil.copytree(self.live, self.base / name, symlinks=True)
-
     def reset(self, name: str) -> None:
         """Be as the template was."""
         shutil.rmtree(self.live, ignore_errors=True)
@@ -284,11 +280,10 @@ class Stand:
         for name in names:
             shutil.copytree(self.base / name, to / name, symlinks=True)
             database = to / name / EXPERIMENT / "mlflow.db"
-            if database.exists():
-                with closing(sqlite3.connect(database)) as connection, connection:
-                    for table, column in (*addresses, ("logged_models", "artifact_location")):
-                        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-                        connection.execute(change, [str(self.live), str(other.live)])
+            with closing(sqlite3.connect(database)) as connection, connection:
+                for table, column in (*addresses, ("logged_models", "artifact_location")):
+                    change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+                    connection.execute(change, [str(self.live), str(other.live)])
         return other
 
 
@@ -308,7 +303,7 @@ def build(stand: Stand, names: Iterable[str]) -> None:
             workspace.set_params(train__lr=0.25)
         if name == "new":
             shutil.rmtree(stand.repository / ".runrecord")
-        stand.keep(name)
+        shutil.copytree(stand.live, stand.base / name, symlinks=True)
 
 
 def _live_on(stand: Stand, workspace: Workspace) -> None:
@@ -678,21 +673,17 @@ def chosen(calls: Mapping[str, Sequence[Call]], count: int, seed: int, live: Pat
     shares[next(iter(calls))] += count - sum(shares.values())
     stops: list[Stop] = []
     for name, found in calls.items():
-        strata = Counter((call.name, place_of(call.path, live)) for call in found)
-        possible = [
-            (kind, call, place)
-            for kind in KINDS
-            for call, place in sorted(strata)
-            if JOBS[name].stage or kind != "console"
-        ]
-        chance.shuffle(possible)
-        every = [Stop(name, *one, 1) for one in possible]
+        strata = sorted({(call.name, place_of(call.path, live)) for call in found})
+        kinds = [kind for kind in KINDS if JOBS[name].stage or kind != "console"]
+        every = [Stop(name, kind, *one, 1) for kind in kinds for one in strata]
+        chance.shuffle(every)
         counted = {stop: sum(is_at(call, stop, live) for call in found) for stop in every}
         able = [stop for stop in every if counted[stop]]
         # A stratum of many calls comes again and again; its calls are told apart by chance.
-        for stop in islice(cycle(able), shares[name]):
-            nth = chance.randint(1, counted[stop])
-            stops.append(Stop(stop.program, stop.kind, stop.call, stop.place, nth))
+        stops += [
+            replace(stop, nth=chance.randint(1, counted[stop]))
+            for stop in islice(cycle(able), shares[name])
+        ]
     chance.shuffle(stops)
     return stops
 

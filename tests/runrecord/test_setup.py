@@ -45,6 +45,7 @@ def by_make(folder: Path, command: str, **variables: str) -> str:
 @pytest.mark.parametrize(
     ("file", "variables", "wanted"),
     [
+        ("", {}, {}),
         ("", {"PIP_INDEX_URL": MIRROR}, {"UV_DEFAULT_INDEX": MIRROR}),
         (f"[global]\nindex-url = {MIRROR}\n", {}, {"UV_DEFAULT_INDEX": MIRROR}),
         (
@@ -71,13 +72,10 @@ def test_what_pip_is_set_to_holds_for_uv(
 ) -> None:
     machine.write_text(file)
     shown = by_make(machine.parent, "$(UV) --version; env", **variables).splitlines()
+    assert shown[0].startswith("uv ")
     assert {f"{name}={value}" for name, value in wanted.items()} <= {*shown}
-
-
-def test_without_settings_uv_takes_its_own_index(machine: Path) -> None:
-    shown = by_make(machine.parent, "$(UV) --version; env")
-    assert shown.startswith("uv ")
-    assert "UV_DEFAULT_INDEX" not in shown
+    if not wanted:
+        assert not any(line.startswith("UV_DEFAULT_INDEX=") for line in shown), "it takes its own"
 
 
 @pytest.fixture
@@ -110,20 +108,20 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, str]]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("by", ["pip.conf", "PIP_INDEX_URL"])
 def test_uv_installs_from_the_mirror_that_pip_is_set_to(
-    machine: Path, mirror: tuple[str, str], tmp_path: Path, by: str
+    machine: Path, mirror: tuple[str, str], tmp_path: Path
 ) -> None:
     address, line = mirror
-    variables = {"UV_CACHE_DIR": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
-    variables["PIP_EXTRA_INDEX_URL"] = ""  # of this machine's own file
-    if by == "pip.conf":
-        machine.write_text(f"[global]\nindex-url = {address}\n")
-    else:
-        variables["PIP_INDEX_URL"] = address
+    machine.write_text(f"[global]\nindex-url = {address}\n")
     (tmp_path / "lock").write_text(line)
     command = f"$(UV) pip install --quiet --require-hashes --target {tmp_path}/there"
-    by_make(tmp_path, f"{command} --requirements {tmp_path}/lock", **variables)
+    by_make(
+        tmp_path,
+        f"{command} --requirements {tmp_path}/lock",
+        UV_CACHE_DIR=str(tmp_path / "cache"),
+        NO_PROXY="127.0.0.1",
+        PIP_EXTRA_INDEX_URL="",  # of this machine's own file
+    )
     assert (tmp_path / "there/only_there.py").exists()
 
 

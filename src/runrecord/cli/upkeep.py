@@ -49,6 +49,7 @@ def reap(names: Sequence[str] = (), host: str | None = None) -> None:
         for run in runs:
             if not run.ended and run.id not in sealed:
                 _say_why_it_is_open(run, run.id in told)
+    print(f"{len(closed)} runs closed")
     if closed:
         sync()
     report.conclude()

@@ -89,8 +89,6 @@ def _ray_at_work(jobs: int | None, needs: Mapping[str, float]) -> Iterator[int]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no GPU asked for hides none
     os.environ.setdefault("RAY_task_oom_retries", str(_TRIES))  # else a trial is killed for ever
-    import ray
-
     how: dict[str, Any] = {"address": address}
     if not address:
         # A token of this process alone: Ray would write one into the home folder.
@@ -98,6 +96,8 @@ def _ray_at_work(jobs: int | None, needs: Mapping[str, float]) -> Iterator[int]:
         cpus = max(1, math.ceil((jobs or 1) * needs["CPU"]))
         own = {"include_dashboard": False, "num_cpus": cpus, "object_store_memory": _OBJECTS}
         how = {"address": "local", **own}
+    import ray  # which reads these variables
+
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:

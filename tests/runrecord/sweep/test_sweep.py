@@ -27,7 +27,7 @@ from runrecord.sweep.study import (
 )
 from runrecord.sweep.worker import Task, environment_of, experiment_ref, run_trial, task_of
 
-needs_ray = pytest.mark.needs("sweep")
+pytestmark = pytest.mark.needs("sweep")
 METRIC = ("--metric", "metrics.json:Length")
 
 
@@ -76,7 +76,6 @@ NO_SPACES = {
 }
 
 
-@needs_ray
 def test_what_is_searched(tmp_path: Path) -> None:
     """A range is of floats where the project has a float."""
     (tmp_path / "sub").mkdir()
@@ -111,7 +110,6 @@ def complete(study: Study, number: int, value: float) -> None:
     study.tell(number, Outcome("COMPLETE", value))
 
 
-@needs_ray
 def test_a_grid_runs_what_is_missing_and_the_best_comes_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a grid takes lists"):
         grid_of(definition("grid", a="1..3"))
@@ -139,7 +137,6 @@ def test_a_grid_runs_what_is_missing_and_the_best_comes_first(tmp_path: Path) ->
         assert ("FAIL", "no") in states, "Optuna has each attempt"
 
 
-@needs_ray
 @pytest.mark.parametrize("search", ["random", "tpe"])
 def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(
     search: str, tmp_path: Path
@@ -157,26 +154,24 @@ def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(
     assert len({json.dumps(params) for params in whole}) == 14
 
 
-@needs_ray
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_a_resumed_study_gives_up_what_is_worse_than_its_earlier_trials(
     better: Better, tmp_path: Path
 ) -> None:
     pruned = definition("random", better, prune=True, a="0.1..10")
-    with open_study(tmp_path, "pruned", pruned, "code") as study:
-        for number in range(4):
-            study.ask(number)
-            for epoch in range(1, 9):
-                study.is_hopeless(number, epoch, 1.0)
-            complete(study, number, 1.0)
-    with open_study(tmp_path, "pruned", pruned, "code") as study:
-        for number, value, given_up in ((4, 0.5, better == "higher"), (5, 2.0, better == "lower")):
+
+    def given_up(number: int, value: float) -> bool:
+        with open_study(tmp_path, "pruned", pruned, "code") as study:
             study.ask(number)
             seen = [study.is_hopeless(number, epoch, value) for epoch in range(1, 9)]
-            assert any(seen) == given_up
+            complete(study, number, value)
+        return any(seen)
+
+    for number in range(4):
+        given_up(number, 1.0)
+    assert [given_up(4, 0.5), given_up(5, 2.0)] == [better == "higher", better == "lower"]
 
 
-@needs_ray
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_a_search_goes_where_the_metric_is_better(better: Better, tmp_path: Path) -> None:
     """A range of whole numbers is searched between them, too, where the project has a float."""
@@ -191,7 +186,6 @@ def test_a_search_goes_where_the_metric_is_better(better: Better, tmp_path: Path
     assert last > 0.8 if better == "higher" else last < 0.2
 
 
-@needs_ray
 def test_another_study_of_that_name_is_refused_and_a_torn_journal_is_not(tmp_path: Path) -> None:
     grid = definition("grid", a="1,2")
     with open_study(tmp_path, "one", grid, "code") as study:
@@ -217,7 +211,6 @@ def test_another_study_of_that_name_is_refused_and_a_torn_journal_is_not(tmp_pat
         open_study(tmp_path, "one", grid, "code").__enter__()
 
 
-@needs_ray
 def test_a_table_shows_what_is_in_brackets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,7 +250,6 @@ REFUSED = {
 }
 
 
-@needs_ray
 def test_what_is_refused_is_one_sentence(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +274,7 @@ def test_a_report_of_a_study_is_no_code_of_it(bare: Workspace, tmp_path: Path) -
     assert _code(project.path, Project(), "train") != before
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _with_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in IDENTITY.items():
         monkeypatch.setenv(name, text)
@@ -299,8 +291,6 @@ def task(project: Workspace, target: str, metric: str) -> Task:
     return found
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 def test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,8 +308,6 @@ def test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone(
     assert (found["MLFLOW_TRACKING_URI"], found["EDITOR"]) == ("here", "vi")
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 def test_a_worker_on_a_project_that_logs_nothing(tmp_path: Path) -> None:
     """Its value is read; what one trial leaves is none of the next one's; none is infinite.
 
@@ -353,8 +341,6 @@ def test_a_worker_on_a_project_that_logs_nothing(tmp_path: Path) -> None:
     assert project.run("git", "show", f"{max(names)}:params.yaml") == "value: 3.0\n"
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 @pytest.mark.parametrize("where", ["the cache", pytest.param("the remote", marks=pytest.mark.slow)])
 def test_a_trial_has_the_data_that_dvc_tracks(where: str, tmp_path: Path) -> None:
     """Of a file, a folder, a part of one, and an import; committed or not."""
@@ -385,8 +371,6 @@ def test_a_trial_has_the_data_that_dvc_tracks(where: str, tmp_path: Path) -> Non
         assert run_trial(one) == Outcome("COMPLETE", number + 2.0)
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 def test_a_trial_is_not_run_where_it_is_given_up_or_the_repository_is_not_seen(
     bare: Workspace, tmp_path: Path
 ) -> None:
@@ -398,7 +382,6 @@ def test_a_trial_is_not_run_where_it_is_given_up_or_the_repository_is_not_seen(
     assert re.fullmatch(r"\S+ does not see \S+elsewhere; keep the repository on .*", found.error)
 
 
-@needs_ray
 def test_whose_experiments_they_are_is_found_or_asked_for(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

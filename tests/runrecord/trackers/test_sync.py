@@ -175,7 +175,7 @@ def test_with_nothing_to_do_no_run_of_the_store_is_read_and_mlflow_not_imported(
     here("sync")
     with audited("open") as opened:
         assert summary(here("sync")) == states(there=4)
-        assert here("reap") == ""
+        assert here("reap") == "0 runs closed\n"
     assert "more" not in records_among(opened), "it has a summary; sealed ones are few"
     (run,) = runs(small, "train-vae")
     for command in (("sync",), ("reap",), ("show", run.info.run_id), ("show", "more")):
