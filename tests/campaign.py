@@ -14,7 +14,6 @@ had stopped it.
 
 import argparse
 import errno
-import json
 import os
 import platform
 import random
@@ -28,10 +27,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import cycle, islice
 from multiprocessing import get_context
@@ -51,7 +50,7 @@ from stops import (
     run_stopped,
     tear,
 )
-from workspaces import EXPERIMENT, RECORD_ONLY, ROOT, TOY, Workspace, new_project, new_workspace
+from workspaces import EXPERIMENT, RECORD_ONLY, ROOT, TOY, Workspace, new_project
 
 import runrecord.cli
 from runrecord.files import sha256, write_atomic
@@ -59,7 +58,7 @@ from runrecord.git.commands import git
 from runrecord.record.events import RecordRefused
 from runrecord.record.reader import Record, files_in
 from runrecord.run.process import run_stage
-from runrecord.store.runs import run_dirs
+from runrecord.store.runs import STORE, run_dirs
 from runrecord.trackers.player import Store
 
 PAGE = ROOT / "docs" / "runrecord" / "promises.md"
@@ -99,22 +98,42 @@ class Kind:
 
     exits: int
     """Of a stage by itself; that it ends well all the same is always allowed."""
+    act: Callable[[int, Call], object] = lambda _main, _call: None
+    """What happens at the call, to the program's process or the one that makes it."""
+    opens: Callable[[], tuple[int, int]] | None = None
+    """The console, ours and its end, which is closed at the call."""
     error: int = 0
+    """That the call fails with."""
     lasts: bool = False
+    """So do all that follow."""
+
+    @property
+    def signalled(self) -> bool:
+        """Is the program told to end, and can say how it ended?"""
+        return self.exits > 128 and self.opens is not os.pipe
+
+
+def _power(main: int, _call: Call) -> None:
+    os.killpg(main, signal.SIGKILL)
+
+
+def _torn(main: int, call: Call) -> None:
+    tear(call)
+    os.killpg(main, signal.SIGKILL)
 
 
 KINDS = {
-    "kill": Kind(-9),  # SIGKILL, the process that makes the call
-    "power": Kind(-9),  # SIGKILL, all processes at once
-    "torn": Kind(-9),  # half of that write, then SIGKILL for all
-    "term": Kind(143),
-    "ctrl-c": Kind(130),  # and again three writes later
-    "hangup": Kind(129),  # its terminal is closed
-    "console": Kind(128 + signal.SIGPIPE),  # the pipe that it prints to is closed
-    "full once": Kind(1, errno.ENOSPC),
-    "full": Kind(1, errno.ENOSPC, lasts=True),
-    "EIO once": Kind(1, errno.EIO),
-    "EIO": Kind(1, errno.EIO, lasts=True),
+    "kill": Kind(-9, lambda _main, call: os.kill(call.process, signal.SIGKILL)),
+    "power": Kind(-9, _power),  # all processes at once
+    "torn": Kind(-9, _torn),  # half of that write is on the disk
+    "term": Kind(143, lambda main, _call: os.kill(main, signal.SIGTERM)),
+    "ctrl-c": Kind(130, lambda main, _call: os.killpg(main, signal.SIGINT)),
+    "hangup": Kind(129, opens=os.openpty),
+    "console": Kind(128 + signal.SIGPIPE, opens=os.pipe),
+    "full once": Kind(1, error=errno.ENOSPC),
+    "full": Kind(1, error=errno.ENOSPC, lasts=True),
+    "EIO once": Kind(1, error=errno.EIO),
+    "EIO": Kind(1, error=errno.EIO, lasts=True),
 }
 
 
@@ -139,7 +158,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a stop."""
+    """What came of a stop, and whether it was as it should be."""
 
     stop: Stop
     outcome: str
@@ -186,27 +205,15 @@ def _runrecord(*arguments: str) -> None:
     runrecord.cli.main()
 
 
+_WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _BY_HAND = {"DVC_STAGE": "train"}
 _TOY: dict[str, Any] = {"stage": "train", "outs": ("model.bin", "metrics.json")}
-_REAL = ("models/ae.safetensors", "metrics/ae.json", "metrics/ae_history.csv")
 JOBS = {
     "train": Job(_train, 45, environment={**_BY_HAND, **RECORD_ONLY}, **_TOY),
     "train and show": Job(_train, 25, environment=_BY_HAND, **_TOY),
     "first train": Job(_train, 5, "new", environment={**_BY_HAND, **RECORD_ONLY}, **_TOY),
     "dvc repro": Job(
-        partial(_become, "dvc", "repro", "train"),
-        8,
-        environment=RECORD_ONLY,
-        by_dvc=True,
-        **_TOY,
-    ),
-    "train-ae": Job(
-        partial(_become, "python", "stages/train_ae.py"),
-        1,
-        "real",
-        environment={"DVC_STAGE": "train-ae"},
-        stage="train-ae",
-        outs=_REAL,
+        partial(_become, "dvc", "repro", "train"), 9, environment=RECORD_ONLY, by_dvc=True, **_TOY
     ),
     "sync": Job(partial(_runrecord, "sync", "--tensorboard"), 5, "kept"),
     "reap": Job(partial(_runrecord, "reap"), 4, "kept", then="sync"),
@@ -216,25 +223,7 @@ JOBS = {
 }
 
 
-_HALF = """    with open("model.bin", "wb") as file:
-        file.write(walk.place.tobytes())
-    with open("metrics.json", "w") as file:
-        json.dump({"Length": float(np.linalg.norm(walk.place))}, file)
-"""
-_WHOLE = """    length = {"Length": float(np.linalg.norm(walk.place))}
-    texts = walk.place.tobytes(), json.dumps(length).encode()
-    for name, text in zip(("model.bin", "metrics.json"), texts, strict=True):
-        with open(f"{name}.new", "wb") as file:
-            file.write(text)
-        os.replace(f"{name}.new", name)
-"""
-assert _HALF in TOY["train.py"]
-FILES = TOY | {
-    ".gitignore": f"{TOY['.gitignore']}/*.new\n",
-    "params.yaml": "train: {epochs: 3, lr: 0.5}\n",
-    "train.py": TOY["train.py"].replace(_HALF, _WHOLE),
-}
-"""The toy project, whose training writes its outs at once or not at all."""
+FILES = TOY | {"params.yaml": "train: {epochs: 3, lr: 0.5}\n"}
 
 
 class Stand:
@@ -272,10 +261,6 @@ class Stand:
         assert status == 0, said
         return said
 
-    def keep(self, name: str) -> None:
-        """Keep what there is as a template."""
-        shutil.copytree(self.live, self.base / name, symlinks=True)
-
     def reset(self, name: str) -> None:
         """Be as the template was."""
         shutil.rmtree(self.live, ignore_errors=True)
@@ -295,11 +280,10 @@ class Stand:
         for name in names:
             shutil.copytree(self.base / name, to / name, symlinks=True)
             database = to / name / EXPERIMENT / "mlflow.db"
-            if database.exists():
-                with closing(sqlite3.connect(database)) as connection, connection:
-                    for table, column in (*addresses, ("logged_models", "artifact_location")):
-                        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-                        connection.execute(change, [str(self.live), str(other.live)])
+            with closing(sqlite3.connect(database)) as connection, connection:
+                for table, column in (*addresses, ("logged_models", "artifact_location")):
+                    change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+                    connection.execute(change, [str(self.live), str(other.live)])
         return other
 
 
@@ -310,93 +294,32 @@ def build(stand: Stand, names: Iterable[str]) -> None:
         for folder in ("tmp", "site"):
             (stand.live / folder).mkdir(parents=True)
         stand.repository.mkdir()
-        if name == "real":
-            workspace = new_workspace(stand.repository)
-            _repro(stand, "train-ae")
-            workspace.set_params(ae__lr=0.002)
+        workspace = new_project(stand.repository, FILES)
+        _repro(stand)
+        stand.must(JOBS["sync"].main)
+        if name == "kept":
+            _live_on(stand, workspace)
         else:
-            workspace = new_project(stand.repository, FILES)
-            _repro(stand, "train")
-            stand.must(JOBS["sync"].main)
-            if name == "kept":
-                _live_on(stand, workspace)
-            else:
-                workspace.set_params(train__lr=0.25)
-            if name == "new":
-                shutil.rmtree(stand.repository / ".runrecord")
-        stand.keep(name)
+            workspace.set_params(train__lr=0.25)
+        if name == "new":
+            shutil.rmtree(stand.repository / ".runrecord")
+        shutil.copytree(stand.live, stand.base / name, symlinks=True)
 
 
 def _live_on(stand: Stand, workspace: Workspace) -> None:
     """More runs, which MLflow does not show; the last one is dead."""
     for rate in (0.25, 0.125):
         workspace.set_params(train__lr=rate)
-        _repro(stand, "train")
+        _repro(stand)
     workspace.set_params(train__lr=1.0)
     dead = Stop("train", "kill", "write", "events.jsonl", 3)
     assert stopped(stand, dead)[0] == -signal.SIGKILL
     workspace.run("git", "checkout", "--quiet", "params.yaml")
 
 
-def _repro(stand: Stand, stage: str) -> None:
-    stand.must(partial(_become, "dvc", "repro", stage), **RECORD_ONLY)
-    workspace = Workspace(stand.repository)
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
-
-
-class _At:
-    """What happens at the calls of a program that is to be stopped."""
-
-    def __init__(self, stop: Stop, live: Path, console: int) -> None:
-        self._stop = stop
-        self._live = live
-        self._console = console
-        self._left = stop.nth
-        self._after = 0
-        self.said = b""
-        self.reached: Call | None = None
-        self.main = 0
-
-    def __call__(self, main: int, call: Call) -> int:
-        self.main = main
-        self._listen()
-        if self.reached is None:
-            if not is_at(call, self._stop, self._live):
-                return 0
-            self._left -= 1
-            if self._left:
-                return 0
-            self.reached = call
-            self._do(main, call)
-            return refusal(KINDS[self._stop.kind].error, call)
-        self._after += 1
-        if self._stop.kind == "ctrl-c" and self._after == 3:
-            os.killpg(main, signal.SIGINT)
-        kind = KINDS[self._stop.kind]
-        return refusal(kind.error, call) if kind.lasts else 0
-
-    def _do(self, main: int, call: Call) -> None:
-        match self._stop.kind:
-            case "kill":
-                os.kill(call.process, signal.SIGKILL)
-            case "power":
-                os.killpg(main, signal.SIGKILL)
-            case "torn":
-                tear(call)
-                os.killpg(main, signal.SIGKILL)
-            case "term":
-                os.kill(main, signal.SIGTERM)
-            case "ctrl-c":
-                os.killpg(main, signal.SIGINT)
-            case "hangup" | "console":
-                os.close(self._console)
-                self._console = -1
-
-    def _listen(self) -> None:
-        if self._console >= 0:
-            with suppress(BlockingIOError):
-                self.said += os.read(self._console, 2**16)
+def _repro(stand: Stand) -> None:
+    stand.must(partial(_become, "dvc", "repro", "train"), **RECORD_ONLY)
+    Workspace(stand.repository).commit("results")
 
 
 def is_at(call: Call, stop: Stop, live: Path) -> bool:
@@ -409,26 +332,42 @@ def is_at(call: Call, stop: Stop, live: Path) -> bool:
     return not error or bool(refusal(error, call))
 
 
-def stopped(stand: Stand, stop: Stop) -> tuple[int, str, Call | None, int]:
-    """Run a program with a stop: its exit status, what it said, the call, and its process."""
-    job = JOBS[stop.program]
-    ours = -1
-    if stop.kind == "hangup":
-        ours, its = os.openpty()
-    elif stop.kind == "console":
-        ours, its = os.pipe()
-    else:
-        its = os.open(stand.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    if ours >= 0:
+def stopped(stand: Stand, stop: Stop) -> tuple[int, str, Call | None, bool]:
+    """Run a program with a stop: its exit status, what it said, the call; did its own process die?
+
+    Else one that it had started was killed.
+    """
+    job, kind = JOBS[stop.program], KINDS[stop.kind]
+    ours, its = kind.opens() if kind.opens else (-1, os.open(stand.output, _WRITE_NEW))
+    if kind.opens:
         os.set_blocking(ours, False)
-    at = _At(stop, stand.live, ours)
+    heard, reached, left = bytearray(), list[tuple[int, Call]](), stop.nth
+
+    def on_call(main: int, call: Call) -> int:
+        nonlocal left, ours
+        if ours >= 0:
+            with suppress(BlockingIOError):
+                heard.extend(os.read(ours, 2**16))
+        if reached:
+            return refusal(kind.error, call) if kind.lasts else 0
+        left -= is_at(call, stop, stand.live)
+        if left:
+            return 0
+        reached.append((main, call))
+        if ours >= 0:
+            os.close(ours)
+            ours = -1
+        kind.act(main, call)
+        return refusal(kind.error, call)
+
     program = stand.program(job.main, **job.environment)
-    status = run_stopped(program, its, stand.live, at, PATIENCE)
+    status = run_stopped(program, its, stand.live, on_call, PATIENCE)
     os.close(its)
-    if ours >= 0 and at.reached is None:
+    if ours >= 0:
         os.close(ours)
-    said = at.said.decode(errors="replace") if ours >= 0 else stand.output.read_text()
-    return status, said, at.reached, at.main
+    said = heard.decode(errors="replace") if kind.opens else stand.output.read_text()
+    main, call = reached[0] if reached else (0, None)
+    return status, said, call, call is not None and (call.process == main or stop.kind != "kill")
 
 
 def calls_of(stand: Stand, name: str) -> list[Call]:
@@ -453,11 +392,10 @@ class State:
 
     records: Mapping[str, Mapping[str, str]]
     """Of each run in the store, its files' SHA-256."""
-    shown: Mapping[str, Any]
-    """Of each run in MLflow, all that it shows."""
+    shown: Set[tuple[Any, ...]]
+    """All that MLflow shows."""
     files: Mapping[str, bytes]
-    folders: list[str]
-    """In TensorBoard."""
+    """Outs, the report, and which runs TensorBoard has."""
     sealed: str
     """The run whose record is sealed."""
     git: bytes
@@ -466,65 +404,54 @@ class State:
 def state_of(stand: Stand, job: Job) -> State:
     """What is in the repository now."""
     root = stand.repository
-    records = {
-        folder.name: {name: sha256(path) for name, path in files_in(folder).items()}
-        for folder in run_dirs(root)
-    }
-    names = [*job.outs, "report.html"]
+    records = {folder.name: _hashes(folder) for folder in run_dirs(root)}
     today = re.compile(rb"[0-9-]{10} [0-9:]{5} UTC")
-    files = {
-        name: today.sub(b"today", (root / name).read_bytes())
-        for name in names
-        if (root / name).exists()
-    }
-    folders = [path.name for path in root.glob("tensorboard/*/*") if any(path.iterdir())]
+    there = [name for name in (*job.outs, "report.html") if (root / name).exists()]
+    files = {name: today.sub(b"today", (root / name).read_bytes()) for name in there}
+    files |= {path.name: b"" for path in root.glob("tensorboard/*/*") if any(path.iterdir())}
     sealed = sealed_in(root / job.record, job.by_dvc)
     name = sealed.start.id if sealed else ""
-    return State(records, shown_in(root), files, sorted(folders), name, git_of(root, job))
+    return State(records, shown_in(root), files, name, git_of(root, job))
 
 
-def shown_in(root: Path) -> dict[str, Any]:
-    """All that MLflow has of each run, less ids of its own and the time of a verification."""
+def _hashes(folder: Path) -> dict[str, str]:
+    return {name: sha256(path) for name, path in files_in(folder).items()}
+
+
+_SHOWN = (
+    ("runs", "run_uuid", "status, start_time, end_time"),
+    ("tags", "run_uuid", "key, value"),
+    ("params", "run_uuid", "key, value"),
+    ("metrics", "run_uuid", "key, step, timestamp, value"),
+    ("logged_models", "source_run_id", "name, status"),
+)
+"""MLflow's tables, how they name a run, and what they tell of it."""
+_OWN = re.compile(r".*(model\.id|run_id)|mlflow\.note\.content|description\.sha256|verified\.time")
+"""Tags with ids of MLflow's own, and the time of a verification."""
+
+
+def shown_in(root: Path) -> set[tuple[Any, ...]]:
+    """All that MLflow has of each run, by the table and the record's id; nothing of it twice."""
     if not (root / "mlflow.db").exists():
-        return {}
+        return set()
+    found: list[tuple[Any, ...]] = []
     with closing(sqlite3.connect(root / "mlflow.db", timeout=20)) as database:
-        ask = database.execute
-        problems = [row[0] for row in ask("PRAGMA integrity_check")]
+        problems = [row[0] for row in database.execute("PRAGMA integrity_check")]
         assert problems == ["ok"], problems
-        rows = ask(
-            "SELECT value, runs.run_uuid, status, start_time, end_time FROM runs "
-            "JOIN tags ON tags.run_uuid = runs.run_uuid WHERE key = 'record.id'"
-        ).fetchall()
-        found: dict[str, Any] = {}
-        for record, run_id, *times in rows:
-            assert record not in found, f"MLflow shows {record} twice"
-            tags = ask("SELECT key, value FROM tags WHERE run_uuid = ?", [run_id])
-            columns = "key, step, timestamp, value"
-            points = ask(f"SELECT {columns} FROM metrics WHERE run_uuid = ?", [run_id]).fetchall()
-            assert len({point[:3] for point in points}) == len(points), f"doubled points: {record}"
-            models = ask("SELECT name, status FROM logged_models WHERE source_run_id = ?", [run_id])
-            artifacts = root / "mlruns" / run_id
-            found[record] = {
-                "times": times,
-                "tags": sorted(tag for tag in tags if not _is_own(tag[0])),
-                "params": sorted(ask("SELECT key, value FROM params WHERE run_uuid = ?", [run_id])),
-                "points": sorted(points),
-                "models": models.fetchall(),
-                "artifacts": sorted(
-                    str(path.relative_to(artifacts))
-                    for path in artifacts.rglob("*")
-                    if path.is_file()
-                ),
-            }
-        return found
-
-
-def _is_own(tag: str) -> bool:
-    return tag.endswith(("model.id", "run_id")) or tag in (
-        "mlflow.note.content",
-        "description.sha256",
-        "verified.time",
-    )
+        named = "SELECT run_uuid, value FROM tags WHERE key = 'record.id'"
+        records = dict(database.execute(named).fetchall())
+        for table, key, columns in _SHOWN:
+            rows = database.execute(f"SELECT {key}, {columns} FROM {table}")
+            found += [(table, records[run], *row) for run, *row in rows if run in records]
+    for name, record in records.items():
+        folder = root / "mlruns" / name
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        found += [("file", record, str(path.relative_to(folder))) for path in files]
+    found = [row for row in found if not (row[0] == "tags" and _OWN.fullmatch(row[2]))]
+    assert len({*records.values()}) == len(records), f"MLflow shows one twice: {records}"
+    twice = [row for row, count in Counter(found).items() if count > 1]
+    assert not twice, f"MLflow shows twice: {twice}"
+    return {*found}
 
 
 def git_of(root: Path, job: Job) -> bytes:
@@ -544,7 +471,7 @@ def rubbish_in(root: Path) -> list[str]:
     state = (".runrecord", "records", "metrics", "models", ".git")
     found = [path for folder in state for path in (root / folder).rglob("*")]
     found += root.iterdir()
-    born = {folder / "run.json" for folder in (root / ".runrecord" / "runs").iterdir()}
+    born = {folder / "run.json" for folder in (root / STORE).iterdir()}
     mine = ("number.lock", "seal.lock", "sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
     left = [path for path in found if _RUBBISH.fullmatch(path.name) and path.name not in mine]
     left += [path for path in born if not path.exists()]
@@ -554,104 +481,84 @@ def rubbish_in(root: Path) -> list[str]:
 def attempt(stand: Stand, stop: Stop, undisturbed: State) -> Result:
     """One stop, and all that is looked at afterwards."""
     began = time.monotonic()
-    job = JOBS[stop.program]
     before = stand.before(stop.program)
-    status, said, reached, main = stopped(stand, stop)
-    told = f"exit status {status}\n{said}"
-    if reached is None:
-        early = [] if status == 0 else [f"not reached, and it ends with {status}"]
-        return Result(stop, "not reached", early, told, time.monotonic() - began)
+    status, said, reached, own = stopped(stand, stop)
     faults: list[str] = []
+    told = f"exit status {status}\n{said}\nand again:\n"
     try:
-        if job.stage:
-            alone = reached.process == main or stop.kind != "kill"
-            faults += [*right_then(stand, job, stop, status, said, before, undisturbed, alone)]
-            outcome, more, again = _train_again(stand, job, stop, status, before, undisturbed)
+        if reached is None:
+            outcome = "not reached"
+            faults += [f"it ends with {status}"] if status else []
         else:
-            faults += [*_intact(stand, job, before)]
-            outcome, more, again = _do_again(stand, job, undisturbed)
-        faults += more
-        told += f"\nand again:\n{again}"
-        faults += [f"left behind: {name}" for name in rubbish_in(stand.repository)]
+            faults += right_then(stand, stop, status, said, before, undisturbed, own)
+            outcome, again, more = done_again(stand, stop, status, undisturbed)
+            told += again
+            faults += [*more, *(f"left behind: {name}" for name in rubbish_in(stand.repository))]
     except (AssertionError, OSError, sqlite3.Error, RecordRefused) as error:
         outcome = "fault"
         faults.append(f"{type(error).__name__}: {error}")
     return Result(stop, outcome, faults, told, time.monotonic() - began)
 
 
-def _intact(stand: Stand, job: Job, before: State) -> Iterator[str]:
-    """What is wrong by now with what was there before."""
-    root = stand.repository
-    for folder in run_dirs(root):
-        if folder.name in before.records and job.main is not JOBS["gc"].main:
-            now = {name: sha256(path) for name, path in files_in(folder).items()}
-            then = before.records[folder.name]
-            record = Record(files_in(folder))
-            half = record.cut_off  # of the line that `reap` was writing
-            ended = "events.jsonl" not in then or record.end is not None or half
-            if now != then and not (ended and now.keys() >= then.keys()):
-                yield f"the record of {folder.name} is another"
-    shown = shown_in(root)
-    for name, what in before.shown.items():
-        if job.stage and shown.get(name) != what:
-            yield f"MLflow shows {name} otherwise"
-    if git_of(root, job) != before.git and not job.by_dvc:
-        yield f"Git: {before.git.decode()} became {git_of(root, job).decode()}"
-    if locks := [str(path) for path in (root / ".git").rglob("*.lock")]:
-        yield f"left in Git: {locks}"
-
-
 def right_then(
     stand: Stand,
-    job: Job,
     stop: Stop,
     status: int,
     said: str,
     before: State,
     undisturbed: State,
-    alone: bool,
+    own: bool,
 ) -> Iterator[str]:
-    """What is not as it should be on the disk, once a stage was stopped."""
-    root, kind = stand.repository, KINDS[stop.kind]
-    yield from _intact(stand, job, before)
+    """What is not as it should be on the disk, once a program was stopped."""
+    root, job, kind = stand.repository, JOBS[stop.program], KINDS[stop.kind]
+    runs = {folder.name: Record(files_in(folder)) for folder in run_dirs(root)}
+    for name, record in runs.items():
+        then, now = before.records.get(name), _hashes(root / STORE / name)
+        if then is None and (damage := damage_of(record)):
+            yield f"the record of {name} is damaged: {damage}"
+        # `reap` may have closed it, or written half of the line that does.
+        closed = "events.jsonl" not in (then or {}) or record.end or record.cut_off
+        if then and now != then and not (closed and now.keys() >= then.keys()):
+            yield f"the record of {name} is another"
+    if job.stage and not before.shown <= (shown := shown_in(root)):
+        yield f"MLflow shows earlier runs otherwise: {sorted(before.shown - shown)}"
+    if git_of(root, job) != before.git and not job.by_dvc:
+        yield f"Git: {before.git.decode()} became {git_of(root, job).decode()}"
+    if locks := [str(path) for path in (root / ".git").rglob("*.lock")]:
+        yield f"left in Git: {locks}"
+    for name in job.outs:
+        content = (root / name).read_bytes() if (root / name).exists() else None
+        if content not in (None, before.files.get(name), undisturbed.files[name]):
+            yield f"{name} is neither the old one nor the new one"
+    if not job.stage or job.by_dvc:  # its exit status, and what it leaves of outs, are its own
+        return
     # A script's own write that fails names no file: its traceback says where.
     in_script = re.search(r'train\.py", line \d+, in <module>\n(    .*\n)*OSError', said)
-    if "Traceback" in said and not in_script and not job.by_dvc:
+    if "Traceback" in said and not in_script:
         yield "it prints a traceback"
-    if status not in (0, kind.exits) and not job.by_dvc:
+    if status not in (0, kind.exits):
         yield f"exit status {status}"
-    new = [folder for folder in run_dirs(root) if folder.name not in before.records]
-    end: str | None = None
-    for folder in new:
-        record = Record(files_in(folder))
-        if damage := damage_of(record):
-            yield f"the record of {folder.name} is damaged: {damage}"
-        end = record.end.status if record.end else None
-    sealed = sealed_in(root / job.record, job.by_dvc)
+    new = [record for name, record in runs.items() if name not in before.records]
+    ended = new[-1].end.status if new and new[-1].end else None
+    sealed = sealed_in(root / job.record)
     is_new = sealed is not None and sealed.start.id != before.sealed
     if status == 0:
         if not is_new:
             yield "it ends well, and its record is not sealed"
-        if end != "FINISHED" and not kind.error:
-            yield f"it ends well, and its record says {end}"
-        for name in job.outs:
-            if (root / name).read_bytes() != undisturbed.files[name]:
-                yield f"it ends well, and {name} is another"
-    else:
-        signalled = stop.kind in ("term", "ctrl-c", "hangup")
-        if is_new and signalled and not job.by_dvc:
+        if ended != "FINISHED" and not kind.error:
+            yield f"it ends well, and its record says {ended}"
+        yield from _other_outs(root, job, undisturbed, "it ends well")
+    elif kind.signalled:
+        if is_new:
             yield "its record is sealed, and its exit status says that it was stopped"
-        if signalled and new and alone and not job.by_dvc:
-            cut_off = stop.kind == "ctrl-c" and end is None  # the second one ended its last words
-            if end != "KILLED" and not cut_off:
-                yield f"its record says {end}"
-    grows = job.template == "real"  # the metrics of a real training, with each epoch
-    for name in job.outs[: 1 if grows else None]:
-        path = root / name
-        content = path.read_bytes() if path.exists() else None
-        whole = undisturbed.files[name]
-        if content not in (None, before.files.get(name), whole):
-            yield f"{name} is neither the old one nor the new one"
+        if new and own and ended != "KILLED":
+            yield f"its record says {ended}"
+
+
+def _other_outs(root: Path, job: Job, undisturbed: State, when: str) -> Iterator[str]:
+    for name in job.outs:
+        if (root / name).read_bytes() != undisturbed.files[name]:
+            yield f"{when}, {name} is another"
 
 
 def damage_of(record: Record) -> str:
@@ -680,62 +587,49 @@ def sealed_in(folder: Path, by_dvc: bool = False) -> Record | None:
     return record
 
 
-def _train_again(
-    stand: Stand, job: Job, stop: Stop, status: int, before: State, undisturbed: State
-) -> tuple[str, list[str], str]:
-    """Give the same command again: the outcome, what is wrong then, and what it said."""
-    root = stand.repository
-    faults: list[str] = []
-    said = ""
-    if stop.nth % 2:
-        reaped, text = stand.do(JOBS["reap"].main)
-        said += f"reap: {text}"
-        if reaped and not job.by_dvc:
-            faults.append(f"reap ends with {reaped}")
-        sealed = sealed_in(root / job.record, job.by_dvc)
-        for folder in run_dirs(root):
-            record = Record(files_in(folder))
-            if record.end is None and not (sealed and sealed.start.id == folder.name):
-                faults.append(f"{folder.name} is not closed by reap")
+def done_again(
+    stand: Stand, stop: Stop, status: int, undisturbed: State
+) -> tuple[str, str, list[str]]:
+    """Give the same command again: the outcome, what it said, and what is wrong then."""
+    root, job, kind = stand.repository, JOBS[stop.program], KINDS[stop.kind]
     kept = _checkpoints(root)
-    again, text = stand.do(job.main, **job.environment)
-    said += text
-    if "Unable to read RWLock-file" in text:  # DVC's own, half written: docs/runrecord/promises.md
+    again, said = stand.do(job.main, **job.environment)
+    if "Unable to read RWLock-file" in said:  # DVC's own, half written: docs/runrecord/promises.md
         (root / ".dvc" / "tmp" / "rwlock").unlink()
-        again, text = stand.do(job.main, **job.environment)
-        said += text
+        again, said = stand.do(job.main, **job.environment)
     if again:
-        return "fault", [*faults, f"the second time, it ends with {again}"], said
-    goes_on = "resuming " in text
-    by_dvc_already = job.by_dvc and status == 0
-    if not KINDS[stop.kind].error and kept and not goes_on and not by_dvc_already:
+        return "fault", said, [f"the second time, it ends with {again}"]
+    if not job.stage:
+        if job.then:
+            said += stand.must(JOBS[job.then].main)
+        now = vars(state_of(stand, job)).items()
+        wanted = vars(undisturbed)
+        wrong = [
+            f"{key}: {_differs(here, wanted[key])}" for key, here in now if here != wanted[key]
+        ]
+        return "done the second time", said, wrong
+    resumed = "resuming " in said
+    outcome = "resumed from a checkpoint" if resumed else "began anew"
+    if status == 0:
+        outcome = "ended well all the same"
+    faults = [*_other_outs(root, job, undisturbed, "the second time")]
+    if kept and not (kind.error or resumed or (job.by_dvc and status == 0)):
         faults.append(f"it begins anew, though there is {kept[-1]}")
-    faults += [
-        f"the second time, {name} is another"
-        for name in job.outs
-        if (root / name).read_bytes() != undisturbed.files[name]
-    ]
     if sealed_in(root / job.record) is None:
         faults.append("the second time, no record is sealed")
-    left = _checkpoints(root)
-    if left and not KINDS[stop.kind].error:
+    if (left := _checkpoints(root)) and not kind.error:
         faults.append(f"checkpoints left: {left}")
-    if job.by_dvc:
-        answer = stand.must(partial(_become, "dvc", "status", "train"))
-        if "up to date" not in answer:
-            faults.append(f"dvc status: {answer}")
-    if job.template != "real":
-        for folder in (root / ".runrecord" / "runs").iterdir():
-            if not (folder / "run.json").exists():
-                os.utime(folder, (0, 0))  # as if that were long ago
-        settled, text = stand.do(_settle)
-        said += text
-        if settled:
-            faults.append("sync, or what MLflow shows after it")
-        faults += _untrue(root, job, before)
-    if status == 0:
-        return "ended well all the same", faults, said
-    return "went on from a checkpoint" if goes_on else "began anew", faults, said
+    if job.by_dvc and "up to date" not in (
+        answer := stand.must(partial(_become, "dvc", "status", "train"))
+    ):
+        faults.append(f"dvc status: {answer}")
+    for folder in (root / STORE).iterdir():
+        if not (folder / "run.json").exists():
+            os.utime(folder, (0, 0))  # as if that were long ago
+    settled, text = stand.do(_settle)
+    shown_in(root)  # nothing twice
+    faults += ["sync, or what MLflow shows after it"] if settled else []
+    return outcome, said + text, faults
 
 
 def _checkpoints(root: Path) -> list[Path]:
@@ -743,64 +637,32 @@ def _checkpoints(root: Path) -> list[Path]:
     found = []
     for path in sorted((root / ".runrecord" / "checkpoints").rglob("*.safetensors")):
         with suppress(RecordRefused):
-            end = Record(files_in(root / ".runrecord" / "runs" / path.parent.name)).end
+            end = Record(files_in(root / STORE / path.parent.name)).end
             found += [path] if end is None or end.status != "FINISHED" else []
     return found
 
 
 def _settle() -> None:
     """Sync, then let MLflow be compared with every record."""
-    root = Path.cwd()
     failed: object = None
     try:
         _runrecord("sync")
     except SystemExit as end:
         failed = end.code
-    store = Store(root)
-    found = {}
-    for folder in run_dirs(root):
-        record = Record(files_in(folder))
-        found[folder.name] = store.differences(record)
+    store = Store(Path.cwd())
+    found = {
+        folder.name: store.differences(Record(files_in(folder))) for folder in run_dirs(Path.cwd())
+    }
     print(found)
     sys.exit(bool(failed) or any(one != [] for one in found.values()))
 
 
-def _untrue(root: Path, job: Job, before: State) -> Iterator[str]:
-    """Runs that MLflow does not show as they ended."""
-    shown = shown_in(root)
-    sealed = sealed_in(root / job.record, job.by_dvc)
-    records = {folder.name: Record(files_in(folder)) for folder in run_dirs(root)}
-    if sealed:
-        records[sealed.start.id] = sealed
-    if shown.keys() | before.shown.keys() != records.keys() | before.shown.keys():
-        yield f"MLflow shows {sorted(shown)}, there are {sorted(records)}"
-    for name, record in records.items():
-        told = record.end.status if record.end else None
-        if name in shown and shown[name]["times"][0] != told:
-            yield f"MLflow says {shown[name]['times'][0]}, the record of {name} {told}"
-
-
-def _do_again(stand: Stand, job: Job, undisturbed: State) -> tuple[str, list[str], str]:
-    status, said = stand.do(job.main, **job.environment)
-    if status:
-        return "fault", [f"the second time, it ends with {status}"], said
-    if job.then:
-        said += stand.must(JOBS[job.then].main)
-    now = state_of(stand, job)
-    faults = [
-        f"{what} is not as if nobody had stopped it: {_differs(here, there)}"
-        for what in vars(now)
-        if (here := getattr(now, what)) != (there := getattr(undisturbed, what))
-    ]
-    return "done the second time", faults, said
-
-
 def _differs(here: Any, there: Any) -> str:
-    if isinstance(here, dict) and isinstance(there, dict):
-        names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-        inner = {name: _differs(here.get(name), there.get(name)) for name in names}
-        return json.dumps(inner, default=repr)[:600]
-    return f"{here!r:.300} is not {there!r:.300}"
+    if isinstance(here, dict):
+        here, there = ({(key, repr(one[key])) for key in one} for one in (here, there))
+    if isinstance(here, set):
+        here, there = sorted(here - there), sorted(there - here)
+    return f"{here!r:.600} is not {there!r:.600}"
 
 
 def chosen(calls: Mapping[str, Sequence[Call]], count: int, seed: int, live: Path) -> list[Stop]:
@@ -811,21 +673,17 @@ def chosen(calls: Mapping[str, Sequence[Call]], count: int, seed: int, live: Pat
     shares[next(iter(calls))] += count - sum(shares.values())
     stops: list[Stop] = []
     for name, found in calls.items():
-        strata = Counter((call.name, place_of(call.path, live)) for call in found)
-        possible = [
-            (kind, call, place)
-            for kind in KINDS
-            for call, place in sorted(strata)
-            if JOBS[name].stage or kind != "console"
-        ]
-        chance.shuffle(possible)
-        every = [Stop(name, *one, 1) for one in possible]
+        strata = sorted({(call.name, place_of(call.path, live)) for call in found})
+        kinds = [kind for kind in KINDS if JOBS[name].stage or kind != "console"]
+        every = [Stop(name, kind, *one, 1) for kind in kinds for one in strata]
+        chance.shuffle(every)
         counted = {stop: sum(is_at(call, stop, live) for call in found) for stop in every}
         able = [stop for stop in every if counted[stop]]
         # A stratum of many calls comes again and again; its calls are told apart by chance.
-        for stop in islice(cycle(able), shares[name]):
-            nth = chance.randint(1, counted[stop])
-            stops.append(Stop(stop.program, stop.kind, stop.call, stop.place, nth))
+        stops += [
+            replace(stop, nth=chance.randint(1, counted[stop]))
+            for stop in islice(cycle(able), shares[name])
+        ]
     chance.shuffle(stops)
     return stops
 
@@ -855,9 +713,6 @@ def campaign(
     names = dict.fromkeys([stop.program for stop in wanted] or only or JOBS)
     first = Stand(base / "first")
     templates = sorted({JOBS[name].template for name in names} | {"trained"})
-    if not (wanted or only) and count < 300:  # the real thing takes as long as twenty stops
-        names.pop("train-ae", None)
-        templates = [name for name in templates if name != "real"]
     build(first, templates)
     calls, undisturbed = {}, {}
     for name in names:

@@ -92,6 +92,12 @@ class Workspace:
         assert ended == status, output
         return output
 
+    def commit(self, message: str) -> "Workspace":
+        """Commit all that there is."""
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", f"--message={message}")
+        return self
+
     def repro(self, *arguments: str, status: int = 0) -> list[str]:
         """`dvc repro`: the stages whose command ran."""
         output = self.run("dvc", "repro", *arguments, status=status)
@@ -199,9 +205,7 @@ def new_workspace(path: Path) -> Workspace:
     workspace = Workspace(path)
     set_to_sample(workspace)
     workspace.run("git", "init", "--quiet", "--initial-branch=main")
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=sample")
-    return workspace
+    return workspace.commit("sample")
 
 
 NUMERIC = """
@@ -225,7 +229,7 @@ TOY_STAGE = (
 )
 """The same, run as this experiment's stages are."""
 TOY = {
-    ".gitignore": "/mlflow.db*\n/mlruns\n/tensorboard\n/model.bin\n/numbers.txt\n/records\n",
+    ".gitignore": "/mlflow.db*\n/mlruns\n/tensorboard\n/model.bin\n/numbers.txt\n/records\n*.new\n",
     "params.yaml": "train: {epochs: 8, lr: 0.5}\n",
     "dvc.yaml": """
 stages:
@@ -272,10 +276,12 @@ with runrecord.start_run("train") as run:
         print(f"epoch {epoch}/{epochs}", flush=True)
         if os.environ.get("PAUSE_AFTER") == str(epoch):
             sys.stdin.read()
-    with open("model.bin", "wb") as file:
-        file.write(walk.place.tobytes())
-    with open("metrics.json", "w") as file:
-        json.dump({"Length": float(np.linalg.norm(walk.place))}, file)
+    length = {"Length": float(np.linalg.norm(walk.place))}
+    outs = {"model.bin": walk.place.tobytes(), "metrics.json": json.dumps(length).encode()}
+    for name, content in outs.items():  # at once or not at all
+        with open(f"{name}.new", "wb") as file:
+            file.write(content)
+        os.replace(f"{name}.new", name)
     run.model("model.bin")
 """,
     "evaluate.py": """
@@ -301,17 +307,13 @@ def new_project(path: Path, files: Mapping[str, str]) -> Workspace:
         (path / name).write_text(content, encoding="utf-8")
     workspace.run("git", "init", "--quiet", "--initial-branch=main")
     workspace.run("dvc", "init", "--quiet")
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=begin")
-    return workspace
+    return workspace.commit("begin")
 
 
 def with_results(workspace: Workspace, **environment: str) -> Workspace:
     """The workspace after `dvc repro`, committed: records, and nothing in a tracker."""
     workspace.run("dvc", "repro", environment=RECORD_ONLY | environment)
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=results")
-    return workspace
+    return workspace.commit("results")
 
 
 IDENTICAL = "Verdict: bit-identical: "

@@ -1,10 +1,8 @@
 """The example with scikit-learn: its README's commands to the letter, then what could go wrong."""
 
-import os
 import re
 import runpy
 import shutil
-import signal
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from mlflow_views import client
-from workspaces import ROOT, Workspace, code_blocks, spool, wait_until
+from workspaces import ROOT, Workspace, code_blocks, spool
 
 from runrecord.record.reader import Record, files_in, view
 
@@ -161,20 +159,3 @@ def test_a_training_that_loads_its_state_goes_on_to_the_same_bytes() -> None:
     epochs(sequel, 2)
     assert safetensors.numpy.save(sequel.state_dict()) == safetensors.numpy.save(whole.state_dict())
     assert safetensors.numpy.save(sequel.state_dict()) != kept
-
-
-def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    project = new_project(tmp_path)
-    project.set_params(model__epochs=120)
-    environment = project.environment | {"RUNRECORD_SINKS": "off"}
-    command = ("dvc", "repro", "train")
-    with subprocess.Popen(
-        command, cwd=project.path, env=environment, start_new_session=True
-    ) as process:
-        kept = project.path / ".runrecord" / "checkpoints"
-        wait_until(lambda: any(int(file.stem) > 5 for file in kept.glob("*/*/*.safetensors")))
-        os.killpg(process.pid, signal.SIGKILL)  # dvc and the training at once, as a power cut does
-    assert not (project.path / "metrics.json").exists()
-    output = project.run(*command, RUNRECORD_SINKS="off")
-    assert re.search(r"resuming \S*train-\S+ after epoch \d+", output)
-    assert IDENTICAL in project.run("runrecord", "verify", "records/train")

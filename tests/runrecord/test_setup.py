@@ -72,6 +72,7 @@ def test_what_pip_is_set_to_holds_for_uv(
 ) -> None:
     machine.write_text(file)
     shown = by_make(machine.parent, "$(UV) --version; env", **variables).splitlines()
+    assert shown[0].startswith("uv ")
     assert {f"{name}={value}" for name, value in wanted.items()} <= {*shown}
     assert wanted or "UV_DEFAULT_INDEX" not in "".join(shown), "uv takes its own index"
 

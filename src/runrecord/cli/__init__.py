@@ -70,13 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     dead.add_argument("names", metavar="run", nargs="*", help=gone)
     dead.add_argument("--host", help="a host that you know to be gone with all of its runs")
     gc = command("gc", "upkeep.gc", "remove runs here that DVC's cache can give back")
-    kept = gc.add_mutually_exclusive_group(required=True)
-    newest, days = "all but the newest N of each stage", "all but those of D days"
-    kept.add_argument("--keep", type=_count, metavar="N", help=newest)
-    kept.add_argument("--keep-days", dest="days", type=_count, metavar="D", help=days)
+    newest = "all but the newest N of each stage"
+    gc.add_argument("--keep", type=_count, metavar="N", required=True, help=newest)
     flag(gc, "--yes", "yes", "do it; without it, only tell")
     command("doctor", "doctor.doctor", "is everything as it should be, and if not, what to do?")
-    compare = command("compare", "compare.show_comparison", "why do two runs differ?")
+    compare = command("compare", "verify.show_comparison", "why do two runs differ?")
     compare.add_argument("first", help=RUN_NAMES)
     compare.add_argument("second", help=RUN_NAMES)
     flag(compare, "--json", "as_json", "print it as JSON")

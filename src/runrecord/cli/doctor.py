@@ -1,12 +1,9 @@
 """`runrecord doctor`: is everything as it should be, and if not, what to do?"""
 
 import os
-import re
-import shutil
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from platform import python_version
 from typing import NoReturn
 
 from runrecord.dvc.cache import missing_outs, remote_state
@@ -15,15 +12,12 @@ from runrecord.errors import RunFailed, UserError
 from runrecord.git.commands import OutsideGit, commit_of, git
 from runrecord.git.patch import describe_code
 from runrecord.project import Project, load_project, repo_root
-from runrecord.provenance.environment import LOCK_FILE, versions
 from runrecord.record.reader import Record, files_in
 from runrecord.safety.text import reason, shown
 from runrecord.store.catalog import all_runs, newest_of_each, sealed_records
-from runrecord.store.runs import host, is_running, run_dir, run_dirs
+from runrecord.store.runs import run_dirs
 from runrecord.trackers.mlflow.store import tracking_uri
 from runrecord.trackers.player import Store
-
-_ENOUGH_DISK = 2 * 10**9  # bytes: room for some hundred runs, models and pictures included
 
 
 def doctor() -> None:
@@ -46,32 +40,14 @@ def doctor() -> None:
 def _checks(root: Path) -> dict[str, Callable[[], str]]:
     project = load_project(root)
     store = cache(partial(Store, root))
+    of_root = {"DVC cache": _cache, "DVC remote": _remote, "commits": _commits}
+    checks = {name: partial(check, root) for name, check in {**project.checks, **of_root}.items()}
     return {
-        "versions": lambda: _versions(root, project),
         "Git": lambda: _git(root, project),
-        **{name: partial(check, root) for name, check in project.checks.items()},
         "tracking store": lambda: _tracking_store(store()),
         "run store": lambda: _run_store(store()),
-        "running": lambda: _running(store()),
-        "DVC cache": partial(_cache, root),
-        "DVC remote": partial(_remote, root),
-        "commits": partial(_commits, root),
-        "disk": partial(_disk, root),
+        **checks,
     }
-
-
-def _versions(root: Path, project: Project) -> str:
-    lock = root / LOCK_FILE
-    text = lock.read_text() if lock.exists() else ""
-    found = versions(project.packages)
-    for name in project.packages:
-        pinned = re.findall(rf"^{re.escape(name)}==([^\s;]+)", text, re.MULTILINE | re.IGNORECASE)
-        if pinned and found.get(name) not in pinned:  # one for each version of Python
-            raise UserError(
-                f"{name} is {found.get(name, 'missing')}, {LOCK_FILE} says {' or '.join(pinned)}; "
-                f"install what {LOCK_FILE} says"
-            )
-    return ", ".join([f"Python {python_version()}", *(f"{k} {v}" for k, v in found.items())])
 
 
 def _git(root: Path, project: Project) -> str:
@@ -104,28 +80,9 @@ def _run_store(store: Store) -> str:
     behind = [run for run in runs if not store.holds(run) and not run.is_live]
     if behind:
         raise UserError(f"MLflow lacks {len(behind)} of {len(runs)} runs; run 'runrecord sync'")
-    partly = [run for run in runs if run.ended and store.lacks_files(run)]
-    if partly:
-        raise UserError(
-            f"MLflow lacks pictures, models or files of {len(partly)} of {len(runs)} runs; run "
-            "'runrecord sync --check'"
-        )
     files = (file for folder in run_dirs(store.root) for file in folder.rglob("*"))
     size = sum(file.lstat().st_size for file in files)
     return f"{len(runs)} runs, {size / 1e6:.0f} MB, all in MLflow"
-
-
-def _running(store: Store) -> str:
-    """A run that MLflow shows as RUNNING has a live process here, or is another host's."""
-    shown = {key: run for key, run in store.shown.items() if not run.deleted}
-    running = {key for key, run in shown.items() if run.status == "RUNNING"}
-    here = {key for key in running if shown[key].host == host()}
-    gone = [key for key in here if not is_running(run_dir(store.root, key))]
-    if gone:
-        raise UserError(
-            f"{len(gone)} are RUNNING though their process is gone; run 'runrecord reap'"
-        )
-    return f"{len(here)} on this host, {len(running - here)} on others"
 
 
 def _cache(root: Path) -> str:
@@ -162,10 +119,3 @@ def _commits(root: Path) -> str:
             f"'git tag NAME {lost[0][:10]}' and push that"
         )
     return f"a branch or tag holds those of all {len(records)} records here"
-
-
-def _disk(root: Path) -> str:
-    free = shutil.disk_usage(root).free
-    if free < _ENOUGH_DISK:
-        raise UserError(f"{free / 1e9:.1f} GB are free under {root}; make room")
-    return f"{free / 1e9:.0f} GB free"

@@ -6,7 +6,7 @@ import selectors
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -18,6 +18,7 @@ from runrecord.safety.secrets import redact
 _KEPT = 2**18  # bytes of the beginning of the output, and of its end
 _AT_ONCE = 2**16  # bytes that are read at once
 _LARGEST_PIPE = 2**20  # bytes that one may hold
+_LOOK = 0.05  # seconds between two looks at whether the program has ended
 
 
 class ProgramFailed(Exception):
@@ -35,27 +36,23 @@ class _Output:
         self._first, self._last = bytearray(), bytearray()
         self._left_out = 0
 
-    def follow(self, pipes: Mapping[int, IO[bytes]], ended: int) -> None:
-        """Pass on what comes from each pipe until all are closed, or `ended` can be read.
+    def follow(self, process: "subprocess.Popen[bytes]") -> None:
+        """Pass on what comes from a program until it has ended, or closed its output.
 
-        Then what is in them is the program's last; what still holds them open is not waited for.
+        Then what is in its pipes is its last; whatever still holds them open is not waited for.
         """
-        still_open = dict(pipes)
+        targets = {process.stdout: sys.stdout.buffer, process.stderr: sys.stderr.buffer}
         with selectors.DefaultSelector() as selector:
-            for pipe in (*pipes, ended):
-                selector.register(pipe, selectors.EVENT_READ)
-            while still_open:
-                ready = {key.fd for key, _ in selector.select()}
-                if ended in ready:
-                    break
-                for pipe in ready:
-                    if not self._pass_on(os.read(pipe, _AT_ONCE), pipes[pipe]):
-                        selector.unregister(pipe)
-                        del still_open[pipe]
-        for pipe, target in still_open.items():
-            os.set_blocking(pipe, False)
-            with suppress(BlockingIOError):
-                self._pass_on(os.read(pipe, _LARGEST_PIPE), target)
+            for pipe in filter(None, targets):
+                selector.register(pipe, selectors.EVENT_READ, targets[pipe])
+            while selector.get_map() and process.poll() is None:
+                for key, _ in selector.select(_LOOK):
+                    if not self._pass_on(os.read(key.fd, _AT_ONCE), key.data):
+                        selector.unregister(key.fileobj)
+            for key in selector.get_map().values():
+                os.set_blocking(key.fd, False)
+                with suppress(BlockingIOError):
+                    self._pass_on(os.read(key.fd, _LARGEST_PIPE), key.data)
 
     def kept(self) -> bytes:
         """The beginning and the end, without secrets; whole lines, so that none is cut in two."""
@@ -115,23 +112,13 @@ def _run(command: Sequence[str], output: _Output) -> int:
         )
     except OSError as error:
         raise UserError(f"{command[0]}: {error.strerror}") from None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    targets = {
-        process.stdout.fileno(): sys.stdout.buffer,
-        process.stderr.fileno(): sys.stderr.buffer,
-    }
-    ended, until = os.pipe()  # the one can be read once the other is closed
-    reader = threading.Thread(target=output.follow, args=(targets, ended), daemon=True)
-    with open(until, "wb") as end:
-        try:  # a signal may come at once
-            reader.start()
-            process.wait()
-            end.close()
-            reader.join()
-        finally:
-            end_program(process, process.send_signal)
-            end.close()
-            if reader.ident is not None:
-                reader.join(GRACE)
+    reader = threading.Thread(target=output.follow, args=[process], daemon=True)
+    try:  # a signal may come at once
+        reader.start()
+        process.wait()
+        reader.join()
+    finally:
+        end_program(process, process.send_signal)
+        if reader.ident is not None:
+            reader.join(GRACE)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +27,18 @@ from runrecord.run.process import Terminated
 from runrecord.run.run import Run
 from runrecord.run.start import start_run
 from runrecord.safety.text import printable
-from runrecord.sweep.driver import Resources, run_study
-from runrecord.sweep.space import as_there, split
+from runrecord.sweep.driver import run_study
 from runrecord.sweep.study import (
     Definition,
     Study,
     best_first,
     default_name,
+    distribution_of,
     experiment_of,
     grid_of,
+    is_list,
     open_study,
+    read_space,
 )
 from runrecord.sweep.worker import experiment_ref, task_of
 
@@ -82,7 +85,7 @@ def sweep(given: Namespace) -> int:
         task = task_of(root, study, commit, patch, targets)
         whole = len(grid_of(definition)) if definition.search == "grid" else _TRIALS
         count = given.trials or max(whole, len(study.trials))
-        resources = Resources(given.jobs, given.cpus, given.gpus)
+        needs = {"CPU": given.cpus, "GPU": given.gpus}
         tell(
             f"{name}: {count} trials of {', '.join(definition.space)}; the best has the "
             f"{'highest' if definition.better == 'higher' else 'lowest'} {definition.metric}"
@@ -90,9 +93,9 @@ def sweep(given: Namespace) -> int:
         # Its own run is named as its trials are, and tagged with its name.
         os.environ |= {"DVC_EXP_NAME": name, STUDY_TAGS["study"]: name}
         with start_run(_STAGE, params=definition.as_params()) as run:
+            own, noted = replace(task, run=run.id), partial(_note_end, study, run)
             try:
-                own = replace(task, run=run.id)
-                run_study(study, own, count, resources, lambda one: _note_end(study, run, one))
+                run_study(study, own, count, given.jobs, needs, noted)
             except (KeyboardInterrupt, Terminated):
                 tell(f"{name}: stopped; the same command resumes it.")
                 raise
@@ -109,13 +112,13 @@ def _definition(root: Path, project: Project, given: Namespace) -> Definition:
     file, colon, metric = given.metric.partition(":")
     if not colon:
         raise UserError(f"--metric {file}: it should be FILE:NAME, as metrics.json:loss.")
-    space = as_there(root, split(given.space))
+    space = read_space(root, given.space)
     better = given.better or project.way_of(metric) or "lower"
-    definition = Definition(space, file, metric, better, "grid", given.prune)
-    lists = all(param.values for param in definition.params)
-    definition = replace(definition, search=given.search or ("grid" if lists else "tpe"))
-    if definition.search == "grid":
-        grid_of(definition)
+    tried = (distribution_of(name, text) for name, text in space.items())
+    search = given.search or ("grid" if all(map(is_list, tried)) else "tpe")
+    definition = Definition(space, file, metric, better, search, given.prune)
+    if search == "grid":
+        grid_of(definition)  # which refuses ranges
     return definition
 
 

@@ -1,20 +1,19 @@
-"""`runrecord verify RUN`: rebuild a run, and prove it equal."""
+"""`runrecord compare A B`: why do two runs differ? `verify RUN`: does it give the same again?"""
 
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
 from rich.table import Table
 
-from runrecord.cli.compare import difference_table, show_differences
-from runrecord.cli.console import add_row, page
-from runrecord.cli.runs import find_records
+from runrecord.cli.console import add_row, page, refusing, tell
+from runrecord.cli.runs import find_record, find_records
 from runrecord.errors import UserError
 from runrecord.project import load_project, repo_root
 from runrecord.record.events import RecordRefused, RunStarted
@@ -25,9 +24,17 @@ from runrecord.store.runs import host, was_run_here
 from runrecord.trackers.mlflow.audit import is_of_origin
 from runrecord.trackers.player import Store, has_store
 from runrecord.verify.compare import (
+    CODE,
+    COMMIT,
+    DATA,
+    ENVIRONMENT,
     INPUTS,
+    PARAM,
+    RESULTS,
+    TAG,
     Comparison,
     Difference,
+    Place,
     compare,
     how_unequal,
     value_text,
@@ -38,14 +45,69 @@ from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
 Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
 _STATUS: dict[Outcome, int] = {"different": 1, "cannot be rebuilt": 2}  # for scripts; else 0
 _NAMED = 4  # causes, at most
+_TITLES = {
+    "Commits": (COMMIT,),
+    "Code": (CODE,),
+    "Params": (PARAM,),
+    "Data": (DATA,),
+    "Environment": (ENVIRONMENT,),
+    "Tags, which are not compared": (TAG,),
+    "Results": RESULTS,
+}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A verdict, and why it is that."""
+def show_comparison(first: str, second: str, tolerance: float, as_json: bool) -> None:
+    """Print all that differs between two runs, and the verdict.
 
-    outcome: Outcome
-    why: str
+    Raises:
+        UserError: a run is not known, or its record is gone or damaged.
+    """
+    root = repo_root()
+    records = find_record(root, first), find_record(root, second)
+    project = load_project(root)
+    with refusing(f"{first} or {second}"):
+        found = compare(*records, tolerance, project.code, project.packages)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    _show_differences(page(), (records[0].start.id, records[1].start.id), found)
+    if found.verdict == "bit-identical":
+        less = ", less what is not compared" if found.not_compared else ""
+        why = f"every metric at every step, and what it wrote{less}"
+    elif found.verdict == "nothing to compare":
+        why = "neither has a metric, file or out"
+    else:
+        why = how_unequal(found)
+    tell(f"Verdict: {found.verdict}: {why}.")
+
+
+def _show_differences(console: Console, names: tuple[str, str], found: Comparison) -> None:
+    """Print a table of each kind of thing that differs between two runs."""
+    for title, kinds in _TITLES.items():
+        if listed := found.of(*kinds):
+            console.print(_table(title, names, listed))
+    if found.not_compared:
+        console.print(printable(f"Not compared: {'; '.join(found.not_compared)}."))
+
+
+def _table(title: str, names: tuple[str, str], found: Iterable[Difference]) -> Table:
+    """A row for each place that differs, whatever the step: where first, in how many values."""
+    groups: dict[Place, list[Difference]] = {}
+    for one in sorted(found, key=lambda one: (one.place.kind, one.place.title)):
+        groups.setdefault(one.place._replace(step=None), []).append(one)
+    table = Table("", *names, title=title, title_justify="left")
+    counted = any(len(group) > 1 or isinstance(group[0].first, float) for group in groups.values())
+    if counted:
+        table.add_column("values that differ")
+        table.add_column("largest, relative")
+    for group in groups.values():
+        first = min(group, key=lambda one: (one.place.step or 0, one.index))
+        name = where(first) if first.place.kind in RESULTS else first.place.title
+        largest = max(one.relative for one in group)
+        relative = f"{largest:.2g}" if isinstance(first.first, float) else ""
+        counts = (len(group), relative) if counted else ()
+        add_row(table, name, value_text(first, False), value_text(first, True), *counts)
+    return table
 
 
 def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
@@ -63,13 +125,7 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
     store: Store | None = None
     with _only_warned():
         store = Store(root) if has_store(root) else None
-    try:
-        records = find_records(root, name)
-    except UserError as error:
-        with _only_warned():  # MLflow may show a run of that name or id
-            if store and (found := store.find(name)):
-                _tag(store, found[0], Verdict("cannot be rebuilt", str(error)), "")
-        raise
+    records = find_records(root, name)
     for record in records:
         if record.start.patch and not (trusted or was_run_here(root, record.patch())):
             _ask(record)
@@ -82,13 +138,13 @@ def _verify(
     """Rebuild one run, print what came out and tag it; the exit status of the verdict."""
     start, began = record.start, time.monotonic()
     print(f"rebuilding {start.id}", file=sys.stderr)
-    again: RunStarted | None = None
+    commit, again = start.tags.get("git.commit", ""), None
     comparison: Comparison | None = None
-    commit = start.tags.get("git.commit", "")
-    discrepancies: list[Difference] | None = None  # what MLflow shows otherwise; None: not seen
+    in_mlflow: list[Difference] | None = None  # what it shows otherwise; None: not seen
+    outcome: Outcome = "cannot be rebuilt"
     try:
         with _only_warned():
-            discrepancies = store.differences(record) if store else None
+            in_mlflow = store.differences(record) if store else None
         if record.end is None or record.end.status != "FINISHED":
             became = record.end.status if record.end else "cut off"
             raise CannotRebuild(
@@ -96,68 +152,76 @@ def _verify(
             )
         with scratch(root) as folder:
             rebuilt = rebuild(root, record, folder, own_packages)
-            commit = rebuilt.commit
-            if rebuilt.record:
-                project, again = load_project(root), rebuilt.record.start
-                given = tolerance, project.code, project.packages
-                comparison = compare(record, rebuilt.record, *given)
-                found = _judge(comparison, discrepancies or [], rebuilt.unseen)
+            commit, again = rebuilt.commit, rebuilt.record
+            if again:
+                project = load_project(root)
+                comparison = compare(record, again, tolerance, project.code, project.packages)
+                outcome, why = _judge(comparison, in_mlflow or [], rebuilt.unseen)
             else:
-                found = Verdict(
-                    "different",
-                    f"it was run {start.number} of its stage, which leaves {rebuilt.count} here",
-                )
+                outcome = "different"
+                why = f"it was run {start.number} of its stage, which leaves {rebuilt.count} here"
     except CannotRebuild as error:
-        found = Verdict("cannot be rebuilt", str(error))
+        why = str(error)
     except RecordRefused as error:
-        found = Verdict("cannot be rebuilt", f"its record cannot be used: {error}")
+        why = f"its record cannot be used: {error}"
     console = page()
     if comparison:
-        show_differences(console, (start.id, "rebuilt"), comparison)
-    if discrepancies:
-        console.print(difference_table("MLflow", ("record", "MLflow"), discrepancies))
-    environment = _environment(again) if again else ""
-    mlflow = "shows other values" if discrepancies else "shows what the record says"
+        _show_differences(console, (start.id, "rebuilt"), comparison)
+    if in_mlflow:
+        console.print(_table("MLflow", ("record", "MLflow"), in_mlflow))
+    environment = _environment(again.start) if again else ""
+    mlflow = "shows other values" if in_mlflow else "shows what the record says"
+    rows = {
+        "run": start.id,
+        "made from": _made_from(record, commit),
+        "rebuilt on": environment or "-",
+        "its record": record.damage() or ("whole" if comparison else "-"),
+        "MLflow": "does not show this run here" if in_mlflow is None else mlflow,
+        "took": f"{time.monotonic() - began:.0f} s",
+    }
     table = Table(show_header=False)
-    add_row(table, "run", start.id)
-    add_row(table, "made from", _made_from(record, commit))
-    add_row(table, "rebuilt on", environment or "-")
-    add_row(table, "its record", record.damage() or ("whole" if comparison else "-"))
-    add_row(table, "MLflow", "does not show this run here" if discrepancies is None else mlflow)
-    add_row(table, "took", f"{time.monotonic() - began:.0f} s")
+    for row in rows.items():
+        add_row(table, *row)
     console.print(table)
-    console.print(f"Verdict: {found.outcome}: {printable(found.why).removesuffix('.')}.")
-    if any(map(is_of_origin, discrepancies or ())):
+    tell(f"Verdict: {outcome}: {why.removesuffix('.')}.")
+    if any(map(is_of_origin, in_mlflow or ())):
         print("MLflow shows another run under this name: it is not tagged.", file=sys.stderr)
-    else:
-        _tag(store, start.id, found, environment)
-    return _STATUS.get(found.outcome, 0)
+    elif store:
+        tags = {
+            "verified": outcome,
+            "verified.why": shown(why),
+            "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            "verified.host": host(),
+            "verified.environment": environment,
+        }
+        with _only_warned():
+            store.tag(start.id, tags)
+    return _STATUS.get(outcome, 0)
 
 
 def _judge(
-    rebuilt: Comparison, shown: Sequence[Difference] = (), unseen: Sequence[str] = ()
-) -> Verdict:
+    rebuilt: Comparison, in_mlflow: Sequence[Difference], unseen: Sequence[str]
+) -> tuple[Outcome, str]:
     """The verdict on a run that was rebuilt: is it the one that the record, and MLflow, tell of?"""
-    if shown:
-        first = shown[0]
+    if in_mlflow:
+        first = in_mlflow[0]
         own, other = value_text(first, False), value_text(first, True)
-        why = f"MLflow shows {where(first)} = {other}, the run's record has {own}"
-        return Verdict("different", why)
+        return "different", f"MLflow shows {where(first)} = {other}, the run's record has {own}"
     if inputs := rebuilt.of(*INPUTS):
         names = _listed([f"{one.place.title} ({one.place.kind})" for one in inputs])
         out = f"; {how_unequal(rebuilt)}" if rebuilt.results else ""
-        return Verdict("different", f"the rebuilt run had another {names}{out}")
+        return "different", f"the rebuilt run had another {names}{out}"
     if rebuilt.verdict == "nothing to compare":
-        return Verdict("cannot be rebuilt", "there is nothing to compare: no metric, file or out")
+        return "cannot be rebuilt", "there is nothing to compare: no metric, file or out"
     if rebuilt.verdict == "bit-identical":
         less = "; not compared, as outside the repository or changed later: " if unseen else ""
         why = f"every metric at every step, and every file it wrote{less}{_listed(unseen)}"
-        return Verdict("bit-identical", why)
+        return "bit-identical", why
     causes = _listed(rebuilt.causes())
     if rebuilt.verdict == "equal within tolerance":
-        return Verdict("equal within tolerance", f"{how_unequal(rebuilt)}; other here: {causes}")
+        return "equal within tolerance", f"{how_unequal(rebuilt)}; other here: {causes}"
     cause = causes or "nothing that the record tells of"
-    return Verdict("different", f"{how_unequal(rebuilt)}; possible cause: {cause}")
+    return "different", f"{how_unequal(rebuilt)}; possible cause: {cause}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -174,26 +238,10 @@ def _only_warned() -> Iterator[None]:
         print(f"warning: {shown(str(error))} The verdict goes on without it.", file=sys.stderr)
 
 
-def _tag(store: Store | None, record_id: str, found: Verdict, environment: str) -> None:
-    """Say in MLflow what came out, where it shows the run; the verdict stands without."""
-    if store is None:
-        return
-    tags = {
-        "verified": found.outcome,
-        "verified.why": shown(found.why),
-        "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        "verified.host": host(),
-        "verified.environment": environment,
-    }
-    with _only_warned():
-        store.tag(record_id, tags)
-
-
 def _ask(record: Record) -> None:
     start = record.start
-    lines = record.patch().decode(errors="replace").splitlines()
-    for line in lines:
-        print(printable(line))
+    for line in record.patch().decode(errors="replace").splitlines():
+        tell(line)
     question = (
         f"{start.id} (of {json.dumps(start.host)}) has this change, which was never run from this "
         "repository on this machine"

@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 
@@ -69,23 +70,15 @@ def log_plots(run: Run, study: Study) -> None:
 
     found, name = study.optuna, study.definition.metric
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    plots: dict[str, Callable[[], object]] = {
-        "History": lambda: drawn.plot_optimization_history(found, target_name=name),
-        **{
-            f"{name} against {param}": partial(
-                drawn.plot_slice, found, params=[param], target_name=name
-            )
-            for param in study.definition.space
-        },
-        "Importance": lambda: drawn.plot_param_importances(found, evaluator=evaluator),
-    }
+    plots = {"History": partial(drawn.plot_optimization_history, found, target_name=name)}
+    for param in study.definition.space:
+        against = partial(drawn.plot_slice, found, params=[param], target_name=name)
+        plots[f"{name} against {param}"] = against
+    plots["Importance"] = partial(drawn.plot_param_importances, found, evaluator=evaluator)
     with warnings.catch_warnings(), pyplot.rc_context({"savefig.bbox": "tight"}):
         warnings.simplefilter("ignore")
         for title, draw in plots.items():
-            try:
+            with suppress(ValueError, RuntimeError):  # too few trials to say
                 draw()
                 run.figure(title, pyplot.gcf(), step=len(study.trials))
-            except (ValueError, RuntimeError):
-                continue  # too few trials to say
-            finally:
-                pyplot.close("all")
+            pyplot.close("all")

@@ -102,9 +102,7 @@ class Run:
         new = {
             name: value
             for name, value in event.metrics.items()
-            if self._is_new(
-                ("metrics", name, event.step), [value, *event.steps.get(name, [])]
-            )
+            if self._is_new(("metrics", name, event.step), [value, *event.steps.get(name, [])])
         }
         if new:
             steps = {name: taken for name, taken in event.steps.items() if name in new}

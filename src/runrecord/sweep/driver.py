@@ -6,10 +6,10 @@ import os
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runrecord.errors import UserError
 from runrecord.files import write_atomic
@@ -28,37 +28,39 @@ _TRIES = 3  # times that a trial is tried again whose worker died, or was killed
 _NO_MEMORY = "its machine ran out of memory each time; lower --jobs, or raise --cpus"
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What trials take."""
-
-    jobs: int | None
-    """How many run at once; None for as many as a cluster has room for, and one without one."""
-    cpus: float
-    """Of Ray's CPUs, a trial."""
-    gpus: float
-
-
 def run_study(
-    study: Study, task: Task, count: int, resources: Resources, ended: Callable[[int], None]
+    study: Study,
+    task: Task,
+    count: int,
+    jobs: int | None,
+    needs: Mapping[str, float],
+    ended: Callable[[int], None],
 ) -> None:
-    """Run the trials that a study of `count` trials lacks; `ended` is called with each's number.
+    """Run the trials that a study lacks.
+
+    Args:
+        study: whose trials they are.
+        task: what they have in common.
+        count: trials of the whole study.
+        jobs: trials at once; None for as many as a cluster has room for, and one without one.
+        needs: of Ray's `CPU` and `GPU`, what a trial takes.
+        ended: called with each trial's number.
 
     Raises:
         UserError: Ray does not start, or its cluster does not answer.
     """
-    with _ray_at_work(resources) as jobs:
+    with _ray_at_work(jobs, needs) as most:
         import ray
 
         raise_on_signals(instead=True)  # Ray has handlers of its own
         start = ray.remote(run_trial).options(
-            num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=_TRIES
+            num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=_TRIES
         )
         pending: dict[ObjectRef[Outcome], int] = {}
         missing, read = study.missing(count), dict[Path, int]()
         try:
             while True:
-                while len(pending) < jobs and (wanted := next(missing, None)):
+                while len(pending) < most and (wanted := next(missing, None)):
                     number, params = wanted[0], study.ask(*wanted)
                     ref = start.remote(replace(task, number=number, params=params))
                     pending[ref] = number
@@ -66,7 +68,7 @@ def run_study(
                     return
                 done, _ = ray.wait([*pending], timeout=_LOOK)
                 if study.definition.prune:
-                    _give_up_hopeless(study, task, [*pending.values()], read)
+                    _give_up_hopeless(study, task, pending.values(), read)
                 for ref in done:
                     number = pending.pop(ref)
                     study.tell(number, _outcome(ref))
@@ -81,45 +83,41 @@ def run_study(
 
 
 @contextmanager
-def _ray_at_work(resources: Resources) -> Iterator[int]:
+def _ray_at_work(jobs: int | None, needs: Mapping[str, float]) -> Iterator[int]:
     """Ray: the cluster of `RAY_ADDRESS`, else one of this process; how many trials run at once."""
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no GPU asked for hides none
     os.environ.setdefault("RAY_task_oom_retries", str(_TRIES))  # else a trial is killed for ever
-    if not address:  # a token of this process alone: Ray would write one into the home folder
+    how: dict[str, Any] = {"address": address}
+    if not address:
+        # A token of this process alone: Ray would write one into the home folder.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token_hex(32))
-    import ray
+        cpus = max(1, math.ceil((jobs or 1) * needs["CPU"]))
+        own = {"include_dashboard": False, "num_cpus": cpus, "object_store_memory": _OBJECTS}
+        how = {"address": "local", **own}
+    import ray  # which reads these variables
 
-    cpus = max(1, math.ceil((resources.jobs or 1) * resources.cpus))
-    own = {} if address else {"num_cpus": cpus, "object_store_memory": _OBJECTS}
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **own,
-        )
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = f"RAY_ADDRESS: the cluster {address} does not answer" if address else "Ray fails"
         raise UserError(f"{where} ({reason(error)}).") from None
     try:
-        rooms = [_room(node["Resources"], resources) for node in ray.nodes() if node["Alive"]]
-        if not any(rooms) and not (address and resources.jobs):  # else the cluster may grow
+        rooms = [_room(node["Resources"], needs) for node in ray.nodes() if node["Alive"]]
+        if not any(rooms) and not (address and jobs):  # else the cluster may grow
             raise UserError(
-                f"no machine of Ray's has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for "
+                f"no machine of Ray's has {needs['CPU']:g} CPUs and {needs['GPU']:g} GPUs for "
                 "a trial; ask for less with --cpus and --gpus."
             )
-        yield resources.jobs or (sum(rooms) if address else 1)
+        yield jobs or (sum(rooms) if address else 1)
     finally:
         ray.shutdown()
 
 
-def _room(node: Mapping[str, float], resources: Resources) -> int:
+def _room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
     """How many trials a machine has room for at once."""
-    wanted = (("CPU", resources.cpus), ("GPU", resources.gpus))
-    return int(min((node.get(kind, 0) / count for kind, count in wanted if count), default=1))
+    return int(min((node.get(kind, 0) / one for kind, one in needs.items() if one), default=1))
 
 
 def _outcome(ref: "ObjectRef[Outcome]") -> Outcome:
@@ -128,10 +126,9 @@ def _outcome(ref: "ObjectRef[Outcome]") -> Outcome:
 
     try:
         found: Outcome = ray.get(ref)
-    except OutOfMemoryError:
-        return Outcome("FAIL", error=_NO_MEMORY)
     except RayError as error:
-        return Outcome("FAIL", error=reason(error))
+        why = _NO_MEMORY if isinstance(error, OutOfMemoryError) else reason(error)
+        return Outcome("FAIL", error=why)
     return found
 
 

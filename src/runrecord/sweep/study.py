@@ -1,27 +1,132 @@
-"""A study: what it searches, and its trials in Optuna's own storage, a journal in `.runrecord/`."""
+"""A study: the values it tries, and its trials in Optuna's own storage, a journal in `.runrecord/`.
+
+Values are written as a list, `vae.latent_dim=2,10,50`, or a range, `vae.lr=0.0003..0.003:log`.
+"""
 
 import itertools
+import math
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
+from runrecord.dvc.stages import is_inside, read_values, value_of, write_values
 from runrecord.errors import UserError
 from runrecord.files import sha256
 from runrecord.project import Better
 from runrecord.safety.text import printable, reason
 from runrecord.store.runs import state_folder
-from runrecord.sweep.space import Param, Value, parse
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
+
+Value = bool | int | float | str | None
+
+_NUMBER = r"[-+]?(?:(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?|\.(?:inf|nan))"
+_RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<log>:log)?")
+_FORMS = "it should be a list (2,10,50) or a range (1..9, 0.0003..0.003:log)"
+
+
+def read_space(root: Path, given: Iterable[str]) -> dict[str, str]:
+    """What is tried of each param, by its name, of texts `PARAM=VALUES`.
+
+    A range is of floats where the project's files have a float.
+
+    Raises:
+        UserError: one is not a list or a range, or its param is not in the project's files.
+    """
+    from optuna.distributions import IntDistribution
+
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        file, keys = _place(name)
+        if not equals or not all(keys):
+            raise UserError(f"'{printable(one)}': it should be PARAM=VALUES, as vae.lr=0.001,0.01.")
+        if name in found:
+            raise UserError(f"{printable(name)} is given twice; name all of its values at once.")
+        if not is_inside(file):
+            raise UserError(f"{printable(f'{one}: {file}')} is outside the repository.")
+        tried, now = distribution_of(name, text), _value_in(root, file, keys)
+        if isinstance(tried, IntDistribution) and isinstance(now, float):
+            text = f"{tried.low}.0..{tried.high}.0" + ":log" * tried.log
+        found[name] = text
+    return found
+
+
+def distribution_of(name: str, text: str) -> "BaseDistribution":
+    """What is tried of a param, for Optuna.
+
+    Raises:
+        UserError: it is not a list or a range.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    where = printable(f"{name}={text}")
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        values = [_scalar(where, one) for one in text.split(",")]
+        if len({(type(one), one) for one in values}) < len(values):
+            raise UserError(f"{where}: names a value twice.")
+        return CategoricalDistribution(values)
+    low, high = (_scalar(where, found[end]) for end in ("low", "high"))
+    log = bool(found["log"])
+    for end in (low, high):
+        if not isinstance(end, int | float) or not math.isfinite(end):
+            raise UserError(f"{where}: a range is of numbers; {_FORMS}.")
+    try:
+        whole = isinstance(low, int) and isinstance(high, int)
+        return (IntDistribution if whole else FloatDistribution)(low, high, log=log)
+    except ValueError as error:
+        raise UserError(f"{where}: {reason(error)}.") from None
+
+
+def is_list(tried: "BaseDistribution") -> bool:
+    """Else it is a range."""
+    return type(tried).__name__ == "CategoricalDistribution"
+
+
+def _scalar(where: str, text: str) -> Any:
+    try:
+        value = value_of(text)
+    except ValueError:
+        value = {}
+    if not text.strip() or not isinstance(value, bool | int | float | str | None):
+        raise UserError(f"{where}: '{printable(text)}' is not a value; {_FORMS}.")
+    return value
+
+
+def _place(param: str) -> tuple[str, list[str]]:
+    """Its file, before a colon if it is another than params.yaml, and its keys there."""
+    file, _, dotted = param.rpartition(":")
+    return file or "params.yaml", dotted.split(".")
+
+
+def _value_in(root: Path, file: str, keys: list[str]) -> object:
+    found = read_values(root / file)
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            raise UserError(printable(f"{file}: has no '{'.'.join(keys)}'."))
+        found = found[key]
+    if isinstance(found, dict):
+        there = ", ".join(map(str, found))
+        raise UserError(printable(f"{file}: '{keys[-1]}' is a block; name one of {there} in it."))
+    return found
+
+
+def set_params(root: Path, values: Mapping[str, Value]) -> None:
+    """Set params in their files."""
+    for name, value in values.items():
+        file, keys = _place(name)
+        write_values(root / file, {tuple(keys): value})
 
 
 @dataclass(frozen=True)
@@ -34,13 +139,13 @@ class Definition:
     """The metrics file of the metric."""
     metric: str
     better: Better
-    search: Literal["grid", "random", "tpe"]
+    search: str
+    """`grid`, `random` or `tpe`."""
     prune: bool = False
 
-    @property
-    def params(self) -> list[Param]:
-        """The space, parsed."""
-        return parse(self.space)
+    def distributions(self) -> "dict[str, BaseDistribution]":
+        """The space, for Optuna."""
+        return {name: distribution_of(name, text) for name, text in self.space.items()}
 
     def as_params(self) -> dict[str, object]:
         """As the params of a run: what is searched beneath `space`."""
@@ -76,14 +181,13 @@ def grid_of(definition: Definition) -> list[dict[str, Value]]:
     Raises:
         UserError: a param has a range.
     """
-    for param in definition.params:
-        if not param.values:
-            raise UserError(
-                f"{param.name}={definition.space[param.name]}: a grid takes lists; name values, or "
-                "use --search random."
-            )
-    combinations = itertools.product(*(param.values for param in definition.params))
-    return [dict(zip(definition.space, values, strict=True)) for values in combinations]
+    tried = definition.distributions()
+    for name in tried:
+        if not is_list(tried[name]):
+            what = f"{name}={definition.space[name]}"
+            raise UserError(f"{what}: a grid takes lists; name values, or use --search random.")
+    combinations = itertools.product(*(one.choices for one in tried.values()))
+    return [dict(zip(tried, values, strict=True)) for values in combinations]
 
 
 def best_first(
@@ -106,7 +210,7 @@ class Study:
     def __init__(self, folder: Path, definition: Definition, study: "optuna.Study") -> None:
         self.folder, self.name = folder, folder.name
         self.definition, self.optuna = definition, study
-        self._space = {param.name: param.distribution for param in definition.params}
+        self._space = definition.distributions()
         self._running: dict[int, optuna.Trial] = {}
 
     @property

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,7 @@ from runrecord.run.process import end_program, stop_with_parent
 from runrecord.run.start import WHY
 from runrecord.safety.text import clause, reason
 from runrecord.store.runs import held, lock_of, run_dirs, state_folder
-from runrecord.sweep.space import Value, set_params
-from runrecord.sweep.study import Outcome, Study, experiment_of
+from runrecord.sweep.study import Outcome, Study, Value, experiment_of, set_params
 
 _LOOK = 0.5  # seconds between two looks at whether a trial is given up
 _PATIENCE = 60.0  # seconds that a run which was told to stop may take to end
@@ -136,15 +135,9 @@ def _run(task: Task, clone: Path, log: Path) -> Outcome:
     share_cache(task.root, checkout)
     set_params(checkout, task.params)
     bring(checkout, _needed(checkout, task.targets))
-    with _dvc(task, checkout, log, "repro", *task.targets) as process:
-        while process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_LOOK)
-            if task.why.exists():
-                end_program(process, partial(os.killpg, process.pid))
-                _wait_for_earlier(task)
-    if process.returncode:
+    if _dvc(task, checkout, log, "repro", *task.targets):
         if task.why.exists():
+            _wait_for_earlier(task)
             return Outcome("PRUNED")
         return Outcome("FAIL", error=_error_on_record(task) or _said_in(log))
     value = value_in(checkout / task.file, task.metric)
@@ -153,9 +146,7 @@ def _run(task: Task, clone: Path, log: Path) -> Outcome:
     new += _untracked(checkout, task.file)
     more = [option for name in new for option in ("--include-untracked", name)]
     save = ("exp", "save", "--force", "--name", task.experiment, *more, *task.targets)
-    with _dvc(task, checkout, log, *save) as process:
-        process.wait()
-    if process.returncode:
+    if _dvc(task, checkout, log, *save):
         raise UserError(f"'dvc exp save' fails ({_said_in(log)})")
     ref = experiment_ref(task.commit, task.experiment)
     with held(state_folder(task.root) / "studies.lock"):  # two fetches at once disturb each other
@@ -168,11 +159,11 @@ def experiment_ref(commit: str, experiment: str) -> str:
     return f"refs/exps/{commit[:2]}/{commit[2:]}/{experiment}"
 
 
-@contextmanager
-def _dvc(
-    task: Task, checkout: Path, log: Path, *command: str
-) -> "Iterator[subprocess.Popen[bytes]]":
-    """A command of DVC's, which ends with this process, and when it is no longer waited for."""
+def _dvc(task: Task, checkout: Path, log: Path, *command: str) -> int:
+    """Run a command of DVC's, which ends with this process and where its trial is given up.
+
+    Returns its exit status.
+    """
     with (
         log.open("wb") as written,
         subprocess.Popen(
@@ -187,9 +178,12 @@ def _dvc(
         ) as process,
     ):
         try:
-            yield process
+            while process.poll() is None and not (command[0] == "repro" and task.why.exists()):
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_LOOK)
         finally:
             end_program(process, partial(os.killpg, process.pid))
+    return process.returncode
 
 
 def _said_in(log: Path) -> str:

@@ -245,6 +245,27 @@ def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
     assert "dvc push" in output
 
 
+@pytest.mark.slow
+def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_path: Path) -> None:
+    """A branch was squashed and deleted: no clone has the run's own commit."""
+    workspace = of_one(tmp_path, reading("read.txt", name="one"), {"read.txt": "1\n"})
+    workspace.run("git", "checkout", "--quiet", "-b", "branch")
+    (workspace.path / "read.txt").write_text("2\n")
+    commit(workspace, "two")
+    workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
+    with_results(workspace)
+    workspace.run("dvc", "push", "--quiet")
+    workspace.run("git", "checkout", "--quiet", "main")
+    workspace.run("git", "merge", "--quiet", "--squash", "branch")
+    workspace.run("git", "commit", "--quiet", "--message=squashed")
+    workspace.run("git", "branch", "--quiet", "-D", "branch")
+    workspace.run("git", "clone", "--quiet", f"file://{workspace.path}", str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    output = verify(clone, "HEAD", "--yes")
+    assert IDENTICAL in output
+    assert "in place of " in output
+
+
 @pytest.mark.parametrize(
     ("file", "was", "later"),
     [("params.yaml", "lr: 1", "lr: 2"), ("dvc.yaml", "code.py 0.1", "code.py 0.15")],

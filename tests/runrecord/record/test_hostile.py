@@ -24,13 +24,12 @@ import runrecord.record.reader
 from generative.core.io import to_bytes
 from models import ae
 from records import end_run, new_run
-from runrecord.cli.compare import show_comparison
 from runrecord.cli.doctor import doctor
 from runrecord.cli.report import report
 from runrecord.cli.runs import list_runs, show, which
 from runrecord.cli.sync import sync
 from runrecord.cli.upkeep import gc, reap
-from runrecord.cli.verify import verify
+from runrecord.cli.verify import show_comparison, verify
 from runrecord.files import sha256
 from runrecord.git.commands import commit_of
 from runrecord.record.events import (
@@ -617,7 +616,7 @@ def test_every_text_of_a_record_is_harmless_in_every_command(
         "compare as JSON": lambda: show_comparison("evil-1", str(place / "record"), 0.01, True),
         "verify": lambda: verify("evil-1", 0.01, False, True),
         "report": lambda: report(["evil-1", "evil-2"], place / "report.html"),
-        "gc": lambda: gc(1, None, False),
+        "gc": lambda: gc(1, False),
         "reap": reap,
         "sync": lambda: sync(False, False),
         "doctor": doctor,

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,14 @@ def test_one_run_has_all_its_params_metrics_curves_and_last_pictures(root: Path)
 
 def test_runs_side_by_side_with_what_differs_first_and_the_best_marked(root: Path) -> None:
     runs, tests = trained(root, a=0.5, b=0.75)
+    for run, digest in zip(runs, "13", strict=True):
+        run.record.start = replace(run.start, deps={"train.py": digest * 64, "data": "2" * 64})
     html = render(runs, tests, PROJECT)
     before, _, after = html.partition("<details>")
     assert cells(before, "z") == [("8", False), ("2", False)]
     assert "<tr><th>lr</th>" not in before
+    assert cells(before, "train.py") == [("1" * 10, False), ("3" * 10, False)]
+    assert "<tr><th>data</th>" not in html
     assert cells(after, "lr") == [("0.1", False), ("0.1", False)]
     assert cells(before, "Eval/Accuracy")[:2] == [("0.5", False), ("0.75", True)]
     assert judged(before, "Eval/Accuracy") == ("0.5", "0.75", "not known", "0.25")
@@ -164,7 +169,13 @@ def test_where_no_other_seed_was_run_the_projects_spread_counts(root: Path) -> N
 
 @pytest.mark.parametrize(
     ("wanted", "known"),
-    [({}, True), ({"z": 8}, True), ({"z": 9}, False), ({"z": 8, "data set": "other"}, False)],
+    [
+        ({}, True),
+        ({"z": 8}, True),
+        ({"z": 9}, False),
+        ({"z": 8, "data set": "abc"}, True),
+        ({"z": 8, "data set": "other"}, False),
+    ],
 )
 def test_the_projects_spread_says_nothing_of_runs_unlike_those_it_is_of(
     root: Path, wanted: dict[str, object], known: bool
@@ -174,28 +185,13 @@ def test_the_projects_spread_says_nothing_of_runs_unlike_those_it_is_of(
         spread={"train": {"Eval/Accuracy": 0.01}},
         spread_of={"train": wanted},
     )
-    runs = [train(root / name, params={"z": z}) for name, z in (("a", 8), ("b", 2))]
-    tests = [
-        evaluate(root / f"of-{n}", root / f"{n}.bin", accuracy=x)
-        for n, x in (("a", 0.5), ("b", 0.75))
-    ]
+    dataset = Dataset("mnist", "abc", "data/mnist")
+    given = (("a", 8, 0.5), ("b", 2, 0.75))
+    runs = [train(root / name, params={"z": z}, dataset=dataset) for name, z, _ in given]
+    tests = [evaluate(root / f"of-{n}", root / f"{n}.bin", accuracy=x) for n, _, x in given]
     (answer,) = answers(render(runs, tests, project))
     assert ("by more than" in answer) is known
     assert ("is not known: run the same with two other seeds" in answer) is not known
-
-
-def test_the_projects_spread_counts_beside_a_run_on_the_same_images(root: Path) -> None:
-    run = new_run(root / "a", dataset=Dataset("mnist", "abc", "data/mnist"))
-    run.log({"Accuracy": 0.5})
-    seen = view(end_run(root / "a"))
-    for digest, known in (("abc", True), ("abd", False)):
-        project = Project(
-            headline=("Accuracy",),
-            better={"Accuracy": "higher"},
-            spread={seen.start.stage: {"Accuracy": 0.01}},
-            spread_of={seen.start.stage: {"data set": digest}},
-        )
-        assert ("the project&#39;s default params" in render([seen], [], project)) is known
 
 
 def test_one_other_seed_does_not_outweigh_the_three_of_the_project(root: Path) -> None:
@@ -228,16 +224,6 @@ def test_where_nothing_can_be_said_it_is_said_why(root: Path) -> None:
     runs, tests = trained(root, c=0.5, d=0.5)
     (sentence,) = answers(render(runs, tests, PROJECT))
     assert sentence == "In no main metric is one run better than all others."
-
-
-def test_what_was_read_differs_too(root: Path) -> None:
-    deps = [{"train.py": "1" * 64, "data": "2" * 64}, {"train.py": "3" * 64, "data": "2" * 64}]
-    runs = [train(root / name, deps=own) for name, own in zip("ab", deps, strict=True)]
-    html = render(runs, [], Project())
-    before, _, _ = html.partition("<details>")
-    assert cells(before, "train.py") == [("1" * 10, False), ("3" * 10, False)]
-    assert "<tr><th>data</th>" not in html
-    assert cells(before, "Loss")[:2] == [("1", False), ("1", False)], "nothing else to judge by"
 
 
 def test_an_evaluation_beside_its_training_shows_its_pictures_itself(root: Path) -> None:

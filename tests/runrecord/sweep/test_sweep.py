@@ -14,11 +14,20 @@ from runrecord.cli import _parser
 from runrecord.cli.sweep import _check_names_free, _code, _conclude, sweep
 from runrecord.errors import UserError, require
 from runrecord.project import Better, Project
-from runrecord.sweep.space import Param, as_there, parse, set_params, split
-from runrecord.sweep.study import Definition, Outcome, Study, best_first, grid_of, open_study
+from runrecord.sweep.study import (
+    Definition,
+    Outcome,
+    Study,
+    best_first,
+    distribution_of,
+    grid_of,
+    open_study,
+    read_space,
+    set_params,
+)
 from runrecord.sweep.worker import Task, environment_of, experiment_ref, run_trial, task_of
 
-needs_ray = pytest.mark.needs("sweep")
+pytestmark = pytest.mark.needs("sweep")
 METRIC = ("--metric", "metrics.json:Length")
 
 
@@ -29,19 +38,23 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 # What can be written of a param, and what it means; what cannot, and what is said.
-SPACES: dict[str, Param] = {
-    "a=1,2": Param("a", (1, 2)),
-    "a.b=adam,rmsprop": Param("a.b", ("adam", "rmsprop")),
-    "a=true,false": Param("a", (True, False)),
-    "a=null,1": Param("a", (None, 1)),
-    "a=1..9": Param("a", low=1, high=9),
-    "a=1.0..9": Param("a", low=1.0, high=9),
-    "a=0.0003..0.003:log": Param("a", low=0.0003, high=0.003, log=True),
-    "a=1..100:log": Param("a", low=1, high=100, log=True),
-    "a=0...5": Param("a", low=0, high=0.5),
-    "a=../a,../b": Param("a", ("../a", "../b")),
-    "a=1..2,3..4": Param("a", ("1..2", "3..4")),
-    "sub/params.yaml:a=1,2": Param("sub/params.yaml:a", (1, 2)),
+THERE = "{a: 1, b: {c: 2}, d: 0.5, e: 1e-3, f: null}"
+SPACES: dict[str, tuple[str, str]] = {
+    "a=1,2": ("a", "CategoricalDistribution(choices=(1, 2))"),
+    "b.c=adam,rmsprop": ("b.c", "CategoricalDistribution(choices=('adam', 'rmsprop'))"),
+    "a=true,null": ("a", "CategoricalDistribution(choices=(True, None))"),
+    "a=1..9": ("a", "IntDistribution(high=9, log=False, low=1, step=1)"),
+    "a=1..100:log": ("a", "IntDistribution(high=100, log=True, low=1, step=1)"),
+    "a=1.0..9": ("a", "FloatDistribution(high=9.0, log=False, low=1.0, step=None)"),
+    "a=0.0003..0.003:log": ("a", "FloatDistribution(high=0.003, log=True, low=0.0003, step=None)"),
+    "a=0...5": ("a", "FloatDistribution(high=0.5, log=False, low=0.0, step=None)"),
+    "d=0..1": ("d", "FloatDistribution(high=1.0, log=False, low=0.0, step=None)"),
+    "e=1..10:log": ("e", "FloatDistribution(high=10.0, log=True, low=1.0, step=None)"),
+    "d=0,1": ("d", "CategoricalDistribution(choices=(0, 1))"),
+    "f=1..9": ("f", "IntDistribution(high=9, log=False, low=1, step=1)"),
+    "a=../a,../b": ("a", "CategoricalDistribution(choices=('../a', '../b'))"),
+    "a=1..2,3..4": ("a", "CategoricalDistribution(choices=('1..2', '3..4'))"),
+    "sub/params.yaml:a=1": ("sub/params.yaml:a", "CategoricalDistribution(choices=(1,))"),
 }
 NO_SPACES = {
     "a": "PARAM=VALUES",
@@ -51,45 +64,31 @@ NO_SPACES = {
     "a=1,,2": "is not a value",
     "a=[1,2]": "is not a value",
     "a=.inf...inf": "is of numbers",
-    "a=3..1": "begins below its end",
-    "a=0..1:log": "above 0",
+    "a=3..1": "`low <= high` must hold",
+    "a=0..1:log": "`low",
     "a=1,1": "names a value twice",
     "../params.yaml:a=1": "outside the repository",
     "/etc/params.yaml:a=1": "outside the repository",
+    "b.d=1": "has no 'b.d'",
+    "a.c=1": "has no 'a.c'",
+    "b=1": "'b' is a block; name one of c in it",
+    "other.yaml:x=1": "there is no such file",
 }
 
 
-def test_what_is_searched() -> None:
-    for text, param in SPACES.items():
-        assert parse(split([text])) == [param]
-
-
-def test_what_cannot_be_searched_is_said() -> None:
+def test_what_is_searched(tmp_path: Path) -> None:
+    """A range is of floats where the project has a float."""
+    (tmp_path / "sub").mkdir()
+    for name in ("params.yaml", "sub/params.yaml"):
+        (tmp_path / name).write_text(THERE)
+    for text, (name, meaning) in SPACES.items():
+        ((found, tried),) = read_space(tmp_path, [text]).items()
+        assert (found, str(distribution_of(found, tried))) == (name, meaning)
     for text, said in NO_SPACES.items():
         with pytest.raises(UserError, match=re.escape(said)):
-            parse(split([text]))
+            read_space(tmp_path, [text])
     with pytest.raises(UserError, match="given twice"):
-        split(["a=1", "a=2"])
-
-
-def test_a_param_that_is_not_there_is_said(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("train: {lr: 1}\na: {b: 2}\n")
-    for name, said in (
-        ("train.rl", "has no 'train.rl'; 'train' has lr"),
-        ("a.b.c", "has no 'a.b.c'; 'b' has no block"),
-        ("rl", "has no 'rl'; it has train, a"),
-        ("train", "'train' is a block; name one of lr in it"),
-        ("other.yaml:x", "there is no such file"),
-    ):
-        with pytest.raises(UserError, match=re.escape(said)):
-            as_there(tmp_path, {name: "1"})
-
-
-def test_where_a_param_is_a_float_a_range_is_of_floats(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("dropout: 0.5\nlr: 1e-3\nlayers: 3\nunset: null\n")
-    given = {"dropout": "0..1", "lr": "1..10:log", "layers": "1..9", "unset": "1..9"}
-    assert as_there(tmp_path, given) == {**given, "dropout": "0.0..1.0", "lr": "1.0..10.0:log"}
-    assert as_there(tmp_path, {"dropout": "0,1"}) == {"dropout": "0,1"}, "a list is as it is"
+        read_space(tmp_path, ["a=1", "a=2"])
 
 
 def test_params_are_set_and_comments_stay(tmp_path: Path) -> None:
@@ -104,14 +103,13 @@ def test_params_are_set_and_comments_stay(tmp_path: Path) -> None:
 def definition(
     search: str, better: Better = "lower", prune: bool = False, **space: str
 ) -> Definition:
-    return Definition(space, "metrics.json", "loss", better, search, prune)  # type: ignore[arg-type]
+    return Definition(space, "metrics.json", "loss", better, search, prune)
 
 
 def complete(study: Study, number: int, value: float) -> None:
     study.tell(number, Outcome("COMPLETE", value))
 
 
-@needs_ray
 def test_a_grid_runs_what_is_missing_and_the_best_comes_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a grid takes lists"):
         grid_of(definition("grid", a="1..3"))
@@ -139,7 +137,6 @@ def test_a_grid_runs_what_is_missing_and_the_best_comes_first(tmp_path: Path) ->
         assert ("FAIL", "no") in states, "Optuna has each attempt"
 
 
-@needs_ray
 @pytest.mark.parametrize("search", ["random", "tpe"])
 def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(
     search: str, tmp_path: Path
@@ -157,34 +154,31 @@ def test_what_is_asked_depends_on_the_number_and_on_what_ended_alone(
     assert len({json.dumps(params) for params in whole}) == 14
 
 
-@needs_ray
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_a_resumed_study_gives_up_what_is_worse_than_its_earlier_trials(
     better: Better, tmp_path: Path
 ) -> None:
     pruned = definition("random", better, prune=True, a="0.1..10")
-    with open_study(tmp_path, "pruned", pruned, "code") as study:
-        for number in range(4):
-            study.ask(number)
-            for epoch in range(1, 9):
-                study.is_hopeless(number, epoch, 1.0)
-            complete(study, number, 1.0)
-    with open_study(tmp_path, "pruned", pruned, "code") as study:
-        for number, value, given_up in ((4, 0.5, better == "higher"), (5, 2.0, better == "lower")):
+
+    def given_up(number: int, value: float) -> bool:
+        with open_study(tmp_path, "pruned", pruned, "code") as study:
             study.ask(number)
             seen = [study.is_hopeless(number, epoch, value) for epoch in range(1, 9)]
-            assert any(seen) == given_up
+            complete(study, number, value)
+        return any(seen)
+
+    for number in range(4):
+        given_up(number, 1.0)
+    assert [given_up(4, 0.5), given_up(5, 2.0)] == [better == "higher", better == "lower"]
 
 
-@needs_ray
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_a_search_goes_where_the_metric_is_better(better: Better, tmp_path: Path) -> None:
     """A range of whole numbers is searched between them, too, where the project has a float."""
     (tmp_path / "params.yaml").write_text("a: 0.5\n")
     tried = []
-    with open_study(
-        tmp_path, "far", definition("tpe", better, a=as_there(tmp_path, {"a": "0..1"})["a"]), "code"
-    ) as study:
+    space = read_space(tmp_path, ["a=0..1"])["a"]
+    with open_study(tmp_path, "far", definition("tpe", better, a=space), "code") as study:
         for number in range(40):
             tried.append(float(str(study.ask(number)["a"])))
             complete(study, number, tried[-1])
@@ -192,7 +186,6 @@ def test_a_search_goes_where_the_metric_is_better(better: Better, tmp_path: Path
     assert last > 0.8 if better == "higher" else last < 0.2
 
 
-@needs_ray
 def test_another_study_of_that_name_is_refused_and_a_torn_journal_is_not(tmp_path: Path) -> None:
     grid = definition("grid", a="1,2")
     with open_study(tmp_path, "one", grid, "code") as study:
@@ -218,7 +211,6 @@ def test_another_study_of_that_name_is_refused_and_a_torn_journal_is_not(tmp_pat
         open_study(tmp_path, "one", grid, "code").__enter__()
 
 
-@needs_ray
 def test_a_table_shows_what_is_in_brackets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,7 +250,6 @@ REFUSED = {
 }
 
 
-@needs_ray
 def test_what_is_refused_is_one_sentence(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +274,7 @@ def test_a_report_of_a_study_is_no_code_of_it(bare: Workspace, tmp_path: Path) -
     assert _code(project.path, Project(), "train") != before
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _with_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in IDENTITY.items():
         monkeypatch.setenv(name, text)
@@ -300,8 +291,6 @@ def task(project: Workspace, target: str, metric: str) -> Task:
     return found
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 def test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,8 +308,6 @@ def test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone(
     assert (found["MLFLOW_TRACKING_URI"], found["EDITOR"]) == ("here", "vi")
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 def test_a_worker_on_a_project_that_logs_nothing(tmp_path: Path) -> None:
     """Its value is read; what one trial leaves is none of the next one's; none is infinite.
 
@@ -354,8 +341,6 @@ def test_a_worker_on_a_project_that_logs_nothing(tmp_path: Path) -> None:
     assert project.run("git", "show", f"{max(names)}:params.yaml") == "value: 3.0\n"
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 @pytest.mark.parametrize("where", ["the cache", pytest.param("the remote", marks=pytest.mark.slow)])
 def test_a_trial_has_the_data_that_dvc_tracks(where: str, tmp_path: Path) -> None:
     """Of a file, a folder, a part of one, and an import; committed or not."""
@@ -386,8 +371,6 @@ def test_a_trial_has_the_data_that_dvc_tracks(where: str, tmp_path: Path) -> Non
         assert run_trial(one) == Outcome("COMPLETE", number + 2.0)
 
 
-@needs_ray
-@pytest.mark.usefixtures("_with_identity")
 def test_a_trial_is_not_run_where_it_is_given_up_or_the_repository_is_not_seen(
     bare: Workspace, tmp_path: Path
 ) -> None:
@@ -399,7 +382,6 @@ def test_a_trial_is_not_run_where_it_is_given_up_or_the_repository_is_not_seen(
     assert re.fullmatch(r"\S+ does not see \S+elsewhere; keep the repository on .*", found.error)
 
 
-@needs_ray
 def test_whose_experiments_they_are_is_found_or_asked_for(
     bare: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

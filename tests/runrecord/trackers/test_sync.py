@@ -166,7 +166,7 @@ def test_with_nothing_to_do_no_run_of_the_store_is_read_and_mlflow_not_imported(
     here("sync")
     with audited("open") as opened:
         assert summary(here("sync")) == states(there=4)
-        assert here("reap") == "0 closed in MLflow\n"
+        assert here("reap") == "0 runs closed\n"
     assert "more" not in records_among(opened), "it has a summary; sealed ones are few"
     (run,) = runs(small, "train-vae")
     for command in (("sync",), ("reap",), ("show", run.info.run_id), ("show", "more")):
@@ -227,17 +227,6 @@ def test_files_that_are_gone_from_beside_the_database_are_brought_back(
         assert snapshot(small.path / "mlruns") == files, what
         assert everything(small) == before, what
     assert summary(here("sync", "--check")) == states(there=3)
-
-
-def test_doctor_looks_at_the_files_of_each_run(small: Workspace, here: Here) -> None:
-    folder = small.path / ".runrecord" / "runs" / "more"
-    train(small.path, folder, "vae", id="more", time=4)
-    end_run(folder)
-    here("sync")
-    (run,) = [run for run in runs(small) if run.info.run_name == "more"]
-    shutil.rmtree(small.path / "mlruns" / run.info.run_id / "artifacts" / "images")
-    said = "✗ run store: MLflow lacks pictures, models or files of 1 of 1 runs; run "
-    assert f"{said}'runrecord sync --check'." in here("doctor", status=1)
 
 
 def test_what_mlflow_gc_removed_stays_away_until_it_is_asked_for(
@@ -428,12 +417,13 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(
     assert output.count("KILLED") == 1
     assert_shown(small, gone)
     found = {run.info.run_name: run.info.status for run in runs(small)}
-    assert found == {gone.name: "KILLED", live.name: "RUNNING", "elsewhere": "RUNNING"}
+    wanted = {gone.name: "KILLED", live.name: "RUNNING", "elsewhere": "RUNNING"}
+    assert wanted.items() <= found.items()
     for folder in (live, foreign):
         assert Record(files_in(folder)).end is None
     two[1].terminate()
     two[1].wait()
-    assert summary(here("sync")) == states(created=3, completed=1, there=1)
+    assert summary(here("sync")) == states(completed=1, there=4)
     for folder in (gone, live):
         assert_shown(small, folder)
     assert Record(files_in(foreign)).end is None
@@ -536,7 +526,7 @@ def test_doctor_says_what_needs_doing(
     workspace: Workspace, empty_store: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered(workspace, empty_store, monkeypatch)
-    assert here("doctor").count("✓") == 12
+    assert here("doctor").count("✓") == 8
     folder = workspace.path / ".runrecord" / "runs" / "gone"
     begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)
     play(workspace.path, Record(files_in(folder)), MlflowSink)
@@ -549,13 +539,12 @@ def test_doctor_says_what_needs_doing(
     output = here("doctor", status=1)
     wrong = [line for line in output.splitlines() if line.startswith("✗")]
     assert [line.split(":")[0] for line in wrong] == [
-        "✗ data",
         "✗ run store",
-        "✗ running",
+        "✗ data",
         "✗ DVC remote",
     ]
-    assert "run 'runrecord reap'" in output
-    assert "error: 4 of the above need doing." in output
+    assert "MLflow lacks 1 of " in output
+    assert "error: 3 of the above need doing." in output
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter22@127.0.0.1:9")
     output = here("doctor", status=1)
     assert "✗ tracking store: MLflow's tracking store cannot be used: " in output
