@@ -129,11 +129,12 @@ def record_of(checkout: Path, stage: Stage) -> str | None:
     """The out in which `stage` keeps its run's record, if it declares one.
 
     It is one under `records/` that nothing else is in, as DVC removes outs before a stage runs: one
-    that has a record, else the first that is not named as a file is.
+    that has a record, else a folder by dvc.lock, else the first that is not named as a file is.
     """
     had = {out: (checkout / out / START).is_file() for out in stage.outs if out.startswith(RECORDS)}
     free = [out for out in had if had[out] or not (checkout / out).exists()]
-    return min(free, key=lambda o: (not had[o], Path(o).suffix[1:2].isalpha()), default=None)
+    file = {out: out not in stage.folders and 1 + Path(out).suffix[1:2].isalpha() for out in free}
+    return min(free, key=lambda out: (not had[out], file[out]), default=None)
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def test_exec_without_a_program_or_a_stage_is_one_sentence(one: Workspace) -> No
     said = one.run("runrecord", "exec", "--", "no-such-program", status=2)
     assert "DVC_STAGE is not set" in said
     said = one.run("runrecord", "exec", "--", "no-such-program", status=2, DVC_STAGE="one")
-    assert said.splitlines()[-1] == "error: no-such-program: No such file or directory"
+    assert said.splitlines()[-1] == "error: no-such-program: No such file or directory."
     assert "Traceback" not in said
     assert "no command is given" in one.run("runrecord", "exec", status=2)
 

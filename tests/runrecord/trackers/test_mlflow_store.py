@@ -1,8 +1,10 @@
 """Where MLflow keeps runs: what is there is used, and what is others' stays as it is."""
 
-import os
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +26,6 @@ def test_an_empty_file_becomes_a_store_in_any_folder(tmp_path: Path) -> None:
     root = tmp_path / "here" / "한글 폴더 100%"
     (root / ".dvc").mkdir(parents=True)
     (root / "mlflow.db").touch()
-    os.utime(root / "mlflow.db", (0, 0))
     client, experiment = connect(root)
     assert client.get_experiment(experiment).artifact_location == (root / "mlruns").as_uri()
     run = client.create_run(experiment)
@@ -94,8 +95,48 @@ def test_a_database_that_appears_while_ours_is_made_stays(tmp_path: Path) -> Non
         database.execute("CREATE TABLE theirs (text)")
     thread.join()
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-        assert {"theirs", "experiments", "runs"} <= tables
+        assert {"theirs", "experiments", "runs"} <= {name for _, name, _ in schema(database)}
+
+
+HALF = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")  # what is written goes to the disk at once
+database.execute("BEGIN IMMEDIATE")
+for number in range(50):
+    database.execute(f"CREATE TABLE half{number} (text)")
+os._exit(1)
+"""
+
+
+@pytest.mark.timeout(200)
+def test_a_kill_while_the_tables_are_written_leaves_none_behind(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", HALF, str(path)], check=False)
+    assert path.stat().st_size > 50_000
+    assert Path(f"{path}-journal").exists()
+    client, experiment = connect(tmp_path)
+    assert client.get_experiment(experiment).name == tmp_path.name
+    with closing(sqlite3.connect(path)) as database:
+        assert not [name for _, name, _ in schema(database) if name.startswith("half")]
+
+
+@pytest.mark.timeout(200)
+def test_a_new_database_has_the_tables_that_mlflow_makes(empty_store: Path, tmp_path: Path) -> None:
+    MlflowClient(f"sqlite:///{tmp_path / 'own.db'}").search_experiments()
+    with (
+        closing(sqlite3.connect(tmp_path / "own.db")) as own,
+        closing(sqlite3.connect(empty_store)) as ours,
+    ):
+        assert schema(ours) == schema(own)
+        version = "SELECT version_num FROM alembic_version"
+        assert ours.execute(version).fetchall() == own.execute(version).fetchall()
+
+
+def schema(database: sqlite3.Connection) -> list[tuple[str, str, list[str]]]:
+    """Each table and index; MLflow writes a table's constraints in any order."""
+    rows = database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+    return [(kind, name, sorted(re.split(r",?\s*\n", sql or ""))) for kind, name, sql in rows]
 
 
 @pytest.fixture

@@ -428,6 +428,6 @@ def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(
     reap()
     (folder,) = spool(toy)
     assert_shown(toy, folder)
-    (run,) = runs(toy)
+    (run,) = [run for run in runs(toy) if run.info.run_name == folder.name]
     assert run.info.status == "KILLED"
     assert not scratch.exists()

@@ -92,7 +92,7 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     with held(state_folder(root) / "mlflow.lock"):
         location, database = artifact_location(root), database_of(root)
         if database:
-            if not database.exists():
+            if not database.exists() or not _finds(database, "SELECT 1 FROM sqlite_master"):
                 _create(database, state_folder(root) / "new-database")
             _wait_until_made(database)
         client = MlflowClient(uri)
@@ -102,26 +102,10 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
         return client, own.experiment_id
 
 
-def _create(database: Path, scratch: Path) -> None:
-    """Make MLflow's database in a folder of our own, and give it its name at once.
-
-    Killed in the middle of its migrations, MLflow would leave a file that it never opens again.
-    One that somebody else makes meanwhile, as a script that uses MLflow itself does, stays.
-    """
-    from mlflow import MlflowClient
-
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    new = scratch / database.name
-    MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
-    with closing(sqlite3.connect(new)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    database.parent.mkdir(parents=True, exist_ok=True)
-    for end in ("-wal", "-shm", "-journal"):  # of one that was removed: SQLite would play it
-        Path(f"{database}{end}").unlink(missing_ok=True)
-    with suppress(OSError):  # there is one by now; or MLflow makes it in its place
-        os.link(new, database)
-    shutil.rmtree(scratch)
+def _finds(database: Path, query: str) -> bool:
+    """Has a query of a database a row?"""
+    with closing(sqlite3.connect(database, timeout=_LONG)) as connection:
+        return connection.execute(query).fetchone() is not None
 
 
 def _wait_until_made(database: Path) -> None:
@@ -130,16 +114,37 @@ def _wait_until_made(database: Path) -> None:
     Both fail if two do at once. The file is written all the while, an experiment last.
     """
     deadline = time.monotonic() + _LONG
-    while time.monotonic() < deadline:
-        if not database.exists() or time.time() - database.stat().st_mtime > _FRESH:
-            return
-        with (
-            suppress(sqlite3.OperationalError),  # there is no such table yet
-            closing(sqlite3.connect(database, timeout=_LONG)) as connection,
-        ):
-            if connection.execute("SELECT 1 FROM experiments").fetchone():
+    while time.time() - database.stat().st_mtime < _FRESH and time.monotonic() < deadline:
+        with suppress(sqlite3.OperationalError):  # there is no such table yet
+            if _finds(database, "SELECT 1 FROM experiments"):
                 return
         time.sleep(0.1)
+
+
+def _create(database: Path, scratch: Path) -> None:
+    """Put MLflow's empty tables into `database`, all at once; `scratch` is a folder of our own.
+
+    Killed in the middle of its migrations, MLflow would leave a file that it never opens again.
+    A database that somebody else makes meanwhile, as a script that uses MLflow itself does, stays.
+    """
+    from mlflow import MlflowClient
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    new = scratch / database.name
+    MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
+    with closing(sqlite3.connect(new)) as connection:
+        _, *statements, _ = connection.iterdump()  # without its BEGIN and COMMIT
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database, timeout=_LONG, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        mine = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        for statement in statements if mine else ():
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        if mine:
+            connection.execute("PRAGMA journal_mode=WAL")
+    shutil.rmtree(scratch)
 
 
 def _check_place(found: "Experiment", database: Path, location: str) -> None:
