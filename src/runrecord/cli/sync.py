@@ -25,7 +25,7 @@ def sync(
     """Make MLflow hold every run of the store and of the workspace's records.
 
     Args:
-        everything: also those of every commit, DVC experiment and entry of DVC's run cache.
+        everything: also those of every commit and DVC experiment.
         tensorboard: also write the event files of all of them anew.
         check: also look for each picture, model and file of runs that MLflow shows.
         name: of the one run to bring there, also if it was deleted there.

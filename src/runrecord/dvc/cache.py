@@ -1,4 +1,4 @@
-"""What DVC's cache, run cache and remote have of stages' outs and of data."""
+"""What DVC's cache and remote have of stages' outs and of data."""
 
 import logging
 import re
