@@ -8,7 +8,6 @@ event cannot hold is a ValueError when it is made, and when it is read (docs/run
 import dataclasses
 import math
 import re
-import reprlib
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import field, replace
@@ -28,6 +27,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from runrecord.errors import UserError
+from runrecord.safety.secrets import redact
 from runrecord.safety.text import printable
 
 Contents = Mapping[str, bytes | Path]
@@ -135,6 +135,7 @@ def _param(value: Any) -> Any:
 Time = Annotated[int, Field(ge=0, lt=2**43)]  # until 2248
 Step = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**53)]  # trackers keep these
 Number = Annotated[float, BeforeValidator(_number), Field(strict=False)]
+_Point = Annotated[tuple[Step, Number], Field(strict=False)]
 Title = Annotated[
     str,
     _text(
@@ -250,7 +251,7 @@ class ModelEvaluated:
     model: Title
     sha256: Sha256  # of the model's file
     metrics: Mapping[Title, Number]
-    series: Mapping[Title, Annotated[list[tuple[Step, Number]], Field(strict=False)]] = field(
+    series: Mapping[Title, Annotated[list[_Point], Field(strict=False)]] = field(
         default_factory=dict
     )
     """The points of a curve, by its name."""
@@ -371,7 +372,7 @@ def _why(error: ValidationError | TypeError) -> str:
     detail = error.errors(include_url=False)[0]
     named = ".".join(map(str, detail["loc"])) or "it"
     message = detail["msg"].removeprefix("Value error, ")
-    given = f", not {reprlib.repr(detail['input'])}" if message.startswith("Input should") else ""
+    given = f", not {redact(repr(detail['input']))}" if message.startswith("Input should") else ""
     return f"{named}: {message}{given}"[:_LONGEST_WHY]
 
 

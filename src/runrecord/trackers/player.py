@@ -94,7 +94,7 @@ def find_shown(root: Path, name: str) -> str | None:
         UserError: the store cannot be reached.
     """
     for record_id, noted in Notes(root).runs.items():
-        if noted.run_id == name:
+        if noted.id == name:
             return record_id
     if not has_store(root):
         return None

@@ -379,6 +379,26 @@ REFUSED: dict[str, Callable[[Any], object]] = {
 }
 
 
+def test_the_points_of_a_curve_may_be_lists_as_json_has_them(tmp_path: Path) -> None:
+    (tmp_path / "vae.bin").write_bytes(b"weights")
+    run = new_run(tmp_path / "record")
+    given: Any = json.loads('{"KL": [[1, 0.5], [2, 0.25]]}')
+    run.evaluation("vae", tmp_path / "vae.bin", {}, given)
+    assert view(end_run(tmp_path / "record")).evaluated["vae"].series == {
+        "KL": [(1, 0.5), (2, 0.25)]
+    }
+
+
+def test_what_is_refused_is_named_without_half_of_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_TOKEN", secret := "swordfish-" * 9)
+    given: Any = secret
+    with pytest.raises(UserError) as refusal:
+        new_run(tmp_path / "record").log({"loss": 1.0}, step=given)
+    assert "swordfish" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_recorded_is_one_sentence_and_nothing_of_it_is_kept(
     tmp_path: Path, what: str

@@ -14,6 +14,7 @@ from runrecord.cli import _parser
 from runrecord.cli.sweep import _check_names_free, _code, _conclude, sweep
 from runrecord.errors import UserError, require
 from runrecord.project import Better, Project
+from runrecord.sweep.driver import _ray_at_work
 from runrecord.sweep.study import (
     Definition,
     Outcome,
@@ -399,3 +400,23 @@ def test_whose_experiments_they_are_is_found_or_asked_for(
     found = task(project, "train", "metrics.json:Length").environment
     assert found["GIT_AUTHOR_NAME"] == found["GIT_COMMITTER_NAME"] == "Ada Lovelace"
     assert found["GIT_AUTHOR_EMAIL"] == found["GIT_COMMITTER_EMAIL"] == "ada@example.org"
+
+
+def test_a_machine_on_which_ray_does_not_start_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    def init(**_given: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", init)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    needs = {"CPU": 1.0, "GPU": 0.0}
+    with (
+        pytest.raises(UserError, match=r"Ray fails \(.* during startup\.?\)"),
+        _ray_at_work(1, needs),
+    ):
+        pass

@@ -11,6 +11,8 @@ import pytest
 from mlflow_views import shown_as
 
 from records import end_run, new_run, play
+from runrecord.files import sha256
+from runrecord.record.events import PATCH, File
 from runrecord.record.reader import Record
 from runrecord.trackers.mlflow.audit import audit, is_of_origin
 from runrecord.trackers.mlflow.sink import MlflowSink
@@ -141,6 +143,21 @@ def test_whatever_is_changed_in_mlflow_is_found_and_named(
     assert expected in [(where(one), one.state) for one in found]
     of_origin = changed in ("the commit is another", "the machine is another")
     assert any(map(is_of_origin, found)) == of_origin
+
+
+def test_tags_that_earlier_versions_did_not_set_are_no_difference(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    patch = File(PATCH, sha256(b"--- a/train.py"))
+    run = new_run(tmp_path / "record", id="earlier", patch=patch)
+    (tmp_path / "record" / PATCH).write_bytes(b"--- a/train.py")
+    run.evaluation("m", tmp_path / "model.bin", {"acc": 0.5})
+    record = end_run(tmp_path / "record")
+    play(root, record, MlflowSink)
+    lost = "DELETE FROM tags WHERE run_uuid = :run AND key = "
+    client, run_id = change(root, record, f"{lost}'evaluated.m'", f"{lost}'record.patch'")
+    assert audit(client, run_id, record) == []
 
 
 def test_metrics_of_another_group_are_others(root: Path, record: Record) -> None:

@@ -77,9 +77,10 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     whole = int(run.data.tags.get(EVENTS_TAG, 0)) >= record.length
     tags = run.data.tags | ({"of the run": run.info.status} if whole else {})
     for kind, key, text in texts:
-        recorded[Place(kind, key, None)] = [text]
         if key in tags:
             shown[Place(kind, key, None)] = [printable(tags[key])[:LONGEST_TAG]]
+        if key in tags or not key.startswith((PATCH_TAG, EVALUATED)):  # older runs have neither
+            recorded[Place(kind, key, None)] = [text]
     return sorted(differences(recorded, shown), key=lambda one: not is_of_origin(one))
 
 

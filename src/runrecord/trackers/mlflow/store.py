@@ -187,7 +187,7 @@ def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> 
 class Noted:
     """What is known of a run there."""
 
-    run_id: str
+    id: str
     """MLflow's."""
     events: int
     """How many of its record's events it shows for certain: 0 of one that has only begun."""
