@@ -3,13 +3,18 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from dvc.utils.serialize import parse_yaml
 from workspaces import ROOT, assert_says
 
 from generative.core.config import Params
+from generative.core.idx import SPLITS, to_idx
+from generative.core.model import MNIST_SHAPE, Shape
 from generative.models.ae import AEConfig
+from generative.models.registry import REGISTRY
+from generative.models.vae import VAE, VAEConfig
 from generative.pipeline.check import main
 
 PARAMS = (ROOT / "params.yaml").read_text()
@@ -115,6 +120,27 @@ def test_a_models_block_whose_stage_was_taken_out_is_no_mistake(
     for stages in (None, dict[str, str]()):
         (folder / "dvc.yaml").write_text(yaml.safe_dump({"vars": [], "stages": stages}))
         assert refusal(capsys).startswith("params.yaml: unknown key ")
+
+
+class GreyOnly(VAE):
+    """Somebody's, which takes no notice of the shape that it is given."""
+
+    def __init__(self, config: VAEConfig, shape: Shape = MNIST_SHAPE) -> None:
+        super().__init__(config, (1, *shape[1:]))
+
+
+def test_a_model_that_does_not_fit_the_images_is_told_where_they_are_there(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTRY, "vae", GreyOnly)
+    own = PARAMS.replace("name: mnist", "name: mine").replace("source: null", f"source: {folder}")
+    (folder / "params.yaml").write_text(own)
+    assert status() == 0, "of images that are not there yet nothing is known"
+    (folder / "data/mine").mkdir(parents=True)
+    for split in SPLITS:
+        pixels = np.zeros((2, 9, 8, 3), np.uint8)
+        (folder / f"data/mine/{split}-images-idx4-ubyte").write_bytes(to_idx(pixels))
+    assert refusal(capsys).startswith("model 'vae' cannot take images of 3 x 9 x 8: ")
 
 
 # By a right line of params.yaml: what is wrong in its place, and what is said of it.

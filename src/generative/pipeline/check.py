@@ -10,12 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from generative.checks import check_choice, check_portable
+import torch
+
+from generative.checks import check_choice, check_portable, check_shapes
 from generative.core.compute import Compute, check_compute
 from generative.core.config import PIPELINE_FILE, Data, Params, Section, Splitting
-from generative.core.idx import sha256_of
-from generative.core.model import Model
+from generative.core.idx import SPLITS, images_file, read_split, sha256_of
+from generative.core.model import MNIST_SHAPE, Model, Shape
 from generative.data.download import check_source
+from generative.data.registry import KNOWN
 from generative.data.sources import SourceFailed, from_own
 from generative.errors import RunFailed, UserError
 from generative.evaluation.config import EvaluationConfig
@@ -39,7 +42,9 @@ def check() -> None:
     for name, schema in blocks.items():
         params.section(name, schema)
     apart = params.section("split", Splitting).validation
-    check_source(params.section("data", Data))
+    data = params.section("data", Data)
+    check_source(data)
+    shape = _shape_of(data)
     stages = read_yaml(PIPELINE_FILE).get("stages") or {}
     for stage, body in stages.items():
         name = stage.removeprefix("train-")
@@ -54,7 +59,17 @@ def check() -> None:
             config = params.section(name, model.config_class)
             check_choice(name, config, model.losses, apart)
             check_portable(name, config, compute)
+            if shape:
+                check_shapes(model(config, shape), torch.zeros(2, *shape))
             _check_deps(name, model, stages)
+
+
+def _shape_of(data: Data) -> Shape | None:
+    """The shape of the images; nothing for one's own that are not there yet."""
+    if images_file(data.directory, SPLITS[1]).is_file():
+        channels, height, width = read_split(data.directory, SPLITS[1])[0].shape[1:]
+        return channels, height, width
+    return MNIST_SHAPE if data.name in KNOWN else None
 
 
 def _check_deps(name: str, model: type[Model[Any]], stages: Mapping[str, Any]) -> None:

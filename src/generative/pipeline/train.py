@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from generative.checks import check_choice, check_portable, check_shapes
+from generative.checks import check_choice, check_portable
 from generative.core.compute import Compute, prepare
 from generative.core.config import Params
 from generative.core.images import load_data
@@ -44,7 +44,6 @@ def train(model_class: type[Model[Any]]) -> None:
             f"{len(data.train)} training images; make it {len(data.train)} or less."
         )
     model = initialise(model_class, config, seed, device, data.shape)
-    check_shapes(model, data.test.to_float(slice(0, model.preview_size)))
     optimizers = make_optimizers(model)
     shown = {"model": name, **config.model_dump()}
     state = TrainingState(model, optimizers, config.keep)
