@@ -328,10 +328,36 @@ DIGEST = {"sha256": "0" * 64}
 DEEP = b"[" * 10**6
 NONE_OF_ITS = "the record has no such file"
 NO_PICTURE = "it is not a PNG file, damaged, or too large"
+
+
+def sparse_text(record: Path) -> None:
+    (path,) = (record / "texts").iterdir()
+    path.chmod(0o644)
+    sparse(f"texts/{path.name}", 2**33)(record)
+
+
+def linked_folder(record: Path) -> None:
+    (record / "images").rename(record.parent / "outside/images")
+    (record / "images").symlink_to(record.parent / "outside/images")
+
+
+def folder_for_lines(record: Path) -> None:
+    (record / "events.jsonl").unlink()
+    (record / "events.jsonl").mkdir()
+
+
+def duplicate(record: Path) -> None:
+    content = (record / "run.json").read_text().rstrip()
+    (record / "run.json").write_text(f'{content.removesuffix("}")}, "id": "../x"}}')
+
+
 NO_EMBEDDING = "it is not an embedding, or damaged"
 HEADER = b'{"codes":{"dtype":"F32","shape":[1,9],"data_offsets":[0,99999]}}'
 VAST = b'{"codes":{"dtype":"F32","shape":[0,1152921504606846976],"data_offsets":[0,0]}}'
 DAMAGED: dict[str, tuple[Change, str]] = {
+    "a link to a folder outside": (linked_folder, NONE_OF_ITS),
+    "a text of 8 GiB": (sparse_text, "has 8589934592 bytes, more than"),
+    "a picture of 100 megapixels": (named("images", "x", png(10**4, 10**4)), NO_PICTURE),
     **{
         f"a picture at {short(name)}": (
             line("logged", images={"x": {"name": name, **DIGEST}}),
@@ -393,6 +419,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a branch that is an option": (tags(git_branch="--output=x"), "'git.branch' begins with '-'"),
     "a shell that is an option": (tags(dvc_shell="-c"), "'dvc.shell' begins with '-'"),
     "a tag of MLflow's": (tags(mlflow_note="x"), "is not a record's to set"),
+    "a tag of the record's": (tags(record_id="x"), "is not a record's to set"),
+    "the last id of two": (duplicate, "'../x' is not an id of a run"),
     "a stage of two lines": (start(stage="a\nb"), "is not a name"),
     "a param of no name": (start(params={"": 1}), "is not a name"),
     "a metric of two lines": (line("logged", metrics={"a\rb": 1.0}), "is not a name"),
@@ -452,6 +480,10 @@ READ: dict[str, Change] = {
     ),
     "metrics like paths": line("logged", metrics=dict.fromkeys(PATH_LIKE, 1.0)),
     "an archive that is never opened": named("artifacts", "evil.zip", b"PK\x03\x04" * 99),
+    "texts like paths": named(
+        "artifacts", "../../victim.txt", b"x", texts={"/etc/x": {"name": "artifacts/it", **ITS}}
+    ),
+    "a folder for its lines": folder_for_lines,
     "a stage that is an option": start(stage="--help"),
     "a stage like a path": start(stage="../../outside"),
     "a shell": tags(dvc_shell="/bin/sh -c 'touch victim.txt'"),
@@ -657,7 +689,9 @@ def test_records_that_are_read_are_played_and_others_are_named(
         assert f"{folders['a beginning outside']}: " in said_by(capsys, command)
     output = said_by(capsys, lambda: sync(False, True))
     ended = len(READ) - 2  # of two nobody knows whether they go on
-    assert f"MLflow: {ended} created, 0 completed, 0 already there, " in output
+    assert f"MLflow: {ended} created, 0 completed, 0 already there, " in output, [
+        one for one in output.splitlines() if one.startswith("MLflow: ")
+    ]
     named_ones = [*REFUSED, *DAMAGED]
     silent = [name for name in named_ones if f"{folders[name]}: " not in output]
     assert silent == []
