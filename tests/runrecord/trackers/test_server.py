@@ -20,6 +20,8 @@ from runrecord.store.runs import run_dirs
 pytestmark = pytest.mark.timeout(600)  # servers and trainings, several in turn
 
 PASSWORD = "correct horse battery"
+SLOW = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+"""For a server that hashes the password at each request, beside other tests."""
 WRONG = "wrong-staple-7"
 OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 
@@ -44,7 +46,7 @@ def test_a_server_on_postgresql_with_users(
         postgresql() as database,
         mlflow_server(tmp_path, port, database, *auth) as address,
     ):
-        right = {
+        right = SLOW | {
             "MLFLOW_TRACKING_URI": address,
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
@@ -146,7 +148,7 @@ def test_a_user_without_rights_on_the_experiment(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     database = f"sqlite:///{tmp_path / 'server.db'}"
     with mlflow_server(tmp_path, free_port(5500), database, "--app-name", "basic-auth") as address:
-        admin = {
+        admin = SLOW | {
             "MLFLOW_TRACKING_URI": address,
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
