@@ -137,12 +137,15 @@ def share_cache(
         cache = repo.cache.local_cache_dir
         # One that is relative would lead elsewhere from the clone.
         remotes = {name: one["url"] for name, one in repo.config["remote"].items()}
+        default = repo.config["core"].get("remote")  # the commit may be older than it
     local = checkout / ".dvc" / "config.local"
     if (own := root / ".dvc" / "config.local").exists():
         shutil.copyfile(own, local)
     with Config(str(checkout / ".dvc"), validate=False).edit("local") as config:
         for name, address in remotes.items():
             config.setdefault("remote", {}).setdefault(name, {})["url"] = address
+        if default:
+            config.setdefault("core", {})["remote"] = default
         section = config.setdefault("cache", {})
         section["dir"], section["type"] = cache, links
         if notes:
