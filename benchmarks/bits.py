@@ -241,10 +241,10 @@ def main() -> None:
     if own:
         _print_table(own, found, committed)
     different = [
-        f"{name} gives {digest}, committed is {committed[kind][name]}"
+        f"{name} gives {digest}, committed is {was}"
         for kind, digests in found.items()
         for name, digest in digests.items()
-        if name not in NOT_PORTABLE and digest != committed[kind].get(name, "nothing")
+        if name not in NOT_PORTABLE and digest != (was := committed[kind].get(name, "nothing"))
     ]
     print("\n".join(different) or "all that is portable is as committed")
     sys.exit(bool(different))

@@ -40,7 +40,8 @@ class Project:
     """The experiment in MLflow; without one, the name of the DVC repository's folder."""
     code: tuple[str, ...] = (".",)
     """Files and folders that a result can depend on besides data, from the repository's root."""
-    packages: tuple[str, ...] = ("dvc", "mlflow")  # whose versions are part of a run's environment
+    packages: tuple[str, ...] = ("dvc", "mlflow")
+    """Whose versions are part of a run's environment."""
     headline: tuple[str, ...] = ()
     """The main test metrics: trainings show them in MLflow, and reports judge by them."""
     better: Mapping[str, Better] = field(default_factory=dict)
