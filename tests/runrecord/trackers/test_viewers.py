@@ -91,7 +91,6 @@ def test_mlflow_shows_runs_their_relatives_and_their_images(
     (vae,) = (run for name, run in own.items() if name.startswith("train-vae"))
     experiment = f"{mlflow_at}/#/experiments/{vae.experiment_id}"
     visit(page, f"{experiment}/runs/{vae.run_id}")
-    page.get_by_text("Show more").click()
     with page.expect_popup() as popup:
         page.get_by_role("link", name="its evaluation").click()
     expect(popup.value.get_by_role("link", name="VAE, its training")).to_be_visible()
