@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from runrecord.files import sha256, write_atomic
+from runrecord.files import remove_unfinished, sha256, write_atomic
 from runrecord.project import RECORDS
 from runrecord.record.events import (
     EVENTS,
@@ -81,7 +81,8 @@ def summary_of(folder: Path) -> RunSummary:
             return kept
     summary = dataclasses.replace(read_summary(Record(files_in(folder))), stamp=stamp)
     if summary.status is not None:
-        with suppress(OSError):
+        remove_unfinished(folder, f".{SUMMARY}.*")
+        with suppress(OSError):  # it is read anew, then, as where another process removed this one
             write_atomic(file, _SUMMARY.dump_json(summary))
     return summary
 
