@@ -70,6 +70,7 @@ mutations: setup
 
 campaign: setup
 	python tests/campaign.py
+	python tests/power.py
 
 check: setup
 	ruff format --check

@@ -377,6 +377,20 @@ MUTATIONS = [
         "{}",
         "runrecord/trackers/test_audit.py::test_whatever_is_changed_in_mlflow_is_found_and_named",
     ),
+    Mutation(
+        50,
+        "runrecord/files.py",
+        "        sync_folder(path.parent)\n",
+        "",
+        "runrecord/test_power.py::test_nothing_on_record_is_lost_when_the_power_fails",
+    ),
+    Mutation(
+        51,
+        "runrecord/record/writer.py",
+        "                sync_folder(folder)\n",
+        "                pass\n",
+        "runrecord/test_power.py::test_nothing_on_record_is_lost_when_the_power_fails",
+    ),
 ]
 
 CAUGHT, SURVIVED, NOT_TRIED = "caught", "SURVIVED", "NOT TRIED"

@@ -297,15 +297,21 @@ def is_write(call: Call) -> bool:
     return call.name in ("write", "pwrite64") and call.arguments[2] > 1
 
 
-def tear(call: Call) -> None:
-    """Let half of a write reach its file, as when the power fails in the middle of it."""
+def written_by(call: Call, part: float) -> tuple[int, bytes]:
+    """Where in its file a write begins, and the first `part` of what it writes."""
     descriptor, address, length, offset = call.arguments[:4]
     with open(f"/proc/{call.thread}/mem", "rb", buffering=0) as memory:
-        half = os.pread(memory.fileno(), length // 2, address)
+        written = os.pread(memory.fileno(), int(length * part), address)
     if call.name == "write":
         with open(f"/proc/{call.thread}/fdinfo/{descriptor}") as told:
             position, flags = (int(told.readline().split()[1], base) for base in (10, 8))
         offset = os.stat(call.path).st_size if flags & os.O_APPEND else position
+    return offset, written
+
+
+def tear(call: Call) -> None:
+    """Let half of a write reach its file, as when the power fails in the middle of it."""
+    offset, half = written_by(call, 0.5)
     target = os.open(call.path, os.O_WRONLY)
     os.pwrite(target, half, offset)
     os.close(target)

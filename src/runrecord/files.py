@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, and naming their content."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -31,7 +32,7 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
     Raises:
         OSError: naming `path`, when it cannot be written (no space left, no permission).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{token_hex(4)}{_NEW}")
     try:
         temporary.touch(exist_ok=False)
@@ -46,11 +47,33 @@ def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> 
             os.fsync(file.fileno())
         temporary.chmod(mode)  # what wrote it may have made a file of its own
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     finally:
         with suppress(OSError):  # it is where it belongs
             temporary.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in, unless they are there; its name is on the disk."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep the names in a folder: without it, a power cut may lose a whole file."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:  # others: this disk has no such thing, or its folder is not readable
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def remove_unfinished(folder: Path, names: str = "**/.*") -> None:
@@ -83,7 +106,7 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        copy(source, target)
+        write_atomic(target, source)
     with suppress(OSError):
         os.chmod(target, os.stat(target).st_mode & 0o444)
 

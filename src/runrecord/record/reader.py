@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -186,6 +187,42 @@ class Record:
 
 _READ_WHOLE = ("patch", "images", "texts", "embedding", "output")
 """Fields whose files have to fit into memory; others may be of any size."""
+
+
+class Growing:
+    """A record that another process writes, read from where it was left."""
+
+    def __init__(self, folder: Path, past: int = 0) -> None:
+        """Read from its start; an end among the first `past` events is not its last."""
+        self._folder, self._past = folder, past
+        self._size = self.count = 0
+        self.ended = False
+        """The run's end has been read."""
+
+    def new_events(self) -> Iterator[Event]:
+        """The events since; a line that is not whole yet is left for later."""
+        if not self.count:
+            start = self._folder / START
+            if not start.exists():
+                return
+            self.count = 1
+            yield read_start(start.read_bytes())
+        with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as file:
+            file.seek(self._size)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                event = read_line(line)
+                self._size += len(line)
+                self.count += 1
+                self.ended = isinstance(event, RunEnded) and self.count > self._past
+                yield event
+
+    def has_ended(self) -> bool:
+        """Is the run's end on record?"""
+        for _ in self.new_events():
+            pass
+        return self.ended
 
 
 def _fits(path: Path) -> None:

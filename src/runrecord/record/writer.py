@@ -11,7 +11,7 @@ from secrets import token_hex
 from typing import TypeVar
 from urllib.parse import quote
 
-from runrecord.files import link, sha256, write_atomic
+from runrecord.files import link, make_folder, sha256, sync_folder, write_atomic
 from runrecord.record.events import (
     EVENTS,
     LOCK,
@@ -91,10 +91,10 @@ class RecordWriter:
         try:
             for left in (new, old):
                 shutil.rmtree(left, ignore_errors=True)
-            new.mkdir(parents=True)
+            make_folder(new)
             for name, path in files_in(self.folder).items():
                 if name != LOCK:
-                    (new / name).parent.mkdir(parents=True, exist_ok=True)
+                    make_folder((new / name).parent)
                     if name in (START, EVENTS):
                         write_atomic(new / name, path)
                     else:
@@ -102,9 +102,13 @@ class RecordWriter:
             copy = RecordWriter(new, self._size)
             copy._pending, copy._lost = [*self._pending], self._lost
             copy.write(end, contents)
+            for folder in (new, *new.glob("*/")):
+                sync_folder(folder)
             if destination.exists():
                 destination.rename(old)
             new.rename(destination)
+            with suppress(OSError):  # it is there, until the power fails
+                sync_folder(destination.parent)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             name = error.filename or str(destination)
@@ -165,6 +169,8 @@ class RecordWriter:
                 while written < len(data):
                     written += file.write(data[written:])
                 os.fsync(file.fileno())
+            if not self._size:
+                sync_folder(self.folder)
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
         self._size += len(data)
@@ -177,6 +183,7 @@ def _rename(copy: Path, target: Path) -> None:
             copy.unlink()
     else:
         copy.rename(target)
+        sync_folder(target.parent)
 
 
 def without_secrets(event: E, environment: Mapping[str, str] = os.environ) -> E:

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from runrecord.files import remove_unfinished, sha256
+from runrecord.files import make_folder, remove_unfinished, sha256, write_atomic
 from runrecord.record.events import EVENTS, LOCK, START, RecordRefused, RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
@@ -46,8 +46,7 @@ def state_folder(root: Path) -> Path:
     ignored = folder / ".gitignore"
     with suppress(OSError):  # whoever writes there will say so
         if not (ignored.exists() and ignored.stat().st_size):
-            folder.mkdir(parents=True, exist_ok=True)
-            ignored.write_text("*\n")
+            write_atomic(ignored, b"*\n")
     return folder
 
 
@@ -142,7 +141,7 @@ def _new_folder(root: Path, title: str) -> Path:
     name = f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{chance}"  # by names, the oldest first
     folder = state_folder(root) / "runs" / name
     with suppress(OSError):
-        folder.mkdir(parents=True)
+        make_folder(folder)
     return folder
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from runrecord.errors import UserError
 from runrecord.files import write_atomic
-from runrecord.record.events import EVENTS, Logged, read_line
+from runrecord.record.events import Logged
+from runrecord.record.reader import Growing
 from runrecord.run.process import GRACE, Terminated, raise_on_signals
 from runrecord.safety.text import reason
 from runrecord.sweep.study import Outcome, Study
@@ -57,7 +58,7 @@ def run_study(
             num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=_TRIES
         )
         pending: dict[ObjectRef[Outcome], int] = {}
-        missing, read = study.missing(count), dict[Path, int]()
+        missing, read = study.missing(count), dict[Path, Growing]()
         try:
             while True:
                 while len(pending) < most and (wanted := next(missing, None)):
@@ -133,31 +134,19 @@ def _outcome(ref: "ObjectRef[Outcome]") -> Outcome:
 
 
 def _give_up_hopeless(
-    study: Study, task: Task, numbers: Collection[int], read: dict[Path, int]
+    study: Study, task: Task, numbers: Collection[int], read: dict[Path, Growing]
 ) -> None:
-    """Tell Optuna what trials reached since the last look, and their workers which it gives up.
-
-    `read` holds how many bytes of each run's events were read.
-    """
+    """Tell Optuna what trials reached since the last look, and their workers which it gives up."""
     for number, folder in runs_of(task, numbers):
         why = replace(task, number=number).why
-        for epoch, value in _news(folder, task.metric, read):
-            if study.is_hopeless(number, epoch, value) and not why.exists():
-                text = (
-                    f"{task.metric} was {value:.6g} at epoch {epoch}, worse than what most trials "
-                    "of the study had there"
-                )
-                write_atomic(why, text.encode())
-
-
-def _news(folder: Path, metric: str, read: dict[Path, int]) -> Iterator[tuple[int, float]]:
-    """What a run has on record of a metric since the last look: epoch, value."""
-    with suppress(OSError, ValueError), (folder / EVENTS).open("rb") as lines:
-        lines.seek(read.get(folder, 0))
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break  # it is being written
-            read[folder] = read.get(folder, 0) + len(line)
-            event = read_line(line)
-            if isinstance(event, Logged) and metric in event.metrics:
-                yield event.step, event.metrics[metric]
+        with suppress(OSError, ValueError):  # its record cannot be read
+            for event in read.setdefault(folder, Growing(folder)).new_events():
+                if not isinstance(event, Logged) or task.metric not in event.metrics:
+                    continue
+                value, at = event.metrics[task.metric], event.step
+                if study.is_hopeless(number, at, value) and not why.exists():
+                    text = (
+                        f"{task.metric} was {value:.6g} at epoch {at}, worse than what most trials "
+                        "of the study had there"
+                    )
+                    write_atomic(why, text.encode())

@@ -9,14 +9,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from runrecord.record.events import EVENTS, START, Event, RunEnded, files_of, read_line, read_start
+from runrecord.record.events import files_of
+from runrecord.record.reader import Growing
 from runrecord.safety.text import shown
 from runrecord.store.catalog import sealed_ids
 from runrecord.store.runs import FOLLOWING, close_if_dead, is_running
@@ -100,7 +101,7 @@ class Showing(threading.Thread):
         """Show it, again after each failure; once the run has ended, just once again."""
         failed = ended = False
         while True:
-            record = _Growing(self._folder, self._past)
+            record = Growing(self._folder, self._past)
             try:
                 return self._show(record)
             except Exception as error:
@@ -113,7 +114,7 @@ class Showing(threading.Thread):
                 time.sleep(_LOOK)
             failed, ended = True, record.has_ended()
 
-    def _show(self, record: "_Growing") -> None:
+    def _show(self, record: Growing) -> None:
         """Show the record from its start to its end, as it grows."""
         tracker = self._tracker(self._root)
         while not record.ended:
@@ -140,42 +141,6 @@ class Showing(threading.Thread):
                 f"recorded, and {self._tracker.remedy}."
             )
         self._warned = True
-
-
-class _Growing:
-    """A record that another process writes, read from where it was left."""
-
-    def __init__(self, folder: Path, past: int) -> None:
-        """Read from its start; an end among the first `past` events is not its last."""
-        self._folder, self._past = folder, past
-        self._size = self.count = 0
-        self.ended = False
-        """The run's end has been read."""
-
-    def new_events(self) -> Iterator[Event]:
-        """The events since; a line that is not whole yet is left for later."""
-        if not self.count:
-            start = self._folder / START
-            if not start.exists():
-                return
-            self.count = 1
-            yield read_start(start.read_bytes())
-        with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as file:
-            file.seek(self._size)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                event = read_line(line)
-                self._size += len(line)
-                self.count += 1
-                self.ended = isinstance(event, RunEnded) and self.count > self._past
-                yield event
-
-    def has_ended(self) -> bool:
-        """Is the run's end on record?"""
-        for _ in self.new_events():
-            pass
-        return self.ended
 
 
 if __name__ == "__main__":
