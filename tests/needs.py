@@ -59,6 +59,7 @@ class Need:
 NEEDS = {
     "chromium": Need("Chromium is not installed: apt-get install chromium", lambda: CHROMIUM),
     "sshd": Need("sshd is not installed: apt-get install openssh-server", lambda: SSHD),
+    "strace": Need("strace is not installed: apt-get install strace", lambda: program("strace")),
     "postgresql": Need("PostgreSQL is not installed: apt-get install postgresql", lambda: POSTGRES),
     "sweep": Need(
         "Ray and Optuna are not installed: make setup EXTRAS=sweep",

@@ -313,9 +313,10 @@ def cut(stand: Stand, it: Cut) -> bool:
 
     program = stand.program(JOBS[it.program].main, **JOBS[it.program].environment)
     with stand.output.open("wb") as output:
-        run_stopped(program, output.fileno(), stand.live, on_call, PATIENCE)
+        status = run_stopped(program, output.fileno(), stand.live, on_call, PATIENCE)
     disk.close()
     if left > 0:
+        assert status == 0, stand.output.read_text()
         return False
     shutil.rmtree(stand.live)
     new.rename(stand.live)
@@ -390,7 +391,7 @@ def main() -> int:
             calls[name], states, faults = found
             undisturbed[name] = state_of(first, JOBS[name])
             print(f"{name}: {states} states at {calls[name]} calls, {len(faults)} faults")
-            print(*faults[:20], sep="\n")
+            print(*faults[:20], sep="\n", end="\n" if faults else "")
             faulty += len(faults)
         cuts = given.again or [
             Cut(name, WAYS[number % len(WAYS)], chance.randint(1, calls[name]), number)

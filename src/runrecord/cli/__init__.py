@@ -1,6 +1,7 @@
 """The command line: `runrecord COMMAND`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,10 +16,12 @@ from runrecord.project import RUN_NAMES
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     from runrecord.git.commands import unsteered_process
-    from runrecord.run.process import exit_status, release_console, set_up_process
+    from runrecord.run.process import UNTOLD, exit_status, release_console, set_up_process
 
     set_up_process()
     given = _parser().parse_args()
+    if not given.function.startswith("exec."):  # a person's program has the variables it had
+        os.environ.update({**UNTOLD, **os.environ})
     arguments = {name: value for name, value in vars(given).items() if name != "function"}
     if given.function == "sweep.sweep":
         arguments = {"given": given}

@@ -31,6 +31,9 @@ class Terminated(SystemExit):
         super().__init__(128 + signum)  # what the shell expects of a process that it ended
 
 
+UNTOLD = {"DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "1"}
+"""Variables by which libraries do not tell their makers that they are used."""
+
 _is_stage = False  # is this process a stage of `run_stage`, which ends it?
 
 Kinds = tuple[type[Exception], ...]

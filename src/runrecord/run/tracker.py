@@ -12,6 +12,7 @@ from pathlib import Path
 from runrecord.errors import UserError
 from runrecord.record.events import ANY_FILE, Contents, Event, File, RunEnded
 from runrecord.record.writer import RecordWriter, file_for
+from runrecord.run.process import UNTOLD
 from runrecord.safety.text import printable, say
 
 FOLLOWER = "runrecord.trackers.follow"  # the module that it runs
@@ -145,6 +146,7 @@ class Follower:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={**UNTOLD, **os.environ},
         )
         assert self._process.stdout is not None
         self._pipe = self._process.stdout
