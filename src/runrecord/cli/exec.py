@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import IO
+from typing import TextIO
 
 from runrecord.errors import UserError
 from runrecord.run.process import GRACE, end_program, stop_with_parent
@@ -41,7 +41,7 @@ class _Output:
 
         Then what is in its pipes is its last; whatever still holds them open is not waited for.
         """
-        targets = {process.stdout: sys.stdout.buffer, process.stderr: sys.stderr.buffer}
+        targets = {process.stdout: sys.stdout, process.stderr: sys.stderr}
         with selectors.DefaultSelector() as selector:
             for pipe in filter(None, targets):
                 selector.register(pipe, selectors.EVENT_READ, targets[pipe])
@@ -65,16 +65,16 @@ class _Output:
         whole = first + f"\n[{left_out} bytes left out]\n".encode() + last
         return redact(whole.decode(errors="replace")).encode()
 
-    def _pass_on(self, chunk: bytes, target: IO[bytes]) -> bytes:
+    def _pass_on(self, chunk: bytes, target: TextIO) -> bytes:
         room = _KEPT - len(self._first)
         self._first += chunk[:room]
         self._last += chunk[room:]
         surplus = max(0, len(self._last) - _KEPT)
         del self._last[:surplus]
         self._left_out += surplus
-        with suppress(OSError):  # nobody reads it any more; the record has it
-            target.write(chunk)
-            target.flush()
+        with suppress(OSError, AttributeError):  # nobody reads it, or it is None: closed
+            target.buffer.write(chunk)
+            target.buffer.flush()
         return chunk
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workspaces import RECORD_ONLY, Workspace, new_project, read_until, wait_until
+from workspaces import PATIENCE, RECORD_ONLY, Workspace, new_project, read_until, wait_until
 
 from runrecord.record.events import RunEnded
 from runrecord.record.reader import Record, files_in
@@ -206,6 +206,22 @@ def test_what_the_program_prints_goes_where_it_went(one: Workspace) -> None:
     )
     assert done.stdout == "out\n"
     assert "err\n" in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_console_that_is_closed_costs_nothing_of_what_the_program_prints(
+    one: Workspace, closed: str
+) -> None:
+    command = [*EXEC, "seq 20000; seq 20000 >&2"]  # more than a pipe holds
+    subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *command],
+        cwd=one.path,
+        env=one.environment | BY_HAND,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert printed(only(one)[0]).count(b"\n20000\n") == 2
 
 
 def test_progress_without_a_line_end_is_seen_at_once(one: Workspace) -> None:
