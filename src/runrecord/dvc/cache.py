@@ -141,10 +141,11 @@ def share_cache(
     local = checkout / ".dvc" / "config.local"
     if (own := root / ".dvc" / "config.local").exists():
         shutil.copyfile(own, local)
-    with Config(str(checkout / ".dvc"), validate=False).edit("local") as config:
+    settings = Config(str(checkout / ".dvc"), validate=False)
+    with settings.edit("local") as config:
         for name, address in remotes.items():
             config.setdefault("remote", {}).setdefault(name, {})["url"] = address
-        if default:
+        if default and "remote" not in settings["core"]:
             config.setdefault("core", {})["remote"] = default
         section = config.setdefault("cache", {})
         section["dir"], section["type"] = cache, links

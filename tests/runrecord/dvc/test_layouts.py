@@ -232,6 +232,28 @@ def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path:
 
 
 @pytest.mark.slow
+def test_an_input_comes_from_the_remote_of_the_runs_commit_else_from_the_one_of_now(
+    tmp_path: Path,
+) -> None:
+    ignored = {".gitignore": f"{IGNORED}/data.csv\n"}
+    workspace = of_one(tmp_path, reading("data.csv", name="one"), ignored)
+    for place, committed in (("now", False), ("was", True), ("now", True)):
+        add = ("dvc", "remote", "add", "--quiet", "--default", place, str(tmp_path / place))
+        if committed:
+            workspace.run(*add)
+        (workspace.path / "data.csv").write_text(f"{place} {committed}\n")
+        workspace.run("dvc", "add", "--quiet", "data.csv")
+        commit(workspace, f"data of {place}")
+        with_results(workspace)
+        workspace.run(*add, "--local", "--force")
+        workspace.run("dvc", "push", "--quiet")
+        workspace.run("dvc", "remote", "remove", "--local", place)
+    shutil.rmtree(workspace.path / ".dvc/cache")
+    for folder in run_dirs(workspace.path)[:2]:
+        assert IDENTICAL in verify(workspace, folder.name)
+
+
+@pytest.mark.slow
 def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
     workspace = of_one(tmp_path, reading("data.csv", name="one"))
     (workspace.path / "data.csv").write_text("1\n")
