@@ -129,8 +129,8 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
             raise _LeftOut(f"it has {len(patch)} bytes, more than {_LONGEST_PATCH}")
         if found := secrets_in_patch(patch, top, [top / name for name in sorted(changed)]):
             raise _LeftOut(f"{', '.join(found)} {HELD}")
-        with suppress(GitFailed):  # what it does not apply to differs then
-            own.git("apply", "--whitespace=nowarn", "-", tree=was, given=patch)
+        with suppress(GitFailed):  # what it does not apply to, and that alone, differs then
+            own.git("apply", "--whitespace=nowarn", "--reject", "-", tree=was, given=patch)
         if other := _differing(own, changed, top, was):
             raise _LeftOut(f"a checkout of it gives other bytes of {min(other)}")
     return patch, less

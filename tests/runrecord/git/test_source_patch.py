@@ -265,6 +265,19 @@ def test_a_change_that_git_itself_does_not_see_is_left_out_or_right(
     assert as_recorded(repository, tmp_path / "clone") == expected
 
 
+def test_the_file_is_named_that_would_not_come_back_and_no_other(
+    committed: Path, tmp_path: Path
+) -> None:
+    repository = copied(committed, tmp_path)
+    write(repository, {".gitattributes": b"*.bat text eol=crlf\n", "src/z.bat": b"z\n"})
+    commit(repository)
+    (repository / "src/z.bat").unlink()
+    git(repository, "checkout", "--", "src/z.bat")
+    write(repository, {"src/code.py": b"ONE = 3\n", "src/z.bat": b"z\r\nedited\r\n"})
+    tag = describe(repository)[0]["git.patch"]
+    assert tag == "left out: a checkout of it gives other bytes of src/z.bat"
+
+
 @pytest.mark.parametrize("place", ["global", "home", "info"])
 def test_no_attribute_of_a_persons_shapes_a_change_and_what_they_ignore_is_no_part_of_it(
     repository: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
