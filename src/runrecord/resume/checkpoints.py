@@ -273,7 +273,8 @@ class Checkpoints:
             logged = on_record(
                 event
                 for number, event in usable
-                if event and (not saved.begun <= number < saved.length or _has_tags(event))
+                if event
+                and (not saved.begun <= number < saved.length or getattr(event, "tags", {}))
             )
         except (RecordRefused, OSError) as error:
             return f"its record cannot be used: {error}"
@@ -323,10 +324,6 @@ def on_record(events: Iterable[Event]) -> OnRecord:
             case ModelEvaluated():
                 add("evaluated", f"{event.model} {event.sha256}", 0, found_in(event))
     return found
-
-
-def _has_tags(event: Event) -> bool:
-    return isinstance(event, Logged) and bool(event.tags)
 
 
 def found_in(event: ModelEvaluated) -> list[str]:
@@ -399,9 +396,7 @@ def _opened(folder: Path) -> Iterator[Saved]:
         except (SafetensorError, KeyError, TypeError, ValueError):
             with suppress(OSError):
                 path.rename(path.with_suffix(".damaged"))
-            say(
-                f"warning: {path} is damaged and set aside; trying the one before it.",
-            )
+            say(f"warning: {path} is damaged and set aside; trying the one before it.")
 
 
 def _is_finished(record: Record | None) -> bool:

@@ -118,6 +118,7 @@ def start_run(
         shown = origin.inputs.params if params is None else params
         rank, name = rank_in(os.environ), origin.inputs.stage.name
         program = Path(sys.argv[0])
+        words = [program.name if program.is_absolute() else sys.argv[0], *sys.argv[1:]]
         begun = made(
             RunStarted,
             id="unrecorded",
@@ -129,12 +130,7 @@ def start_run(
             dataset=dataset,
             deps=origin.inputs.deps,
             patch=File(PATCH, sha256(origin.patch)) if origin.patch else None,
-            command=tuple(
-                map(
-                    printable,
-                    [program.name if program.is_absolute() else sys.argv[0], *sys.argv[1:]],
-                )
-            ),
+            command=tuple(map(printable, words)),
         )
 
         def checkpoints_of(number: int) -> Checkpoints:

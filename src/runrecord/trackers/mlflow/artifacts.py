@@ -47,12 +47,9 @@ class Shown:
     status: str
     start: int
     host: str
-    events: int
-    """How many of its record's events it shows for certain."""
-    deleted: bool
-    """A person deleted it in the user interface."""
-    model_id: str
-    """Of the model that it made, if it made one."""
+    events: int  # how many of its record's it shows for certain
+    deleted: bool  # by a person, in the user interface
+    model_id: str  # of the model that it made, if it made one
 
 
 def search(

@@ -187,14 +187,10 @@ def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> 
 class Noted:
     """What is known of a run there."""
 
-    id: str
-    """MLflow's."""
-    events: int
-    """How many of its record's events it shows for certain: 0 of one that has only begun."""
-    time: int
-    """When it began: two runs that share an id have two."""
-    removed: bool = False
-    """It was shown once, and a person removed it."""
+    id: str  # MLflow's
+    events: int  # how many of its record's it shows for certain: 0 of one that has only begun
+    time: int  # when it began: two runs that share an id have two
+    removed: bool = False  # it was shown once, and a person removed it
 
 
 class Notes:
