@@ -160,6 +160,16 @@ def test_tags_that_earlier_versions_did_not_set_are_no_difference(
     assert audit(client, run_id, record) == []
 
 
+def test_a_tag_that_a_run_gives_anew_is_no_difference(root: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "record", id="anew", tags=TAGS)
+    run.tag(job="18")
+    record = end_run(tmp_path / "record")
+    play(root, record, MlflowSink)
+    client, run_id = change(root, record)
+    assert client.get_run(run_id).data.tags["job"] == "18"
+    assert audit(client, run_id, record) == []
+
+
 def test_metrics_of_another_group_are_others(root: Path, record: Record) -> None:
     client, run_id = change(root, record)
     client.set_tag(run_id, "evaluation.run_id", "of another run")

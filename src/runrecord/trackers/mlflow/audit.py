@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from runrecord.record.events import ModelEvaluated, ModelSaved
+from runrecord.record.events import Logged, ModelEvaluated, ModelSaved
 from runrecord.record.reader import Record
 from runrecord.safety.text import printable
 from runrecord.trackers.base import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
@@ -45,7 +45,7 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     """
     run = client.get_run(run_id)
     points: dict[Place, list[tuple[int, float]]] = {}  # with their times
-    texts = [(TAG, name_for(key), text[:LONGEST_TAG]) for key, text in record.start.tags.items()]
+    texts, origin = list[tuple[str, str, str]](), {**record.start.tags}
     for event in record.events(files=False):
         for name, step, value in points_shown(event):
             at = event.time, _storable(value)
@@ -54,6 +54,9 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
             texts.append((MODEL, EVALUATED + model_for(event.model), event.sha256))
         elif isinstance(event, ModelSaved):
             texts.append((MODEL, "model.sha256", event.file.sha256))
+        elif isinstance(event, Logged):  # the run may have given a tag anew
+            origin = {key: text for key, text in origin.items() if key not in event.tags}
+    texts += [(TAG, name_for(key), text[:LONGEST_TAG]) for key, text in origin.items()]
     recorded = {place: _distinct(value for _, value in values) for place, values in points.items()}
     shown: dict[Place, list[Value]] = {}
     names = {place.title for place in points}
