@@ -1,11 +1,14 @@
 """What DVC shows of a training that still goes on."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
 import pytest
 from workspaces import RECORD_ONLY, TRAIN, Workspace, history, let_it_pause, wait_until
+
+from generative.pipeline.stage import epochs_shown
 
 METRICS, HISTORY = Path("metrics/vae.json"), Path("metrics/vae_history.csv")
 
@@ -36,6 +39,16 @@ def test_metrics_and_history_grow_until_the_training_ends(workspace: Workspace) 
         process.stdout.read()  # until the training has ended, too
     for name in (METRICS, HISTORY):
         assert not (workspace.path / name).exists(), "nobody takes them for results"
+
+
+def test_the_bar_of_a_resumed_training_stands_at_its_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with epochs_shown("vae", 30) as show:
+        show(13, {}, 1.0)
+    assert re.search(r"(?<!epoch )\b13/30", re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().out))
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def epochs_shown(name: str, total: int) -> Iterator[ShowEpoch]:
     def show(epoch: int, means: Mapping[str, float], seconds: float) -> None:
         losses = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
         console.print(f"{name} epoch {epoch}/{total}  {losses}  {seconds:.1f} s", markup=False)
-        bar.advance(task)
+        bar.update(task, completed=epoch)  # a resumed training does not begin at 1
 
     with bar:
         yield show
