@@ -294,6 +294,16 @@ def test_without_names_it_shows_the_workspace(
     assert "<th>vae</th>" not in (root / "one.html").read_text()
 
 
+def test_the_runs_of_one_name_are_shown_by_when_they_began(root: Path) -> None:
+    """As an experiment's, which a dvc.lock names by their stages."""
+    for name, time in (("evaluate", 3), ("train", 2)):
+        tags = {"study": "s", "study.run": name}
+        train(run_dir(root, f"s-{name}"), id=f"s-{name}", stage=name, time=time, tags=tags)
+    report(["s"], root / "report.html")
+    html = (root / "report.html").read_text()
+    assert re.findall("<h2>(.*?)</h2>", html) == ["train", "evaluate"]
+
+
 def test_what_cannot_be_shown_is_one_sentence(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
