@@ -30,9 +30,11 @@ def _data(root: Path) -> str:
     from generative.data.registry import KNOWN
 
     data = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("data", Data)
+    if not (root / data.directory).is_dir():
+        raise UserError(f"{data.directory} is missing; 'dvc repro download-mnist' gets it")
     if wrong := mismatches(root / data.directory, data):
         raise UserError(
-            f"{data.directory}: {'; '.join(wrong)}; to get them anew, delete it and run "
+            f"{data.directory}: {'; '.join(wrong)}; to get them again, delete the folder and run "
             "'dvc repro download-mnist'"
         )
     if data.sha256 is None and (data.name not in KNOWN or KNOWN[data.name].sha256 is None):

@@ -31,7 +31,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "not UTF-8 text"
         raise UserError(f"{path}: not YAML{where}: {problem}.") from None
     if not isinstance(document, dict):
-        raise UserError(f"{path}: should hold 'key: value' blocks, but holds {_shown(document)}.")
+        found = "is empty" if document is None else f"holds {_shown(document)}"
+        raise UserError(f"{path}: should hold 'key: value' blocks, but {found}.")
     return document
 
 

@@ -517,9 +517,13 @@ def test_doctor_says_of_every_name_whether_its_files_are_right(tmp_path: Path) -
 
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     for name in ("mnist", "fashion-mnist", "mine"):
+        folder = tmp_path / "data" / name
+        with pytest.raises(WrongData, match=f"^data/{name} is missing; 'dvc repro download-mnist'"):
+            said(name=name)
+        folder.mkdir(parents=True)
         with pytest.raises(WrongData, match=f"^data/{name}: train-images-idx3-ubyte is missing; "):
             said(name=name)
-        shutil.copytree(SAMPLE, tmp_path / "data" / name)
+        shutil.copytree(SAMPLE, folder, dirs_exist_ok=True)
         right = f"the files in data/{name}, SHA-256 checked"
         assert said(name=name, sha256=DATA.sha256) == right
         with pytest.raises(WrongData, match=r"data\.sha256 in params\.yaml is 00"):

@@ -283,7 +283,7 @@ def test_a_missing_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     [
         (b"ae: [1, 2", "params.yaml: not YAML at line 1, column 10: "),
         (b"\xff\xfe\x00", "params.yaml: not YAML: not UTF-8 text."),
-        (b"", "params.yaml: should hold 'key: value' blocks, but holds empty."),
+        (b"", "params.yaml: should hold 'key: value' blocks, but is empty."),
         (b"- 1", "params.yaml: should hold 'key: value' blocks, but holds [1]."),
         (b"seed: !!python/object/apply:os.getcwd []", "params.yaml: not YAML at line 1, column 7"),
     ],
