@@ -27,13 +27,12 @@ def report(names: Sequence[str], output: Path) -> None:
         OSError: the page cannot be written.
     """
     root = repo_root()
-    groups = [find_records(root, name) for name in names]
+    found = [record for name in names for record in find_records(root, name)]
     if not names:
-        groups.append([])
         for folder in sealed_records(root):
             with refusing(str(folder)):
-                groups[0].append(Record(files_in(folder)))
-    found = [record for group in groups for record in sorted(group, key=_begun)]
+                found.append(Record(files_in(folder)))
+        found.sort(key=lambda record: record.start.time)
     if not found:
         raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
     shown = [*{record.start.id: _read(record) for record in found}.values()]
@@ -47,10 +46,6 @@ def report(names: Sequence[str], output: Path) -> None:
     remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
     tell(f"{output}: {f'{len(shown)} runs side by side' if len(shown) > 1 else shown[0].start.id}")
-
-
-def _begun(record: Record) -> int:
-    return record.start.time
 
 
 def _ignore(_label: str, _error: Exception) -> None:

@@ -22,7 +22,7 @@ from runrecord.trackers.player import find_shown
 
 
 def find_records(root: Path, name: str) -> list[Record]:
-    """The records of the runs that go by `name`, which is one of these.
+    """The records of the runs that go by `name`, the oldest first. It is one of these.
 
     - a run's name, which is its record's id; or its id in MLflow;
     - a folder that holds a record;
@@ -40,7 +40,7 @@ def find_records(root: Path, name: str) -> list[Record]:
             f"{name}: no record of such a run is in the run store, DVC's cache or its remote; name "
             f"{RUN_NAMES}."
         )
-    return found
+    return sorted(found, key=lambda record: record.start.time)
 
 
 def find_record(root: Path, name: str) -> Record:
