@@ -17,7 +17,7 @@ def imported_files(script: Path, root: Path) -> set[str]:
         if path in found:
             continue
         found.add(path)
-        for module in _imports(ast.parse(path.read_text())):
+        for module in modules_imported(path.read_text()):
             parts = module.split(".")
             for length in range(1, len(parts) + 1):
                 todo += [file for folder in folders for file in _files(folder, parts[:length])]
@@ -28,19 +28,6 @@ def _files(folder: Path, parts: list[str]) -> list[Path]:
     base = folder.joinpath(*parts)
     candidates = [base.with_suffix(".py"), base / "__init__.py"]
     return [path.resolve() for path in candidates if path.is_file()]
-
-
-def _imports(tree: ast.AST) -> set[str]:
-    modules: set[str] = set()
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        modules |= _imports(node)
-    return modules
 
 
 def modules_imported(source: str) -> dict[str, bool]:

@@ -57,15 +57,6 @@ def test_runs_lists_every_run_once_the_oldest_first(root: Path, capsys: Said) ->
     assert "cut off" in capsys.readouterr().out, "nobody holds its lock any more"
 
 
-def test_a_damaged_record_is_said_and_the_others_are_listed(root: Path, capsys: Said) -> None:
-    (run_dir(root, "two") / "run.json").write_text("none")
-    list_runs()
-    said = capsys.readouterr()
-    assert "two" in said.out + said.err
-    assert "is not JSON" in said.out + said.err
-    assert "three" in said.out
-
-
 def test_show_tells_all_of_one_run(root: Path, capsys: Said) -> None:
     show("one")
     shown = capsys.readouterr().out
@@ -83,18 +74,6 @@ def test_show_tells_all_of_one_run(root: Path, capsys: Said) -> None:
     assert "cut off, or running" in capsys.readouterr().out
     with pytest.raises(UserError, match="no record of such a run"):
         show("nothing")
-
-
-def test_what_a_record_says_cannot_steer_the_terminal(root: Path, capsys: Said) -> None:
-    params = {"a": "\x1b[2J", "b\u202e": ["\x1b]0;owned\x07", {"c": "한글 🙂"}]}
-    new_run(run_dir(root, "odd"), id="odd", stage="[red]x[/red]", params=params, host="\x1b[31m")
-    end_run(run_dir(root, "odd"), status="FAILED", message="\x1b[1A\x1b[2Kfine")
-    show("odd")
-    list_runs()
-    shown = capsys.readouterr().out
-    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
-    assert "[red]x[/red]" in shown
-    assert "한글 🙂" in shown
 
 
 def test_which_names_the_run_of_an_out_a_model_a_text_and_a_picture(
@@ -152,10 +131,6 @@ def test_records_of_a_commit_are_named_and_what_they_wrote_is_found_in_dvcs_cach
     none = "no record here, in DVC's cache or its remote tells of a run"
     assert none in program("which", copy.name, status=1)
     assert "No such file" in program("which", "nothing", status=1)
-
-
-def test_the_params_of_the_pipeline_are_right(built: Workspace) -> None:
-    built.run("generative", "check")
 
 
 OF_C = """

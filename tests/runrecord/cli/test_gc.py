@@ -16,17 +16,26 @@ from runrecord.trackers.tensorboard import TensorBoardSink, shown_at
 Here = Callable[..., str]
 
 
-@pytest.fixture
-def four(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+@pytest.fixture(scope="module")
+def run_twice(built_toy: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The toy project with two runs of each of its two stages."""
+    toy = built_toy.copy(tmp_path_factory.mktemp("twice") / "project")
     for lr in (0.5, 0.25):
         toy.set_params(train__lr=lr)
         toy.run("dvc", "repro", "--force", environment=RECORD_ONLY)
         toy.run("git", "commit", "--all", "--quiet", "--allow-empty", f"--message={lr}")
-    monkeypatch.chdir(toy.path)
+    return toy
+
+
+@pytest.fixture
+def four(run_twice: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of it, which this process works in."""
+    copied = Workspace(tmp_path / "project")
+    shutil.copytree(run_twice.path, copied.path, symlinks=True)
+    monkeypatch.chdir(copied.path)
     for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    return toy
+    return copied
 
 
 @pytest.fixture

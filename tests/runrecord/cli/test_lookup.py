@@ -163,6 +163,7 @@ def test_a_damaged_record_hides_no_other(
     assert "records/a-damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_name_begins_with_what_tells_the_run_apart(toy: Workspace) -> None:
     toy.run("dvc", "repro", "--force", "train", environment=RECORD_ONLY)
     toy.set_params(train__lr=0.25)

@@ -15,7 +15,7 @@ from runrecord.git.commands import git
 from runrecord.project import Project
 from runrecord.provenance.environment import Origin, changed_inputs, collect_origin, read_inputs
 from runrecord.record.reader import Record, files_in
-from runrecord.store.runs import run_dirs, was_run_here
+from runrecord.store.runs import run_dirs
 
 PROJECT = Project(code=("src", "params.yaml", "dvc.yaml"), packages=("dvc", "no-such-package"))
 
@@ -27,11 +27,6 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("RUNRECORD_SINKS", "off")
     return folder
-
-
-def append(path: Path, text: str) -> None:
-    with path.open("a") as file:
-        file.write(text)
 
 
 def commit(folder: Path) -> None:
@@ -78,55 +73,6 @@ def test_a_clean_run_has_a_commit_its_deps_and_no_patch(repository: Path) -> Non
     assert end.outs == {"model.bin": sha256(b"weights")}
     sealed = Record(files_in(repository / "records/train"))
     assert list(sealed.events()) == list(record.events())
-
-
-def test_commit_and_patch_give_the_very_code_of_the_run(repository: Path, tmp_path: Path) -> None:
-    """New, changed and removed files; what is staged stays staged, what is not, not."""
-    for name in ("gone", "removed", "staged"):
-        (repository / f"src/{name}.py").write_text(f"{name} = 1\n")
-    commit(repository)
-    append(repository / "src/code.py", "# changed\n")
-    append(repository / "src/한글 이름.py", "이름 = '🙂'")
-    append(repository / "src/new.py", "# new\n")
-    append(repository / "src/staged.py", "# changed\n")
-    (repository / "src/gone.py").unlink()
-    git(repository, "add", "src/new.py", "src/staged.py")
-    git(repository, "rm", "--quiet", "src/removed.py")
-    before = git(repository, "status", "--porcelain")
-    with runrecord.start_run("train"):
-        pass
-    assert git(repository, "status", "--porcelain") == before
-
-    record = record_of_the_run(repository)
-    assert record.start.tags["git.dirty"] == "true"
-    patch = record.patch()
-    assert was_run_here(repository, patch)
-    assert not was_run_here(repository, patch + b"#")
-    git(tmp_path, "clone", "--quiet", str(repository), str(tmp_path / "clone"))
-    git(tmp_path / "clone", "checkout", "--quiet", record.start.tags["git.commit"])
-    git(tmp_path / "clone", "apply", "-", given=patch)
-    assert code_of(tmp_path / "clone") == code_of(repository)
-
-
-def code_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in (folder / "src").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
-    }
-
-
-def test_a_patch_that_must_not_be_kept_is_left_out(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOME_API_TOKEN", "tok-12345")
-    append(repository / "src/code.py", "# tok-12345\n")
-    found, reason = origin(repository), "left out: src/code.py holds a password or a token"
-    assert found.patch == b""
-    assert found.tags["git.dirty"] == "true"
-    assert reason in found.tags["git.patch"]
-    assert reason in found.trouble
-    assert "commit what the run needs" in found.trouble
 
 
 def test_what_a_stage_writes_is_no_change_of_the_code(repository: Path) -> None:

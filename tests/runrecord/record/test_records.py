@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import resource
 import threading
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from workspaces import Workspace, history
+from workspaces import Workspace
 
 from records import end_run, new_run
 from runrecord.errors import UserError
@@ -76,30 +75,6 @@ def write_lines(record: Path, values: Sequence[object]) -> None:
 
 def read(record: Path) -> list[object]:
     return list(Record(files_in(record)).events())
-
-
-@pytest.mark.parametrize("model", ["ae", "vae", "gan"])
-def test_a_record_holds_every_epoch_every_step_every_picture_and_the_model(
-    built: Workspace, model: str
-) -> None:
-    folder = built.path / "records" / model
-    seen = view(Record(files_in(folder)))
-    assert seen.start.params["latent_dim"] == built.params()[model]["latent_dim"]
-    rows = history(built, model)
-    assert seen.series.keys() == rows[0].keys() - {"epoch"}
-    for name, series in seen.series.items():
-        assert {step: value for step, (value, _) in series.items()} == {
-            int(row["epoch"]): float(row[name]) for row in rows
-        }
-        assert {len(within) for _, within in series.values()} == {3 if "Train" in name else 2}
-    assert [step for _, step in seen.images] == [int(row["epoch"]) for row in rows]
-    for image in seen.images.values():
-        assert seen.record.read(image.name).startswith(b"\x89PNG")
-    (saved,) = seen.models
-    content = seen.record.read(saved.file.name)
-    assert content == built.read(f"models/{model}.safetensors")
-    assert saved.file.sha256 == hashlib.sha256(content).hexdigest()
-    assert seen.status == "FINISHED"
 
 
 def test_a_sealed_record_is_what_the_store_has(here: Path) -> None:
@@ -210,27 +185,6 @@ def test_files_that_dvc_linked_to_its_cache_are_read(record: Path, tmp_path: Pat
     opened = Record(files_in(record))
     assert view(opened).images == {}
     assert [*opened.damaged.values()] == ["the record has no such file"]
-
-
-def test_what_could_not_be_written_is_written_with_the_next_event(tmp_path: Path) -> None:
-    folder = tmp_path / "record"
-    journal = RecordWriter(folder)
-    journal.write(START)
-    epochs = [Logged(n, n, {"Train/x": 1.5}, {"Train/x": [1.5]}) for n in (1, 2, 3)]
-    journal.write(epochs[0])
-    events = folder / "events.jsonl"
-    with events.open("ab") as file:
-        file.write(b'{"half')  # as a full disk leaves it
-    size = events.stat().st_size
-    folder.rename(tmp_path / "away")
-    folder.write_text("in the way")
-    with pytest.raises(OSError, match="events"):
-        journal.write(epochs[1])
-    folder.unlink()
-    (tmp_path / "away").rename(folder)
-    assert events.stat().st_size == size
-    journal.write(epochs[2])
-    assert read(folder) == [START, *epochs]
 
 
 def test_a_file_that_grows_while_it_is_logged_is_kept_as_it_was(tmp_path: Path) -> None:
@@ -379,16 +333,6 @@ REFUSED: dict[str, Callable[[Any], object]] = {
 }
 
 
-def test_the_points_of_a_curve_may_be_lists_as_json_has_them(tmp_path: Path) -> None:
-    (tmp_path / "vae.bin").write_bytes(b"weights")
-    run = new_run(tmp_path / "record")
-    given: Any = json.loads('{"KL": [[1, 0.5], [2, 0.25]]}')
-    run.evaluation("vae", tmp_path / "vae.bin", {}, given)
-    assert view(end_run(tmp_path / "record")).evaluated["vae"].series == {
-        "KL": [(1, 0.5), (2, 0.25)]
-    }
-
-
 def test_what_is_refused_is_named_without_half_of_a_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,41 +426,6 @@ def test_a_record_with_other_values_is_read_or_refused_in_a_sentence(record: Pat
         write_lines(folder, whole)
     assert outcomes == {True, False}
     assert is_read(folder)
-
-
-@pytest.mark.parametrize("name", ["run.json", "events.jsonl"])
-def test_a_record_whose_bytes_are_lost_or_others_is_read_or_refused_in_a_sentence(
-    record: Path, name: str
-) -> None:
-    folder = record
-    whole = (folder / name).read_bytes()
-    generator, outcomes = random.Random(0), set()
-    for _ in range(200):
-        damaged = bytearray(whole)
-        first = generator.randrange(len(damaged))
-        match generator.randrange(4):
-            case 0:
-                del damaged[first:]
-            case 1:
-                del damaged[first : first + generator.randint(1, 30)]
-            case 2:
-                damaged[first] = generator.choice(b'\x00\xff\n{}[]",:0-eE\\')
-            case _:
-                damaged[first:first] = generator.choice([b"[" * 9999, b"\n", b"\xed\xa0\x80"])
-        (folder / name).write_bytes(damaged)
-        outcomes.add(is_read(folder))
-    assert outcomes == {True, False}
-    (folder / name).write_bytes(whole)
-    assert is_read(folder)
-
-
-def test_a_sealed_copy_has_all_and_its_end(record: Path, tmp_path: Path) -> None:
-    (record / "lock").touch()
-    writer = RecordWriter(record, Record(files_in(record)).size)
-    for end in (RunEnded(99_999, "FINISHED"), RunEnded(99_998, "FAILED", "again")):
-        writer.seal(tmp_path / "records/a", end)
-        assert read(tmp_path / "records/a") == [*read(record), end]
-        assert "lock" not in files_in(tmp_path / "records/a")
 
 
 def test_what_a_run_writes_through_a_memory_map_is_hashed_as_it_is_then(here: Path) -> None:

@@ -1,6 +1,5 @@
 """`runrecord report`: one page that needs nothing else, and shows text as text."""
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -12,7 +11,6 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from playwright.sync_api import Page
-from workspaces import Workspace
 
 from records import end_run, new_run
 from runrecord import Dataset
@@ -194,20 +192,6 @@ def test_the_projects_spread_says_nothing_of_runs_unlike_those_it_is_of(
     assert ("is not known: run the same with two other seeds" in answer) is not known
 
 
-def test_one_other_seed_does_not_outweigh_the_three_of_the_project(root: Path) -> None:
-    spread = {"train": {"Eval/Accuracy": 0.01}}
-    project = Project(better={"Accuracy": "higher"}, spread=spread)
-    seeds = [("a", 0, 8, 0.5), ("b", 0, 2, 0.625), ("s1", 1, 8, 0.5001)]
-    runs = {n: train(root / n, params={"seed": seed, "z": z}) for n, seed, z, _ in seeds}
-    tests = [evaluate(root / f"of-{n}", root / f"{n}.bin", accuracy=x) for n, _, _, x in seeds]
-    replicas = [(runs["s1"].start, {"Eval/Accuracy": 0.5001})]
-    html = render([runs["a"], runs["b"]], tests, project, replicas)
-    assert "the project&#39;s default params" in judged(html, "Eval/Accuracy")[2]
-    better = Project(better={"Accuracy": "higher"})
-    html = render([runs["a"], runs["b"]], tests, better, replicas)
-    assert "of 2 runs" in judged(html, "Eval/Accuracy")[2]
-
-
 def test_evaluations_are_judged_at_the_runs_that_trained_their_models(root: Path) -> None:
     runs, tests = trained(root, a=0.5, b=0.75)
     html = render([*runs, *tests], tests, PROJECT)
@@ -224,15 +208,6 @@ def test_where_nothing_can_be_said_it_is_said_why(root: Path) -> None:
     runs, tests = trained(root, c=0.5, d=0.5)
     (sentence,) = answers(render(runs, tests, PROJECT))
     assert sentence == "In no main metric is one run better than all others."
-
-
-def test_an_evaluation_beside_its_training_shows_its_pictures_itself(root: Path) -> None:
-    training = train(root / "a")
-    evaluation = evaluate(root / "of-a", root / "a.bin")
-    html = render([training, evaluation], [evaluation], PROJECT)
-    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train", "evaluate"]
-    assert pictures(html) == {"samples": 1, "vae_plane": 1, "overview": 1}
-    assert judged(html, "vae/Accuracy") == judged(html, "Eval/Accuracy") == ("0.5",)
 
 
 def test_the_newest_evaluation_of_that_very_model_counts(root: Path) -> None:
@@ -362,33 +337,6 @@ def test_a_browser_opens_it_from_the_file_alone_and_runs_nothing(root: Path, pag
     loaded = page.evaluate("[...document.images].map((image) => image.naturalWidth > 0)")
     assert len(loaded) == 3
     assert all(loaded)
-
-
-def test_the_pipelines_own_runs_are_shown_by_the_command(built: Workspace, tmp_path: Path) -> None:
-    built.run("runrecord", "report", "--output", str(tmp_path / "report.html"))
-    html = (tmp_path / "report.html").read_text()
-    assert re.findall(r"<h2>(.*?)</h2>", html) == ["train-ae", "train-vae", "train-gan", "evaluate"]
-    figures = json.loads(built.read("metrics/evaluation.json"))
-    elbo = f"{figures['vae']['Unnormalised Likelihood/ELBO']:.5g}"
-    assert judged(html, "Eval/Unnormalised Likelihood/ELBO")[0] == elbo
-    _, _, evaluation = html.partition("<h2>evaluate</h2>")
-    first_screen, _, _ = evaluation.partition("<details>")
-    assert "<th></th><th>ae</th><th>vae</th><th>gan</th></tr>" in first_screen
-    of_elbo = [("-", False), (elbo, False), ("-", False)]
-    assert cells(first_screen, "Unnormalised Likelihood/ELBO") == of_elbo
-    of_ae, of_vae, of_gan = cells(first_screen, "Samples/MMD2")
-    assert of_ae == ("-", False)
-    vae_is_best = float(of_vae[0]) < float(of_gan[0])  # of a distance, the lower is better
-    assert (of_vae[1], of_gan[1]) == (vae_is_best, not vae_is_best)
-    assert cells(html, "beta") == [("1", False)]
-    titles = re.findall(r"<h3>(.*?)</h3>", html)
-    assert "vae_samples" in titles
-    assert any("interpolation" in title for title in titles)
-    assert "Eval/samples" not in titles, "the evaluation shows it"
-    alone = tmp_path / "alone.html"
-    built.run("runrecord", "report", "HEAD:vae", "--output", str(alone))
-    titles = re.findall(r"<h3>(.*?)</h3>", alone.read_text())
-    assert {"Eval/samples", "Eval/extremes"} <= set(titles)
 
 
 def test_files_that_a_run_kept_are_linked_from_where_the_page_lies(root: Path) -> None:

@@ -396,22 +396,6 @@ def test_a_run_stopped_behind_its_loop_ends_with_the_same_model_at_the_same_step
     assert [event.step for event in second.events() if isinstance(event, ModelSaved)] == [4]
 
 
-def test_only_one_loop_of_a_run_can_keep_its_state(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    del here
-
-    def two_loops() -> None:
-        with start_run("train") as run:
-            assert [*run.epochs(2, Walk()), *run.epochs(1)] == [1, 2, 1]
-            next(run.epochs(1, Walk()))
-
-    with pytest.raises(SystemExit) as stopped:
-        two_loops()
-    assert stopped.value.code == 2
-    assert "one loop" in said_by(capfd)
-
-
 @pytest.fixture
 def growing(here: Path) -> Path:
     """The small repository, its stage with a number of epochs."""

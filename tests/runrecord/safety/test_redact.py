@@ -199,20 +199,6 @@ def test_of_a_variables_value_nothing_is_left_however_it_is_encoded(
     assert redact(found, environment) == found
 
 
-FRAGMENTS = [
-    *("://", "@", ":", "password=", "***", " ", "\n", "%40", '"', "\\", ";", "&", "Bearer "),
-    *("ghp_" + "a1" * 18, "me", "tok-123", "aws_secret_key=", "-----BEGIN PRIVATE KEY-----", "="),
-]
-
-
-@given(parts=st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=12))
-@settings(FEW, max_examples=150)
-def test_what_was_struck_out_once_stays_as_it_is(parts: list[str]) -> None:
-    once = redact("".join(parts), ENVIRONMENT)
-    assert redact(once, ENVIRONMENT) == once
-    assert not holds_secret(once, ENVIRONMENT)
-
-
 @given(text=st.text())
 @settings(FEW)
 def test_text_without_a_secret_is_unchanged(text: str) -> None:
@@ -381,22 +367,6 @@ def origin(repository: Path) -> Origin:
     return collect_origin(repository, "train", repository, Project(code=("src",)), {})
 
 
-def test_new_files_of_a_secret_kind_are_no_part_of_a_change_and_are_named(repository: Path) -> None:
-    (repository / "src/.env").write_text("ANYTHING=at-all\n")
-    assert origin(repository).patch == b""
-    (repository / "src/id_rsa").write_text("something\n")
-    (repository / "src/code.py").write_text("ONE = 2\n")
-    (repository / "src/new.py").write_text("TWO = 2\n")
-    found = origin(repository)
-    assert b"+ONE = 2" in found.patch
-    assert b"+TWO = 2" in found.patch
-    assert b"at-all" not in found.patch
-    assert b"something" not in found.patch
-    for told in (found.tags["git.patch"], found.trouble):
-        assert "recorded without src/.env, src/id_rsa, which is of a kind that keeps" in told
-    assert "cannot be rebuilt" not in found.trouble
-
-
 DVC_SETTINGS = [
     *("password = geheim", "secret_access_key = geheim", "sse_customer_key = geheim"),
     *("sas_token = geheim", "account_key = geheim", "gdrive_client_secret = geheim"),
@@ -440,22 +410,6 @@ def test_a_change_that_holds_a_secret_is_left_out_and_its_file_named(
         assert found.tags["git.patch"] == f"left out: {name} holds a password or a token"
     assert "holds a password or a token" in found.trouble
     assert "other.py" not in found.trouble
-
-
-def test_a_switch_in_the_environment_is_no_secret(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-    monkeypatch.setenv("SOME_TOKEN", "false")
-    monkeypatch.setenv("OTHER_TOKEN", "train")
-    monkeypatch.setenv("A_HASH_KEY", origin(repository).tags["git.commit"][:8])
-    (repository / "src/code.py").write_text("ONE = true or false\n")
-    found = origin(repository)
-    assert b"+ONE = true" in found.patch
-    start = RunStarted("run-1", "train", 1, "host", {}, found.tags)
-    assert without_secrets(start).tags == found.tags
-    assert found.tags["git.dirty"] == "true"
-    assert len(found.tags["git.commit"]) == 40
 
 
 def test_code_that_is_packed_with_a_model_leaves_out_what_a_change_does(

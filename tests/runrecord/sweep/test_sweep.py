@@ -11,10 +11,9 @@ import pytest
 from workspaces import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
 
 from runrecord.cli import _parser
-from runrecord.cli.sweep import _check_names_free, _code, _conclude, sweep
+from runrecord.cli.sweep import _check_names_free, _code, sweep
 from runrecord.errors import UserError, require
 from runrecord.project import Better, Project
-from runrecord.sweep.driver import _ray_at_work
 from runrecord.sweep.study import (
     Definition,
     Outcome,
@@ -212,22 +211,6 @@ def test_another_study_of_that_name_is_refused_and_a_torn_journal_is_not(tmp_pat
         open_study(tmp_path, "one", grid, "code").__enter__()
 
 
-def test_a_table_shows_what_is_in_brackets(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """They mean colours to the library that draws it."""
-    shown = definition("grid", a="'[x]','[/]'")
-    with open_study(tmp_path, "shown", shown, "code") as study:
-        for number, params in study.missing(2):
-            study.ask(number, params)
-        complete(study, 0, 1.0)
-        study.tell(1, Outcome("FAIL", error="IndexError: [red]gone[/red]"))
-        _conclude(study)
-    printed = capsys.readouterr().out
-    for text in ("[x]", "[/]", "[red]gone[/red]"):
-        assert text in printed
-
-
 def test_without_the_extra_the_command_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -342,7 +325,8 @@ def test_a_worker_on_a_project_that_logs_nothing(tmp_path: Path) -> None:
     assert project.run("git", "show", f"{max(names)}:params.yaml") == "value: 3.0\n"
 
 
-@pytest.mark.parametrize("where", ["the cache", pytest.param("the remote", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["the cache", "the remote"])
 def test_a_trial_has_the_data_that_dvc_tracks(where: str, tmp_path: Path) -> None:
     """Of a file, a folder, a part of one, and an import; committed or not."""
     (tmp_path / "url.csv").write_text("4\n")
@@ -400,23 +384,3 @@ def test_whose_experiments_they_are_is_found_or_asked_for(
     found = task(project, "train", "metrics.json:Length").environment
     assert found["GIT_AUTHOR_NAME"] == found["GIT_COMMITTER_NAME"] == "Ada Lovelace"
     assert found["GIT_AUTHOR_EMAIL"] == found["GIT_COMMITTER_EMAIL"] == "ada@example.org"
-
-
-def test_a_machine_on_which_ray_does_not_start_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import ray
-
-    def init(**_given: object) -> None:
-        raise Exception("The current node timed out during startup.\nMore of it.")  # as Ray does
-
-    monkeypatch.setattr(ray, "init", init)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    needs = {"CPU": 1.0, "GPU": 0.0}
-    with (
-        pytest.raises(UserError, match=r"Ray fails \(.* during startup\.?\)"),
-        _ray_at_work(1, needs),
-    ):
-        pass

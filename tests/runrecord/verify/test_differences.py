@@ -80,7 +80,7 @@ def found(first: list[Any], second: list[Any]) -> list[Difference]:
 
 
 @given(STREAMS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_stream_of_events_equals_itself(stream: list[Event]) -> None:
     again = [dataclasses.replace(event, time=event.time + 1) for event in stream]
     assert found(stream, again) == []
@@ -150,7 +150,7 @@ def other_file(_: File | None) -> File:
 
 
 @given(STREAMS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_one_thing_that_is_changed_is_found_and_named(stream: list[Any]) -> None:
     for number, event in enumerate(stream):
         for title, changed in changes(event):
@@ -161,7 +161,7 @@ def test_any_one_thing_that_is_changed_is_found_and_named(stream: list[Any]) -> 
 
 
 @given(STREAMS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_an_event_that_is_dropped_or_doubled_is_found_either_way(stream: list[Any]) -> None:
     for number in range(len(stream)):
         dropped = [*stream[:number], *stream[number + 1 :]]
@@ -259,8 +259,7 @@ class Figure:
 with runrecord.start_run() as run:
     for epoch in run.epochs(3):
         loss = 1.0 / epoch
-        value = np.nextafter(loss, 2) if vary == "number" and epoch == 2 else loss
-        run.log({"loss": value}, within={"loss": [loss, 0.5]})
+        run.log({"loss": loss}, within={"loss": [loss, 0.5]})
         if vary == "event doubled" and epoch == 2:
             run.log({"loss": loss})
         run.image("place", np.full((2, 2), 1, np.uint8))
@@ -273,9 +272,8 @@ with runrecord.start_run() as run:
         run.model(f"{folder}/model.bin", name=folder)
     with open("notes.csv", "w") as file:
         file.write("1")
-    if vary != "artifact missing":
-        run.artifact("notes.csv")
-    vectors = np.full((2, 2), vary == "embedding", np.float32)
+    run.artifact("notes.csv")
+    vectors = np.zeros((2, 2), np.float32)
     run.evaluation(
         "a",
         "a/model.bin",
@@ -290,28 +288,22 @@ with runrecord.start_run() as run:
     open("folder/one", "w").close()
     if vary == "file in an out":
         open("folder/two", "w").close()
-    if vary != "out missing":
-        open("more.txt", "w").close()
 """
 PROJECT = {
-    ".gitignore": "/out.txt\n/folder\n/more.txt\n/records\n/a\n/b\n/notes.csv\n",
+    ".gitignore": "/out.txt\n/folder\n/records\n/a\n/b\n/notes.csv\n",
     "all.py": SCRIPT,
     "dvc.yaml": "stages: {all: {cmd: python all.py, deps: [all.py], "
-    "outs: [out.txt, folder, more.txt, records/all]}}\n",
+    "outs: [out.txt, folder, records/all]}}\n",
 }
 KINDS = {
-    "number": "loss at step 2",
     "event doubled": "loss at step 2",
     "figure": "the picture figure at step 3",
     "model": "the model a at step 3",
-    "artifact missing": "the artifact notes.csv",
-    "embedding": "the embedding a",
     "out": "the out out.txt",
     "file in an out": "the out folder",
-    "out missing": "the out more.txt",
 }
 """What a run can be deterministic but for, and what it is called where it differs."""
-FAST = ("out", "model", "event doubled")
+FAST = ("out",)
 
 
 @pytest.fixture(scope="module")
