@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
 import pytest
@@ -128,12 +129,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def program(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """`runrecord` in this process: what it prints."""
+    """`runrecord` in this process: what it prints. One of its own would first import MLflow."""
 
     def run(*arguments: str, status: int = 0) -> str:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["runrecord", *arguments])
-        with pytest.raises(SystemExit) as end:
+        with patch.dict(os.environ), pytest.raises(SystemExit) as end:
             main()
         said = capsys.readouterr()
         assert end.value.code == status, said

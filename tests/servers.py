@@ -74,7 +74,7 @@ def documented_server(command: str, folder: Path) -> Iterator[str]:
     command = command.replace("0.0.0.0", "127.0.0.1").replace("5000", str(port))
     command = command.replace("tracker:", "127.0.0.1:")
     folder.mkdir()
-    with terminal(Workspace(folder), f"{command} >log 2>&1"):
+    with terminal(Workspace(folder), f"{command} --workers 1 >log 2>&1"):  # which is sooner there
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
         yield f"http://127.0.0.1:{port}"
 

@@ -274,8 +274,8 @@ with runrecord.start_run("train") as run:
         run.log(length, within={"Length": np.linalg.norm(steps, axis=1).tolist()})
         run.image("place", np.resize(walk.place, (4, 4)).astype(np.uint8))
         print(f"epoch {epoch}/{epochs}", flush=True)
-        if os.environ.get("PAUSE_AFTER") == str(epoch):
-            sys.stdin.read()
+        if str(epoch) in os.environ.get("PAUSE_AFTER", "").split(","):
+            sys.stdin.readline()
     length = {"Length": float(np.linalg.norm(walk.place))}
     outs = {"model.bin": walk.place.tobytes(), "metrics.json": json.dumps(length).encode()}
     for name, content in outs.items():  # at once or not at all
@@ -296,7 +296,8 @@ with runrecord.start_run("evaluate") as run:
 """,
 }
 """A project on the engine alone: a stage of the shell's, a training that can be stopped and goes
-on, an evaluation. `PAUSE_AFTER=3` lets the training wait in epoch 3 until its input ends."""
+on, an evaluation. `PAUSE_AFTER=3,6` lets the training wait in these epochs for a line of its input,
+or the end of it."""
 
 
 def new_project(path: Path, files: Mapping[str, str]) -> Workspace:

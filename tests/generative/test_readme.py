@@ -28,6 +28,12 @@ NOT_RUN = {
     "make test": "it would run this test",
     "source .venv/bin/activate": "the environment is ready",
 }
+SMALLER = {
+    "split.validation=10000": "split.validation=100",
+    "vae.latent_dim=2,10,50 vae.epochs=5": "vae.latent_dim=2,10 vae.epochs=1",
+    "RUN": "records/ae",
+}
+"""What a command says, and what is run: the sample is small, and two trials are a study."""
 
 
 def commands(block: str) -> list[str]:
@@ -59,7 +65,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A clone of a repository whose results somebody else has committed; with few epochs."""
     folder = tmp_path_factory.mktemp("readme")
     theirs = new_workspace(folder / "theirs")
-    theirs.set_params(ae__epochs=1, vae__epochs=1)
+    theirs.set_params(ae__epochs=1, vae__epochs=1, gan__epochs=1)
     theirs.run("dvc", "repro", RUNRECORD_SINKS="off")
     theirs.run("git", "add", "--all")
     theirs.run("git", "commit", "--quiet", "--message=their results")
@@ -88,14 +94,17 @@ def test_every_command_runs(stranger: Workspace, tracker: str) -> None:
             seen += commands(block)
             continue
         for command in commands(block):
+            again = command in seen
             seen.append(command)
             if command in NOT_RUN:
                 continue
             if command in ("make mlflow", "make tensorboard"):
-                look_at(stranger, command)
+                if not again:
+                    look_at(stranger, command)
                 continue
-            small = command.replace("split.validation=10000", "split.validation=100")
-            said = stranger.run("sh", "-c", ready(small.replace("RUN", "records/ae")))
+            for large, small in SMALLER.items():
+                command = command.replace(large, small)
+            said = stranger.run("sh", "-c", ready(command))
             assert "Traceback" not in said, command
             if command.startswith("runrecord report HEAD:ae"):
                 page = (stranger.path / "report.html").read_text(encoding="utf-8")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from mlflow_views import assert_shown, points_in, runs
-from workspaces import OUTS, ROOT, TRAIN, Workspace, read_until, spool, wait_until
+from workspaces import ROOT, TOY_TRAIN, Workspace, read_until, spool, wait_until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.needs("ptrace")
 def test_sixty_stops_at_writes() -> None:
-    """The first sixty of `make campaign`."""
+    """Of each program its share, as `make campaign` has it of a thousand."""
     command = [sys.executable, str(ROOT / "tests" / "campaign.py"), "--stops", "60"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -25,62 +25,61 @@ def test_sixty_stops_at_writes() -> None:
     assert int(found[1]) <= 6, "calls that were to be stopped are no longer made"
 
 
-def test_six_trainings_at_once_into_one_missing_database(
-    workspace: Workspace, tmp_path: Path
-) -> None:
-    copies = [workspace.copy(tmp_path / f"copy-{number}") for number in range(6)]
-    for seed, copy in enumerate(copies):
-        copy.set_params(seed=seed)
+def test_six_trainings_at_once_into_one_missing_database(toy: Workspace, tmp_path: Path) -> None:
+    rates = [f"0.{number}" for number in range(1, 7)]
+    copies = [toy.copy(tmp_path / f"copy-{rate}") for rate in rates]
+    for rate, copy in zip(rates, copies, strict=True):
+        copy.set_params(train__lr=float(rate))
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(copy.start(*TRAIN, DVC_ROOT=str(workspace.path))) for copy in copies
+            stack.enter_context(copy.start(*TOY_TRAIN, DVC_ROOT=str(toy.path))) for copy in copies
         ]
         for process in processes:
             output, _ = process.communicate()
             assert process.returncode == 0, output
             assert "warning" not in output
             assert "locked" not in output
-    assert len(spool(workspace)) == 6
-    for folder in spool(workspace):
-        assert_shown(workspace, folder)
-    assert {run.data.params["seed"] for run in runs(workspace)} == set("012345")
-    with closing(sqlite3.connect(workspace.path / "mlflow.db")) as database:
+    assert len(spool(toy)) == 6
+    for folder in spool(toy):
+        assert_shown(toy, folder)
+    assert {run.data.params["train.lr"] for run in runs(toy)} == {*rates}
+    with closing(sqlite3.connect(toy.path / "mlflow.db")) as database:
         names = [name for (name,) in database.execute("SELECT name FROM experiments")]
     assert names.count("mnist-generative") == 1
 
 
-def test_queued_experiments_write_to_the_main_store(workspace: Workspace) -> None:
-    for latent_dim in (2, 3):
-        workspace.run(
-            *("dvc", "exp", "run", "--queue", "-S", f"vae.latent_dim={latent_dim}", "train-vae")
-        )
-    workspace.run("dvc", "queue", "start", "--jobs", "2")
-    wait_until(lambda: workspace.run("dvc", "queue", "status").count("Success") == 2, 240)
-    wait_until(lambda: "0 active, 0 idle" in workspace.run("dvc", "queue", "status"), 120)
-    found = runs(workspace, "train-vae")
-    assert {run.data.params["latent_dim"] for run in found} == {"2", "3"}
-    for folder in spool(workspace):
-        assert_shown(workspace, folder)
+def test_queued_experiments_write_to_the_main_store(toy: Workspace) -> None:
+    for rate in ("0.125", "0.25"):
+        toy.run("dvc", "exp", "run", "--queue", "-S", f"train.lr={rate}", "train")
+    toy.run("dvc", "queue", "start", "--jobs", "2")
+    wait_until(lambda: toy.run("dvc", "queue", "status").count("Success") == 2, 240)
+    wait_until(lambda: "0 active, 0 idle" in toy.run("dvc", "queue", "status"), 120)
+    found = runs(toy, "train")
+    assert {run.data.params["train.lr"] for run in found} == {"0.125", "0.25"}
+    for folder in spool(toy):
+        assert_shown(toy, folder)
 
 
-def test_a_database_that_another_process_holds_for_long(workspace: Workspace) -> None:
+def test_a_database_that_another_process_holds_for_long(toy: Workspace) -> None:
     """MLflow gives up after 20 s; the run does not, and has caught up by its end."""
-    workspace.set_params(vae__batch_size=1, vae__epochs=20)
-    workspace.run(*TRAIN)
-    undisturbed = [workspace.read(name) for name in OUTS]
-    before = points_in(workspace.path / "mlflow.db")
-    with workspace.start(*TRAIN) as process:
+    outs = ("model.bin", "metrics.json")
+    undisturbed = [toy.read(name) for name in outs]
+    database = toy.path / "mlflow.db"
+    with toy.start(*TOY_TRAIN, PAUSE_AFTER="3,6") as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        read_until(process.stdout, "epoch 1/")
-        wait_until(lambda: points_in(workspace.path / "mlflow.db") > before)
-        with closing(sqlite3.connect(workspace.path / "mlflow.db", timeout=60)) as database:
-            database.execute("BEGIN EXCLUSIVE")
+        wait_until(lambda: points_in(database) == 3)
+        with closing(sqlite3.connect(database, timeout=60)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            process.stdin.write("go on to epoch 6\n")
+            process.stdin.flush()
             read_until(process.stdout, "warning: MLflow unavailable: ")
-            database.rollback()
+            other.rollback()
+        process.stdin.close()
         output = process.stdout.read()
         assert process.wait() == 0, output
     assert "warning" not in output
-    assert [workspace.read(name) for name in OUTS] == undisturbed
-    workspace.run("runrecord", "sync")
-    for folder in spool(workspace):
-        assert_shown(workspace, folder)
+    assert [toy.read(name) for name in outs] == undisturbed
+    toy.run("runrecord", "sync")
+    (folder,) = spool(toy)
+    assert_shown(toy, folder)

@@ -107,6 +107,7 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, str]]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_verify_rebuilds_the_environment_from_the_mirror_that_pip_is_set_to(
     machine: Path, mirror: tuple[str, str], tmp_path: Path
 ) -> None:

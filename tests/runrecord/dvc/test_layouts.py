@@ -31,11 +31,6 @@ def reading(*paths: str, name: str, **more: object) -> dict[str, object]:
     return {"cmd": command, "deps": [*paths], "outs": [out, f"records/{name}"], **more}
 
 
-def commit(workspace: Workspace, message: str) -> None:
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", f"--message={message}")
-
-
 def of_one(folder: Path, stage: object, files: Mapping[str, str] | None = None) -> Workspace:
     """A project of that stage, `one`, which is not run."""
     text = yaml.safe_dump({"stages": {"one": stage}})
@@ -70,11 +65,12 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 def test_every_kind_of_input_is_brought_to_a_clone(tmp_path: Path) -> None:
     source = new_project(tmp_path / "source", {"lib/a.csv": "5\n", "lib/b.csv": "6\n"})
     source.run("git", "rm", "-r", "--quiet", "--cached", "lib")
     source.run("dvc", "add", "--quiet", "lib")
-    commit(source, "lib")
+    source.commit("lib")
     (tmp_path / "url.csv").write_text("77\n")
     files = {
         ".gitignore": IGNORED,
@@ -94,9 +90,9 @@ def test_every_kind_of_input_is_brought_to_a_clone(tmp_path: Path) -> None:
     workspace.run("dvc", "import", "--quiet", str(source.path), "lib", "-o", "imported")
     workspace.run("dvc", "import-url", "--quiet", str(tmp_path / "url.csv"))
     workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
-    commit(workspace, "data")
+    workspace.commit("data")
     workspace.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
-    commit(workspace, "results")
+    workspace.commit("results")
     workspace.run("dvc", "push", "--quiet")
     workspace.run("git", "clone", "--quiet", str(workspace.path), str(tmp_path / "clone"))
     shutil.rmtree(workspace.path)
@@ -107,6 +103,7 @@ def test_every_kind_of_input_is_brought_to_a_clone(tmp_path: Path) -> None:
     assert not (clone.path / "data.csv").exists(), "the workspace is as it was"
 
 
+@pytest.mark.slow
 def test_two_stages_of_one_name_and_folder_are_told_apart_by_their_files(tmp_path: Path) -> None:
     def pipeline(name: str) -> str:
         stage = {"cmd": f"{EXEC} 'echo {name} > {name}.txt'", "wdir": ".."}
@@ -221,7 +218,7 @@ def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path:
         for name in ("data.csv", "value.txt"):
             (workspace.path / name).write_text(f"{number}\n")
         workspace.run("dvc", "add", "--quiet", "data.csv")
-        commit(workspace, f"data {number}")
+        workspace.commit(f"data {number}")
         with_results(workspace)
     (workspace.path / "data.csv").write_text("other\n")
     (workspace.path / "made.txt").unlink()
@@ -258,7 +255,7 @@ def test_an_input_that_nothing_has_is_named(tmp_path: Path) -> None:
     workspace = of_one(tmp_path, reading("data.csv", name="one"))
     (workspace.path / "data.csv").write_text("1\n")
     workspace.run("dvc", "add", "--quiet", "data.csv")
-    commit(workspace, "data")
+    workspace.commit("data")
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     shutil.rmtree(workspace.path / ".dvc/cache")
     (workspace.path / "data.csv").unlink()
@@ -273,7 +270,7 @@ def test_a_run_whose_commit_is_gone_is_rebuilt_from_one_with_the_same_files(tmp_
     workspace = of_one(tmp_path, reading("read.txt", name="one"), {"read.txt": "1\n"})
     workspace.run("git", "checkout", "--quiet", "-b", "branch")
     (workspace.path / "read.txt").write_text("2\n")
-    commit(workspace, "two")
+    workspace.commit("two")
     workspace.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
     with_results(workspace)
     workspace.run("dvc", "push", "--quiet")
@@ -307,11 +304,11 @@ def test_a_commit_of_other_params_or_another_command_stands_for_no_run(
     pipeline = (here / "dvc.yaml").read_text()
     (here / "dvc.yaml").write_text(pipeline.replace("code.py,", "code.py 0.1,", 1))
     project = Workspace(here)
-    commit(project, "the run's")
+    project.commit("the run's")
     monkeypatch.setattr(sys, "argv", ["src/code.py", "0.1"])
     runpy.run_path("src/code.py")
     (here / file).write_text((here / file).read_text().replace(was, later))
-    commit(project, "later")
+    project.commit("later")
     start = here / "records/train/run.json"
     head = project.run("git", "rev-parse", "HEAD~1").strip()
     start.write_text(start.read_text().replace(head, "f" * 40))
@@ -367,7 +364,7 @@ def test_nothing_is_written_behind_a_link_that_leads_out_of_the_repository(tmp_p
     stage = {"cmd": f"{EXEC} 'pwd > models/m.txt'", "outs": [out, "records/one"]}
     workspace = of_one(tmp_path, stage)
     (workspace.path / "models").symlink_to(tmp_path / "disk")
-    commit(workspace, "link")
+    workspace.commit("link")
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     before = workspace.read("models/m.txt")
     output = verify(workspace, "records/one", "--yes", status=2)
@@ -425,22 +422,13 @@ def test_files_of_a_record_that_dvcignore_hides_are_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_run_that_leaves_nothing_to_compare_is_not_called_equal(tmp_path: Path) -> None:
-    workspace = of_one(tmp_path, {"cmd": f"{EXEC} 'echo 1'"})
-    assert "1\n" in workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    (folder,) = (workspace.path / ".runrecord/runs").iterdir()
-    output = verify(workspace, folder.name, "--yes", status=2)
-    assert "there is nothing to compare" in output
-
-
-@pytest.mark.slow
 def test_a_file_behind_a_link_to_a_folder_is_part_of_a_dependency(tmp_path: Path) -> None:
     stage = reading("src/link/a.txt", name="one") | {"deps": ["src"]}
     workspace = of_one(tmp_path, stage, {"other/a.txt": "1\n"})
     (workspace.path / "src").mkdir()
     (workspace.path / "src/link").symlink_to("../other")
     (workspace.path / "src/itself").symlink_to(".")
-    commit(workspace, "link")
+    workspace.commit("link")
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     before = json.loads(workspace.read("records/one/run.json"))["deps"]["src"]
     assert IDENTICAL in verify(workspace, "records/one", "--yes")
@@ -471,9 +459,9 @@ def test_a_project_in_a_folder_of_a_repository_is_brought_its_inputs_too(tmp_pat
     inside.run("dvc", "init", "--quiet", "--subdir")
     inside.run("dvc", "add", "--quiet", "data.csv")
     inside.run("dvc", "remote", "add", "--quiet", "--default", "far", str(tmp_path / "far"))
-    commit(top, "data")
+    top.commit("data")
     inside.run("dvc", "repro", "-R", ".", environment=RECORD_ONLY)
-    commit(top, "results")
+    top.commit("results")
     inside.run("dvc", "push", "--quiet")
     top.run("git", "clone", "--quiet", str(top.path), str(tmp_path / "clone"))
     shutil.rmtree(top.path)

@@ -133,8 +133,10 @@ def test_each_command_of_each_stage_leaves_a_record(project: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_each_is_rebuilt_bit_for_bit(project: Workspace) -> None:
-    for record in records(project):
+def test_one_of_each_kind_is_rebuilt_bit_for_bit(project: Workspace) -> None:
+    kinds = {record.start.stage.partition("@")[0]: record for record in records(project)}
+    assert {*kinds} == {"Shell", "grid", "lines", "sub/dvc.yaml:below", "train"}
+    for record in kinds.values():
         said = project.run("runrecord", "verify", record.start.id)
         assert "Verdict: bit-identical" in said, record.start.stage
 

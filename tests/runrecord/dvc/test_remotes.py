@@ -153,11 +153,18 @@ def _lines(settings: Mapping[str, str]) -> list[str]:
     return [f"{name} = {value}" for name, value in settings.items()]
 
 
+FAST = ("ssh-another key", "s3-no such bucket")
+"""Of the cases, by their names: the others are for the long run."""
+
+
 def on(kind: str, *values: object) -> ParameterSet:
     """A case with a remote of that kind, where it is installed."""
     name = "-".join([kind, *(value for value in values if isinstance(value, str))])
     fixture = f"on_{kind}"
-    return pytest.param(fixture, *values, marks=pytest.mark.needs(*FIXTURES[fixture]), id=name)
+    marks = [pytest.mark.needs(*FIXTURES[fixture])]
+    if name not in FAST:
+        marks.append(pytest.mark.slow)
+    return pytest.param(fixture, *values, marks=marks, id=name)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +185,6 @@ def remote(request: pytest.FixtureRequest) -> Remote:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("remote", [on("ssh"), on("s3")], indirect=True)
 def test_a_second_clone_has_every_run_from_the_remote(
     remote: Remote, toy: Workspace, tmp_path: Path

@@ -35,7 +35,7 @@ from runrecord.record.events import (
 from runrecord.record.reader import Record, RunView, files_in, view
 from runrecord.record.recordable import Embedding, png_of, unpack
 from runrecord.record.writer import RecordWriter
-from runrecord.resume.checkpoints import Checkpoints
+from runrecord.resume.checkpoints import Arrays, Checkpoints
 from runrecord.run.start import start_run
 from runrecord.safety.text import printable
 from runrecord.store.catalog import summary_of
@@ -289,6 +289,15 @@ class Odd:
     """What JSON has not."""
 
 
+class Still:
+    """What no epoch changes."""
+
+    def state_dict(self) -> Arrays:
+        return {"one": np.ones(1)}
+
+    def load_state_dict(self, arrays: Arrays) -> None: ...
+
+
 def deep(levels: int = 5000) -> list[Any]:
     """Lists in lists."""
     value: list[Any] = []
@@ -330,6 +339,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "no embedding": lambda run: run.evaluation("m", FILE, {"a": 1.0}, embedding=5),
     "count of text": lambda run: next(run.epochs("3")),
     "no state": lambda run: next(run.epochs(3, object())),
+    "two loops with a state": lambda run: [next(run.epochs(2, Still())) for _ in range(2)],
 }
 
 

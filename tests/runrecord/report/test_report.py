@@ -192,6 +192,20 @@ def test_the_projects_spread_says_nothing_of_runs_unlike_those_it_is_of(
     assert ("is not known: run the same with two other seeds" in answer) is not known
 
 
+def test_one_other_seed_does_not_outweigh_the_three_of_the_project(root: Path) -> None:
+    spread = {"train": {"Eval/Accuracy": 0.01}}
+    project = Project(better={"Accuracy": "higher"}, spread=spread)
+    seeds = [("a", 0, 8, 0.5), ("b", 0, 2, 0.625), ("s1", 1, 8, 0.5001)]
+    runs = {n: train(root / n, params={"seed": seed, "z": z}) for n, seed, z, _ in seeds}
+    tests = [evaluate(root / f"of-{n}", root / f"{n}.bin", accuracy=x) for n, _, _, x in seeds]
+    replicas = [(runs["s1"].start, {"Eval/Accuracy": 0.5001})]
+    html = render([runs["a"], runs["b"]], tests, project, replicas)
+    assert "the project&#39;s default params" in judged(html, "Eval/Accuracy")[2]
+    better = Project(better={"Accuracy": "higher"})
+    html = render([runs["a"], runs["b"]], tests, better, replicas)
+    assert "of 2 runs" in judged(html, "Eval/Accuracy")[2]
+
+
 def test_evaluations_are_judged_at_the_runs_that_trained_their_models(root: Path) -> None:
     runs, tests = trained(root, a=0.5, b=0.75)
     html = render([*runs, *tests], tests, PROJECT)

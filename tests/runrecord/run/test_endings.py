@@ -167,7 +167,7 @@ CONSOLES: dict[str, Callable[[], object]] = {
 }
 
 
-OF_SCRIPTS = ("stdout full", "stderr full", "both unread", "none at all")
+OF_SCRIPTS = ("both unread", "none at all")
 
 
 @pytest.mark.parametrize(
@@ -253,14 +253,11 @@ def test_a_second_signal_ends_the_waiting_and_costs_no_status(
 
 
 @pytest.mark.usefixtures("hanging")
-@pytest.mark.parametrize(("first", "second", "_status"), TWICE.values(), ids=TWICE)
-def test_signals_after_the_seal_end_the_waiting_alone(
-    first: signal.Signals, second: signal.Signals, _status: int, small: Path
-) -> None:
+def test_signals_after_the_seal_end_the_waiting_alone(small: Path) -> None:
     process = forked(train)
     wait_until(lambda: (small / "records/train").exists())
-    os.kill(process, first)
-    os.kill(process, second)
+    os.kill(process, signal.SIGTERM)
+    os.kill(process, signal.SIGINT)
     status, said = status_and_output(process)
     assert status == 0, said
     assert "not waited for" in said
@@ -328,38 +325,6 @@ def test_house_keeping_never_ends_a_run(fault: Callable[[], object], small: Path
     assert status == 0, said
     assert "Traceback" not in said
     assert_finished(small)
-
-
-@pytest.mark.parametrize(
-    ("fault", "warnings"), [(in_the_place_of, 2), (shutil.rmtree, 0)], ids=["a file", "gone"]
-)
-def test_checkpoints_that_go_in_mid_run_end_no_training(
-    fault: Callable[[str], object], warnings: int, small: Path
-) -> None:
-    status, said = status_and_output(forked(lambda: train(lambda: fault(".runrecord/checkpoints"))))
-    assert status == 0, said
-    assert said.count("warning: no checkpoint of epoch") == warnings
-    assert_finished(small)
-
-
-def test_a_damaged_checkpoint_that_cannot_be_set_aside_costs_no_run(
-    small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    kept = Checkpoints(small, {})
-    new_run(run_dir(small, "run-1"), id="run-1")
-    for epoch in (1, 2):
-        kept.save("run-1", epoch, 1, {"one": np.ones(1)})
-    newest = max((small / ".runrecord/checkpoints").rglob("*.safetensors"))
-    newest.write_bytes(b"")
-
-    def refuse(self: Path, target: Path) -> Path:
-        raise PermissionError(errno.EACCES, "no", str(self), None, str(target))
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    found = kept.latest()
-    assert found is not None
-    assert found.saved.epoch == 1
-    assert "is damaged" in capfd.readouterr().err
 
 
 def test_a_secret_param_that_changes_is_told_nowhere(tmp_path: Path) -> None:

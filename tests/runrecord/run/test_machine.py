@@ -1,6 +1,7 @@
 """What the machine did during a run: on record and in MLflow, and never compared."""
 
 import math
+import shutil
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -77,9 +78,10 @@ def test_a_sample_that_cannot_be_had_ends_no_run(monkeypatch: pytest.MonkeyPatch
     assert samples == []
 
 
-def test_mlflow_shows_it_among_its_system_metrics(tmp_path: Path) -> None:
+def test_mlflow_shows_it_among_its_system_metrics(tmp_path: Path, empty_store: Path) -> None:
     root = tmp_path / "repository"
     (root / ".dvc").mkdir(parents=True)
+    shutil.copyfile(empty_store, root / "mlflow.db")
     run = new_run(tmp_path / "record", id="observed")
     run.log({"Loss": 1.0, "system": 2.0}, step=1)
     run.observe({"images_per_second": 1000, "gpu_0_utilization_percentage": math.nan})

@@ -126,12 +126,14 @@ def test_a_script_keeps_its_streams_environment_signals_and_libraries(stranger: 
     run(stranger, UNTOUCHED, GIT_DIR=str(stranger.path / ".git"))
 
 
+@pytest.mark.slow
 def test_a_script_that_uses_mlflow_itself_has_its_own_runs_there(stranger: Workspace) -> None:
     assert "own 1" in run(stranger, AUTOLOG)
     own = {"MLFLOW_TRACKING_URI": "sqlite:///own.db"}  # by which MLflow tells what it starts, too
     assert "1 already there" in stranger.run("runrecord", "sync", environment=own)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("notebook")
 def test_a_notebook_shows_what_its_cells_print(stranger: Workspace) -> None:
     own = dict.fromkeys(

@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -22,24 +20,10 @@ from runrecord.trackers.mlflow.failures import store_failure
 from runrecord.trackers.mlflow.store import Noted, Notes, connect, is_database
 
 
-@pytest.mark.timeout(200)
-def test_an_empty_file_becomes_a_store_in_any_folder(tmp_path: Path) -> None:
-    root = tmp_path / "here" / "한글 폴더 100%"
-    (root / ".dvc").mkdir(parents=True)
-    (root / "mlflow.db").touch()
-    client, experiment = connect(root)
-    assert client.get_experiment(experiment).artifact_location == (root / "mlruns").as_uri()
-    run = client.create_run(experiment)
-    client.log_text(run.info.run_id, "mine", "note.txt")
-    (file,) = client.list_artifacts(run.info.run_id)
-    assert Path(client.download_artifacts(run.info.run_id, file.path)).read_text() == "mine"
-    root.parent.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="was moved or copied"):
-        connect(tmp_path / "moved" / root.name)
-
-
-@pytest.mark.timeout(200)
-def test_an_experiment_that_was_deleted_in_the_ui_comes_back_with_its_runs(tmp_path: Path) -> None:
+def test_an_experiment_that_was_deleted_in_the_ui_comes_back_with_its_runs(
+    tmp_path: Path, empty_store: Path
+) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     client, experiment = connect(tmp_path)
     run = client.create_run(experiment)
     client.delete_experiment(experiment)
@@ -73,10 +57,8 @@ with runrecord.start_run("train") as run:
 """
 
 
-@pytest.mark.workspace
-@pytest.mark.parametrize(
-    "experiment", ["their own", pytest.param("repository", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["their own", "repository"])
 def test_a_script_that_uses_mlflow_itself_shares_a_database_that_did_not_exist(
     experiment: str, tmp_path: Path
 ) -> None:
@@ -108,29 +90,6 @@ def test_a_database_that_appears_while_ours_is_made_stays(tmp_path: Path) -> Non
     thread.join()
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert {"theirs", "experiments", "runs"} <= {name for _, name, _ in schema(database)}
-
-
-HALF = """
-import os, sqlite3, sys
-database = sqlite3.connect(sys.argv[1], isolation_level=None)
-database.execute("PRAGMA cache_size = 1")  # what is written goes to the disk at once
-database.execute("BEGIN IMMEDIATE")
-for number in range(50):
-    database.execute(f"CREATE TABLE half{number} (text)")
-os._exit(1)
-"""
-
-
-@pytest.mark.timeout(200)
-def test_a_kill_while_the_tables_are_written_leaves_none_behind(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
-    subprocess.run([sys.executable, "-c", HALF, str(path)], check=False)
-    assert path.stat().st_size > 50_000
-    assert Path(f"{path}-journal").exists()
-    client, experiment = connect(tmp_path)
-    assert client.get_experiment(experiment).name == tmp_path.name
-    with closing(sqlite3.connect(path)) as database:
-        assert not [name for _, name, _ in schema(database) if name.startswith("half")]
 
 
 @pytest.mark.timeout(200)

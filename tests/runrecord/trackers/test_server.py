@@ -1,8 +1,6 @@
 """Tracking over HTTP: a server on PostgreSQL with users, and servers that go away."""
 
 import os
-import shutil
-import signal
 import warnings
 from pathlib import Path
 
@@ -12,18 +10,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_views import assert_shown_in, points_in, runs_in
 from servers import mlflow_server, postgresql, viewing
-from workspaces import EXPERIMENT, RECORD_ONLY, TOY_TRAIN, Workspace, read_until, wait_until
+from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
 
 from runrecord.cli.viewers import free_port
 from runrecord.store.runs import run_dirs
 
-pytestmark = pytest.mark.timeout(600)  # servers and trainings, several in turn
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # servers and trainings, several in turn
 
 PASSWORD = "correct horse battery"
 SLOW = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 """For a server that hashes the password at each request, beside other tests."""
 WRONG = "wrong-staple-7"
-OUTS = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
 
 
 def runs_at(address: str, name: str = EXPERIMENT) -> list[Run]:
@@ -31,156 +28,113 @@ def runs_at(address: str, name: str = EXPERIMENT) -> list[Run]:
     return runs_in(MlflowClient(address), name)
 
 
-@pytest.mark.slow
 @pytest.mark.needs("postgresql")
 def test_a_server_on_postgresql_with_users(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
-    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
-    auth = ("--app-name", "basic-auth")
-    port = free_port(5400)
-    with (
-        postgresql() as database,
-        mlflow_server(tmp_path, port, database, *auth) as address,
-    ):
-        right = SLOW | {
-            "MLFLOW_TRACKING_URI": address,
-            "MLFLOW_TRACKING_USERNAME": "admin",
-            "MLFLOW_TRACKING_PASSWORD": PASSWORD,
-        }
-        for script in ("train_vae", "evaluate"):
-            assert "warning" not in workspace.run(
-                "python", f"stages/{script}.py", environment=right
-            )
-        wrong = right | {"MLFLOW_TRACKING_PASSWORD": WRONG}
-        output = workspace.run("python", "stages/train_ae.py", environment=wrong)
-        output += workspace.run("runrecord", "sync", status=2, environment=wrong)
-        assert output.count("warning: MLflow unavailable: ") == 1
-        assert (
-            "error: MLflow's tracking store cannot be used: it does not know user 'admin' "
-            in output
-        )
-
-        in_address = address.replace("http://", "http://admin:hunter22@")
-        by_address = {"MLFLOW_TRACKING_URI": in_address}
-        output += workspace.run("runrecord", "doctor", status=1, environment=by_address)
-        for place in (".runrecord", "records", "tensorboard"):
-            for file in (workspace.path / place).rglob("*"):
-                if file.is_file():
-                    content = file.read_bytes()
-                    assert not any(s.encode() in content for s in (WRONG, PASSWORD, "hunter22"))
-        assert not any(secret in output for secret in (WRONG, PASSWORD, "hunter22"))
-
-        output = workspace.run("runrecord", "sync", environment=right)
-        assert "MLflow: 3 created, 0 completed, 2 already there, 0 failed" in output
-        for folder in run_dirs(workspace.path):
-            if not folder.name.startswith("evaluate"):
-                assert_shown_in(MlflowClient(address), folder)
-        _, evaluation, ae, _, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
-        assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
-        assert (
-            vae.data.metrics["Eval/Unnormalised Likelihood/ELBO"]
-            == evaluation.data.metrics["vae/Unnormalised Likelihood/ELBO"]
-        )
-        assert list((tmp_path / "artifacts").rglob("vae.safetensors"))
-    assert not (workspace.path / "mlflow.db").exists()
-
-
-@pytest.mark.slow
-def test_a_server_that_goes_away_in_mid_training(workspace: Workspace, tmp_path: Path) -> None:
-    """Back before the end, back after the end, or never: nothing is lost and nothing doubled."""
-    workspace.set_params(vae__batch_size=1, vae__epochs=30)
-    train = ("python", "stages/train_vae.py")
-    workspace.run(*train, environment=RECORD_ONLY)
-    undisturbed = [workspace.read(name) for name in OUTS]
-    (record_only,) = run_dirs(workspace.path)
-    shutil.rmtree(record_only)
-    port = free_port(5450)
-    file = tmp_path / "server.db"
-    database = f"sqlite:///{file}"
-    environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
-
-    for back in ("before the end", "after the end"):
-        with mlflow_server(tmp_path, port, database):
-            before = points_in(file)
-            process = workspace.start(*train, **environment)
-            assert process.stdout is not None
-            read_until(process.stdout, "epoch 5/")
-            wait_until(lambda before=before: points_in(file) > before)  # type: ignore[misc]
-        with process:
-            read_until(process.stdout, "warning: MLflow unavailable")
-            if back == "before the end":
-                process.send_signal(signal.SIGSTOP)
-                with mlflow_server(tmp_path, port, database) as address:
-                    process.send_signal(signal.SIGCONT)
-                    output = process.stdout.read()
-                    assert process.wait() == 0
-                    assert "MLflow is back, and shows all that it missed." in output
-                    assert "warning" not in output
-                    assert_shown_in(MlflowClient(address), run_dirs(workspace.path)[-1])
-            else:  # never, as far as the run can know
-                output = process.stdout.read()
-                assert process.wait() == 0
-                assert "warning" not in output
-        assert [workspace.read(name) for name in OUTS] == undisturbed
-    with mlflow_server(tmp_path, port, database) as address:
-        output = workspace.run("runrecord", "sync", environment=environment)
-        assert "1 completed" in output
-        for folder in run_dirs(workspace.path):
-            assert_shown_in(MlflowClient(address), folder)
-    assert os.listdir(workspace.path / "records" / "vae")
-
-
-@pytest.mark.slow
-def test_a_user_without_rights_on_the_experiment(
     toy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One who may do all, one who may not, and a password that is wrong and stays untold."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's own imports
         from mlflow.server.auth.client import AuthServiceClient
 
-    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
-    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    database = f"sqlite:///{tmp_path / 'server.db'}"
-    with mlflow_server(tmp_path, free_port(5500), database, "--app-name", "basic-auth") as address:
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
+    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
+    toy.set_params(train__epochs=2)  # such a server takes long for each file
+    auth = ("--app-name", "basic-auth")
+    with (
+        postgresql() as database,
+        mlflow_server(tmp_path, free_port(5400), database, *auth) as address,
+    ):
         admin = SLOW | {
             "MLFLOW_TRACKING_URI": address,
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
         }
-        assert "warning" not in toy.run(*TOY_TRAIN, environment=admin)
-        users = AuthServiceClient(address)
-        users.create_user("bob", WRONG)
-        bob = admin | {"MLFLOW_TRACKING_USERNAME": "bob", "MLFLOW_TRACKING_PASSWORD": WRONG}
+        for script in ("train", "evaluate"):
+            assert "warning" not in toy.run("python", f"{script}.py", environment=admin)
+        evaluation, training = runs_at(address)
+        assert evaluation.data.tags["model.run_id"] == training.info.run_id
+        assert training.data.metrics["Eval/Size"] == evaluation.data.metrics["model/Size"]
+        assert list((tmp_path / "artifacts").rglob("model.bin"))
+
+        AuthServiceClient(address).create_user("bob", "staple of bob's")
+        bob = admin | {
+            "MLFLOW_TRACKING_USERNAME": "bob",
+            "MLFLOW_TRACKING_PASSWORD": "staple of bob's",
+        }
         lacks = f"user 'bob' lacks rights on the experiment '{EXPERIMENT}' there (403); have "
         refused = f"MLflow's tracking store cannot be used: {lacks}"
         output = toy.run(*TOY_TRAIN, environment=bob)
         assert output.count(f"warning: MLflow unavailable: {lacks}") == 1
-        output = toy.run("runrecord", "sync", status=2, environment=bob)
-        assert f"error: {refused}" in output
         output = toy.run("runrecord", "doctor", status=1, environment=bob)
         assert f"✗ tracking store: {refused}" in output
-        experiment = MlflowClient(address).get_experiment_by_name(EXPERIMENT)
-        assert experiment is not None
-        users.grant_user_permission("bob", "experiment", experiment.experiment_id, "DENY")
-        output = toy.run("runrecord", "sync", status=2, environment=bob)
-        assert f"error: {refused}" in output
+        (number,) = {run.info.experiment_id for run in (evaluation, training)}
+        AuthServiceClient(address).grant_user_permission("bob", "experiment", number, "DENY")
+        assert f"error: {refused}" in toy.run("runrecord", "sync", status=2, environment=bob)
+
+        wrong = admin | {"MLFLOW_TRACKING_PASSWORD": WRONG}
+        output = toy.run("runrecord", "sync", status=2, environment=wrong)
+        unknown = "error: MLflow's tracking store cannot be used: it does not know user 'admin' "
+        assert unknown in output
+        by_address = {"MLFLOW_TRACKING_URI": address.replace("//", "//admin:hunter22@")}
+        output += toy.run("runrecord", "doctor", status=1, environment=by_address)
+        secrets = (WRONG, PASSWORD, "hunter22")
+        assert not any(secret in output for secret in secrets)
+        for place in (".runrecord", "records", "tensorboard"):
+            for file in (toy.path / place).rglob("*"):
+                content = file.read_bytes() if file.is_file() else b""
+                assert not any(secret.encode() in content for secret in secrets)
+
         own = bob | {"MLFLOW_EXPERIMENT_NAME": "bob's own"}
         assert "3 created" in toy.run("runrecord", "sync", environment=own)
-        assert "2 created, 0 completed, 1 already there" in toy.run(
-            "runrecord", "sync", environment=admin
-        )
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WRONG)
-        assert len(runs_at(address, "bob's own")) == 3
+        output = toy.run("runrecord", "sync", environment=admin)
+        assert "MLflow: 1 created, 0 completed, 2 already there, 0 failed" in output
+        for folder in run_dirs(toy.path):
+            if not folder.name.startswith("evaluate"):
+                assert_shown_in(MlflowClient(address), folder)
+    assert not (toy.path / "mlflow.db").exists()
 
 
-@pytest.mark.slow
+def test_a_server_that_goes_away_in_mid_training(toy: Workspace, tmp_path: Path) -> None:
+    """Back before the end, or, as far as the run can know, never: nothing is lost or doubled."""
+    outs = ("model.bin", "metrics.json")
+    undisturbed = [toy.read(name) for name in outs]
+    port = free_port(5450)
+    file = tmp_path / "server.db"
+    database = f"sqlite:///{file}"
+    environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+
+    with mlflow_server(tmp_path, port, database):
+        first = toy.start(*TOY_TRAIN, PAUSE_AFTER="3,6", **environment)
+        wait_until(lambda: points_in(file) == 3)
+    with first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        first.stdin.write("go on to epoch 6\n")
+        first.stdin.flush()
+        read_until(first.stdout, "warning: MLflow unavailable")
+        with mlflow_server(tmp_path, port, database) as address:
+            first.stdin.close()
+            output = first.stdout.read()
+            assert first.wait() == 0, output
+            assert "MLflow is back, and shows all that it missed." in output
+            assert "warning" not in output
+            assert_shown_in(MlflowClient(address), run_dirs(toy.path)[-1])
+            second = toy.start(*TOY_TRAIN, PAUSE_AFTER="3", **environment)
+            wait_until(lambda: points_in(file) == 8 + 3)
+    output, _ = second.communicate()
+    assert second.returncode == 0
+    assert output.count("warning: MLflow unavailable") == 1
+    assert [toy.read(name) for name in outs] == undisturbed
+    with mlflow_server(tmp_path, port, database) as address:
+        assert "1 completed" in toy.run("runrecord", "sync", environment=environment)
+        for folder in run_dirs(toy.path):
+            assert_shown_in(MlflowClient(address), folder)
+    assert os.listdir(toy.path / "records" / "train")
+
+
 @pytest.mark.needs("postgresql")
 def test_a_database_without_a_server_and_dvcs_temporary_copy(toy: Workspace) -> None:
     with postgresql() as database:

@@ -5,6 +5,7 @@ import math
 import posixpath
 import random
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,11 +61,11 @@ PARAMS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """A repository whose MLflow store is there; every test has its own runs in it."""
     folder = tmp_path_factory.mktemp("sinks") / "한글 100%"
     (folder / ".dvc").mkdir(parents=True)
-    MlflowSink(folder)
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     return folder
 
 

@@ -1,7 +1,5 @@
 """`runrecord sync`, `reap` and `doctor` on real runs: nothing is lost, nothing is doubled."""
 
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -24,17 +22,14 @@ from mlflow_views import (
     forget_mlflow,
     runs,
 )
-from workspaces import EXPERIMENT, Workspace, new_repository
+from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, new_repository
 
 import runrecord
 from records import audited, end_run, new_run, play, records_among
-from runrecord.cli import main
 from runrecord.record.events import Dataset
 from runrecord.record.reader import Record, files_in
-from runrecord.store import runs as store_runs
 from runrecord.store.runs import host, lock_of
 from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.verify.rebuild import scratch
 
 
 @pytest.fixture
@@ -106,22 +101,6 @@ def evaluate(root: Path, folder: Path, **start: Any) -> None:
 Here = Callable[..., str]
 
 
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
-    """`runrecord` in this process: what it prints. One of its own would first import MLflow."""
-
-    def run(*arguments: str, status: int = 0) -> str:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["runrecord", *arguments])
-        with patch.dict(os.environ), pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        assert end.value.code == status, said
-        return said.out + said.err
-
-    return run
-
-
 def summary(output: str) -> dict[str, int]:
     """The counts of sync's last line."""
     (line,) = [line for line in output.splitlines() if line.startswith("MLflow: ")]
@@ -138,12 +117,12 @@ def states(created: int = 0, completed: int = 0, there: int = 0) -> dict[str, in
     return {"created": created, "completed": completed, "already there": there, "failed": 0}
 
 
-def test_what_was_left_out_is_added_and_nothing_twice(small: Workspace, here: Here) -> None:
-    assert summary(here("sync")) == states(created=3)
+def test_what_was_left_out_is_added_and_nothing_twice(small: Workspace, program: Here) -> None:
+    assert summary(program("sync")) == states(created=3)
     before = everything(small)
     for name in ("ae", "vae", "evaluation"):
         assert_shown(small, small.path / "records" / name)
-    assert summary(here("sync")) == states(there=3)
+    assert summary(program("sync")) == states(there=3)
     assert everything(small) == before
 
 
@@ -151,38 +130,43 @@ IMPORTED = """
 import sys
 from runrecord.cli import main
 
-try:
-    main()
-finally:
-    print("imported:", {"mlflow", "dvc"} & {*sys.modules})
+for command in sys.argv[1:]:
+    sys.argv = ["runrecord", *command.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print("ended:", end.code)
+print("imported:", {"mlflow", "dvc"} & {*sys.modules})
 """
 
 
 def test_with_nothing_to_do_no_run_of_the_store_is_read_and_mlflow_not_imported(
-    small: Workspace, here: Here
+    small: Workspace, program: Here
 ) -> None:
     begun(small.path / ".runrecord" / "runs" / "more", "train", id="more")
     end_run(small.path / ".runrecord" / "runs" / "more")
-    here("sync")
+    program("sync")
     with audited("open") as opened:
-        assert summary(here("sync")) == states(there=4)
-        assert here("reap") == "0 runs closed\n"
+        assert summary(program("sync")) == states(there=4)
+        assert program("reap") == "0 runs closed\n"
     assert "more" not in records_among(opened), "it has a summary; sealed ones are few"
     (run,) = runs(small, "train-vae")
-    for command in (("sync",), ("reap",), ("show", run.info.run_id), ("show", "more")):
-        output = small.run("python", "-c", IMPORTED, *command)
-        assert "imported: set()" in output, command
-    assert "train-vae-" in small.run("runrecord", "show", run.info.run_id)
+    output = small.run(
+        "python", "-c", IMPORTED, "sync", "reap", f"show {run.info.run_id}", "show more"
+    )
+    assert output.count("ended: 0\n") == 4
+    assert "imported: set()" in output
+    assert "train-vae-" in output
 
 
-def test_what_mlflow_lost_is_noticed_all_the_same(small: Workspace, here: Here) -> None:
-    here("sync")
+def test_what_mlflow_lost_is_noticed_all_the_same(small: Workspace, program: Here) -> None:
+    program("sync")
     before = everything(small)
     (run,) = runs(small, "train-ae")
     client(small).update_run(run.info.run_id, "RUNNING")
-    assert summary(here("sync")) == states(completed=1, there=2)
+    assert summary(program("sync")) == states(completed=1, there=2)
     client(small).set_tag(run.info.run_id, "record.events", "3")
-    assert summary(here("sync")) == states(completed=1, there=2)
+    assert summary(program("sync")) == states(completed=1, there=2)
     assert everything(small) == before
     forget_mlflow(small)
     assert summary(small.run("runrecord", "sync")) == states(created=3)
@@ -207,9 +191,9 @@ PARTS = {
 
 
 def test_files_that_are_gone_from_beside_the_database_are_brought_back(
-    small: Workspace, here: Here
+    small: Workspace, program: Here
 ) -> None:
-    here("sync")
+    program("sync")
     before, files = everything(small), snapshot(small.path / "mlruns")
     (run,) = runs(small, "train-vae")
     names = {"run": run.info.run_id, "model": run.data.tags["model.id"]}
@@ -218,19 +202,19 @@ def test_files_that_are_gone_from_beside_the_database_are_brought_back(
             shutil.rmtree(place) if place.is_dir() else place.unlink()
         assert snapshot(small.path / "mlruns") < files, what
         if what in PARTS:
-            assert summary(here("sync")) == states(there=3), what
-            counts = summary(here("sync", "--check"))
+            assert summary(program("sync")) == states(there=3), what
+            counts = summary(program("sync", "--check"))
         else:
-            counts = summary(here("sync"))
+            counts = summary(program("sync"))
         assert counts["completed"] in ((2, 3) if what in ("everything", "all models") else (1,))
         assert counts["failed"] == 0, what
         assert snapshot(small.path / "mlruns") == files, what
         assert everything(small) == before, what
-    assert summary(here("sync", "--check")) == states(there=3)
+    assert summary(program("sync", "--check")) == states(there=3)
 
 
 def test_what_mlflow_gc_removed_stays_away_until_it_is_asked_for(
-    small: Workspace, here: Here
+    small: Workspace, program: Here
 ) -> None:
     from click.testing import CliRunner
 
@@ -238,7 +222,7 @@ def test_what_mlflow_gc_removed_stays_away_until_it_is_asked_for(
         warnings.simplefilter("ignore")  # of MLflow's own imports
         from mlflow.cli import gc
 
-    here("sync")
+    program("sync")
     before = everything(small)
     (run,) = runs(small, "train-vae")
     uri = f"sqlite:///{small.path / 'mlflow.db'}"
@@ -248,91 +232,67 @@ def test_what_mlflow_gc_removed_stays_away_until_it_is_asked_for(
         ended = CliRunner().invoke(gc, given)
     assert ended.exit_code == 0, ended.output
     for _ in range(2):
-        assert summary(here("sync")) == states(there=2) | {"removed there": 1}
+        assert summary(program("sync")) == states(there=2) | {"removed there": 1}
         assert runs(small, "train-vae") == []
-    assert summary(here("sync", run.info.run_name)) == states(created=1)
+    assert summary(program("sync", run.info.run_name)) == states(created=1)
     assert everything(small)[run.info.run_name] == before[run.info.run_name]
-    assert summary(here("sync")) == states(there=3)
+    assert summary(program("sync")) == states(there=3)
     client(small).delete_run(runs(small, "train-vae")[0].info.run_id)
-    assert summary(here("sync")) == states(there=2) | {"removed there": 1}
-    assert summary(here("sync", "records/vae")) == states(there=1)
+    assert summary(program("sync")) == states(there=2) | {"removed there": 1}
+    assert summary(program("sync", "records/vae")) == states(there=1)
     assert everything(small)[run.info.run_name] == before[run.info.run_name]
-    assert "nobody: no record of such a run" in here("sync", "nobody", status=2)
+    assert "nobody: no record of such a run" in program("sync", "nobody", status=2)
 
 
 def test_the_experiment_is_what_a_person_says(
-    small: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
+    small: Workspace, program: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here("sync")
+    program("sync")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team's own")
-    assert summary(here("sync")) == states(created=3)
-    assert summary(here("sync")) == states(there=3)
+    assert summary(program("sync")) == states(created=3)
+    assert summary(program("sync")) == states(there=3)
     found = client(small).get_experiment_by_name("team's own")
     assert found is not None
     assert len(client(small).search_runs([found.experiment_id])) == 3
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    assert summary(here("sync")) == states(there=3)
+    assert summary(program("sync")) == states(there=3)
 
 
-def test_a_disk_without_locks_is_said_in_a_sentence(
-    small: Workspace, here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    why = os.strerror(errno.ENOLCK)
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, why)
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    folder = small.path / ".runrecord" / "runs" / "more"
-    train(small.path, folder, "vae", id="more", time=4)
-    end_run(folder)
-    for command, status in {("sync",): 0, ("reap",): 0, ("runs",): 0, ("doctor",): 1}.items():
-        store_runs.warn_no_file_locks.cache_clear()
-        output = here(*command, status=status)
-        assert "Traceback" not in output
-        said = f"warning: the disk of {folder.parents[1]} has no file locks ({why}): "
-        assert output.count(said) == (1 if command != ("runs",) else 0), command
-    assert len(runs(small)) == 4
-    with scratch(small.path) as place:
-        assert place.is_dir()
-
-
-def test_stages_that_dvc_restored_appear_in_mlflow(inside_toy: Workspace, here: Here) -> None:
+def test_stages_that_dvc_restored_appear_in_mlflow(inside_toy: Workspace, program: Here) -> None:
     shutil.rmtree(inside_toy.path / "records")
     assert inside_toy.repro() == []
-    assert summary(here("sync")) == states(created=2)
+    assert summary(program("sync")) == states(created=2)
     assert {run.info.status for run in runs(inside_toy)} == {"FINISHED"}
     evaluation, training = runs(inside_toy)
     assert evaluation.data.tags["model.run_id"] == training.info.run_id
-    assert summary(here("sync")) == states(there=2)
+    assert summary(program("sync")) == states(there=2)
 
 
 @pytest.mark.slow
-def test_sync_all_brings_back_every_committed_run_and_experiment(workspace: Workspace) -> None:
-    workspace.set_params(vae__latent_dim=4)
-    workspace.repro()
-    workspace.run("git", "commit", "--all", "--quiet", "--message=latent_dim 4")
-    workspace.run("dvc", "exp", "run", "--temp", "-S", "ae.lr=0.01", "--name", "faster")
-    workspace.run("git", "checkout", "--quiet", "HEAD~1")
-    workspace.run("runrecord", "sync", "--all")
-    before = everything(workspace)
-    assert len(before) == 5 + 2 + 2
-    forget_mlflow(workspace)
-    shutil.rmtree(workspace.path / ".runrecord")
-    assert summary(workspace.run("runrecord", "sync", "--all"))["created"] == len(before)
-    assert everything(workspace) == before
-    for name, shown in before.items():
-        assert shown["status"] == "FINISHED"
-        if shown["model"]:
-            assert shown["model"]["status"] == "READY"
-            measured = "Samples/MMD2" if "train-gan" in name else "Reconstruction/MSE"
-            assert shown["points"][f"Eval/{measured}"], "the evaluation's figures are back too"
+def test_sync_all_brings_back_every_committed_run_and_experiment(toy: Workspace) -> None:
+    toy.set_params(train__lr=0.25)
+    toy.repro()
+    toy.run("git", "commit", "--all", "--quiet", "--message=lr 0.25")
+    toy.run("dvc", "exp", "run", "--temp", "-S", "train.lr=0.125", "--name", "slower")
+    toy.run("git", "checkout", "--quiet", "HEAD~1")
+    toy.run("runrecord", "sync", "--all")
+    before = everything(toy)
+    assert len(before) == 2 + 2 + 2
+    forget_mlflow(toy)
+    shutil.rmtree(toy.path / ".runrecord")
+    assert summary(toy.run("runrecord", "sync", "--all"))["created"] == len(before)
+    assert everything(toy) == before
+    trained = [shown for shown in before.values() if shown["model"]]
+    assert len(trained) == 3
+    for shown in trained:
+        assert (shown["status"], shown["model"]["status"]) == ("FINISHED", "READY")
+        assert shown["points"]["Eval/Size"], "the evaluation's figures are back too"
 
 
 @pytest.mark.workspace
-def test_a_new_database_never_meets_an_old_ones_log(small: Workspace, here: Here) -> None:
+def test_a_new_database_never_meets_an_old_ones_log(small: Workspace, program: Here) -> None:
     """README says rm mlflow.db*; who forgets the star has a log of SQLite's beside a new file."""
-    here("sync")
+    program("sync")
     database = small.path / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -352,15 +312,15 @@ def test_a_new_database_never_meets_an_old_ones_log(small: Workspace, here: Here
 
 
 def test_a_moved_folder_is_told_what_to_do_and_gets_all_from_its_records(
-    small: Workspace, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+    small: Workspace, tmp_path: Path, program: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here("sync")
+    program("sync")
     before = everything(small)
     moved = Workspace(tmp_path / "moved" / EXPERIMENT)
     shutil.copytree(small.path, moved.path, symlinks=True)
     monkeypatch.chdir(moved.path)
     original = snapshot(small.path / "mlruns")
-    output = here("sync", status=2)
+    output = program("sync", status=2)
     assert f"{moved.path / 'mlflow.db'} was moved or copied: its pictures and models are" in output
     assert "remove it, and run 'runrecord sync --all'." in output
     forget_mlflow(moved)
@@ -396,7 +356,7 @@ def two(small: Workspace) -> Iterator[list["subprocess.Popen[str]"]]:
 
 
 def test_a_killed_run_is_closed_and_others_are_left_alone(
-    small: Workspace, two: list["subprocess.Popen[str]"], here: Here
+    small: Workspace, two: list["subprocess.Popen[str]"], program: Here
 ) -> None:
     """SIGKILL leaves RUNNING; reap closes it, but neither a live run nor another host's."""
     folders = []
@@ -412,7 +372,7 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(
     two[0].kill()
     two[0].wait()
 
-    output = here("reap")
+    output = program("reap")
     assert f"{gone.name}: its process is gone: KILLED" in output
     assert output.count("KILLED") == 1
     assert_shown(small, gone)
@@ -423,24 +383,24 @@ def test_a_killed_run_is_closed_and_others_are_left_alone(
         assert Record(files_in(folder)).end is None
     two[1].terminate()
     two[1].wait()
-    assert summary(here("sync")) == states(completed=1, there=4)
+    assert summary(program("sync")) == states(completed=1, there=4)
     for folder in (gone, live):
         assert_shown(small, folder)
     assert Record(files_in(foreign)).end is None
 
 
-def test_a_run_whose_lock_is_held_is_never_closed(small: Workspace, here: Here) -> None:
+def test_a_run_whose_lock_is_held_is_never_closed(small: Workspace, program: Here) -> None:
     folder = small.path / ".runrecord" / "runs" / "held"
     begun(folder, "train", id="held")
     with lock_of(folder).acquire():
-        assert "held" not in here("reap")
-    assert "held: its process is gone" in here("reap")
+        assert "held" not in program("reap")
+    assert "held: its process is gone" in program("reap")
 
 
-def test_half_a_last_line_is_said_and_the_rest_is_used(small: Workspace, here: Here) -> None:
+def test_half_a_last_line_is_said_and_the_rest_is_used(small: Workspace, program: Here) -> None:
     events = small.path / "records" / "vae" / "events.jsonl"
     events.write_bytes(events.read_bytes()[:-20])
-    output = here("sync")
+    output = program("sync")
     assert "records/vae: its last line is cut off" in output
     (run,) = runs(small, "train-vae")
     assert run.info.status == "KILLED"
@@ -449,7 +409,7 @@ def test_half_a_last_line_is_said_and_the_rest_is_used(small: Workspace, here: H
 
 
 def test_a_damaged_picture_is_named_and_all_else_of_its_run_is_played(
-    small: Workspace, here: Here
+    small: Workspace, program: Here
 ) -> None:
     folder = small.path / "records" / "vae"
     damaged = min((folder / "images").iterdir())
@@ -457,7 +417,7 @@ def test_a_damaged_picture_is_named_and_all_else_of_its_run_is_played(
     damaged.write_bytes(b"<script>")
     said = f"images/{damaged.name}: its SHA-256 is another"
     for again in (False, True):
-        output = here("sync", "--tensorboard", status=1)
+        output = program("sync", "--tensorboard", status=1)
         assert output.count(f"not all its pictures, models and files ({said})") == 2
         assert output.count("records/vae: TensorBoard shows it") == 1
         assert "error: 2 of the records failed" in output
@@ -471,62 +431,61 @@ def test_a_damaged_picture_is_named_and_all_else_of_its_run_is_played(
     shown = [path for path in pictures if b"script" in path.read_bytes()]
     assert pictures
     assert shown == []
-    (row,) = [line for line in here("show", str(folder)).splitlines() if damaged.name in line]
+    (row,) = [line for line in program("show", str(folder)).splitlines() if damaged.name in line]
     assert "its SHA-256 is another" in row
 
 
-def test_a_refused_record_is_named_and_the_others_are_played(small: Workspace, here: Here) -> None:
+def test_a_refused_record_is_named_and_the_others_are_played(
+    small: Workspace, program: Here
+) -> None:
     change_start(small.path / "records" / "vae", format=7)
-    output = here("sync", status=1)
+    output = program("sync", status=1)
     assert "records/vae: this version does not read format 7" in output
     assert "error: 1 of the records failed" in output
     assert {run.data.tags["mlflow.source.name"] for run in runs(small)} == {"train-ae", "evaluate"}
 
 
-def test_two_runs_with_one_id_are_kept_apart(small: Workspace, here: Here) -> None:
-    here("sync")
+def test_two_runs_with_one_id_are_kept_apart(small: Workspace, program: Here) -> None:
+    program("sync")
     before = everything(small)
     ae, vae = (small.path / "records" / name for name in ("ae", "vae"))
     taken = json.loads((ae / "run.json").read_text())["id"]
     change_start(vae, id=taken)
-    output = here("sync", status=1)
+    output = program("sync", status=1)
     assert f"its id '{taken}' is that of another run, in " in output
     shutil.rmtree(ae)
-    output = here("sync", status=1)
+    output = program("sync", status=1)
     assert f"another run in MLflow has the id '{taken}'" in output
     assert everything(small) == before
 
 
 @pytest.mark.slow
 @pytest.mark.needs("root-mounts")
-def test_a_full_disk_costs_a_warning_and_no_result(workspace: Workspace) -> None:
+def test_a_full_disk_costs_a_warning_and_no_result(toy: Workspace, empty_store: Path) -> None:
     """The run store's disk fills up in mid-training; the run and its outs are whole."""
-    workspace.set_params(vae__batch_size=1, vae__epochs=12)
-    workspace.run("python", "stages/train_vae.py")
-    outs = ("models/vae.safetensors", "metrics/vae.json", "metrics/vae_history.csv")
-    before = [workspace.read(name) for name in outs]
-    shutil.rmtree(workspace.path / ".runrecord")
-    small = workspace.path / ".runrecord"
-    small.mkdir()
-    mount = ("mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(small))
-    workspace.run(*mount)
+    shutil.copyfile(empty_store, toy.path / "mlflow.db")
+    outs = ("model.bin", "metrics.json")
+    before = [toy.read(name) for name in outs]
+    small = toy.path / ".runrecord"
+    small.mkdir(exist_ok=True)
+    toy.run("mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(small))
     try:
-        output = workspace.run("python", "stages/train_vae.py")
+        output = toy.run(*TOY_TRAIN)
         assert output.count("warning: the run's record cannot be written (") == 1
         assert "No space left on device" in output
-        assert [workspace.read(name) for name in outs] == before
-        counts = summary(workspace.run("runrecord", "sync"))
+        assert [toy.read(name) for name in outs] == before
+        counts = summary(toy.run("runrecord", "sync"))
         assert counts["failed"] == 0, counts
-        assert_shown(workspace, workspace.path / "records" / "vae")
+        assert_shown(toy, toy.path / "records" / "train")
     finally:
-        workspace.run("umount", str(small))
+        toy.run("umount", str(small))
 
 
 def test_doctor_says_what_needs_doing(
-    workspace: Workspace, empty_store: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, empty_store: Path, program: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered(workspace, empty_store, monkeypatch)
-    assert here("doctor").count("✓") == 8
+    assert program("doctor").count("✓") == 8
     folder = workspace.path / ".runrecord" / "runs" / "gone"
     begun(folder, "train-vae", id="gone").log({"loss": 1.0}, step=1)
     play(workspace.path, Record(files_in(folder)), MlflowSink)
@@ -536,7 +495,7 @@ def test_doctor_says_what_needs_doing(
     image.chmod(0o644)
     image.write_bytes(content)
     workspace.run("dvc", "remote", "add", "--default", "gone", "http://127.0.0.1:9/x")
-    output = here("doctor", status=1)
+    output = program("doctor", status=1)
     wrong = [line for line in output.splitlines() if line.startswith("✗")]
     assert [line.split(":")[0] for line in wrong] == [
         "✗ run store",
@@ -546,7 +505,7 @@ def test_doctor_says_what_needs_doing(
     assert "MLflow lacks 1 of " in output
     assert "error: 3 of the above need doing." in output
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter22@127.0.0.1:9")
-    output = here("doctor", status=1)
+    output = program("doctor", status=1)
     assert "✗ tracking store: MLflow's tracking store cannot be used: " in output
     assert "hunter22" not in output
     assert host() not in output

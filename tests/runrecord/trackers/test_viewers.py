@@ -175,6 +175,7 @@ def test_a_viewer_answers_this_machine_alone_and_needs_no_program_beside_python(
             socket.create_connection((OTHER_HOST, port), timeout=5)
 
 
+@pytest.mark.slow
 def test_who_lets_others_see_the_runs_is_warned_and_who_is_elsewhere_is_told_how(
     bare: Workspace,
 ) -> None:
