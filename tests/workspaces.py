@@ -409,9 +409,10 @@ def stop(
     after: int,
     sent: signal.Signals = signal.SIGKILL,
     command: Sequence[str] = TRAIN,
+    **environment: str,
 ) -> None:
     """Start a training that can pause, and stop it in the epoch after `after`."""
-    with workspace.start(*command, PAUSE_AFTER=str(after + 1)) as process:
+    with workspace.start(*command, PAUSE_AFTER=str(after + 1), **environment) as process:
         assert process.stdout is not None
         read_until(process.stdout, f"epoch {after + 1}/")
         process.send_signal(sent)

@@ -22,6 +22,7 @@ from workspaces import (
     read_until,
     recorded,
     spool,
+    stop,
     verify,
     wait_until,
 )
@@ -32,15 +33,6 @@ def shown(toy: Workspace, empty_store: Path) -> Run:
     shutil.copyfile(empty_store, toy.path / "mlflow.db")
     toy.run(*TOY_TRAIN)
     return runs(toy, "train")[0]
-
-
-def stop(toy: Workspace, epoch: int, sent: signal.Signals = signal.SIGKILL) -> None:
-    """Stop a training in the middle of that epoch."""
-    with toy.start(*TOY_TRAIN, **RECORD_ONLY, PAUSE_AFTER=str(epoch)) as process:
-        assert process.stdout is not None
-        read_until(process.stdout, f"epoch {epoch}/")
-        process.send_signal(sent)
-        process.stdout.read()
 
 
 def test_a_clean_run_is_bit_identical_until_mlflow_shows_another_point(
@@ -89,8 +81,8 @@ def test_uncommitted_changes_and_new_files_are_rebuilt_too(toy: Workspace) -> No
 
 
 def test_a_run_that_was_killed_and_resumed_twice(toy: Workspace) -> None:
-    for epoch in (2, 5):
-        stop(toy, epoch)
+    for epochs in (1, 4):
+        stop(toy, epochs, signal.SIGKILL, TOY_TRAIN, **RECORD_ONLY)
     run = recorded(toy, TOY_TRAIN)
     assert len(spool(toy)) == 1
     assert (spool(toy)[0] / "events.jsonl").read_text().count('"resumed"') == 2
@@ -98,7 +90,7 @@ def test_a_run_that_was_killed_and_resumed_twice(toy: Workspace) -> None:
 
 
 def test_a_run_that_did_not_finish_is_said(toy: Workspace) -> None:
-    stop(toy, 2, signal.SIGTERM)
+    stop(toy, 1, signal.SIGTERM, TOY_TRAIN, **RECORD_ONLY)
     (folder,) = spool(toy)
     output = verify(toy, folder.name, status=2)
     assert "cannot be rebuilt: it did not finish: it was KILLED at step 2" in output
