@@ -189,6 +189,10 @@ class Run:
             series={} if series is None else series,
             config={} if config is None else config,
         )
+        if twice := event.metrics.keys() & event.series.keys():
+            raise UserError(
+                f"cannot record this: {min(twice)!r} is a metric and a curve; rename one."
+            )
         if not self._is_new(("evaluated", f"{model} {event.sha256}", 0), found_in(event)):
             return
         if embedding is None:

@@ -328,6 +328,9 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "odd config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": Odd()}),
     "deep config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": deep()}),
     "x below 0": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [(-1, 1.0)]}),
+    "a metric that is a curve": lambda run: run.evaluation(
+        "m", FILE, {"a": 1.0}, {"a": [(0, 1.0)]}
+    ),
     "no points": lambda run: run.evaluation("m", FILE, {"a": 1.0}, {"s": [1.0]}),
     "labels that do not fit": lambda run: run.evaluation("m", FILE, {"a": 1.0}, embedding=UNFIT),
     "metrics without names": lambda run: run.log(0.5),
