@@ -240,7 +240,7 @@ def test_an_input_comes_from_the_remote_of_the_runs_commit_else_from_the_one_of_
             workspace.run(*add)
         (workspace.path / "data.csv").write_text(f"{place} {committed}\n")
         workspace.run("dvc", "add", "--quiet", "data.csv")
-        commit(workspace, f"data of {place}")
+        workspace.commit(f"data of {place}")
         with_results(workspace)
         workspace.run(*add, "--local", "--force")
         workspace.run("dvc", "push", "--quiet")
