@@ -91,7 +91,7 @@ def mlflow_server(folder: Path, port: int, database: str, *arguments: str) -> It
             command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            wait_until(lambda: answers(f"{address}/health"), 120)
+            wait_until(lambda: answers(f"{address}/health"), 240)
             yield address
         finally:
             os.killpg(process.pid, signal.SIGKILL)  # a power cut, workers included

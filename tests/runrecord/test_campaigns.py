@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_views import assert_shown, points_in, runs
-from workspaces import ROOT, TOY_TRAIN, Workspace, read_until, spool, wait_until
+from workspaces import ROOT, TOY_TRAIN, TRAIN, Workspace, read_until, spool, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -25,25 +25,26 @@ def test_sixty_stops_at_writes() -> None:
     assert int(found[1]) <= 6, "calls that were to be stopped are no longer made"
 
 
-def test_six_trainings_at_once_into_one_missing_database(toy: Workspace, tmp_path: Path) -> None:
-    rates = [f"0.{number}" for number in range(1, 7)]
-    copies = [toy.copy(tmp_path / f"copy-{rate}") for rate in rates]
-    for rate, copy in zip(rates, copies, strict=True):
-        copy.set_params(train__lr=float(rate))
+def test_six_trainings_at_once_into_one_missing_database(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    copies = [workspace.copy(tmp_path / f"copy-{number}") for number in range(6)]
+    for seed, copy in enumerate(copies):
+        copy.set_params(seed=seed)
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(copy.start(*TOY_TRAIN, DVC_ROOT=str(toy.path))) for copy in copies
+            stack.enter_context(copy.start(*TRAIN, DVC_ROOT=str(workspace.path))) for copy in copies
         ]
         for process in processes:
             output, _ = process.communicate()
             assert process.returncode == 0, output
             assert "warning" not in output
             assert "locked" not in output
-    assert len(spool(toy)) == 6
-    for folder in spool(toy):
-        assert_shown(toy, folder)
-    assert {run.data.params["train.lr"] for run in runs(toy)} == {*rates}
-    with closing(sqlite3.connect(toy.path / "mlflow.db")) as database:
+    assert len(spool(workspace)) == 6
+    for folder in spool(workspace):
+        assert_shown(workspace, folder)
+    assert {run.data.params["seed"] for run in runs(workspace)} == set("012345")
+    with closing(sqlite3.connect(workspace.path / "mlflow.db")) as database:
         names = [name for (name,) in database.execute("SELECT name FROM experiments")]
     assert names.count("mnist-generative") == 1
 

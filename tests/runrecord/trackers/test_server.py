@@ -30,71 +30,104 @@ def runs_at(address: str, name: str = EXPERIMENT) -> list[Run]:
 
 @pytest.mark.needs("postgresql")
 def test_a_server_on_postgresql_with_users(
-    toy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One who may do all, one who may not, and a password that is wrong and stays untold."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow's own imports
-        from mlflow.server.auth.client import AuthServiceClient
-
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
     monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
-    toy.set_params(train__epochs=2)  # such a server takes long for each file
     auth = ("--app-name", "basic-auth")
+    port = free_port(5400)
     with (
         postgresql() as database,
-        mlflow_server(tmp_path, free_port(5400), database, *auth) as address,
+        mlflow_server(tmp_path, port, database, *auth) as address,
     ):
+        right = SLOW | {
+            "MLFLOW_TRACKING_URI": address,
+            "MLFLOW_TRACKING_USERNAME": "admin",
+            "MLFLOW_TRACKING_PASSWORD": PASSWORD,
+        }
+        for script in ("train_vae", "evaluate"):
+            assert "warning" not in workspace.run(
+                "python", f"stages/{script}.py", environment=right
+            )
+        wrong = right | {"MLFLOW_TRACKING_PASSWORD": WRONG}
+        output = workspace.run("python", "stages/train_ae.py", environment=wrong)
+        output += workspace.run("runrecord", "sync", status=2, environment=wrong)
+        assert output.count("warning: MLflow unavailable: ") == 1
+        assert (
+            "error: MLflow's tracking store cannot be used: it does not know user 'admin' "
+            in output
+        )
+
+        in_address = address.replace("http://", "http://admin:hunter22@")
+        by_address = {"MLFLOW_TRACKING_URI": in_address}
+        output += workspace.run("runrecord", "doctor", status=1, environment=by_address)
+        for place in (".runrecord", "records", "tensorboard"):
+            for file in (workspace.path / place).rglob("*"):
+                if file.is_file():
+                    content = file.read_bytes()
+                    assert not any(s.encode() in content for s in (WRONG, PASSWORD, "hunter22"))
+        assert not any(secret in output for secret in (WRONG, PASSWORD, "hunter22"))
+
+        output = workspace.run("runrecord", "sync", environment=right)
+        assert "MLflow: 3 created, 0 completed, 2 already there, 0 failed" in output
+        for folder in run_dirs(workspace.path):
+            if not folder.name.startswith("evaluate"):
+                assert_shown_in(MlflowClient(address), folder)
+        _, evaluation, ae, _, vae = sorted(runs_at(address), key=lambda run: run.info.run_name)
+        assert evaluation.data.tags["ae.run_id"] == ae.info.run_id
+        assert (
+            vae.data.metrics["Eval/Unnormalised Likelihood/ELBO"]
+            == evaluation.data.metrics["vae/Unnormalised Likelihood/ELBO"]
+        )
+        assert list((tmp_path / "artifacts").rglob("vae.safetensors"))
+    assert not (workspace.path / "mlflow.db").exists()
+
+
+def test_a_user_without_rights_on_the_experiment(
+    toy: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own imports
+        from mlflow.server.auth.client import AuthServiceClient
+
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
+    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "only for this test")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    database = f"sqlite:///{tmp_path / 'server.db'}"
+    with mlflow_server(tmp_path, free_port(5500), database, "--app-name", "basic-auth") as address:
         admin = SLOW | {
             "MLFLOW_TRACKING_URI": address,
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
         }
-        for script in ("train", "evaluate"):
-            assert "warning" not in toy.run("python", f"{script}.py", environment=admin)
-        evaluation, training = runs_at(address)
-        assert evaluation.data.tags["model.run_id"] == training.info.run_id
-        assert training.data.metrics["Eval/Size"] == evaluation.data.metrics["model/Size"]
-        assert list((tmp_path / "artifacts").rglob("model.bin"))
-
-        AuthServiceClient(address).create_user("bob", "staple of bob's")
-        bob = admin | {
-            "MLFLOW_TRACKING_USERNAME": "bob",
-            "MLFLOW_TRACKING_PASSWORD": "staple of bob's",
-        }
+        assert "warning" not in toy.run(*TOY_TRAIN, environment=admin)
+        users = AuthServiceClient(address)
+        users.create_user("bob", WRONG)
+        bob = admin | {"MLFLOW_TRACKING_USERNAME": "bob", "MLFLOW_TRACKING_PASSWORD": WRONG}
         lacks = f"user 'bob' lacks rights on the experiment '{EXPERIMENT}' there (403); have "
         refused = f"MLflow's tracking store cannot be used: {lacks}"
         output = toy.run(*TOY_TRAIN, environment=bob)
         assert output.count(f"warning: MLflow unavailable: {lacks}") == 1
+        output = toy.run("runrecord", "sync", status=2, environment=bob)
+        assert f"error: {refused}" in output
         output = toy.run("runrecord", "doctor", status=1, environment=bob)
         assert f"✗ tracking store: {refused}" in output
-        (number,) = {run.info.experiment_id for run in (evaluation, training)}
-        AuthServiceClient(address).grant_user_permission("bob", "experiment", number, "DENY")
-        assert f"error: {refused}" in toy.run("runrecord", "sync", status=2, environment=bob)
-
-        wrong = admin | {"MLFLOW_TRACKING_PASSWORD": WRONG}
-        output = toy.run("runrecord", "sync", status=2, environment=wrong)
-        unknown = "error: MLflow's tracking store cannot be used: it does not know user 'admin' "
-        assert unknown in output
-        by_address = {"MLFLOW_TRACKING_URI": address.replace("//", "//admin:hunter22@")}
-        output += toy.run("runrecord", "doctor", status=1, environment=by_address)
-        secrets = (WRONG, PASSWORD, "hunter22")
-        assert not any(secret in output for secret in secrets)
-        for place in (".runrecord", "records", "tensorboard"):
-            for file in (toy.path / place).rglob("*"):
-                content = file.read_bytes() if file.is_file() else b""
-                assert not any(secret.encode() in content for secret in secrets)
-
+        experiment = MlflowClient(address).get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        users.grant_user_permission("bob", "experiment", experiment.experiment_id, "DENY")
+        output = toy.run("runrecord", "sync", status=2, environment=bob)
+        assert f"error: {refused}" in output
         own = bob | {"MLFLOW_EXPERIMENT_NAME": "bob's own"}
         assert "3 created" in toy.run("runrecord", "sync", environment=own)
-        output = toy.run("runrecord", "sync", environment=admin)
-        assert "MLflow: 1 created, 0 completed, 2 already there, 0 failed" in output
-        for folder in run_dirs(toy.path):
-            if not folder.name.startswith("evaluate"):
-                assert_shown_in(MlflowClient(address), folder)
-    assert not (toy.path / "mlflow.db").exists()
+        assert "2 created, 0 completed, 1 already there" in toy.run(
+            "runrecord", "sync", environment=admin
+        )
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WRONG)
+        assert len(runs_at(address, "bob's own")) == 3
 
 
 def test_a_server_that_goes_away_in_mid_training(toy: Workspace, tmp_path: Path) -> None:
