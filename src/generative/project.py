@@ -27,7 +27,7 @@ def _data(root: Path) -> str:
     from generative.core.config import PARAMS_FILE, PIPELINE_FILE, Data, Params
     from generative.core.idx import sha256_of
     from generative.data.download import mismatches
-    from generative.data.registry import KNOWN
+    from generative.data.sources import KNOWN
 
     data = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("data", Data)
     if not (root / data.directory).is_dir():

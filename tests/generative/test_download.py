@@ -26,8 +26,7 @@ from generative.core.config import Data
 from generative.core.idx import sha256_of, to_idx
 from generative.data import sources as module
 from generative.data.download import check_source, default_sources, download
-from generative.data.registry import KNOWN
-from generative.data.sources import SourceFailed, from_mirror, from_torchvision
+from generative.data.sources import KNOWN, SourceFailed, from_mirror, from_torchvision
 from generative.errors import RunFailed, UserError
 from generative.project import PROJECT
 from runrecord.errors import UserError as WrongData

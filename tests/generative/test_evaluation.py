@@ -27,8 +27,7 @@ from generative.core.model import (
     add_noise,
 )
 from generative.errors import UserError
-from generative.evaluation.config import SEED, EvaluationConfig
-from generative.evaluation.distances import squared_mmd
+from generative.evaluation import SEED, EvaluationConfig
 from generative.evaluation.likelihood import bounds_of, likelihood, log_weights
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
@@ -38,7 +37,7 @@ from generative.evaluation.reconstruction import (
     means_of,
     reconstruction_errors,
 )
-from generative.evaluation.samples import real_images
+from generative.evaluation.samples import real_images, squared_mmd
 from generative.evaluation.suite import Evaluated, evaluate
 from generative.models.vae import KL, VAEConfig
 from generative.plots.image_grids import png

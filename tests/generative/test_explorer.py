@@ -21,9 +21,8 @@ from generative.core.images import ImageSet, Split, load_images
 from generative.core.loop import fit, initialise, make_optimizers
 from generative.core.model import Encodes, HasElbo, Model
 from generative.evaluation import explorer
-from generative.evaluation.explorer import explorer_page
+from generative.evaluation.explorer import explorer_page, floats, scaled
 from generative.evaluation.likelihood import likelihood
-from generative.evaluation.packing import floats, scaled
 from generative.evaluation.probes import latents_of
 from generative.evaluation.suite import Evaluated
 from generative.models.vae import VAE

@@ -21,7 +21,6 @@ NO_RESULT = {
     "src/generative/pipeline/stage.py",
     "src/generative/plots/image_grids.py",  # of previews; `evaluate` has it among its deps
     "src/generative/project.py",
-    "src/generative/wording.py",
 }
 """Files of the experiment that decide no result, besides empty packages."""
 ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

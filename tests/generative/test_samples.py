@@ -15,12 +15,12 @@ from generative.core.compute import prepare
 from generative.core.images import ImageSet, Split, load_images
 from generative.core.model import Samples, add_noise
 from generative.evaluation.classifier import Classifier, train_classifier
-from generative.evaluation.distances import frechet_distance
 from generative.evaluation.model_pictures import class_pictures
 from generative.evaluation.probes import has_classes
 from generative.evaluation.samples import (
     classes_drawn,
     evenness,
+    frechet_distance,
     mean_shares,
     real_images,
     sample_metrics,

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from generative.errors import UserError
-from generative.wording import nearest, read_yaml, sentence
+from generative.errors import UserError, nearest, read_yaml, sentence
 
 PARAMS_FILE = Path("params.yaml")
 PIPELINE_FILE = Path("dvc.yaml")

@@ -7,8 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from generative.errors import UserError
-from generative.wording import read_yaml
+from generative.errors import UserError, read_yaml
 
 PORTABLE = {
     "ATEN_CPU_CAPABILITY": "avx2",

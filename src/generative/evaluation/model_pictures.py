@@ -12,7 +12,7 @@ from torch import Tensor
 from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import Encodes, Model, Reconstructs, Samples, add_noise
-from generative.evaluation.config import EvaluationConfig
+from generative.evaluation import EvaluationConfig
 from generative.evaluation.probes import Array
 from generative.evaluation.samples import RealImages, mean_shares
 from generative.evaluation.suite import Evaluated

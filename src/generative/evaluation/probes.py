@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from generative.core.compute import CPU, generator
 from generative.core.images import ImageSet, Split
 from generative.core.model import Encodes
-from generative.evaluation.config import EvaluationConfig
+from generative.evaluation import EvaluationConfig
 
 NEIGHBOURS = 5
 _FEW_VALUES = 1024  # of an image

@@ -15,7 +15,7 @@ from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import Reconstructs, add_noise
 from generative.errors import UserError
-from generative.evaluation.config import EvaluationConfig
+from generative.evaluation import EvaluationConfig
 
 _IMAGE = (1, 2, 3)
 _LOOKED_AT = 64  # images

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from generative.core.images import ImageSet
 from generative.core.model import Encodes, HasElbo, Model, Reconstructs, Samples
-from generative.evaluation.config import EvaluationConfig
+from generative.evaluation import EvaluationConfig
 from generative.evaluation.likelihood import Likelihood, likelihood
 from generative.evaluation.probes import Array, latents_of, probe_metrics
 from generative.evaluation.reconstruction import means_of, reconstruction_errors

@@ -18,13 +18,11 @@ from generative.core.config import PIPELINE_FILE, Data, Params, Section, Splitti
 from generative.core.idx import SPLITS, images_file, read_split, sha256_of
 from generative.core.model import MNIST_SHAPE, Model, Shape
 from generative.data.download import check_source
-from generative.data.registry import KNOWN
-from generative.data.sources import SourceFailed, from_own
-from generative.errors import RunFailed, UserError
-from generative.evaluation.config import EvaluationConfig
+from generative.data.sources import KNOWN, SourceFailed, from_own
+from generative.errors import RunFailed, UserError, read_yaml
+from generative.evaluation import EvaluationConfig
 from generative.models.registry import REGISTRY
 from generative.pipeline.stage import history_path, model_path
-from generative.wording import read_yaml
 from runrecord.run.process import exit_status
 
 

@@ -16,9 +16,9 @@ from generative.core.fast_cpu import use_fast_layers
 from generative.core.images import Split, load_data
 from generative.core.io import load_model
 from generative.core.model import Reconstructs
-from generative.errors import UserError
+from generative.errors import UserError, read_yaml
+from generative.evaluation import JUDGES, SEED, EvaluationConfig
 from generative.evaluation.classifier import train_classifier
-from generative.evaluation.config import JUDGES, SEED, EvaluationConfig
 from generative.evaluation.explorer import NO_PAGE, explorer_page
 from generative.evaluation.model_pictures import class_pictures, pictures_of
 from generative.evaluation.probes import baseline_metrics, has_classes
@@ -36,7 +36,6 @@ from generative.pipeline.stage import (
 )
 from generative.plots.charts import loss_curves
 from generative.plots.image_grids import png
-from generative.wording import read_yaml
 from runrecord import Embedding
 from runrecord.files import write_atomic
 
