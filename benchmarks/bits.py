@@ -4,7 +4,7 @@
     python benchmarks/bits.py --check    # exits with 1 if what is portable differs from bits.json
     python benchmarks/bits.py --write    # makes benchmarks/bits.json of what this processor gives
 
-Portable is as under `compute.portable`, which checks a digest of its own in `core/compute.py`:
+Portable is as under `compute.portable`, which checks a digest of its own in `core/fast_cpu.py`:
 `--write` prints what that should be. As another processor, on Debian with qemu-user:
 
     qemu-x86_64 -cpu Haswell-noTSX .venv/bin/python benchmarks/bits.py --check
@@ -228,9 +228,9 @@ def main() -> None:
     own = _as_it_chooses() if not (given.check or given.write) else {}
     found = {"operations": operations()}
     if given.write:
-        from generative.core.compute import PORTABLE_DIGEST, portable_digest
+        from generative.core.fast_cpu import PORTABLE_DIGEST, portable_digest
 
-        print(f"core/compute.py has {PORTABLE_DIGEST}, here is {portable_digest()}")
+        print(f"core/fast_cpu.py has {PORTABLE_DIGEST}, here is {portable_digest()}")
     found["models"] = models()
     committed = json.loads(COMMITTED.read_text())
     if given.write:

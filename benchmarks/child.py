@@ -39,7 +39,7 @@ class Bench:
         self.directory = params.section("data", Data).directory
         data = load_images(self.directory, self.device)
         train = Split(data.train.images.repeat(times, 1, 1, 1)[:images], None)
-        self.data = ImageSet(train, data.test, data.digest)
+        self.data = ImageSet(train, data.test)
 
     def untrained(self) -> Model[Any]:
         """A new model."""
@@ -219,7 +219,7 @@ def matrix_products(model: Model[Any], batch: int, device: torch.device) -> Call
 def growth(bench: Bench) -> dict[str, float]:
     """Seconds of one epoch, after a short one that warms up; peak memory and the images' bytes."""
     train = bench.data.train
-    few = ImageSet(Split(train.images[:2048], None), bench.data.test, "few")
+    few = ImageSet(Split(train.images[:2048], None), bench.data.test)
     next(bench.epochs(few))
     seconds = next(bench.epochs(bench.data))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -27,9 +27,9 @@ import yaml
 from bench import ROOT, Workspace
 
 from generative.core.compute import CPU
-from generative.core.images import load_images
 from generative.hardware import device_name
 from generative.models.registry import REGISTRY
+from generative.pipeline.stage import digest_of
 from generative.project import PROJECT
 from runrecord.files import write_atomic
 
@@ -108,7 +108,7 @@ def write(results: Mapping[str, Any]) -> None:
 def _what_is_run() -> dict[str, Any]:
     """Where, and by stage what all its runs have: params, and the digest of their images."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    digest = load_images(ROOT / "data" / params["data"]["name"], CPU).digest
+    digest = digest_of(ROOT / "data" / params["data"]["name"])
     used = {
         "data set": digest,
         "binarize": params["data"]["binarize"],

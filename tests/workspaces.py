@@ -17,7 +17,7 @@ from typing import IO, Any
 import warm
 import yaml
 
-from generative.core.idx import sha256_of
+from generative.data.sources import sha256_of
 from runrecord.git.commands import git
 from runrecord.provenance.environment import changes_numbers
 from runrecord.store.runs import run_dirs

@@ -1,7 +1,7 @@
 """How a stage can end badly, and what is wrong with a YAML file or a value: decides no result."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+_WHOLE = ""  # a stage reads all of a file
+_TEMPLATE = "${"  # what it reads is for DVC to know
 
 
 class UserError(Exception):
@@ -40,6 +43,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = "is empty" if document is None else f"holds {_shown(document)}"
         raise UserError(f"{path}: should hold 'key: value' blocks, but {found}.")
     return document
+
+
+def refuse_unknown_blocks(path: Path, document: Mapping[str, Any], pipeline: Path) -> None:
+    """Refuse a block of params.yaml that no stage in `pipeline` reads: it would change nothing.
+
+    A model's is fine whose stage was taken out.
+
+    Raises:
+        UserError: there is such a block.
+    """
+    known, models = _keys_read(path.name, pipeline), Path(__file__).parent / "models"
+    if known & {_WHOLE, _TEMPLATE}:
+        return
+    for key in document:
+        if key not in known and not (models / f"{key}.py").is_file():
+            raise UserError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
+
+
+def _keys_read(params: str, pipeline: Path) -> set[str]:
+    """Which blocks of `params` the stages in `pipeline` read, in any form that DVC has."""
+    stages = read_yaml(pipeline).get("stages") or {}
+    bodies = [stage.get("do", stage) for stage in stages.values()]
+    entries: list[Any] = [entry for body in bodies for entry in body.get("params") or ()]
+    keys: list[str] = []
+    for entry in entries:
+        given = entry if isinstance(entry, dict) else {params: [entry]}
+        if params in given:
+            keys += given[params] or [_WHOLE]
+    return {_TEMPLATE if _TEMPLATE in key else key.partition(".")[0] for key in keys}
 
 
 def sentence(schema: type[BaseModel], error: ValidationError, prefix: str) -> str:

@@ -1,6 +1,7 @@
 """What the hardware is called, for people and tags: decides no result."""
 
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -25,6 +26,17 @@ def needed_driver() -> str:
     cuda = str(torch.version.cuda or "").partition(".")[0]
     oldest = {"11": "450", "12": "525", "13": "580"}.get(cuda)
     return f"{oldest} or newer" if oldest else "one for a PyTorch with CUDA"
+
+
+def warn_of_unusable_gpu() -> None:
+    """Say that there is a GPU, and a driver too old for this PyTorch, where that is so."""
+    if driver := driver_version():
+        print(
+            f"warning: training on the CPU: there is an NVIDIA GPU that PyTorch cannot use "
+            f"(driver {driver}, needed is {needed_driver()}); install that, or let "
+            "compute.device be cpu in params.yaml.",
+            file=sys.stderr,
+        )
 
 
 def device_name(device: torch.device) -> str:

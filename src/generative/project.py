@@ -25,9 +25,8 @@ def _device(root: Path) -> str:
 
 def _data(root: Path) -> str:
     from generative.core.config import PARAMS_FILE, PIPELINE_FILE, Data, Params
-    from generative.core.idx import sha256_of
     from generative.data.download import mismatches
-    from generative.data.sources import KNOWN
+    from generative.data.sources import KNOWN, sha256_of
 
     data = Params(root / PARAMS_FILE, root / PIPELINE_FILE).section("data", Data)
     if not (root / data.directory).is_dir():

@@ -157,9 +157,8 @@ def _load_pyfunc(data_path: str) -> Reconstructor | Sampler:
         ImportError: the code in this process is not the model's.
     """
     _check_code(Path(data_path).resolve().parent.parent / "code" / _PACKAGE.name)
-    from generative.core.io import load_model, model_name
     from generative.core.model import Reconstructs, Samples
-    from generative.models.registry import REGISTRY
+    from generative.models.registry import REGISTRY, load_model, model_name
 
     path = Path(data_path)
     model = load_model(path, REGISTRY[model_name(path)])

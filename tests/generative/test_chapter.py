@@ -11,7 +11,6 @@ from pathlib import Path
 from workspaces import ROOT, code_blocks
 
 import models
-from generative.core.io import to_bytes
 
 DOCS = ROOT / "docs"
 ENGLISH, KOREAN = (
@@ -80,7 +79,7 @@ def test_a_network_is_printed_as_the_page_says(tmp_path: Path) -> None:
     program, *arguments = shlex.split(block)
     assert program == "python"
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "ae.safetensors").write_bytes(to_bytes(models.ae()))
+    (tmp_path / "models" / "ae.safetensors").write_bytes(models.ae().to_bytes())
     said = subprocess.run(
         (sys.executable, *arguments), cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout

@@ -7,12 +7,12 @@ import pytest
 import torch
 from workspaces import OUTS, RECORD_ONLY, TRAIN, Workspace, history, let_it_pause, read_until, spool
 
-from generative.core.io import load_model
-from generative.core.model import LAST, Model
-from generative.core.state import History, best_epoch, is_over
+from generative.core.config import LAST
+from generative.core.model import Model
 from generative.models.gan import GAN
-from generative.models.registry import REGISTRY
+from generative.models.registry import REGISTRY, load_model
 from generative.models.vae import VAE
+from generative.pipeline.train import History, best_epoch, is_over
 from models import config, noise
 from runrecord.record.events import ModelSaved
 from runrecord.record.reader import Record, files_in, view
@@ -21,7 +21,7 @@ KEEP = "Validation/Total Loss"
 
 
 def losses(*values: float) -> History:
-    return [{"epoch": number, KEEP: value} for number, value in enumerate(values, start=1)]
+    return {"epoch": [float(n + 1) for n in range(len(values))], KEEP: [*values]}
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_lowest_epoch_is_best_and_of_equal_ones_the_first(
 def test_training_ends_after_so_many_epochs_without_a_lower_loss(
     values: list[float], patience: int, end: int | None
 ) -> None:
-    rows = losses(*values)
-    over = [n for n in range(1, len(rows) + 1) if is_over(rows[:n], KEEP, patience)]
+    numbers = range(1, len(values) + 1)
+    over = [n for n in numbers if is_over(losses(*values[:n]), KEEP, patience)]
     assert over[:1] == ([] if end is None else [end])
 
 

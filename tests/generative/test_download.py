@@ -23,10 +23,10 @@ from torchvision import datasets
 from workspaces import ROOT, SAMPLE, SAMPLE_FILES, Workspace, assert_says
 
 from generative.core.config import Data
-from generative.core.idx import sha256_of, to_idx
 from generative.data import sources as module
 from generative.data.download import check_source, default_sources, download
-from generative.data.sources import KNOWN, SourceFailed, from_mirror, from_torchvision
+from generative.data.image_folder import to_idx
+from generative.data.sources import KNOWN, SourceFailed, from_mirror, from_torchvision, sha256_of
 from generative.errors import RunFailed, UserError
 from generative.project import PROJECT
 from runrecord.errors import UserError as WrongData

@@ -27,7 +27,7 @@ from generative.core.model import (
     add_noise,
 )
 from generative.errors import UserError
-from generative.evaluation import SEED, EvaluationConfig
+from generative.evaluation import SEED, EvaluationConfig, random_subset
 from generative.evaluation.likelihood import bounds_of, likelihood, log_weights
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
@@ -209,9 +209,9 @@ def test_what_an_evaluation_draws_is_the_same_whatever_seed_and_device_trained(
     data: ImageSet,
 ) -> None:
     """Its streams are the CPU's; the images that they choose are where the split is."""
-    chosen = data.test.random_subset(20, generator(CPU, SEED, "evaluate/importance"))
+    chosen = random_subset(data.test, 20, generator(CPU, SEED, "evaluate/importance"))
     there = Split(data.test.images.to("meta"), None)
-    moved = there.random_subset(20, generator(CPU, SEED, "evaluate/importance"))
+    moved = random_subset(there, 20, generator(CPU, SEED, "evaluate/importance"))
     assert moved.device.type == "meta"
     assert len(moved) == len(chosen)
     noisy = add_noise(data.test.to_float(slice(2)), 0.3, noise())
@@ -408,12 +408,12 @@ def test_the_mean_discrepancy_tells_laws_apart() -> None:
 
 
 def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: ImageSet) -> None:
-    chosen = data.test.random_subset(20, noise())
-    assert torch.equal(chosen, data.test.random_subset(20, noise()))
-    assert not torch.equal(chosen, data.test.random_subset(20, noise("other")))
+    chosen = random_subset(data.test, 20, noise())
+    assert torch.equal(chosen, random_subset(data.test, 20, noise()))
+    assert not torch.equal(chosen, random_subset(data.test, 20, noise("other")))
     assert len(set(chosen.tolist())) == 20
     assert chosen.tolist() == sorted(chosen.tolist())
-    assert torch.equal(data.test.random_subset(10**6, noise()), torch.arange(len(data.test)))
+    assert torch.equal(random_subset(data.test, 10**6, noise()), torch.arange(len(data.test)))
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 9])

@@ -12,8 +12,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from generative.checks import check_shapes
-from generative.core.io import load_model, to_bytes
 from generative.core.loop import initialise
 from generative.core.model import (
     MNIST_SHAPE,
@@ -25,7 +23,9 @@ from generative.core.model import (
 )
 from generative.errors import UserError
 from generative.models.ae import AE
+from generative.models.registry import load_model
 from generative.models.vae import KL, VAE, VAEConfig
+from generative.pipeline.check import check_shapes
 from models import CPU, ae, config, gan, noise, vae
 
 
@@ -143,11 +143,11 @@ def test_a_saved_model_comes_back_whole_and_equal_models_make_equal_files(
 ) -> None:
     model: Autoencoder[Any] = make().eval()
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    first.write_bytes(to_bytes(model))
+    first.write_bytes(model.to_bytes())
     loaded = load_model(first, type(model))
     assert loaded.config == model.config
     assert torch.equal(loaded.reconstruct(images), model.reconstruct(images))
-    second.write_bytes(to_bytes(loaded))
+    second.write_bytes(loaded.to_bytes())
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -157,20 +157,20 @@ def test_a_model_file_says_how_its_epoch_was_chosen_only_where_it_was(
 ) -> None:
     """So that files from before there was a choice keep their bytes."""
     path = tmp_path / "model.safetensors"
-    path.write_bytes(to_bytes(make()))
+    path.write_bytes(make().to_bytes())
     with safe_open(path, framework="pt") as file:
         config = json.loads(file.metadata()["generative"])["config"]
     assert config.keys() == make().config.model_dump().keys() - {"keep", "patience"}
     assert load_model(path, type(make())).config.keep == "last"
     chosen = make(keep="Train/Total Loss", patience=2)
-    path.write_bytes(to_bytes(chosen))
+    path.write_bytes(chosen.to_bytes())
     assert load_model(path, type(chosen)).config == chosen.config
 
 
 def test_a_model_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
-    small.write_bytes(to_bytes(vae(latent_dim=4)))
-    large.write_bytes(to_bytes(vae(latent_dim=5)))
+    small.write_bytes(vae(latent_dim=4).to_bytes())
+    large.write_bytes(vae(latent_dim=5).to_bytes())
     # The header of one with the weights of the other.
     from safetensors.torch import load_file, save_file
 

@@ -16,10 +16,10 @@ from PIL import Image
 from workspaces import RECORD_ONLY, Workspace, assert_says
 
 from generative.core.config import Data
-from generative.core.idx import files_in, read_set, read_split, sha256_of
+from generative.core.idx import files_in, read_set, read_split
 from generative.data.download import download
 from generative.data.image_folder import folder_classes, folder_to_idx
-from generative.data.sources import class_names
+from generative.data.sources import class_names, sha256_of
 from generative.errors import RunFailed
 from generative.pipeline import check
 

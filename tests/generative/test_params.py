@@ -10,8 +10,9 @@ from dvc.utils.serialize import parse_yaml
 from workspaces import ROOT, assert_says
 
 from generative.core.config import Params
-from generative.core.idx import SPLITS, to_idx
+from generative.core.idx import SPLITS
 from generative.core.model import MNIST_SHAPE, Shape
+from generative.data.image_folder import to_idx
 from generative.models.ae import AEConfig
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE, VAEConfig

@@ -15,8 +15,8 @@ from needs import program
 from workspaces import IDENTICAL, ROOT, SAMPLE, Workspace, verify
 
 from generative.checks import check_portable
-from generative.core.compute import PORTABLE_DIGEST, prepare
-from generative.core.fast_cpu import use_fast_layers, use_portable_products
+from generative.core.compute import prepare
+from generative.core.fast_cpu import PORTABLE_DIGEST, use_fast_layers, use_portable_products
 from generative.core.images import load_images
 from generative.core.loop import _optimizer
 from generative.core.model import Update
@@ -102,7 +102,7 @@ def test_a_run_of_this_processor_is_rebuilt_bit_for_bit_on_another(
 @pytest.mark.needs("avx512")
 @pytest.mark.parametrize("name", ["ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"])
 def test_a_process_that_lacks_one_of_pytorchs_variables_is_told_apart(name: str) -> None:
-    code = "from generative.core import compute as c; print(c.portable_digest())"
+    code = "from generative.core import fast_cpu as c; print(c.portable_digest())"
     code = f"import torch; torch.set_num_threads(1); {code}"
     assert printed(sys.executable, "-c", code, variables=SETS) == f"{PORTABLE_DIGEST}\n"
     rest = {key: value for key, value in SETS.items() if key != name}
@@ -124,8 +124,8 @@ def test_only_the_cpus_float32_is_portable() -> None:
 def test_where_there_is_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("generative.core.compute.PORTABLE", {})  # this process stays as it is
-    monkeypatch.setattr("generative.core.compute.portable_digest", lambda: PORTABLE_DIGEST)
+    monkeypatch.setattr("generative.core.fast_cpu.PORTABLE", {})  # this process stays as it is
+    monkeypatch.setattr("generative.core.fast_cpu.portable_digest", lambda: PORTABLE_DIGEST)
     try:
         assert prepare(compute(device="auto", portable=True, threads=2)) == CPU
         assert torch.get_num_threads() == 2
@@ -159,8 +159,8 @@ def test_arithmetic_that_is_another_is_an_error(monkeypatch: pytest.MonkeyPatch)
         RunFailed, match=r"^compute\.portable is true, but ATEN_CPU_CAPABILITY is n"
     ):
         prepare(compute(portable=True))
-    monkeypatch.setattr("generative.core.compute.PORTABLE", {})
-    monkeypatch.setattr("generative.core.compute.PORTABLE_DIGEST", "another")
+    monkeypatch.setattr("generative.core.fast_cpu.PORTABLE", {})
+    monkeypatch.setattr("generative.core.fast_cpu.PORTABLE_DIGEST", "another")
     with pytest.raises(RunFailed, match=r"^compute\.portable is true, but arithmetic here gives "):
         prepare(compute(portable=True))
 

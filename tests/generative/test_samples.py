@@ -169,7 +169,7 @@ def test_a_models_samples_do_not_depend_on_the_models_before_it(
 def test_without_classes_there_is_the_mean_discrepancy_alone(
     data: ImageSet, labels: Tensor | None
 ) -> None:
-    plain = ImageSet(Split(data.train.images, labels), Split(data.test.images, None), "")
+    plain = ImageSet(Split(data.train.images, labels), Split(data.test.images, None))
     assert not has_classes(plain)
     real = real_images(plain, config(), 0, [])
     found = evaluate(gan().eval(), plain, config(), 0, {}, real)
@@ -199,7 +199,7 @@ def test_colour_images_of_any_size_and_labels_with_gaps() -> None:
         labels = torch.tensor([4, 9] * 30, dtype=torch.uint8)
         images[labels == 9] //= 4
         split = Split(images, labels)
-        data = ImageSet(split, split, "")
+        data = ImageSet(split, split)
         model = train_classifier(split, 0)
         real = real_images(data, config(), 0, [model])
         assert real.seen[0].shares == {4: 0.5, 9: 0.5}

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from generative.core.io import to_bytes
 from generative.core.model import Reconstructs
 from generative.serving import Reconstructor, Sampler, _served
 from models import ae, gan, vae
@@ -46,6 +45,6 @@ def test_a_model_that_reconstructs_and_samples_draws_by_a_seed() -> None:
 def test_what_a_models_file_says_of_it_is_so(make: Any, tmp_path: Path) -> None:
     """It is packed by what its file says, without building it."""
     model = make()
-    (tmp_path / "model.safetensors").write_bytes(to_bytes(model))
+    (tmp_path / "model.safetensors").write_bytes(model.to_bytes())
     gives_back = isinstance(model, Reconstructs)
     assert _served(tmp_path / "model.safetensors") == (model.shape, gives_back)

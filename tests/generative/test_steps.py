@@ -10,7 +10,7 @@ from torch import Tensor
 from workspaces import SAMPLE
 
 from generative.core.compute import prepare
-from generative.core.cuda_graph import Graphs, Step, Training
+from generative.core.cuda_graph import Graphs, Step
 from generative.core.images import load_images
 from generative.core.loop import Steps, initialise, make_optimizers
 from generative.models.gan import GAN
@@ -118,7 +118,7 @@ def test_where_a_graph_cannot_be_captured_a_line_says_why_and_steps_are_single(
     )
 
 
-def captured(training: Training) -> Step:
+def captured(training: Steps) -> Step:
     """A replay as CUDA has it: with the config that there was when it was captured."""
     then = training.model.config
 

@@ -2,22 +2,19 @@
 
 import hashlib
 import os
-import sys
 from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
 from pydantic import Field
 
+from generative.checks import check_compute
 from generative.core.config import Section
-from generative.core.fast_cpu import product, use_portable_products
-from generative.core.variables import PORTABLE
-from generative.errors import RunFailed, UserError
-from generative.hardware import driver_version, needed_driver
+from generative.core.fast_cpu import check_arithmetic, use_portable_products
+from generative.errors import UserError
+from generative.hardware import warn_of_unusable_gpu
 
 CPU = torch.device("cpu")
-PORTABLE_DIGEST = "e46c8e8e4b249076"
-"""`portable_digest` on every x86-64 processor with AVX2, by this PyTorch."""
 
 
 class Compute(Section):
@@ -60,70 +57,10 @@ def prepare(compute: Compute) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if compute.portable:
-        _check_portable()
+        check_arithmetic()
     use_portable_products(compute.portable)
     torch.set_num_threads(compute.threads)
     return device
-
-
-def check_compute(compute: Compute) -> None:
-    """Do the keys of the block go together?
-
-    Raises:
-        UserError: portable is asked for, and what is not.
-    """
-    if compute.portable and (compute.device.startswith("cuda") or compute.precision != "float32"):
-        raise UserError(
-            f"params.yaml: compute.portable is true, but compute.device is {compute.device} and "
-            f"compute.precision {compute.precision}; only the CPU's float32 is portable: set them "
-            "to cpu and float32, or portable to false."
-        )
-
-
-def portable_digest() -> str:
-    """What a few operations that training is made of give, in 16 hexadecimal digits."""
-    # oneDNN's 256-bit and 512-bit kernels add alike where there is less to add.
-    first, second = torch.randn(2, 64, 784, generator=generator(CPU, 0, "portable"))
-    moment, variance, gradient = first.clone(), second.square(), first - second
-    step = torch.tensor(3.0)
-    torch._fused_adam_(
-        [moment],
-        [gradient],
-        [first * 0.1],
-        [variance],
-        [],
-        [step],
-        lr=1e-3,
-        beta1=0.9,
-        beta2=0.999,
-        weight_decay=0.0,
-        eps=1e-8,
-        amsgrad=False,
-        maximize=False,
-    )
-    found = [product(first, second), (first @ second.T), first.exp(), second.softmax(1), moment]
-    digest = hashlib.sha256()
-    for tensor in found:
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _check_portable() -> None:
-    """Are variables set as they must be, and did libraries heed those of PyTorch?"""
-    for name, value in PORTABLE.items():
-        if os.environ.get(name) != value:
-            raise RunFailed(
-                f"compute.portable is true, but {name} is not {value}: call set_variables of "
-                "generative.core.variables before any library is imported, as a stage does"
-            )
-    torch.set_num_threads(1)  # how sums are split among more is part of a result
-    if (found := portable_digest()) != PORTABLE_DIGEST:
-        raise RunFailed(
-            f"compute.portable is true, but arithmetic here gives {found}, not {PORTABLE_DIGEST}: "
-            "the processor has no AVX2, PyTorch is of another version than requirements.lock has, "
-            "or it was used before its variables were set; set compute.portable to false in "
-            "params.yaml"
-        )
 
 
 def use_tf32(wanted: bool) -> None:
@@ -134,18 +71,11 @@ def use_tf32(wanted: bool) -> None:
 
 def _device(wanted: str, gpus: int) -> torch.device:
     """The device that `compute.device` means where PyTorch can use that many GPUs."""
-    if wanted == "auto":
-        if not gpus and (driver := driver_version()):
-            print(
-                f"warning: training on the CPU: there is an NVIDIA GPU that PyTorch cannot use "
-                f"(driver {driver}, needed is {needed_driver()}); install that, or let "
-                "compute.device be cpu in params.yaml.",
-                file=sys.stderr,
-            )
-        return torch.device("cuda:0" if gpus else "cpu")
-    if wanted == "cpu":
-        return torch.device("cpu")
-    device = torch.device(wanted if ":" in wanted else f"{wanted}:0")
+    if wanted == "auto" and not gpus:
+        warn_of_unusable_gpu()
+    if wanted == "cpu" or (wanted == "auto" and not gpus):
+        return CPU
+    device = torch.device(wanted if ":" in wanted else "cuda:0")
     if device.index >= gpus:
         found = f"{gpus} of them" if gpus else "no usable CUDA device"
         raise UserError(

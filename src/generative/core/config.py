@@ -1,19 +1,19 @@
 """params.yaml: read, checked and frozen; anything unexpected is refused in one sentence."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from generative.errors import UserError, nearest, read_yaml, sentence
+from generative.errors import UserError, read_yaml, refuse_unknown_blocks, sentence
 
 PARAMS_FILE = Path("params.yaml")
 PIPELINE_FILE = Path("dvc.yaml")
+LAST = "last"
+"""What a model's `keep` is where no loss chooses the epoch."""
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-_WHOLE = ""  # a stage reads all of a file
-_TEMPLATE = "${"  # what it reads is for DVC to know
+Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
+NotNegative = Annotated[float, Field(ge=0, description="a number, 0 or more")]
 
 
 class Section(BaseModel):
@@ -39,7 +39,9 @@ class Data(Section):
     source: str | None = Field(
         min_length=1, description="null, or a folder or address of your own images"
     )
-    sha256: Sha256 | None = Field(description="null, or a SHA-256: 64 digits of 0-9, a-f")
+    sha256: str | None = Field(
+        pattern="^[0-9a-f]{64}$", description="null, or a SHA-256: 64 digits of 0-9, a-f"
+    )
     binarize: Literal["none", "threshold", "sampled"] = Field(
         description="none, threshold or sampled"
     )
@@ -57,41 +59,25 @@ class Splitting(Section):
 
 
 class Params:
-    """params.yaml, whose blocks are checked as they are asked for."""
+    """params.yaml, whose blocks are checked as they are asked for.
+
+    Raises:
+        UserError: the file is missing or no YAML, a block is missing, unknown or wrong.
+    """
 
     def __init__(self, path: Path = PARAMS_FILE, pipeline: Path = PIPELINE_FILE) -> None:
-        """Read the file.
-
-        A block that no stage in dvc.yaml reads is refused, unless it is a model's whose stage was
-        taken out: changing it would change nothing.
-
-        Raises:
-            UserError: the file is missing or no YAML, or has an unknown block.
-        """
         self._path = path
         self._document = read_yaml(path)
-        known, models = _keys_read(pipeline), Path(__file__).parents[1] / "models"
-        for key in self._document:
-            is_read = key in known or known & {_WHOLE, _TEMPLATE}
-            if not is_read and not (models / f"{key}.py").is_file():
-                raise UserError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
+        refuse_unknown_blocks(path, self._document, pipeline)
 
     def section(self, name: str, schema: type[S]) -> S:
-        """The block `name`.
-
-        Raises:
-            UserError: the block or a key of it is missing, unknown or wrong.
-        """
+        """The block `name`."""
         if name not in self._document:
             raise UserError(f"{self._path}: key '{name}' is missing; it should be a block of keys.")
         return validate(schema, self._document[name], str(self._path), name)
 
     def seed(self) -> int:
-        """The seed of everything random.
-
-        Raises:
-            UserError: it is missing or wrong.
-        """
+        """The seed of everything random."""
         given = {key: value for key, value in self._document.items() if key == "seed"}
         return validate(_Seed, given, str(self._path)).seed
 
@@ -106,17 +92,3 @@ def validate(schema: type[S], values: object, source: str, prefix: str = "") -> 
         return schema.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {sentence(schema, error, prefix)}") from None
-
-
-def _keys_read(pipeline: Path) -> set[str]:
-    """Which blocks of params.yaml the stages in `pipeline` read, in any form that DVC has."""
-    stages = read_yaml(pipeline).get("stages") or {}
-    bodies = [stage.get("do", stage) for stage in stages.values()]
-    entries: list[Any] = [entry for body in bodies for entry in body.get("params") or ()]
-    keys: list[str] = []
-    for entry in entries:
-        given = entry if isinstance(entry, dict) else {PARAMS_FILE.name: [entry]}
-        for file, names in given.items():
-            if file == PARAMS_FILE.name:
-                keys += names or [_WHOLE]
-    return {_TEMPLATE if _TEMPLATE in key else key.partition(".")[0] for key in keys}

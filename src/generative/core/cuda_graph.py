@@ -5,16 +5,16 @@ is in it then.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
-from torch.optim import Optimizer
 
-from generative.core.model import Model
+if TYPE_CHECKING:
+    from generative.core.loop import Steps
 
 _BEFORE_CAPTURE = 3  # eager steps: libraries set themselves up, the optimizer makes its state
 
@@ -22,21 +22,10 @@ Step = Callable[[Tensor], Tensor]
 """From the numbers of a batch's images, (B,), to its mean losses, (terms,)."""
 
 
-class Training(Protocol):
-    """What is captured: `core/loop.py`'s steps."""
-
-    model: Model[Any]
-    optimizers: Sequence[Optimizer]
-    noise: Generator
-
-    def eager(self, index: Tensor, /) -> Tensor:
-        """Take one step."""
-
-
 class Graphs:
     """What takes the steps of a training on CUDA."""
 
-    def __init__(self, training: Training, compared: bool) -> None:
+    def __init__(self, training: "Steps", compared: bool) -> None:
         """Take steps as `training.eager` does; if `compared`, by graphs that have the same bits."""
         self.replay: Step | None = None
         self._training, self._compared = training, compared

@@ -16,19 +16,26 @@ blocked convolution mostly moves and pads data. Here images are laid out with th
 Shapes: B batch, I inputs, O outputs; C channels, N = height * width * B of the smaller images.
 """
 
+import hashlib
+import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from generative.errors import UserError
+from generative.core.variables import PORTABLE
+from generative.errors import RunFailed, UserError
 
+PORTABLE_DIGEST = "e46c8e8e4b249076"
+"""`portable_digest` on every x86-64 processor with AVX2, by this PyTorch."""
+
+_SEED = 7792911990581196409  # of the numbers that have this digest
 _ZEN_5 = 26  # AMD's number of the processor family
 
 N = TypeVar("N", bound=nn.Module)
@@ -43,6 +50,56 @@ class _Products:
 def use_portable_products(wanted: bool) -> None:
     """Let every product be one that rounds alike on all processors, or each the fastest."""
     _Products.portable = wanted
+
+
+def portable_digest() -> str:
+    """What a few operations that training is made of give, in 16 hexadecimal digits."""
+    # oneDNN's 256-bit and 512-bit kernels add alike where there is less to add.
+    first, second = torch.randn(2, 64, 784, generator=Generator().manual_seed(_SEED))
+    moment, variance, gradient = first.clone(), second.square(), first - second
+    step = torch.tensor(3.0)
+    torch._fused_adam_(
+        [moment],
+        [gradient],
+        [first * 0.1],
+        [variance],
+        [],
+        [step],
+        lr=1e-3,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+    )
+    found = [product(first, second), (first @ second.T), first.exp(), second.softmax(1), moment]
+    digest = hashlib.sha256()
+    for tensor in found:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_arithmetic() -> None:
+    """Are variables set as portable products need them, and did PyTorch's libraries heed them?
+
+    Raises:
+        RunFailed: no.
+    """
+    for name, value in PORTABLE.items():
+        if os.environ.get(name) != value:
+            raise RunFailed(
+                f"compute.portable is true, but {name} is not {value}: call set_variables of "
+                "generative.core.variables before any library is imported, as a stage does"
+            )
+    torch.set_num_threads(1)  # how sums are split among more is part of a result
+    if (found := portable_digest()) != PORTABLE_DIGEST:
+        raise RunFailed(
+            f"compute.portable is true, but arithmetic here gives {found}, not {PORTABLE_DIGEST}: "
+            "the processor has no AVX2, PyTorch is of another version than requirements.lock has, "
+            "or it was used before its variables were set; set compute.portable to false in "
+            "params.yaml"
+        )
 
 
 def use_fast_layers(model: N) -> N:

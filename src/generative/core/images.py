@@ -1,6 +1,5 @@
 """Images in memory, on the device, as bytes."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from generative.checks import Bytes
 from generative.core.compute import CPU, generator
 from generative.core.config import Data, Params, Splitting
-from generative.core.idx import SPLITS, Bytes, files_in, read_set
+from generative.core.idx import read_set
 from generative.errors import UserError
 
-_TEST = 0  # what test images are drawn by, whatever the seed
+_TEST_SEED = 0  # what test images are drawn by, whatever the seed
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def is_binary(self) -> bool:
-        """Are all pixels black or white?"""
-        return bool(((self.images == 0) | (self.images == 255)).all())
-
     def to_float(self, index: Tensor | slice) -> Tensor:
         """The images at `index` as float32 in [0, 1], (B, C, H, W)."""
         if isinstance(index, slice):
@@ -44,32 +39,17 @@ class Split:
         for start in range(0, len(self), size):
             yield self.to_float(slice(start, start + size))
 
-    def random_subset(self, count: int, stream: torch.Generator) -> Tensor:
-        """Places of `count` images drawn at random, in rising order; of all where there are fewer.
-
-        Never every n-th: MNIST's order alternates between its two groups of writers.
-        """
-        order = torch.randperm(len(self), generator=stream, device=stream.device)
-        return order[:count].sort().values.to(self.images.device)
-
     def subset(self, index: Tensor) -> "Split":
         """Just the images at `index`, with their labels."""
         return Split(self.images[index], None if self.labels is None else self.labels[index])
 
-    def to(self, device: torch.device) -> "Split":
-        """The same on a device."""
-        return Split(
-            self.images.to(device), None if self.labels is None else self.labels.to(device)
-        )
-
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The splits of a data set, and a digest of the files they were read from."""
+    """The splits of a data set."""
 
     train: Split
     test: Split
-    digest: str
     validation: Split | None = None
     """Training images kept apart; None where params.yaml keeps none."""
 
@@ -97,30 +77,21 @@ def load_images(
     binarize: Literal["none", "threshold", "sampled"] = "none",
     validation: int = 0,
 ) -> ImageSet:
-    """Read the files of `directory` onto `device`.
+    """Read the files of `directory`, as `core/idx.py` names them, onto `device`.
 
-    What is random is drawn on the CPU, so that every device has the same images.
-
-    Args:
-        directory: with files as `core/idx.py` names them.
-        device: where they stay.
-        seed: of `sampled` training images and of those that are kept apart. Test images are the
-            same for every seed, so that evaluations compare.
-        binarize: `none`; `threshold`, each pixel black or white, whichever is nearer; `sampled`,
-            each pixel white with the probability that is its value, drawn once. Salakhutdinov and
-            Murray, "On the Quantitative Analysis of Deep Belief Networks" (2008), section 4.
-        validation: how many training images are kept apart, drawn at random.
+    What is random is drawn on the CPU, so that every device has the same images; test images are
+    the same for every `seed`, so that evaluations compare. `threshold` makes each pixel black or
+    white, whichever is nearer; `sampled`, white with the probability that is its value, drawn once
+    (Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", 2008, section
+    4). `validation` training images are drawn at random and kept apart.
 
     Raises:
         UserError: a file is missing, truncated, swapped with another or no IDX file; images of
             another size; no training image would be left.
     """
-    train, test = (
-        _split(*read, binarize, generator(CPU, drawn, f"binarize/{split}"))
-        for drawn, split, read in zip((seed, _TEST), SPLITS, read_set(directory), strict=True)
-    )
-    digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files_in(directory))
-    digest = hashlib.sha256(digests.encode()).hexdigest()[:32]  # MLflow takes at most 36
+    train_arrays, test_arrays = read_set(directory)
+    train = _split(*train_arrays, binarize, generator(CPU, seed, "binarize/train"), device)
+    test = _split(*test_arrays, binarize, generator(CPU, _TEST_SEED, "binarize/t10k"), device)
     if validation >= len(train):
         raise UserError(
             f"params.yaml: split.validation is {validation}, which leaves none of the "
@@ -128,17 +99,22 @@ def load_images(
         )
     apart = None
     if validation:
-        stream = generator(CPU, seed, "validation")
-        order = torch.randperm(len(train), generator=stream)
-        apart = train.subset(order[:validation].sort().values).to(device)
+        order = torch.randperm(len(train), generator=generator(CPU, seed, "validation")).to(device)
+        apart = train.subset(order[:validation].sort().values)
         train = train.subset(order[validation:].sort().values)
-    return ImageSet(train.to(device), test.to(device), digest, apart)
+    return ImageSet(train, test, apart)
 
 
-def _split(pixels: Bytes, labels: Bytes | None, binarize: str, stream: torch.Generator) -> Split:
+def _split(
+    pixels: Bytes,
+    labels: Bytes | None,
+    binarize: str,
+    stream: torch.Generator,
+    device: torch.device,
+) -> Split:
     images = torch.tensor(pixels)
     if binarize != "none":
         drawn = binarize == "sampled"
         threshold = torch.rand(images.shape, generator=stream) if drawn else torch.tensor(0.5)
         images = (images / 255 > threshold).to(torch.uint8) * 255
-    return Split(images, None if labels is None else torch.tensor(labels))
+    return Split(images.to(device), None if labels is None else torch.tensor(labels).to(device))

@@ -1,7 +1,6 @@
 """Training: epochs and their steps. Knows no tracker, no file and no particular model."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Adadelta, Adam, Optimizer, RMSprop
 
+from generative.checks import check_finite
 from generative.core.compute import CPU, Compute, autocast, generator, reseed
 from generative.core.cuda_graph import Graphs
 from generative.core.fast_cpu import refuse_if_portable, use_fast_layers
 from generative.core.images import ImageSet, Split
 from generative.core.model import MNIST_SHAPE, Losses, Model, ModelConfig, Shape, Update
-from generative.errors import RunFailed
 
 M = TypeVar("M", bound=Model[Any])
 
@@ -64,10 +63,10 @@ def fit(
     device: torch.device,
     epochs: Iterable[int],
 ) -> Iterator[EpochResult]:
-    """Train `model` in place, an epoch an item. A function of its arguments and nothing else.
+    """Train `model` in place, an epoch an item, on `device`. A function of its arguments alone.
 
-    The model and the optimizers of its updates are as the epochs before the first left them. With
-    the epoch's number, `seed` gives the order of images and all noise. All of it is on `device`.
+    With the epoch's number, `seed` gives the order of images and all noise: training continues from
+    where earlier epochs left the model and its optimizers.
 
     Raises:
         RunFailed: a loss is no longer finite.
@@ -76,22 +75,18 @@ def fit(
     held = {"Test": data.test}
     if data.validation is not None:
         held = {"Validation": data.validation, **held}
-    splits = {"Train": data.train, **held}
     for epoch in epochs:
-        train = steps.epoch(seed, epoch)
-        parts = {name: _test(model, steps.names, name, held[name], seed) for name in held}
-        parts = {"Train": train, **parts}
-        preview = _preview(model, data.test, seed)
-        # Fetched at once: this alone waits for the device.
-        fetched = torch.cat([*parts.values()]).cpu().double()
-        result = EpochResult(epoch, {}, {}, preview)
-        rows = torch.split(fetched, [len(part) for part in parts.values()])
-        for split, losses in zip(parts, rows, strict=True):
-            means = _means(losses, model.config.batch_size, len(splits[split]))
-            for number, name in enumerate(steps.names):
-                result.steps[f"{split}/{name}"] = losses[:, number].tolist()
-                result.means[f"{split}/{name}"] = means[number].item()
-        _check_finite(result, model.name)
+        losses = {"Train": steps.epoch(seed, epoch)}
+        for name, split in held.items():
+            losses[name] = _test(model, steps.names, split, generator(device, seed, name.lower()))
+        result = EpochResult(epoch, {}, {}, _preview(model, data.test, seed))
+        for name, split in {"Train": data.train, **held}.items():
+            batches = losses[name].cpu().double()  # this alone waits for the device
+            means = _means(batches, model.config.batch_size, len(split))
+            for column, loss in enumerate(steps.names):
+                result.steps[f"{name}/{loss}"] = batches[:, column].tolist()
+                result.means[f"{name}/{loss}"] = means[column].item()
+        check_finite(model.name, epoch, result.steps)
         yield result
 
 
@@ -185,13 +180,12 @@ def _without_compiler(kind: type[Optimizer]) -> Callable[..., Optimizer]:
 
 
 @torch.inference_mode()
-def _test(model: Model[Any], losses: Sequence[str], name: str, split: Split, seed: int) -> Tensor:
+def _test(model: Model[Any], losses: Sequence[str], split: Split, rng: Generator) -> Tensor:
     """The batch means of those losses of a split, (batches, terms), on the device.
 
     In full precision, and with the same noise every epoch, so that epochs compare.
     """
     model.eval()
-    rng = generator(split.images.device, seed, name.lower())
     rows = []
     for images in split.batches(model.config.batch_size):
         found = model.test_losses(images, rng)
@@ -210,13 +204,3 @@ def _means(losses: Tensor, batch_size: int, examples: int) -> Tensor:
     weights = torch.full((len(losses), 1), batch_size, dtype=torch.float64)
     weights[-1] = examples - batch_size * (len(losses) - 1)
     return (losses * weights).sum(0) / examples
-
-
-def _check_finite(result: EpochResult, model: str) -> None:
-    for name, values in result.steps.items():
-        for number, value in enumerate(values, start=1):
-            if not math.isfinite(value):
-                raise RunFailed(
-                    f"training of '{model}' failed: {name} became {value} in epoch {result.epoch}, "
-                    f"step {number}; try a smaller {model}.lr in params.yaml."
-                )

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H height, W width, Z latent. Images are (B, C, H, W) in [0, 1].
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +11,20 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
+from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
-from generative.core.config import Section
+from generative.core.config import LAST, Count, NotNegative, Section
 
 TOTAL = "Total Loss"
 RECONSTRUCTION = "Reconstruction Error"
 
-LAST = "last"
-"""What `keep` is where no loss chooses the epoch."""
-
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
 MNIST_SHAPE: Shape = (1, 28, 28)
+
+HEADER = "generative"
+"""The one key of a model file's metadata: safetensors writes several in no fixed order."""
 
 Losses = Mapping[str, Tensor]
 """A loss's named terms, each (B,): one value an example."""
@@ -34,14 +36,14 @@ class ModelConfig(Section):
     `keep` and `patience` have defaults, as model files from before they were do without them.
     """
 
-    epochs: int = Field(ge=1, description="a whole number, 1 or more")
-    batch_size: int = Field(ge=1, description="a whole number, 1 or more")
+    epochs: Count
+    batch_size: Count
     lr: float = Field(gt=0, description="a number above 0")
-    weight_decay: float = Field(ge=0, description="a number, 0 or more")
+    weight_decay: NotNegative
     optimizer: Literal["adam", "rmsprop", "adadelta"] = Field(
         description="adam, rmsprop or adadelta"
     )
-    latent_dim: int = Field(ge=1, description="a whole number, 1 or more")
+    latent_dim: Count
     keep: str = Field(
         default=LAST, description="last, or a Train/ or Validation/ loss: its lowest epoch is kept"
     )
@@ -86,6 +88,15 @@ class Model(nn.Module, ABC, Generic[C]):
         super().__init__()
         self.config = config
         self.shape = shape
+
+    def to_bytes(self) -> bytes:
+        """The content of its file, safetensors: equal weights and config give equal bytes."""
+        weights = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+        config = self.config.model_dump(exclude_defaults=True)  # as files from before these keys
+        header: dict[str, object] = {"model": self.name, "config": config}
+        if self.shape != MNIST_SHAPE:  # files from before there were other images say none
+            header["shape"] = self.shape
+        return save(weights, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
     @property
     @abstractmethod

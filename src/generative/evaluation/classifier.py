@@ -64,12 +64,14 @@ def train_classifier(train: Split, seed: int, number: int = 0) -> Classifier:
 
     A function of its arguments alone.
     """
-    device = train.images.device
+    assert train.labels is not None
+    device, (channels, height, width) = train.images.device, train.images.shape[1:]
+    classes = np.unique(train.labels.cpu().numpy()).tolist()
     with torch.random.fork_rng(devices=[]):
         stream = generator(CPU, seed, f"evaluate/classifier/{number}/weights")
         torch.manual_seed(stream.initial_seed())
-        classifier = _new(train)
-    targets = torch.searchsorted(torch.tensor(classifier.classes, device=device), _labels(train))
+        classifier = use_fast_layers(Classifier((channels, height, width), classes)).to(device)
+    targets = torch.searchsorted(torch.tensor(classes, device=device), train.labels)
     in_epoch = math.ceil(len(train) / BATCH)
     epochs = max(EPOCHS, math.ceil(FEWEST / in_epoch))
     optimizer = torch.optim.Adam(classifier.parameters(), RATE, fused=True)
@@ -84,15 +86,3 @@ def train_classifier(train: Split, seed: int, number: int = 0) -> Classifier:
             optimizer.step()
             schedule.step()
     return classifier
-
-
-def _new(train: Split) -> Classifier:
-    channels, height, width = train.images.shape[1:]
-    classes = np.unique(_labels(train).cpu().numpy()).tolist()
-    return use_fast_layers(Classifier((channels, height, width), classes)).to(train.images.device)
-
-
-def _labels(train: Split) -> Tensor:
-    """As uint8, (N,)."""
-    assert train.labels is not None
-    return train.labels

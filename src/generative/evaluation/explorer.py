@@ -23,6 +23,7 @@ from torch import nn
 from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import Encodes
+from generative.evaluation import random_subset
 from generative.evaluation.likelihood import Likelihood
 from generative.evaluation.probes import Array
 from generative.evaluation.suite import Evaluated
@@ -128,7 +129,7 @@ def _points(latents: Array, test: Split, seed: int) -> tuple[dict[str, Any], byt
     """Of some test images: what the page tells of them; their latents and pixels, compressed."""
     bytes_each = test.images[0].numel() + 2 * latents.shape[1]
     count = max(1, min(_POINTS, _POINT_BYTES // bytes_each))
-    index = test.random_subset(count, generator(CPU, seed, "evaluate/explorer"))
+    index = random_subset(test, count, generator(CPU, seed, "evaluate/explorer"))
     chosen, places = test.subset(index), index.cpu().numpy()
     with np.errstate(invalid="ignore"):  # latents that are all the same have no variance
         pca = PCA(min(2, latents.shape[1]), svd_solver="covariance_eigh")

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from generative.core.compute import CPU, generator
 from generative.core.images import Split
 from generative.core.model import HasElbo, normal_like
-from generative.evaluation import EvaluationConfig
+from generative.evaluation import EvaluationConfig, is_binary, random_subset
 from generative.models.vae import gaussian_kl, reparameterize
 
 ACTIVE = 0.01
@@ -70,13 +70,13 @@ def likelihood(model: HasElbo, split: Split, config: EvaluationConfig, seed: int
     elbos = (-errors / len(split) - kl).cpu()
     quantile = float(stats.t.ppf(0.975, config.noise_seeds - 1))
     stream = generator(CPU, seed, "evaluate/importance")
-    chosen = split.to_float(split.random_subset(config.importance_images, stream))
+    chosen = split.to_float(random_subset(split, config.importance_images, stream))
     weights = log_weights(model, chosen, config.importance_samples, stream)
     elbo, own = elbos.mean().item(), bounds_of(weights, 1)
     gains = {k: bounds_of(weights, k) - own for k in _counts(config.importance_samples)}
     bounds = {k: elbo + gain.mean().item() for k, gain in gains.items()}
     gain = gains[config.importance_samples]
-    group = "Likelihood" if split.is_binary else "Unnormalised Likelihood"
+    group = "Likelihood" if is_binary(split) else "Unnormalised Likelihood"
     metrics = {
         "ELBO": elbo,
         "ELBO Interval": quantile * elbos.std().item() / math.sqrt(len(elbos)),

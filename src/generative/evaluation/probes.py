@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from generative.core.compute import CPU, generator
 from generative.core.images import ImageSet, Split
 from generative.core.model import Encodes
-from generative.evaluation import EvaluationConfig
+from generative.evaluation import EvaluationConfig, random_subset
 
 NEIGHBOURS = 5
 _FEW_VALUES = 1024  # of an image
@@ -73,7 +73,7 @@ def probe_metrics(
 
 def _taught(data: ImageSet, config: EvaluationConfig, seed: int) -> Split:
     stream = generator(CPU, seed, "evaluate/probes")
-    return data.train.subset(data.train.random_subset(config.probe_images, stream))
+    return data.train.subset(random_subset(data.train, config.probe_images, stream))
 
 
 def _accuracies(inputs: Array, train: Split, test_inputs: Array, test: Split) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch import Generator
 from generative.core.compute import CPU, generator
 from generative.core.images import ImageSet
 from generative.core.model import Samples
-from generative.evaluation import EvaluationConfig
+from generative.evaluation import EvaluationConfig, is_binary, random_subset
 from generative.evaluation.classifier import Classifier
 from generative.evaluation.probes import Array, pixels_of
 
@@ -63,8 +63,8 @@ def real_images(
     """Draw as many test images and training images as there are to be samples, and compare them."""
     count, at_once = config.compared_samples, config.batch_size
     stream = generator(CPU, seed, "evaluate/compared")
-    chosen = data.test.random_subset(count, stream)
-    train = data.train.subset(data.train.random_subset(count, stream))
+    chosen = random_subset(data.test, count, stream)
+    train = data.train.subset(random_subset(data.train, count, stream))
     pixels, train_pixels = pixels_of(data.test.subset(chosen)), pixels_of(train)
     width = float(np.median(euclidean_distances(train_pixels[:1000]))) or 1.0  # all are the same
     floors = {"Samples/MMD2 Floor": squared_mmd(train_pixels, pixels, width)}
@@ -80,7 +80,7 @@ def real_images(
         seen.append(Seen(judge, own, floor, shares, float(right.mean())))
     if seen:
         floors["Samples/Classifier Frechet Floor"] = float(np.mean([one.floor for one in seen]))
-    return RealImages(pixels, data.test.is_binary, width, stream, floors, seen)
+    return RealImages(pixels, is_binary(data.test), width, stream, floors, seen)
 
 
 @torch.inference_mode()

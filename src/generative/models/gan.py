@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from generative.core.config import Count
 from generative.core.model import (
     MNIST_SHAPE,
     Losses,
@@ -28,7 +29,7 @@ OF_DATA, OF_SAMPLES = "D of Data", "D of Samples"
 class GANConfig(ModelConfig):
     """The `gan` block of params.yaml."""
 
-    hidden_dim: int = Field(ge=1, description="a whole number, 1 or more")
+    hidden_dim: Count
     beta1: float = Field(ge=0, lt=1, description="a number from 0 to below 1")
     instance_noise: float = Field(ge=0, le=10, description="a number from 0 to 10")
 

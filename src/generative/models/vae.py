@@ -6,10 +6,10 @@ Shapes: B batch, D values of an image, N hidden, Z latent. Images are (B, C, H, 
 import math
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from generative.core.config import Count, NotNegative
 from generative.core.model import (
     MNIST_SHAPE,
     RECONSTRUCTION,
@@ -29,8 +29,8 @@ KL = "KL-Divergence"
 class VAEConfig(ModelConfig):
     """The `vae` block of params.yaml."""
 
-    hidden_dim: int = Field(ge=1, description="a whole number, 1 or more")
-    beta: float = Field(ge=0, description="a number, 0 or more")
+    hidden_dim: Count
+    beta: NotNegative
 
 
 class VAE(Autoencoder[VAEConfig], HasElbo, Samples):

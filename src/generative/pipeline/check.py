@@ -11,14 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Generator, Tensor
 
-from generative.checks import check_choice, check_portable, check_shapes
-from generative.core.compute import Compute, check_compute
-from generative.core.config import PIPELINE_FILE, Data, Params, Section, Splitting
-from generative.core.idx import SPLITS, images_file, read_split, sha256_of
-from generative.core.model import MNIST_SHAPE, Model, Shape
+from generative.checks import check_choice, check_compute, check_portable
+from generative.core.compute import Compute
+from generative.core.config import PIPELINE_FILE, Data, Params, Splitting
+from generative.core.idx import SPLITS, images_file, read_split
+from generative.core.model import MNIST_SHAPE, Model, Reconstructs, Samples, Shape
 from generative.data.download import check_source
-from generative.data.sources import KNOWN, SourceFailed, from_own
+from generative.data.sources import KNOWN, SourceFailed, from_own, sha256_of
 from generative.errors import RunFailed, UserError, read_yaml
 from generative.evaluation import EvaluationConfig
 from generative.models.registry import REGISTRY
@@ -36,11 +37,9 @@ def check() -> None:
     params.seed()
     compute = params.section("compute", Compute)
     check_compute(compute)
-    blocks: dict[str, type[Section]] = {"data": Data, "evaluate": EvaluationConfig}
-    for name, schema in blocks.items():
-        params.section(name, schema)
-    apart = params.section("split", Splitting).validation
     data = params.section("data", Data)
+    params.section("evaluate", EvaluationConfig)
+    apart = params.section("split", Splitting).validation
     check_source(data)
     shape = _shape_of(data)
     stages = read_yaml(PIPELINE_FILE).get("stages") or {}
@@ -68,6 +67,39 @@ def _shape_of(data: Data) -> Shape | None:
         channels, height, width = read_split(data.directory, SPLITS[1])[0].shape[1:]
         return channels, height, width
     return MNIST_SHAPE if data.name in KNOWN else None
+
+
+@torch.inference_mode()
+def check_shapes(model: Model[Any], images: Tensor) -> None:
+    """Does a model take images, (B, C, H, W), and are those that it makes of the same shape?
+
+    Raises:
+        UserError: no; evaluation would find it, when training is over.
+    """
+    shape, rng = images.shape[1:], Generator(images.device)
+    model.eval()
+    try:
+        made = {f"row '{title}' of preview": rows for title, rows in model.preview(images, rng)}
+        if isinstance(model, Samples):
+            made["sample"] = model.sample(len(images), rng)
+        if isinstance(model, Reconstructs):
+            made["reconstruct"] = model.reconstruct(images)
+    except RuntimeError as error:  # PyTorch's, of sizes that do not go together
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"model '{model.name}' cannot take images of {_sides(shape)}: {reason}; build its "
+            "layers from the `shape` that it is given."
+        ) from None
+    for what, drawn in made.items():
+        if drawn.shape[1:] != shape:
+            raise UserError(
+                f"model '{model.name}': {what} gives images of {_sides(drawn.shape[1:])}, but the "
+                f"data's are {_sides(shape)}; build its layers from the `shape` that it is given."
+            )
+
+
+def _sides(shape: torch.Size) -> str:
+    return " x ".join(str(side) for side in shape)
 
 
 def _check_deps(name: str, model: type[Model[Any]], stages: Mapping[str, Any]) -> None:

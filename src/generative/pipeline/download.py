@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from generative.checks import Bytes
 from generative.core.config import Data, Params
-from generative.core.idx import Bytes, read_set
+from generative.core.idx import read_set
 from generative.data.download import check_source, download
 from generative.data.sources import class_names
 from generative.plots.image_grids import image_rows, png

@@ -14,10 +14,9 @@ from generative.core.compute import CPU, Compute, generator, prepare, use_tf32
 from generative.core.config import PIPELINE_FILE, Data, Params
 from generative.core.fast_cpu import use_fast_layers
 from generative.core.images import Split, load_data
-from generative.core.io import load_model
 from generative.core.model import Reconstructs
 from generative.errors import UserError, read_yaml
-from generative.evaluation import JUDGES, SEED, EvaluationConfig
+from generative.evaluation import JUDGES, SEED, EvaluationConfig, random_subset
 from generative.evaluation.classifier import train_classifier
 from generative.evaluation.explorer import NO_PAGE, explorer_page
 from generative.evaluation.model_pictures import class_pictures, pictures_of
@@ -25,15 +24,8 @@ from generative.evaluation.probes import baseline_metrics, has_classes
 from generative.evaluation.reconstruction import check_logits
 from generative.evaluation.samples import real_images
 from generative.evaluation.suite import Evaluated, evaluate
-from generative.models.registry import REGISTRY
-from generative.pipeline.stage import (
-    EVALUATION_FILE,
-    EXPLORER_FILE,
-    PICTURES_DIR,
-    history_path,
-    model_path,
-    tracked,
-)
+from generative.models.registry import REGISTRY, load_model
+from generative.pipeline import stage
 from generative.plots.charts import loss_curves
 from generative.plots.image_grids import png
 from runrecord import Embedding
@@ -62,19 +54,19 @@ def evaluate_all() -> None:
         )
     stages = read_yaml(PIPELINE_FILE)["stages"]
     models = {
-        name: use_fast_layers(load_model(model_path(name), model_class)).to(device)
+        name: use_fast_layers(load_model(stage.model_path(name), model_class)).to(device)
         for name, model_class in REGISTRY.items()
         if f"train-{name}" in stages
     }
     for name, model in models.items():
         if isinstance(model, Reconstructs):
             check_logits(name, model, data.test, config.batch_size)
-    histories = {name: _read_history(history_path(name)) for name in models}
+    histories = {name: _read_history(stage.history_path(name)) for name in models}
     shown = config.model_dump()
     shown["precision"] = "float32"
     shown["noise_factors"] = ", ".join(f"{factor:g}" for factor in config.noise_factors)
     with (
-        tracked("evaluate", params, compute, device, data.digest, shown) as run,
+        stage.tracked("evaluate", params, compute, device, shown) as run,
         threadpool_limits(compute.threads),
     ):
         baseline = baseline_metrics(data, config, seed)
@@ -95,21 +87,20 @@ def evaluate_all() -> None:
             **class_pictures(evaluated, real),
         }
         images = {name: png(pixels) for name, pixels in pictures.items()}
-        write_atomic(EVALUATION_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
+        write_atomic(stage.EVALUATION_FILE, (json.dumps(metrics, indent=2) + "\n").encode())
         for name, content in images.items():
-            write_atomic(PICTURES_DIR / f"{name}.png", content)
+            write_atomic(stage.PICTURES_DIR / f"{name}.png", content)
+            run.image(name, content)
         pages = (explorer_page(found, data.test, seed) for found in evaluated.values())
         page = next((page for page in pages if page), None)
-        write_atomic(EXPLORER_FILE, page or NO_PAGE)
-        for title, content in images.items():
-            run.image(title, content)
+        write_atomic(stage.EXPLORER_FILE, page or NO_PAGE)
         if page:
-            run.artifact(EXPLORER_FILE)
+            run.artifact(stage.EXPLORER_FILE)
         embeddings = _embeddings(evaluated, data.test, seed, config.projected_images)
         for name, model in models.items():
             run.evaluation(
                 name,
-                model_path(name),
+                stage.model_path(name),
                 metrics[name],
                 series=evaluated[name].series,
                 config=model.config.model_dump(),
@@ -123,7 +114,7 @@ def _embeddings(
 ) -> dict[str, Embedding]:
     """The latents of the same few test images by every model that has latents for an image."""
     stream = generator(CPU, seed, "evaluate/projected")
-    index = test.random_subset(count, stream).cpu().numpy()
+    index = random_subset(test, count, stream).cpu().numpy()
     labels = None if test.labels is None else test.labels.cpu().numpy()[index]
     images = test.images.cpu().numpy()[index].transpose(0, 2, 3, 1)
     step = math.ceil(max(images.shape[1:3]) / _THUMBNAIL)

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from workspaces import Workspace, new_repository
 
 import runrecord.record.reader
-from generative.core.io import to_bytes
 from models import ae
 from records import end_run, new_run
 from runrecord.cli.doctor import doctor
@@ -676,7 +675,7 @@ def test_records_that_are_read_are_played_and_others_are_named(
 
 @pytest.mark.slow
 def test_a_model_is_run_by_its_own_code_or_not_at_all(tmp_path: Path) -> None:
-    (tmp_path / "ae.safetensors").write_bytes(to_bytes(ae()))
+    (tmp_path / "ae.safetensors").write_bytes(ae().to_bytes())
     (tmp_path / "pack.py").write_text(
         "from pathlib import Path\n"
         "from mlflow.models import Model\n"

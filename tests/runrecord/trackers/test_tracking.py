@@ -108,8 +108,8 @@ def test_a_logged_model_has_a_signature_and_reconstructs_as_the_file_does(
     Workspace(tmp_path).run("python", "use.py")
     import torch
 
-    from generative.core.io import load_model
     from generative.models.ae import AE
+    from generative.models.registry import load_model
 
     images = torch.from_numpy(np.load(tmp_path / "images.npy"))
     with torch.inference_mode():
