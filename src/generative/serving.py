@@ -24,7 +24,7 @@ Images = npt.NDArray[np.float32]
 
 _PACKAGE = Path(__file__).resolve().parent
 _MNIST = (1, 28, 28)  # where a model's file says no shape
-_NEEDED = ("torch", "safetensors", "numpy", "pydantic", "pyyaml")
+_NEEDED = ("torch", "safetensors", "numpy", "pydantic", "ruamel.yaml")
 
 
 class Reconstructor:

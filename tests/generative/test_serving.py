@@ -1,13 +1,16 @@
 """What a served model gives for what it is asked."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from imports import imported_files, modules_imported
+from workspaces import ROOT
 
 from generative.core.model import Reconstructs
-from generative.serving import Reconstructor, Sampler, _served
+from generative.serving import _NEEDED, Reconstructor, Sampler, _served
 from models import ae, gan, vae
 
 
@@ -48,3 +51,10 @@ def test_what_a_models_file_says_of_it_is_so(make: Any, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(model.to_bytes())
     gives_back = isinstance(model, Reconstructs)
     assert _served(tmp_path / "model.safetensors") == (model.shape, gives_back)
+
+
+def test_a_packed_model_names_the_packages_that_its_code_imports() -> None:
+    files = imported_files(ROOT / "src/generative/models/registry.py", ROOT)
+    imported = {name for file in files for name in modules_imported((ROOT / file).read_text())}
+    outside = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    assert outside - {"generative"} <= {name.partition(".")[0] for name in _NEEDED}
