@@ -76,11 +76,11 @@ def loss_curves(
         for (split, loss), colour in zip(lines, COLOURS, strict=False):
             label = split if len(losses) == 1 else f"{split}: {loss}"
             style = "-" if split == "Train" else "--"
-            axes.plot(
-                columns["epoch"], columns[f"{split}/{loss}"], style, color=colour, label=label
-            )
-        title = f"{losses[0] if len(losses) == 1 else 'Losses'} of the {name.upper()}"
-        axes.set(title=title.capitalize(), xlabel="Epoch", ylabel=unit)
+            points, values = columns["epoch"], columns[f"{split}/{loss}"]
+            marker = "." if len(points) == 1 else ""  # of one epoch there is no line
+            axes.plot(points, values, style, marker=marker, color=colour, label=label)
+        what = losses[0].capitalize() if len(losses) == 1 else "Losses"
+        axes.set(title=f"{what} of the {name.upper()}", xlabel="Epoch", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
