@@ -251,7 +251,7 @@ def held_trial(project: Workspace, name: str, epoch: int) -> int:
     return int(json.loads((folder / ".place").read_text())["process"])
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_it_resumes_where_it_was(
     signum: signal.Signals, project: Workspace, tmp_path: Path
 ) -> None:
@@ -267,7 +267,7 @@ def test_stopped_it_resumes_where_it_was(
         output = process.stdout.read()
     if signum != signal.SIGKILL:
         assert "the same command resumes it" in output
-        assert process.returncode == 143
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
     wait_until(lambda: not psutil.pid_exists(stage))
     (hold / "1.5-3").unlink()
     output = project.run(*given, environment=RECORD_ONLY)
@@ -340,12 +340,13 @@ def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
     hold = tmp_path / "hold"
     hold.mkdir()
     (hold / "0.75-3").touch()
-    space = ("train.lr=0.25,0.75", "train.epochs=4,5")
+    rates = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    space = (f"train.lr={','.join(map(str, rates))}", "train.epochs=4,5")
     with (
         cluster(tmp_path / "ray", 2, HOLD=str(hold)) as there,
         started(project, *SWEEP, *space, *METRIC, "--name", "many", **there) as process,
     ):
-        stage = held_trial(project, "many-002", 3)
+        stage = held_trial(project, "many-004", 3)
         (raylet,) = [one for one in psutil.Process(stage).parents() if one.name() == "raylet"]
         raylet.kill()
         wait_until(lambda: not psutil.pid_exists(stage))
@@ -354,14 +355,18 @@ def test_a_cluster_one_of_whose_nodes_dies_gives_what_is_got_by_hand(
         output = process.stdout.read()
         assert process.wait() == 0, output
     found = trials(project, "many")
-    assert [trial.state.name for trial in found.values()] == ["COMPLETE"] * 4
+    assert [trial.state.name for trial in found.values()] == ["COMPLETE"] * 12
     kept = experiments(project)
     for number, trial in found.items():
         values = {name.removeprefix("train."): value for name, value in trial.params.items()}
         gave = locked(project, kept[f"many-{number:03}"])["model.bin"], trial.value
         assert gave == by_hand(project, tmp_path / "by hand" / EXPERIMENT, values)
     # What was killed resumed from its checkpoint, in the same run.
-    (folder,) = [path for path in spool(project) if path.name.startswith("many-002")]
+    (folder,) = [path for path in spool(project) if path.name.startswith("many-004")]
     assert "resumed" in (folder / "events.jsonl").read_text()
-    assert len(under_study(project)[1]) == 4
-    assert IDENTICAL in project.run("runrecord", "verify", "many-002:train")
+    assert len(under_study(project)[1]) == 12
+    for name in ("many-004", "many-011"):
+        assert IDENTICAL in project.run("runrecord", "verify", f"{name}:train")
+    project.run("dvc", "exp", "apply", "many-007")
+    project.run("dvc", "checkout")
+    assert json.loads(project.read("metrics.json"))["Length"] == found[7].value
