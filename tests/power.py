@@ -370,6 +370,7 @@ def main() -> int:
     parser.add_argument("--states", type=int, default=1000, help="that are gone on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--look", choices=WAYS, nargs="+", default=WAYS, help="at these alone")
     parser.add_argument("--again", type=Cut.read, action="append", default=[])
     given = parser.parse_args()
     if not SUPPORTED:
@@ -387,7 +388,7 @@ def main() -> int:
         for name in PROGRAMS:
             first.reset(JOBS[name].template)
             program = first.program(JOBS[name].main, **JOBS[name].environment)
-            found = looked_at(program, first.repository, base / "states", given.seed)
+            found = looked_at(program, first.repository, base / "states", given.seed, given.look)
             calls[name], states, faults = found
             undisturbed[name] = state_of(first, JOBS[name])
             print(f"{name}: {states} states at {calls[name]} calls, {len(faults)} faults")

@@ -47,8 +47,10 @@ def test_nothing_on_record_is_lost_when_the_power_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_goes_on_from_what_a_power_cut_leaves() -> None:
     """Sixty of `make campaign`'s thousand states, and all records at every call of two runs."""
     command = [sys.executable, str(ROOT / "tests" / "power.py"), "--states", "60"]
+    command += ["--look", "both", "some"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
