@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from runrecord.files import make_folder, remove_unfinished, sha256, write_atomic
+from runrecord.files import make_folder, remove_unfinished, sha256
 from runrecord.record.events import EVENTS, LOCK, START, RecordRefused, RunEnded
 from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
@@ -46,7 +46,8 @@ def state_folder(root: Path) -> Path:
     ignored = folder / ".gitignore"
     with suppress(OSError):  # whoever writes there will say so
         if not (ignored.exists() and ignored.stat().st_size):
-            write_atomic(ignored, b"*\n")
+            make_folder(folder)
+            ignored.write_text("*\n")
     return folder
 
 
