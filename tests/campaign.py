@@ -30,12 +30,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - what children need is imported once
 import tensorboardX.event_file_writer  # noqa: F401
@@ -138,29 +138,35 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Stop:
-    """One stop: of a program, at the nth call of a name in a place."""
+class Named:
+    """What happens to a program; said, and read again, as its fields."""
 
     program: str
-    kind: str
-    call: str
-    place: str
-    nth: int
 
     def __str__(self) -> str:
         return "|".join(map(str, vars(self).values()))
 
-    @staticmethod
-    def read(text: str) -> "Stop":
-        program, kind, call, place, nth = text.split("|")
-        return Stop(program, kind, call, place, int(nth))
+    @classmethod
+    def read(cls, text: str) -> Self:
+        kinds: Iterable[Any] = [one.type for one in fields(cls)]
+        return cls(*(kind(part) for kind, part in zip(kinds, text.split("|"), strict=True)))
+
+
+@dataclass(frozen=True)
+class Stop(Named):
+    """One stop: of a program, at the nth call of a name in a place."""
+
+    kind: str
+    call: str
+    place: str
+    nth: int
 
 
 @dataclass(frozen=True)
 class Result:
     """What came of a stop, and whether it was as it should be."""
 
-    stop: Stop
+    stop: Any
     outcome: str
     faults: list[str]
     said: str
@@ -688,6 +694,9 @@ def chosen(calls: Mapping[str, Sequence[Call]], count: int, seed: int, live: Pat
     return stops
 
 
+Work = Callable[[Stand, Any, State], Result]
+"""What is done with one of them, and with what its program leaves undisturbed."""
+
 _stand: Stand
 _undisturbed: Mapping[str, State]
 
@@ -699,11 +708,25 @@ def _begin(base: Path, templates: Sequence[str], undisturbed: Mapping[str, State
     _undisturbed = undisturbed
 
 
-def _one(stop: Stop) -> Result:
+def _one(work: Work, what: Any) -> Result:
     try:
-        return attempt(_stand, stop, _undisturbed[stop.program])
+        return work(_stand, what, _undisturbed[what.program])
     except BaseException as error:
-        return Result(stop, "fault", [f"the campaign: {type(error).__name__}: {error}"], "", 0.0)
+        return Result(what, "fault", [f"the campaign: {type(error).__name__}: {error}"], "", 0.0)
+
+
+def each(
+    work: Work,
+    all_of: Sequence[Named],
+    base: Path,
+    templates: Sequence[str],
+    undisturbed: Mapping[str, State],
+    workers: int,
+) -> Iterator[Result]:
+    """Do that work with all of these, in processes that have a copy of the stand in `base` each."""
+    pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (base, templates, undisturbed))
+    with pool:
+        yield from pool.map(partial(_one, work), all_of)
 
 
 def campaign(
@@ -721,9 +744,7 @@ def campaign(
             first.must(JOBS[JOBS[name].then].main)
         undisturbed[name] = state_of(first, JOBS[name])
     stops = list(wanted) or chosen(calls, count, seed, first.live)
-    pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (base, templates, undisturbed))
-    with pool:
-        yield from pool.map(_one, stops)
+    yield from each(attempt, stops, base, templates, undisturbed, workers)
 
 
 def write(text: str) -> None:

@@ -29,22 +29,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from campaign import (
     JOBS,
     PATIENCE,
+    Named,
+    Result,
     Stand,
     State,
     Stop,
     build,
     damage_of,
     done_again,
+    each,
     rubbish_in,
     sealed_in,
     state_of,
@@ -276,21 +276,12 @@ def looked_at(
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(Named):
     """The power fails before the nth call of a program, and so much is lost."""
 
-    program: str
     way: str
     nth: int
     seed: int
-
-    def __str__(self) -> str:
-        return "|".join(map(str, vars(self).values()))
-
-    @staticmethod
-    def read(text: str) -> "Cut":
-        program, way, nth, seed = text.split("|")
-        return Cut(program, way, int(nth), int(seed))
 
 
 def cut(stand: Stand, it: Cut) -> bool:
@@ -325,37 +316,21 @@ def cut(stand: Stand, it: Cut) -> bool:
     return True
 
 
-def gone_on_from(stand: Stand, it: Cut, undisturbed: State) -> tuple[Cut, str, list[str], str]:
+def gone_on_from(stand: Stand, it: Cut, undisturbed: State) -> Result:
     """One state, and what comes of the same command."""
+    began, said = time.monotonic(), ""
     stand.before(it.program)
-    said = ""
     try:
         if not cut(stand, it):
-            return it, "not reached", [], said
+            return Result(it, "not reached", [], said, time.monotonic() - began)
         again = it.seed % 3 == 0 and cut(stand, Cut(it.program, it.way, 1 + it.seed % 40, it.seed))
         stop = Stop(it.program, "power", "", "", 0)
         outcome, said, faults = done_again(stand, stop, -signal.SIGKILL, undisturbed)
+        outcome += again * ", at the third attempt"
         faults += [f"left behind: {name}" for name in rubbish_in(stand.repository)]
-        return it, outcome + again * ", at the third attempt", faults, said
     except (AssertionError, OSError, RecordRefused) as error:
-        return it, "fault", [f"{type(error).__name__}: {error}"], said
-
-
-_stand: Stand
-_undisturbed: Mapping[str, State]
-
-
-def _begin(base: Path, templates: Sequence[str], undisturbed: Mapping[str, State]) -> None:
-    global _stand, _undisturbed
-    _stand = Stand(base / "first").copy(base / f"worker-{os.getpid()}", templates)
-    _undisturbed = undisturbed
-
-
-def _one(it: Cut) -> tuple[Cut, str, list[str], str]:
-    try:
-        return gone_on_from(_stand, it, _undisturbed[it.program])
-    except BaseException as error:
-        return it, "fault", [f"the campaign: {type(error).__name__}: {error}"], ""
+        outcome, faults = "fault", [f"{type(error).__name__}: {error}"]
+    return Result(it, outcome, faults, said, time.monotonic() - began)
 
 
 def allow_many_files() -> None:
@@ -399,15 +374,13 @@ def main() -> int:
             for number in range(given.states)
             for name in [PROGRAMS[number % 10 == 0]]
         ]
-        pool = ProcessPoolExecutor(
-            given.workers, get_context("fork"), partial(_begin, base, templates, undisturbed)
-        )
-        with pool:
-            for it, outcome, faults, said in pool.map(_one, cuts):
-                outcomes[f"{it.program} x {it.way} x {outcome}"] += 1
-                if faults or given.again:
-                    faulty += bool(faults)
-                    print(f"{it}: {outcome}", *faults, said if given.again else "", sep="\n  ")
+        for result in each(gone_on_from, cuts, base, templates, undisturbed, given.workers):
+            it = result.stop
+            outcomes[f"{it.program} x {it.way} x {result.outcome}"] += 1
+            faulty += bool(result.faults)
+            if result.faults or given.again:
+                said = result.said if given.again else ""
+                print(f"{it}: {result.outcome}", *result.faults, said, sep="\n  ")
     print(
         f"{len(cuts)} states gone on from (seed {given.seed}) in {time.monotonic() - began:.0f} s"
     )
