@@ -67,9 +67,9 @@ def remove_stillborn(root: Path) -> None:
     """Remove the folders of runs that died, a minute ago or more, before anything was on record."""
     for folder in (root / STORE).glob("*"):
         with suppress(OSError):
-            empty = not ((folder / START).exists() or (folder / EVENTS).exists())
-            old = time.time() - folder.stat().st_mtime > _AT_BIRTH
-            if empty and old and not is_running(folder):
+            if (folder / START).exists() or (folder / EVENTS).exists():
+                continue
+            if time.time() - folder.stat().st_mtime > _AT_BIRTH and not is_running(folder):
                 shutil.rmtree(folder)
 
 
