@@ -111,11 +111,10 @@ def check_idx(path: Path, content: bytes, dimensions: int) -> None:
         )
 
 
-def check_split(path: Path, images: Bytes, labels: Bytes | None) -> None:
-    """Are there images in the file at `path`, and as many labels if there are any?"""
+def check_split(path: Path, images: Bytes, labels_path: Path, labels: Bytes | None) -> None:
+    """Are there images in the file at `path`, and as many labels in theirs if there are any?"""
     if len(images) == 0 or (labels is not None and len(images) != len(labels)):
-        name = path.name.partition("-")[0] + "-labels-idx1-ubyte"
-        counted = "no labels" if labels is None else f"{name} {len(labels):,} labels"
+        counted = "no labels" if labels is None else f"{labels_path.name} {len(labels):,} labels"
         raise UserError(
             f"{path} holds {len(images):,} images but {counted}: files are swapped or from "
             f"different sets; {refetch(path)}"

@@ -55,7 +55,7 @@ def read_split(directory: Path, split: str) -> tuple[Bytes, Bytes | None]:
     images = images[..., None] if images.ndim == 3 else images
     images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     labels = read_idx(labels_path, dimensions=1) if labels_path.is_file() else None
-    check_split(path, images, labels)
+    check_split(path, images, labels_path, labels)
     return images, labels
 
 

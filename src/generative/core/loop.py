@@ -80,8 +80,10 @@ def fit(
         for name, split in held.items():
             losses[name] = _test(model, steps.names, split, generator(device, seed, name.lower()))
         result = EpochResult(epoch, {}, {}, _preview(model, data.test, seed))
-        for name, split in {"Train": data.train, **held}.items():
-            batches = losses[name].cpu().double()  # this alone waits for the device
+        fetched = torch.cat([*losses.values()]).cpu().double()  # this alone waits for the device
+        rows = torch.split(fetched, [len(part) for part in losses.values()])
+        splits = [data.train, *held.values()]
+        for name, split, batches in zip(losses, splits, rows, strict=True):
             means = _means(batches, model.config.batch_size, len(split))
             for column, loss in enumerate(steps.names):
                 result.steps[f"{name}/{loss}"] = batches[:, column].tolist()
