@@ -93,7 +93,7 @@ def test_mlflow_shows_runs_their_relatives_and_their_images(
     visit(page, f"{experiment}/runs/{vae.run_id}")
     with page.expect_popup() as popup:
         page.get_by_role("link", name="its evaluation").click()
-    expect(popup.value.get_by_role("link", name="VAE, its training")).to_be_visible()
+    expect(popup.value.get_by_role("link", name="vae", exact=True)).to_be_visible()
     popup.value.close()
 
     visit(page, f"{experiment}/runs/{vae.run_id}/model-metrics")
