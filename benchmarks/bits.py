@@ -47,9 +47,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 """The sizes of the defaults."""
-NOT_PORTABLE = frozenset(
-    ("sqrt", "atan", "asin", "cdist", "Adam", "RMSprop", "Adadelta", "conv2d, backward")
-)
+NOT_PORTABLE = {
+    *("sqrt", "atan", "asin", "log10", "cdist", "cholesky", "conv2d, backward"),
+    *("Adam", "RMSprop", "Adadelta"),
+}
 """Operations that differ between processors whatever is set."""
 
 Digests = dict[str, str]

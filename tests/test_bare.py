@@ -29,6 +29,7 @@ def skipped(folder: Path, *arguments: str) -> set[str]:
     return set(re.findall(r"^SKIPPED \[\d+\] \S+: (.+)$", done.stdout, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_without_a_browser_a_test_of_pages_says_what_installs_one(tmp_path: Path) -> None:
     reasons = skipped(tmp_path, "tests/runrecord/trackers/test_viewers.py", "-k", "own_page")
     assert reasons == {"Chromium is not installed: apt-get install chromium"}

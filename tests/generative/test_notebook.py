@@ -142,7 +142,8 @@ def contents(workspace: Workspace) -> dict[str, bytes]:
 
 
 @pytest.mark.needs("notebook")
-@pytest.mark.parametrize("name", [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_in_a_fresh_clone_and_changes_nothing_else(
     name: str, clone: Workspace
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_forked_child_neither_logs_to_its_parents_run_nor_ends_it(
     assert seen.series["loss"] == {1: (1.0, []), 2: (0.5, [])}
 
 
+@pytest.mark.slow
 def test_one_process_has_several_runs_each_shown(stranger: Workspace) -> None:
     run(stranger, SEVERAL)
     folders = spool(stranger)

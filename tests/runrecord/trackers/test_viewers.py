@@ -160,6 +160,7 @@ def bare(tmp_path: Path, empty_store: Path) -> Workspace:
     return project
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewer", ["mlflow", "tensorboard"])
 def test_a_viewer_answers_this_machine_alone_and_needs_no_program_beside_python(
     viewer: str, bare: Workspace, tmp_path: Path
@@ -196,6 +197,7 @@ def test_a_free_port_is_taken_as_it_is_and_a_taken_one_passed_over() -> None:
         assert free_port(port) > port
 
 
+@pytest.mark.slow
 def test_a_tracking_servers_own_page_is_named(
     viewed: Workspace, mlflow_at: str, page: Page
 ) -> None:
