@@ -1,4 +1,4 @@
-"""The code of a run: the commit, and what it differs by."""
+"""The code of a run: the commit and what it differs by; and that, checked out again."""
 
 import os
 import re

@@ -1,1 +1,1 @@
-"""MLflow: one module for each kind of thing that it keeps of a run."""
+"""MLflow: a module for each kind of thing that it keeps; `store` notes what it is known to show."""
