@@ -74,6 +74,9 @@ NEEDS = {
         "Jupyter is not installed: make setup EXTRAS=notebook",
         lambda: packages("ipykernel", "nbclient", "pylopdf_fonts_ko"),
     ),
+    "jsonschema": Need(
+        "jsonschema is not installed: make setup EXTRAS=notebook", lambda: packages("jsonschema")
+    ),
     "root": Need(f"this user is not root: {PRIVILEGED}", lambda: AS_ROOT),
     "namespaces": Need(
         f"this process may make no namespaces: {PRIVILEGED}",

@@ -1,5 +1,6 @@
 """Bad params: one sentence that names the file, the key, the value and what would be right."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from generative.core.config import Params
 from generative.core.idx import SPLITS
 from generative.core.model import MNIST_SHAPE, Shape
 from generative.data.image_folder import to_idx
+from generative.errors import read_yaml
 from generative.models.ae import AEConfig
 from generative.models.registry import REGISTRY
 from generative.models.vae import VAE, VAEConfig
 from generative.pipeline.check import main
+from generative.pipeline.schema import SCHEMA_FILE, schema
 
 PARAMS = (ROOT / "params.yaml").read_text()
 
@@ -217,6 +220,43 @@ def test_a_wrong_value_is_refused(
     assert line in PARAMS
     (folder / "params.yaml").write_text(PARAMS.replace(line, instead, 1))
     assert_says(refusal(capsys), f"params.yaml: {WRONG[line][instead]}")
+
+
+def test_the_committed_schema_is_that_of_the_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["generative", "schema"])
+    main()
+    assert (folder / SCHEMA_FILE).read_bytes() == (ROOT / SCHEMA_FILE).read_bytes()
+    assert PARAMS.startswith(f"# yaml-language-server: $schema={SCHEMA_FILE}\n")
+
+
+BEYOND_THE_SCHEMA = {
+    "  lr: .nan": "JSON has no such number",
+    "  lr: .inf": "JSON has no such number",
+    "  keep: Validation/Total Loss": "split.validation decides",
+    "  patience: 3": "keep decides",
+    "  name: mnits": "source decides",
+    "  source: /data/cats": "name decides",
+}
+
+
+@pytest.mark.needs("jsonschema")
+def test_an_editor_finds_what_is_wrong_by_the_schema(folder: Path) -> None:
+    """The committed params are right by it, and each wrong value that one block shows is not."""
+    from jsonschema import Draft7Validator
+
+    document = json.loads(schema())
+    Draft7Validator.check_schema(document)
+    right = Draft7Validator(document).is_valid
+    assert right(read_yaml(folder / "params.yaml"))
+    found = {True: set[str](), False: set[str]()}
+    for line, wrong in WRONG.items():
+        for instead in wrong:
+            (folder / "params.yaml").write_text(PARAMS.replace(line, instead, 1))
+            found[right(read_yaml(folder / "params.yaml"))].add(instead)
+    assert found[True] == BEYOND_THE_SCHEMA.keys()
+    assert len(found[False]) > 25
 
 
 def test_of_validation_losses_only_those_of_the_model_can_choose(

@@ -23,6 +23,7 @@ from generative.data.sources import KNOWN, SourceFailed, from_own, sha256_of
 from generative.errors import RunFailed, UserError, read_yaml
 from generative.evaluation import EvaluationConfig
 from generative.models.registry import REGISTRY
+from generative.pipeline.schema import SCHEMA_FILE, schema
 from generative.pipeline.stage import history_path, model_path
 from runrecord.run.process import exit_status
 
@@ -152,7 +153,13 @@ def main() -> None:
         case ["hash", source]:
             command = partial(print_sum, source)
             sys.exit(exit_status(command, mistakes=(UserError,), failures=(RunFailed,)))
+        case ["schema"]:
+            SCHEMA_FILE.write_text(schema(), encoding="utf-8")
+            return
     print("usage: generative check        is params.yaml right?")
     print("       generative hash FOLDER  the SHA-256 of your images, for data.sha256")
+    print(
+        f"       generative schema       writes {SCHEMA_FILE}, which editors check params.yaml by"
+    )
     print("all other commands: runrecord --help")
     sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
