@@ -106,7 +106,7 @@ pictures: setup
 
 lock: setup
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra generative --extra dev --upgrade pyproject.toml --output-file requirements.lock
-	for extra in sweep ssh s3 s3-server notebook; do \
+	for extra in sweep ssh s3 s3-server notebook frameworks; do \
 	    $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra $$extra --constraint requirements.lock --upgrade pyproject.toml --output-file requirements-$$extra.lock || exit; \
 	done
 

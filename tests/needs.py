@@ -74,6 +74,10 @@ NEEDS = {
         "Jupyter is not installed: make setup EXTRAS=notebook",
         lambda: packages("ipykernel", "nbclient", "pylopdf_fonts_ko"),
     ),
+    "frameworks": Need(
+        "Lightning and Transformers are not installed: make setup EXTRAS=frameworks",
+        lambda: packages("accelerate", "lightning", "transformers"),
+    ),
     "jsonschema": Need(
         "jsonschema is not installed: make setup EXTRAS=notebook", lambda: packages("jsonschema")
     ),

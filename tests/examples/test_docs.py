@@ -1,4 +1,4 @@
-"""The engine's guide: what it marks as runnable is run. All docs: what they name is there."""
+"""The engine's guides: what they mark as runnable is run. All docs: what they name is there."""
 
 import dataclasses
 import inspect
@@ -21,6 +21,7 @@ from runrecord import Project, Run
 from runrecord.record.reader import Record, files_in, view
 
 GUIDE = ROOT / "docs" / "runrecord" / "guide.md"
+FRAMEWORKS = GUIDE.with_name("frameworks.md")
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
 _SNIPPET = re.compile(r"^<!-- runnable: (\w+)(?:/(\S+))? -->\n```(\w*)\n(.*?)^```$", re.M | re.S)
 
@@ -37,7 +38,8 @@ class Snippet:
 
 
 def snippets() -> list[Snippet]:
-    return [Snippet(*found) for found in _SNIPPET.findall(GUIDE.read_text(encoding="utf-8"))]
+    pages = (page.read_text(encoding="utf-8") for page in (GUIDE, FRAMEWORKS))
+    return [Snippet(*found) for text in pages for found in _SNIPPET.findall(text)]
 
 
 def begin(workspace: Workspace) -> None:
@@ -71,8 +73,9 @@ def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
 
 
 def test_every_snippet_that_is_marked_is_found() -> None:
-    marked = GUIDE.read_text(encoding="utf-8").count("<!-- runnable")
-    assert len(snippets()) == marked == 19
+    pages = (GUIDE, FRAMEWORKS)
+    marked = sum(page.read_text(encoding="utf-8").count("<!-- runnable") for page in pages)
+    assert len(snippets()) == marked == 29
 
 
 def files_of(place: str) -> dict[str, bytes]:
@@ -106,8 +109,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("guide")
 
 
+OF_FRAMEWORKS = [
+    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.needs("frameworks")])
+    for name in ("lightning", "transformers")
+]
+
+
 @pytest.fixture(
-    scope="module", params=["walk", "count", pytest.param("sine", marks=pytest.mark.slow)]
+    scope="module",
+    params=["walk", "count", pytest.param("sine", marks=pytest.mark.slow), *OF_FRAMEWORKS],
 )
 def said(folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
     """What each command for a project printed."""
@@ -185,6 +195,58 @@ def test_the_guides_pytorch_state_goes_on_to_the_same_bytes(
     output = workspace.run(*command, environment=RECORD_ONLY)
     assert re.search(r"resuming \S*train-\S+ after epoch \d+", output)
     assert IDENTICAL in workspace.run("runrecord", "verify", "records/train")
+
+
+LOGGED = {
+    "lightning": {"epoch": 24, "loss": 24},
+    "transformers": {
+        **dict.fromkeys(("loss", "learning_rate", "grad_norm"), 24),
+        "eval_loss": 3,
+        "epoch": 24,
+        "train_loss": 1,
+        "total_flos": 1,
+    },
+}
+"""How many points of each metric a trainer logs in three epochs of eight steps."""
+
+
+@pytest.mark.parametrize("said", OF_FRAMEWORKS, indirect=True)
+def test_what_a_trainer_logs_is_on_record_at_its_own_steps(
+    said: dict[str, str], folder: Path, request: pytest.FixtureRequest
+) -> None:
+    assert said
+    project = request.node.callspec.params["said"]
+    record = view(Record(files_in(folder / project / "records" / "train")))
+    assert {name: len(points) for name, points in record.series.items()} == LOGGED[project]
+    losses = [value for _, (value, _) in sorted(record.series["loss"].items())]
+    assert losses[-1] < losses[0] / 2
+    assert {*record.files} == ({"hyperparameters"} if project == "lightning" else set())
+    assert ("train_runtime" in record.observed) == (project == "transformers")
+    assert len(adapter_of(project).text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("said", OF_FRAMEWORKS, indirect=True)
+def test_a_trainer_that_is_told_to_stop_leaves_a_killed_run(
+    said: dict[str, str], folder: Path, request: pytest.FixtureRequest
+) -> None:
+    assert said
+    adapter = adapter_of(request.node.callspec.params["said"])
+    workspace = Workspace(folder / adapter.project)
+    stop = "__import__('signal').raise_signal(15)"
+    text, found = re.subn(r"^( +)(self\.\w+\.log\()", rf"\1{stop}\n\1\2", adapter.text, flags=re.M)
+    assert found == 1
+    (workspace.path / adapter.file).write_text(text)
+    workspace.run("dvc", "repro", status=255, environment=RECORD_ONLY)
+    (workspace.path / adapter.file).write_text(adapter.text)
+    end = Record(files_in(spool(workspace)[-1])).end
+    assert end is not None
+    assert end.status == "KILLED"
+
+
+def adapter_of(project: str) -> Snippet:
+    """The file that is there to be copied."""
+    (adapter,) = [one for one in snippets() if one.project == project and "run_" in one.file]
+    return adapter
 
 
 def table(heading: str) -> list[list[str]]:
