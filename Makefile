@@ -7,9 +7,11 @@ UV_TERMS = s/\(=.\)\\n/\1/; s/\\n/ /g; s/^[^.]*[.]index-url=/export UV_DEFAULT_I
     s/^[^.]*[.]trusted-host=/export UV_INSECURE_HOST=/p; s/^[^.]*[.]proxy=/export ALL_PROXY=/p; \
     /[.]find-links=/{ s/ /,/g; s/^[^=]*=/export UV_FIND_LINKS=/p; }
 UV = eval "$$($(VENV)/bin/python -m pip config list | sort -r | sed -n '$(UV_TERMS)')"; UV_INDEX_STRATEGY=unsafe-best-match $(VENV)/bin/uv
+SUPPLY_CHAIN := .venv-supply-chain
+LOCKS := $(wildcard requirements*.lock)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro try test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale pictures notebook lock mlflow tensorboard
+.PHONY: setup repro try test smoke test-all mutations campaign check bench bench-peers bench-parts bench-growth bench-big bench-scale pictures notebook lock audit sbom wheel mlflow tensorboard
 
 setup: $(VENV)/installed $(EXTRAS:%=$(VENV)/installed-%)
 
@@ -109,6 +111,27 @@ lock: setup
 	for extra in sweep ssh s3 s3-server notebook frameworks; do \
 	    $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra $$extra --constraint requirements.lock --upgrade pyproject.toml --output-file requirements-$$extra.lock || exit; \
 	done
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --group supply-chain --upgrade --output-file .ci/supply-chain.lock
+
+# Tools that look at the locks from outside, and need none of what these install.
+$(SUPPLY_CHAIN)/installed: .ci/supply-chain.lock
+	@$(PYTHON) -m venv --clear $(SUPPLY_CHAIN)
+	@PIP_USER=0 $(SUPPLY_CHAIN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $<
+	@touch $@
+
+# A report, which stops nothing: what is known of a package may change on any day. `--strict`, for one that PyPI does
+# not answer for would else count as sound.
+audit: $(SUPPLY_CHAIN)/installed
+	-@$(SUPPLY_CHAIN)/bin/pip-audit --strict --disable-pip --desc off --progress-spinner off $(AUDIT) $(LOCKS:%=--requirement %)
+
+sbom: setup $(SUPPLY_CHAIN)/installed
+	$(SUPPLY_CHAIN)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(VENV)/bin/python
+
+# Of the last commit, as it is there: the same bytes in any folder, on any day and under any umask.
+wheel: setup
+	folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && umask 022 && \
+	    git -c tar.umask=022 archive HEAD | tar -x --no-same-permissions -C "$$folder" && \
+	    SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist "$$folder"
 
 # The notebooks' outputs anew.
 notebook: setup $(VENV)/installed-notebook

@@ -38,6 +38,7 @@ def packages(*modules: str) -> bool:
 
 CHROMIUM = program("chromium", "chromium-browser")
 SSHD = program("sshd")
+SUPPLY_CHAIN = Path(__file__).parents[1] / ".venv-supply-chain"
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 MOUNT = ("mount", "-t", "tmpfs", "none", "/mnt")
 AS_ROOT = os.geteuid() == 0
@@ -80,6 +81,10 @@ NEEDS = {
     ),
     "jsonschema": Need(
         "jsonschema is not installed: make setup EXTRAS=notebook", lambda: packages("jsonschema")
+    ),
+    "supply-chain": Need(
+        "pip-audit and cyclonedx-bom are not installed: make audit",
+        lambda: SUPPLY_CHAIN.joinpath("installed").exists(),
     ),
     "root": Need(f"this user is not root: {PRIVILEGED}", lambda: AS_ROOT),
     "namespaces": Need(

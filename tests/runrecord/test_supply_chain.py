@@ -1,10 +1,20 @@
-"""What is taken from others: the locks of the extras."""
+"""What is taken from others, and what is given to them: locks, actions, audit, SBOM, wheel."""
 
+import json
 import re
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from workspaces import ROOT
+import yaml
+from needs import SUPPLY_CHAIN
+from workspaces import ROOT, Workspace
 
 MAIN = ROOT / "requirements.lock"
 OTHERS = sorted(ROOT.glob("requirements-*.lock"))
@@ -36,3 +46,114 @@ def test_every_extra_with_a_lock_is_locked_again_and_set_up_in_ci() -> None:
     (set_up,) = re.findall(r"make setup EXTRAS='(.+)'", (ROOT / ".ci/run").read_text())
     names = {path.stem.removeprefix("requirements-") for path in OTHERS}
     assert {*again.split()} == {*set_up.split()} == names
+
+
+def test_actions_are_named_by_commit() -> None:
+    """Whoever owns an action can move its tags."""
+    used = []
+    for path in (ROOT / ".github/workflows").iterdir():
+        jobs = yaml.safe_load(path.read_text())["jobs"].values()
+        used += [step["uses"] for job in jobs for step in job["steps"] if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used), used
+
+
+def make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`make` there, where the environments are set up already."""
+    settled = ("-o", "setup", "-o", f"{SUPPLY_CHAIN}/installed")
+    return subprocess.run(
+        ["make", *settled, f"SUPPLY_CHAIN={SUPPLY_CHAIN}", f"VENV={sys.prefix}", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+KNOWN = {
+    "id": "GHSA-0000-0000-0000",
+    "aliases": ["CVE-2099-1"],
+    "published": "2026-01-01T00:00:00Z",
+    "affected": [
+        {
+            "package": {"ecosystem": "PyPI", "name": "only-there"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.1"}]}],
+        }
+    ],
+}
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The address of a database like osv.dev that knows one vulnerability."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            known = [KNOWN] if asked["package"]["name"] == "only-there" else []
+            content = json.dumps({"vulns": known}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.needs("supply-chain")
+def test_the_audit_reports_and_stops_nothing(database: str, tmp_path: Path) -> None:
+    lock = tmp_path / "some.lock"
+    digest = f"--hash=sha256:{'0' * 64}"
+    lock.write_text(f"only-there==1.0 {digest}\nsound==2.0 {digest}\n")
+    ask = f"LOCKS={lock}", f"AUDIT=--vulnerability-service osv --osv-url {database}"
+    found = make(ROOT, "audit", *ask)
+    assert re.search(r"^only-there +1\.0 +CVE-2099-1 +1\.1", found.stdout, re.MULTILINE)
+    assert "sound" not in found.stdout
+    lock.write_text(f"sound==2.0 {digest}\n")
+    assert "No known vulnerabilities found" in make(ROOT, "audit", *ask).stderr
+    nobody = "AUDIT=--vulnerability-service osv --osv-url http://127.0.0.1:9/"
+    unasked = make(ROOT, "audit", f"LOCKS={lock}", nobody)
+    assert "Connection refused" in unasked.stderr
+    assert "No known vulnerabilities" not in unasked.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.needs("supply-chain")
+def test_the_sbom_lists_what_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    make(tmp_path, "sbom")
+    text = (tmp_path / "sbom.json").read_text()
+    bom = json.loads(text)
+    assert bom["bomFormat"] == "CycloneDX"
+    assert bom["metadata"]["component"]["name"] == "runrecord"
+    components = {component["name"]: component for component in bom["components"]}
+    for name in ("torch", "dvc", "mlflow"):
+        assert components[name]["version"] == version(name)
+        assert components[name]["licenses"]
+    assert "file://" not in text, "nothing of this machine"
+
+
+@pytest.mark.slow
+def test_the_wheel_is_the_same_wherever_and_whenever_it_is_built(tmp_path: Path) -> None:
+    wheels = []
+    for name, umask, zone in (("first", "022", "UTC"), ("other/second", "077", "Asia/Seoul")):
+        clone = Workspace(tmp_path / name)
+        clone.path.mkdir(parents=True)
+        for command in (f"git clone --quiet {ROOT} .", f"make -o setup wheel VENV={sys.prefix}"):
+            clone.run("sh", "-c", f"umask {umask}; {command}", TZ=zone)
+        (wheel,) = (clone.path / "dist").iterdir()
+        wheels.append(wheel.read_bytes())
+        assert clone.run("git", "status", "--porcelain") == ""
+    assert wheels[0] == wheels[1]
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tracked = clone.run("git", "ls-files", "src").splitlines()
+    assert {file.removeprefix("src/") for file in tracked} <= names
