@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runrecord.git.commands import GitFailed, IsolatedRepo, OutsideGit, commit_of, git, top_of
 from runrecord.safety.secrets import HELD, OF_A_KIND, is_secret_kind, redact, secrets_in_patch
-from runrecord.safety.text import printable
+from runrecord.safety.text import printable, some
 
 _DVC_TMP = ".dvc/tmp"
 _MLFLOW = ("mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlruns")
@@ -180,7 +180,7 @@ def _recordable(top: Path, changed: Set[str], committed: Set[str]) -> tuple[set[
         _LeftOut: the files that are committed are too large already.
     """
     secret = sorted(name for name in changed - committed if is_secret_kind(name))
-    without = [f"{_some(secret)}, which {OF_A_KIND}"] if secret else []
+    without = [f"{some(secret, _NAMED)}, which {OF_A_KIND}"] if secret else []
     rest, large = set(changed) - {*secret}, []
     sizes = {name: (top / name).lstat().st_size for name in _there(top, rest)}
     size, lost = sum(sizes.values()), 0
@@ -191,7 +191,7 @@ def _recordable(top: Path, changed: Set[str], committed: Set[str]) -> tuple[set[
     if size - lost > _PATCH_LIMIT:
         raise _LeftOut(f"{size - lost} bytes of files are changed, more than {_PATCH_LIMIT}")
     if large:
-        without.append(f"{_some(large)} (too large: {lost / 1e6:.1f} MB)")
+        without.append(f"{some(large, _NAMED)} (too large: {lost / 1e6:.1f} MB)")
     return rest - {*large}, without
 
 
@@ -220,12 +220,6 @@ def _there(tree: Path, names: Iterable[str]) -> Iterator[str]:
         behind = path.parents[: name.count("/")]
         if (path.is_symlink() or path.is_file()) and not any(map(Path.is_symlink, behind)):
             yield name
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first of those names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return printable(", ".join(names[:_NAMED])) + more
 
 
 def _split(told: bytes) -> list[str]:

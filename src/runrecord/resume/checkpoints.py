@@ -26,7 +26,7 @@ from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved, R
 from runrecord.record.reader import Record, files_in
 from runrecord.resume.identity import Identity, differences
 from runrecord.safety.secrets import fit
-from runrecord.safety.text import say
+from runrecord.safety.text import say, some
 from runrecord.store.runs import is_running, process_began, run_dir, state_folder, was_claimed_since
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -36,7 +36,6 @@ _KEY, _IDENTITY = "runrecord", "identity.json"
 _STATES = 2  # kept of a run: the newest, and the one before it in case that is damaged
 _RUNS = 5  # kept of a stage, or of a study's trial: finished ones, and as many unfinished ones
 _TOGETHER = 60.0  # seconds within which the ranks of one job start
-_SHOWN = 4  # differences, at most
 _SHORT, _LONGEST = 12, 60  # characters of a SHA-256, and of a title
 
 Key = tuple[str, str, int]
@@ -169,8 +168,7 @@ class Checkpoints:
             return ""
         _, _, run_id, epoch, reasons = min(near)
         epochs = "1 epoch" if epoch == 1 else f"{epoch} epochs"
-        more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-        return f"not resuming {run_id} ({epochs}): {', '.join(reasons[:_SHOWN])}{more}"
+        return f"not resuming {run_id} ({epochs}): {some(reasons)}"
 
     def save(self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int = 0) -> None:
         """Write a checkpoint, at once or not at all, and remove those that it makes needless.

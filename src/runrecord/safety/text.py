@@ -1,6 +1,8 @@
 """Text made harmless: what comes from elsewhere and is shown to a person."""
 
+import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from unicodedata import category
 
@@ -43,6 +45,17 @@ def clause(text: str) -> str:
     """The first line of a text, fit to be shown, without a full stop."""
     first = next(iter(text.splitlines()), "")
     return printable(redact(first.rstrip(".")), _LONGEST)
+
+
+def plain(value: object) -> str:
+    """A value as text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", str(value)).replace("\n", " ")
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first of those names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return printable(", ".join(names[:most])) + more
 
 
 def say(text: str) -> None:

@@ -106,11 +106,6 @@ def text_for(value: object) -> str:
     )
 
 
-def plain(value: object) -> str:
-    """A value as text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", str(value)).replace("\n", " ")
-
-
 def is_nested(value: object) -> bool:
     """Is that more than one plain value, or none?"""
     return value is None or isinstance(value, list | dict)

@@ -1,12 +1,12 @@
 """Playing records into MLflow and TensorBoard: what is there stays, what is missing is added."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, TypeVar
+from typing import Literal
 
 from runrecord.errors import UserError
 from runrecord.record.events import RecordRefused
@@ -122,47 +122,39 @@ def play_into(sink: Sink, run: RecordedRun) -> None:
         )
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _said(method: "Callable[Concatenate[Store, P], T]") -> "Callable[Concatenate[Store, P], T]":
+@contextmanager
+def _said(root: Path) -> Iterator[None]:
     """Let what the tracking store does not do be a UserError, one sentence for a person."""
-
-    @wraps(method)
-    def call(store: "Store", /, *given: P.args, **named: P.kwargs) -> T:
-        try:
-            return method(store, *given, **named)
-        except (UserError, RecordRefused):
-            raise
-        except Exception as error:
-            raise store_failure(error, store.root) from None
-
-    return call
+    try:
+        yield
+    except (UserError, RecordRefused):
+        raise
+    except Exception as error:
+        raise store_failure(error, root) from None
 
 
 class Store:
     """MLflow's tracking store; UserError is raised where it cannot be reached or refuses."""
 
-    @_said
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._sink = MlflowSink(root)
-        self._client, self.experiment = self._sink.client, self._sink.experiment
-        self.notes = self._sink.notes
-        self._unchanged = self.notes.unchanged()
+        with _said(root):
+            self.root = root
+            self._sink = MlflowSink(root)
+            self._client, self.experiment = self._sink.client, self._sink.experiment
+            self.notes = self._sink.notes
+            self._unchanged = self.notes.unchanged()
 
     @cached_property
-    @_said
     def shown(self) -> dict[str, Shown]:
         """What it showed when it was first asked, by the records' ids; all of that is noted."""
-        shown = runs_shown(self._client, self.experiment)
-        for name, found in shown.items():
-            self._note(name, found)
-        for name, noted in [*self.notes.runs.items()]:
-            if name not in shown:
-                self.notes.add(name, replace(noted, removed=True))
-        return shown
+        with _said(self.root):
+            shown = runs_shown(self._client, self.experiment)
+            for name, found in shown.items():
+                self._note(name, found)
+            for name, noted in [*self.notes.runs.items()]:
+                if name not in shown:
+                    self.notes.add(name, replace(noted, removed=True))
+            return shown
 
     def _note(self, name: str, found: Shown) -> None:
         whole = found.status != "RUNNING" and self._has_folders(found)
@@ -177,15 +169,15 @@ class Store:
             and (not found.model_id or (runs / "models" / found.model_id).is_dir())
         )
 
-    @_said
     def find(self, name: str) -> tuple[str, Shown] | None:
         """The record's id, and what is shown, of the run with that name or MLflow id."""
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        with _said(self.root):
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                return None
+            for wanted in (f"tags.`record.id` = '{name}'", f"attributes.run_id = '{name}'"):
+                for found in runs_shown(self._client, self.experiment, wanted).items():
+                    return found
             return None
-        for wanted in (f"tags.`record.id` = '{name}'", f"attributes.run_id = '{name}'"):
-            for found in runs_shown(self._client, self.experiment, wanted).items():
-                return found
-        return None
 
     def holds(self, run: RecordedRun) -> Outcome | None:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""
@@ -193,27 +185,15 @@ class Store:
             _ = self.shown  # which notes all of it
         return outcome_noted(self.notes, run)
 
-    @_said
-    def lacks_files(self, run: RecordedRun) -> bool:
-        """Does it show that run, but not all of its pictures, models and other files?
-
-        Raises:
-            RecordRefused: the record is damaged.
-        """
-        found = self.shown.get(run.id)
-        if found is None or found.deleted:
-            return False
-        return lacks_files(self._client, found.run_id, run.record())
-
-    @_said
     def bring_back(self, run: RecordedRun) -> None:
         """Let a run that was deleted there be one that is not."""
-        found = self.shown.get(run.id)
-        if found is None:
-            self.notes.runs.pop(run.id, None)
-        elif found.deleted:
-            self._client.restore_run(found.run_id)
-            self._note(run.id, replace(found, deleted=False))
+        with _said(self.root):
+            found = self.shown.get(run.id)
+            if found is None:
+                self.notes.runs.pop(run.id, None)
+            elif found.deleted:
+                self._client.restore_run(found.run_id)
+                self._note(run.id, replace(found, deleted=False))
 
     def play(self, run: RecordedRun, check: bool = False) -> Outcome | None:
         """Add what is missing of a run; one that goes on is left alone.
@@ -225,8 +205,10 @@ class Store:
             NotShown: this run cannot be shown, or not with all of its files.
         """
         outcome = self.holds(run)
-        if outcome and not (check and self.lacks_files(run)):
-            return outcome
+        found = self.shown.get(run.id) if check and outcome == "already there" else None
+        with _said(self.root):
+            if outcome and not (found and lacks_files(self._client, found.run_id, run.record())):
+                return outcome
         if is_live(self.root, run):
             return None
         try:
@@ -238,7 +220,6 @@ class Store:
             raise NotShown(explain(error, self.root)) from None
         return "created" if self._sink.made_now else "completed"
 
-    @_said
     def differences(self, record: Record) -> list[Difference] | None:
         """What MLflow shows otherwise than the record has it; None if it does not show that run.
 
@@ -247,21 +228,22 @@ class Store:
         Raises:
             RecordRefused: the record is damaged.
         """
-        _, shown = self.find(record.start.id) or ("", None)
-        if shown is None or shown.deleted:
-            return None
-        found = audit(self._client, shown.run_id, record)
-        whole = shown.events >= record.length
-        return [one for one in found if whole or one.state != "missing"]
+        with _said(self.root):
+            _, shown = self.find(record.start.id) or ("", None)
+            if shown is None or shown.deleted:
+                return None
+            found = audit(self._client, shown.run_id, record)
+            whole = shown.events >= record.length
+            return [one for one in found if whole or one.state != "missing"]
 
-    @_said
     def tag(self, record_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, if it is shown."""
-        if found := self.find(record_id):
-            for key, value in tags.items():
-                self._client.set_tag(found[1].run_id, key, value)
+        with _said(self.root):
+            if found := self.find(record_id):
+                for key, value in tags.items():
+                    self._client.set_tag(found[1].run_id, key, value)
 
-    @_said
     def write_probe(self) -> None:
         """Write something harmless: is it the store that fails, or one run that it refuses?"""
-        self._client.set_experiment_tag(self.experiment, "runrecord", "was here")
+        with _said(self.root):
+            self._client.set_experiment_tag(self.experiment, "runrecord", "was here")

@@ -23,7 +23,8 @@ from runrecord.record.events import (
     RunStarted,
 )
 from runrecord.record.recordable import Embedding, unpack
-from runrecord.trackers.base import Sink, content_of, is_nested, key_for, plain, text_for
+from runrecord.safety.text import plain
+from runrecord.trackers.base import Sink, content_of, is_nested, key_for, text_for
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter

@@ -46,7 +46,6 @@ class Shown:
     run_id: str
     status: str
     start: int
-    host: str
     events: int  # how many of its record's it shows for certain
     deleted: bool  # by a person, in the user interface
     model_id: str  # of the model that it made, if it made one
@@ -78,15 +77,9 @@ def runs_shown(client: "MlflowClient", experiment: str, wanted: str = "") -> dic
         tags, info = run.data.tags, run.info
         record_id, deleted = tags.get("record.id"), info.lifecycle_stage == "deleted"
         if record_id and not (deleted and record_id in runs):
-            runs[record_id] = Shown(
-                info.run_id,
-                info.status,
-                info.start_time,
-                tags.get("host", ""),
-                int(tags.get(EVENTS_TAG, 0)),
-                deleted,
-                tags.get("model.id", ""),
-            )
+            events, model = int(tags.get(EVENTS_TAG, 0)), tags.get("model.id", "")
+            found = Shown(info.run_id, info.status, info.start_time, events, deleted, model)
+            runs[record_id] = found
     return runs
 
 

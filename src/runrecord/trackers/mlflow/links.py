@@ -7,7 +7,8 @@ from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION
-from runrecord.trackers.base import metrics_of, name_for, plain, title_of
+from runrecord.safety.text import plain
+from runrecord.trackers.base import metrics_of, name_for, title_of
 from runrecord.trackers.mlflow.artifacts import search
 
 if TYPE_CHECKING:
