@@ -31,7 +31,7 @@ IMPORTED = {
     ),
     "runrecord": (
         *("mlflow.tracking.client", "mlflow.store.tracking.sqlalchemy_store", "tensorboardX"),
-        *("dvc.repo", "dvc.stage.run", "dvc_data.index", "runrecord.cli.sync"),
+        *("dvc.repo", "dvc.stage.run", "dvc_data.index", "runrecord.cli.upkeep"),
         *("runrecord.cli.verify", "runrecord.cli.report", "runrecord.run.process"),
     ),
 }

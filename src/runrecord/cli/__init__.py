@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from math import inf
@@ -19,35 +20,35 @@ def main() -> None:
     from runrecord.run.process import UNTOLD, exit_status, release_console, set_up_process
 
     set_up_process()
-    given = _parser().parse_args()
-    if not given.function.startswith("exec."):  # a person's program has the variables it had
+    arguments = vars(parser().parse_args())
+    function, as_json = arguments.pop("function"), arguments.pop("as_json", False)
+    if function == "sweep.sweep":
+        arguments = {"given": argparse.Namespace(**arguments)}
+    if not function.startswith("exec."):  # a person's program has the variables it had
         os.environ.update({**UNTOLD, **os.environ})
-    arguments = {name: value for name, value in vars(given).items() if name != "function"}
-    if given.function == "sweep.sweep":
-        arguments = {"given": given}
-    module, _, name = given.function.partition(".")
-    function = getattr(import_module(f"runrecord.cli.{module}"), name)
     with unsteered_process():
-        status = exit_status(partial(_printed, function, arguments))
+        status = exit_status(partial(_printed, function, arguments, as_json))
     release_console()
     sys.exit(status)
 
 
-def _printed(function: Callable[..., int | None], arguments: dict[str, Any]) -> int | None:
+def _printed(function: str, arguments: dict[str, Any], as_json: bool) -> int | None:
     """Run a command until all of what it prints is out: that is what it is for."""
-    status = function(**arguments)
+    module, _, name = function.partition(".")
+    with import_module("runrecord.cli.console").json_document() if as_json else nullcontext():
+        status: int | None = getattr(import_module(f"runrecord.cli.{module}"), name)(**arguments)
     if sys.stdout is not None:  # else it was closed before this process began
         sys.stdout.flush()
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """A command has a name, its function (MODULE.NAME, imported when called) and help.
 
-    Its arguments are the function's own, by name.
+    Its arguments are the function's own, by name. What prints lines of its own takes `--json`.
     """
-    parser = argparse.ArgumentParser(prog="runrecord", description=__doc__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    program = argparse.ArgumentParser(prog="runrecord", description=__doc__)
+    commands = program.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, function: str, told: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=told)
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("name", metavar="run", help=RUN_NAMES)
     which = command("which", "runs.which", "which run made a model, plot or metrics file?")
     which.add_argument("file", type=Path)
-    sync = command("sync", "sync.sync", "make MLflow hold every run that left a record")
+    sync = command("sync", "upkeep.sync", "make MLflow hold every run that left a record")
     flag(sync, "--all", "everything", "those of every commit and DVC experiment too")
     flag(sync, "--tensorboard", "tensorboard", "write their TensorBoard files anew as well")
     flag(sync, "--check", "check", "look for each picture, model and file in MLflow")
@@ -80,7 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", "verify.show_comparison", "why do two runs differ?")
     compare.add_argument("first", help=RUN_NAMES)
     compare.add_argument("second", help=RUN_NAMES)
-    flag(compare, "--json", "as_json", "print it as JSON")
     verify = command("verify", "verify.verify", "rebuild a run, and prove it equal bit for bit")
     verify.add_argument("name", metavar="run", help=f"{RUN_NAMES}; REVISION alone for all of them")
     flag(verify, "--env", "own_packages", "rebuild its virtual environment from its lock file, too")
@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         first = f"default {port}, or the next free one"
         viewer.add_argument("--port", type=_port, default=port, help=first)
         viewer.add_argument("--host", default="127.0.0.1", help="default: for this machine only")
-    return parser
+    for name in commands.choices.keys() - {"exec", "mlflow", "tensorboard"}:
+        flag(commands.choices[name], "--json", "as_json", "print one JSON document")
+    return program
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:

@@ -1,22 +1,68 @@
-"""What commands print on, and what became of each record, for a person."""
+"""What commands show, for a person or as JSON, and what became of each record."""
 
+import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from rich.table import Table
 
 from runrecord.errors import RunFailed, UserError
-from runrecord.record.events import Files, RecordRefused
+from runrecord.record.events import Files, RecordRefused, strict_json
 from runrecord.record.reader import Record
 from runrecord.safety.text import printable, reason
 from runrecord.store.catalog import RecordedRun
 
-LONGEST_CELL = 2000  # characters of a value in a table
+_LONGEST_CELL = 2000  # characters of a value in a table
 _PAGE = 200  # columns
 _CUT_OFF = "its last line is cut off; the rest is used"
+Rows = Mapping[str, object] | Sequence[Sequence[object]]
+"""A table: what is told of one thing, by name; or a row for each of many, under heads."""
+_DOCUMENT: ContextVar[dict[str, Any] | None] = ContextVar("document", default=None)
+
+
+@contextmanager
+def json_document() -> Iterator[None]:
+    """Print what a command shows as one JSON document at its end; its sentences go to stderr.
+
+    Of a command that is refused or stopped, that is what it had to show until then.
+    """
+    token = _DOCUMENT.set(document := dict[str, Any]())
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _DOCUMENT.reset(token)
+        print(json.dumps(strict_json(document), indent=2, allow_nan=False))
+
+
+def note(**values: object) -> None:
+    """Put values into the document, which a person is told in another way."""
+    if (document := _DOCUMENT.get()) is not None:
+        document |= values
+
+
+def show_table(name: str, rows: Rows, heads: Sequence[str] = (), title: str = "") -> None:
+    """Put a table into the document, where it has a name; print it for a person, if it has rows."""
+    one = isinstance(rows, Mapping)
+    values = rows if one else [dict(zip(heads, row, strict=True)) for row in rows]
+    note(**{name: values} if name else {})
+    if rows:
+        page().print(drawn(rows, heads, title))
+
+
+def drawn(rows: Rows, heads: Sequence[str] = (), title: str = "") -> Table:
+    """A table as a person sees it, harmless whatever it holds."""
+    heads = [*map(printable, heads)]
+    table = Table(*heads, title=title, title_justify="left", show_header=bool(heads))
+    for row in rows.items() if isinstance(rows, Mapping) else rows:
+        table.add_row(*(printable("-" if one is None else str(one), _LONGEST_CELL) for one in row))
+    return table
 
 
 def page() -> Console:
@@ -24,15 +70,11 @@ def page() -> Console:
 
     Text is printed as it is: no markup, no colors by content, no line broken.
     """
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    quiet = _DOCUMENT.get() is not None
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=quiet)
     if not console.is_terminal:
         console.width = _PAGE  # no window that it must fit: let no value be cut off
     return console
-
-
-def add_row(table: Table, *cells: object) -> None:
-    """Add a row, harmless whatever it holds."""
-    table.add_row(*(printable(str(cell), LONGEST_CELL) for cell in cells))
 
 
 def tell(text: str) -> None:
@@ -63,11 +105,11 @@ class Report:
 
     def __init__(self) -> None:
         outcomes = ("created", "completed", "already there", "failed")
-        self._counts = Counter(dict.fromkeys(outcomes, 0))
+        self.counts = Counter(dict.fromkeys(outcomes, 0))
 
     def failed(self, label: str, error: Exception) -> None:
         tell_failure(label, error)
-        self._counts["failed"] += 1
+        self.counts["failed"] += 1
 
     def closed(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -78,10 +120,10 @@ class Report:
         """Those records that can be had."""
         for label, files in known:
             if files is None:
-                self._counts["not found"] += 1
+                self.counts["not found"] += 1
             else:
                 yield label, files
-        if count := self._counts["not found"]:
+        if count := self.counts["not found"]:
             tell(
                 f"{count} records that Git names come from neither DVC's cache nor its remote: "
                 "made elsewhere and not pushed, pruned since, or the remote failed."
@@ -89,30 +131,23 @@ class Report:
 
     def each(
         self, title: str, runs: list[RecordedRun], play: Callable[[RecordedRun], str | None]
-    ) -> int:
-        """Play every run, showing how far it is; how many did not fail."""
-        done, console = 0, page()
-        with Progress(console=console, disable=not console.is_terminal) as bar:
-            for run in bar.track(runs, description=title):
-                if run.sealed and run.summary.cut_off:
-                    tell(f"{run.label}: {_CUT_OFF}.")
-                try:
-                    outcome = play(run)
-                except UserError:
-                    raise
-                except Exception as error:
-                    self.failed(run.label, error)
-                else:
-                    done += 1
-                    self._counts.update([outcome] if outcome else [])
-        return done
-
-    def count(self, outcome: str) -> int:
-        return self._counts[outcome]
+    ) -> None:
+        """Play every run, showing how far it is."""
+        console = page()
+        for run in track(runs, title, console=console, disable=not console.is_terminal):
+            if run.sealed and run.summary.cut_off:
+                tell(f"{run.label}: {_CUT_OFF}.")
+            try:
+                self.counts.update(filter(None, [play(run)]))
+            except UserError:
+                raise
+            except Exception as error:
+                self.failed(run.label, error)
 
     def summary(self) -> str:
-        return "MLflow: " + ", ".join(f"{count} {what}" for what, count in self._counts.items())
+        note(mlflow=dict(self.counts))
+        return "MLflow: " + ", ".join(f"{count} {what}" for what, count in self.counts.items())
 
     def conclude(self) -> None:
-        if count := self._counts["failed"]:
+        if count := self.counts["failed"]:
             raise RunFailed(f"{count} of the records failed, as said above; all others are used.")

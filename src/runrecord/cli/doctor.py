@@ -6,6 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NoReturn
 
+from runrecord.cli.console import note
 from runrecord.dvc.cache import missing_outs, remote_state
 from runrecord.dvc.stages import stages_of
 from runrecord.errors import RunFailed, UserError
@@ -26,27 +27,27 @@ def doctor() -> None:
     Raises:
         RunFailed: something needs doing.
     """
-    problems = 0
+    checks = list[dict[str, object]]()
+    note(checks=checks)
     for name, check in _checks(repo_root()).items():
         try:
-            print(shown(f"✓ {name}: {check()}"))
+            right, told = True, shown(check())
         except Exception as error:
-            problems += 1
-            print(f"✗ {name}: {reason(error)}.")
-    if problems:
+            right, told = False, f"{reason(error)}."
+        print(f"{'✓' if right else '✗'} {name}: {told}")
+        checks.append({"check": name, "ok": right, "told": told})
+    if problems := sum(not one["ok"] for one in checks):
         raise RunFailed(f"{problems} of the above need doing.")
 
 
 def _checks(root: Path) -> dict[str, Callable[[], str]]:
-    project = load_project(root)
-    store = cache(partial(Store, root))
-    of_root = {"DVC cache": _cache, "DVC remote": _remote, "commits": _commits}
-    checks = {name: partial(check, root) for name, check in {**project.checks, **of_root}.items()}
+    project, store = load_project(root), cache(partial(Store, root))
+    own = {"DVC cache": _cache, "DVC remote": _remote, "commits": _commits}
     return {
         "Git": lambda: _git(root, project),
         "tracking store": lambda: _tracking_store(store()),
         "run store": lambda: _run_store(store()),
-        **checks,
+        **{name: partial(check, root) for name, check in {**project.checks, **own}.items()},
     }
 
 

@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
-from rich.table import Table
-
-from runrecord.cli.console import add_row, page, refusing, tell, tell_failure
+from runrecord.cli.console import note, refusing, show_table, tell, tell_failure
 from runrecord.dvc.cache import known_records, records_at
 from runrecord.dvc.stages import hash_paths
 from runrecord.errors import RunFailed, UserError
@@ -102,33 +100,31 @@ def _by_id(root: Path, record_id: str) -> list[Record]:
 
 
 def list_runs() -> None:
-    """Print a row per run on this machine, the oldest first."""
-    table = Table("run", "status", "begun (UTC)", "took", "commit", "experiment")
+    """Show a row per run on this machine, the oldest first."""
+    rows = []
     for run in newest_of_each(all_runs(repo_root(), tell_failure), tell_failure):
         summary = run.summary
         status = summary.status or ("RUNNING" if run.is_live else "cut off")
-        begun = f"{datetime.fromtimestamp(summary.time / 1000, UTC):%Y-%m-%d %H:%M:%S}"
-        took = f"{(summary.last - summary.time) / 1000:.0f} s"
-        add_row(table, summary.id, status, begun, took, summary.git_commit[:10], summary.experiment)
-    page().print(table)
+        took = (summary.last - summary.time) / 1000
+        begun = f"{datetime.fromtimestamp(summary.time / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        rows.append((summary.id, status, begun, took, summary.git_commit[:10], summary.experiment))
+    show_table("runs", rows, ("run", "status", "begun", "seconds", "commit", "experiment"))
 
 
 def show(name: str) -> None:
-    """Print what a run was made from, its params, its last metrics and what it wrote.
+    """Show what a run was made from, its params, its last metrics and what it wrote.
 
     Raises:
         UserError: there is no such run, or its record is damaged.
     """
-    console = page()
-    for title, values in _sections(find_record(repo_root(), name)).items():
-        if values:
-            table = Table(title=title, title_justify="left", show_header=False)
-            for row in values.items():
-                add_row(table, *row)
-            console.print(table)
+    record = find_record(repo_root(), name)
+    note(id=record.start.id)
+    for (key, title), values in _sections(record).items():
+        show_table(key, values, title=title)
 
 
-def _sections(record: Record) -> dict[str, Mapping[str, object]]:
+def _sections(record: Record) -> dict[tuple[str, str], Mapping[str, object]]:
+    """What there is to tell of a run, by the name that it has in JSON and its title."""
     start, end = record.start, record.end
     with refusing(start.id):
         seen = view(record)
@@ -145,25 +141,24 @@ def _sections(record: Record) -> dict[str, Mapping[str, object]]:
     if start.patch:
         run["uncommitted change"] = f"{len(record.patch())} bytes, in its {start.patch.name}"
     evaluated = {name: one.sha256 for name, one in seen.evaluated.items()}
-    metrics = {name: f"{value:.6g}" for name, value in sorted(seen.last_values().items())}
     observed = {
-        name: f"{sum(values) / len(values):.6g}, {max(values):.6g}"
+        name: [round(sum(values) / len(values), 3), max(values)]
         for name, values in seen.observed.items()
     }
     return {
-        start.id: run,
-        "Params": start.params,
-        "Metrics, last": metrics,
-        "Damaged files, left out": record.damaged,
-        "Wrote (SHA-256)": end.outs if end else {},
-        "Read (SHA-256)": {**start.deps, **evaluated},
-        "Origin and environment": seen.tags,
-        "Machine, on average and at most": observed,
+        ("run", start.id): run,
+        ("params", "Params"): start.params,
+        ("metrics", "Metrics, last"): dict(sorted(seen.last_values().items())),
+        ("damaged", "Damaged files, left out"): record.damaged,
+        ("wrote", "Wrote (SHA-256)"): end.outs if end else {},
+        ("read", "Read (SHA-256)"): {**start.deps, **evaluated},
+        ("tags", "Origin and environment"): seen.tags,
+        ("machine", "Machine, on average and at most"): observed,
     }
 
 
 def which(file: Path) -> None:
-    """Print every run that wrote exactly this content: as an out, a model or a picture.
+    """Name every run that wrote exactly this content: as an out, a model or a picture.
 
     Looks into DVC's cache and remote only if no record here tells.
 
@@ -178,15 +173,17 @@ def which(file: Path) -> None:
     runs = all_runs(root, tell_failure)
     here = [(run.label, run.files()) for run in runs if run.summary.may_have_written(digest)]
     found = _writers(here, digest) or _writers(known_records(root), digest)
+    made = sorted((one.start for one in found), key=lambda start: (start.time, start.id))
+    named = [(one.id, one.tags.get("git.commit", "no commit"), bool(one.patch)) for one in made]
+    note(sha256=digest, runs=[{"run": a, "commit": b, "changed": c} for a, b, c in named])
     if not found:
         raise RunFailed(
             f"{file}: no record here, in DVC's cache or its remote tells of a run that wrote this "
             f"content (SHA-256 {digest})."
         )
-    for start in sorted((one.start for one in found), key=lambda start: (start.time, start.id)):
-        change = " and its uncommitted change" if start.patch else ""
-        commit = start.tags.get("git.commit", "no commit")[:10]
-        tell(f"{file}: made by {start.id}, from {commit}{change}")
+    for name, commit, changed in named:
+        change = " and its uncommitted change" if changed else ""
+        tell(f"{file}: made by {name}, from {commit[:10]}{change}")
 
 
 def _writers(records: Iterable[tuple[str, Files | None]], digest: str) -> list[Record]:

@@ -5,16 +5,15 @@ import os
 import re
 import sys
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
-from runrecord.cli.console import page, tell
+from runrecord.cli.console import drawn, note, show_table, tell
 from runrecord.dvc.stages import find_stage, stages_of
 from runrecord.errors import RunFailed, UserError, require
 from runrecord.files import sha256
@@ -102,7 +101,7 @@ def sweep(given: Namespace) -> int:
             log_plots(run, study)
             written = io.StringIO()
             console = Console(width=_WIDTH, file=written, markup=False, highlight=False)
-            console.print(_table(study))
+            console.print(drawn(*_table(study)))
             run.text("Trials", written.getvalue(), step=len(study.trials))
         _conclude(study)
         return int(any(trial.state.name == "FAIL" for trial in study.trials.values()))
@@ -165,14 +164,14 @@ def _note_end(study: Study, run: Run, number: int) -> None:
         run.log({study.definition.metric: best.value or 0.0}, step=complete)
 
 
-def _table(study: Study) -> Table:
-    definition = study.definition
-    table = Table("trial", *map(printable, definition.space), definition.metric, "state")
+def _table(study: Study) -> tuple[list[tuple[object, ...]], tuple[str, ...]]:
+    """The rows of a study's table, and their heads."""
+    definition, rows = study.definition, list[tuple[object, ...]]()
     for number, trial in best_first(study.trials, definition.better):
-        values = (str(trial.params.get(param, "")) for param in definition.space)
-        value, state = (_end_of(trial), "done") if _is_done(trial) else ("", _end_of(trial))
-        table.add_row(*map(printable, (experiment_of(study.name, number), *values, value, state)))
-    return table
+        values = (trial.params.get(param) for param in definition.space)
+        end = (trial.value, "done") if _is_done(trial) else (None, _end_of(trial))
+        rows.append((experiment_of(study.name, number), *values, *end))
+    return rows, ("trial", *definition.space, definition.metric, "state")
 
 
 def _is_done(trial: "FrozenTrial") -> bool:
@@ -193,7 +192,8 @@ def _end_of(trial: "FrozenTrial") -> str:
 
 
 def _conclude(study: Study) -> None:
-    page().print(_table(study))
+    note(study=study.name, **asdict(study.definition))
+    show_table("trials", *_table(study))
     number, best = best_first(study.trials, study.definition.better)[0]
     if not _is_done(best):
         raise RunFailed(f"{study.name}: no trial has a value; their errors are in the table.")

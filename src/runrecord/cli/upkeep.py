@@ -1,4 +1,4 @@
-"""`runrecord reap` closes the runs whose process is gone; `runrecord gc` removes old ones."""
+"""`runrecord sync` shows runs, `reap` closes those whose process is gone, `gc` removes old ones."""
 
 import shutil
 from collections import Counter
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from runrecord.cli.console import Report, tell, tell_failure
-from runrecord.cli.sync import sync
+from runrecord.cli.console import Report, note, show_table, tell, tell_failure
+from runrecord.cli.runs import find_record
 from runrecord.dvc.cache import known_records
 from runrecord.errors import UserError
 from runrecord.files import sha256
@@ -17,10 +17,69 @@ from runrecord.project import repo_root
 from runrecord.record.events import EVENTS, LOCK, START, Files, RecordRefused
 from runrecord.record.reader import Record, files_in
 from runrecord.resume.checkpoints import folders_of
-from runrecord.store.catalog import RecordedRun, all_runs
+from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs
 from runrecord.store.runs import lock_of, state_folder
-from runrecord.trackers.player import close_dead_runs, sync_lock
-from runrecord.trackers.tensorboard import shown_at
+from runrecord.trackers.mlflow.store import Notes
+from runrecord.trackers.player import (
+    Store,
+    close_dead_runs,
+    is_live,
+    outcome_noted,
+    play_into,
+    sync_lock,
+)
+from runrecord.trackers.tensorboard import TensorBoardSink, shown_at
+
+
+def sync(
+    everything: bool = False, tensorboard: bool = False, check: bool = False, name: str = ""
+) -> None:
+    """Make MLflow hold every run of the store and of the workspace's records.
+
+    Args:
+        everything: also those of every commit and DVC experiment.
+        tensorboard: also write the event files of all of them anew.
+        check: also look for each picture, model and file of runs that MLflow shows.
+        name: of the one run to bring there, also if it was deleted there.
+
+    Raises:
+        UserError: the tracking store cannot be reached, or there is no such run.
+        RunFailed: some record could not be used; all others were.
+    """
+    root, report = repo_root(), Report()
+    with sync_lock(root):
+        runs, closed = close_dead_runs(root, all_runs(root, report.failed), report.failed)
+        report.closed(closed)
+        if everything:
+            runs += read_runs(report.found(known_records(root, report.failed)), report.failed)
+        if name:
+            runs = _of_that_name(root, name, runs)
+        ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
+        notes = Notes(root)
+        noted = {run.id: outcome_noted(notes, run) for run in ended}
+        nothing = notes.unchanged() and all(noted[run.id] or is_live(root, run) for run in ended)
+        if nothing and not check and not name:
+            report.each("MLflow", ended, lambda run: noted[run.id])
+        else:
+            store = Store(root)
+            if name:
+                for run in ended:
+                    store.bring_back(run)
+            report.each("MLflow", ended, lambda run: store.play(run, check))
+            store.notes.looked_at()
+        print(report.summary())
+        if report.counts["removed there"]:
+            print("What was removed there stays away: 'runrecord sync RUN' brings a run back.")
+        if tensorboard:
+            report.each("TensorBoard", ended, lambda run: play_into(TensorBoardSink(root), run))
+    report.conclude()
+
+
+def _of_that_name(root: Path, name: str, runs: list[RecordedRun]) -> list[RecordedRun]:
+    """The records of the run of that name: among those, or the one that it is found by."""
+    record = find_record(root, name)
+    found = [run for run in runs if run.id == record.start.id]
+    return found or read_runs([(name, record.contents)], lambda _label, _error: None)
 
 
 def reap(names: Sequence[str] = (), host: str | None = None) -> None:
@@ -44,6 +103,7 @@ def reap(names: Sequence[str] = (), host: str | None = None) -> None:
             )
         runs, closed = close_dead_runs(root, runs, report.failed, told)
         report.closed(closed)
+        note(closed=[record.start.id for record in closed])
         sealed = {run.id for run in runs if run.sealed}
         for run in runs:
             if not run.ended and run.id not in sealed:
@@ -77,16 +137,17 @@ def gc(keep: int, yes: bool) -> None:
     with sync_lock(root):
         old = _old(root, keep)
         found = sorted(_removable(root, old))
-        sizes = {one: sum(map(_size, folders)) for one, folders, _ in found}
-        for one, _, copy in found:
-            tell(f"{one}: {_mib(sizes[one])}; its sealed record is {copy}")
-        total = _mib(sum(sizes.values()))
+        rows = [(one, sum(map(_size, folders)), copy) for one, folders, copy in found]
+        show_table("runs", rows, ("run", "bytes", "sealed record"))
+        note(stay=len(old) - len(found), removed=0)
+        total = f"{sum(size for _, size, _ in rows) / 2**20:.1f} MiB"
         if kept := len(old) - len(found):
             tell(f"{kept} older runs stay: no dvc.lock, here or in Git, names an equal record.")
         if not yes:
             print(f"{len(found)} runs, {total}, can go: say --yes to remove them.")
             return
         count = sum(_remove(root, one, folders) for one, folders, _ in found)
+        note(removed=count)
         print(f"{count} runs, {total}, removed: 'runrecord sync --all' finds them.")
         if count:
             print(
@@ -159,7 +220,3 @@ def _size(folder: Path) -> int:
     """Bytes that removing it frees: a file with a second name frees none."""
     files = [path.lstat() for path in folder.rglob("*")]
     return sum(one.st_blocks * 512 for one in files if one.st_nlink == 1)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

@@ -3,40 +3,31 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Table
-
-from runrecord.cli.console import add_row, page, refusing, tell
+from runrecord.cli.console import note, refusing, show_table, tell
 from runrecord.cli.runs import find_record, find_records
 from runrecord.errors import UserError
 from runrecord.project import load_project, repo_root
 from runrecord.record.events import RecordRefused, RunStarted
 from runrecord.record.reader import Record, view
 from runrecord.run.process import raise_on_signals
-from runrecord.safety.text import printable, shown
+from runrecord.safety.text import shown, some
 from runrecord.store.runs import host, was_run_here
 from runrecord.trackers.mlflow.audit import is_of_origin
 from runrecord.trackers.player import Store, has_store
 from runrecord.verify.compare import (
-    CODE,
-    COMMIT,
-    DATA,
-    ENVIRONMENT,
     INPUTS,
-    PARAM,
-    RESULTS,
-    TAG,
+    TITLES,
     Comparison,
     Difference,
-    Place,
     compare,
-    how_unequal,
+    how_equal,
+    table_of,
     value_text,
     where,
 )
@@ -44,20 +35,10 @@ from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
 
 Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
 _STATUS: dict[Outcome, int] = {"different": 1, "cannot be rebuilt": 2}  # for scripts; else 0
-_NAMED = 4  # causes, at most
-_TITLES = {
-    "Commits": (COMMIT,),
-    "Code": (CODE,),
-    "Params": (PARAM,),
-    "Data": (DATA,),
-    "Environment": (ENVIRONMENT,),
-    "Tags, which are not compared": (TAG,),
-    "Results": RESULTS,
-}
 
 
-def show_comparison(first: str, second: str, tolerance: float, as_json: bool) -> None:
-    """Print all that differs between two runs, and the verdict.
+def show_comparison(first: str, second: str, tolerance: float) -> None:
+    """Show all that differs between two runs, and the verdict.
 
     Raises:
         UserError: a run is not known, or its record is gone or damaged.
@@ -67,51 +48,22 @@ def show_comparison(first: str, second: str, tolerance: float, as_json: bool) ->
     project = load_project(root)
     with refusing(f"{first} or {second}"):
         found = compare(*records, tolerance, project.code, project.packages)
-    if as_json:
-        print(json.dumps(found.as_json(), indent=2))
-        return
-    _show_differences(page(), (records[0].start.id, records[1].start.id), found)
-    if found.verdict == "bit-identical":
-        less = ", less what is not compared" if found.not_compared else ""
-        why = f"every metric at every step, and what it wrote{less}"
-    elif found.verdict == "nothing to compare":
-        why = "neither has a metric, file or out"
-    else:
-        why = how_unequal(found)
-    tell(f"Verdict: {found.verdict}: {why}.")
+    note(**found.as_json())
+    _show_differences((records[0].start.id, records[1].start.id), found)
+    less = ", less what is not compared" if found.not_compared and not found.results else ""
+    tell(f"Verdict: {found.verdict}: {how_equal(found)}{less}.")
 
 
-def _show_differences(console: Console, names: tuple[str, str], found: Comparison) -> None:
+def _show_differences(names: tuple[str, str], found: Comparison) -> None:
     """Print a table of each kind of thing that differs between two runs."""
-    for title, kinds in _TITLES.items():
-        if listed := found.of(*kinds):
-            console.print(_table(title, names, listed))
+    for title, kinds in TITLES.items():
+        show_table("", *table_of(names, found.of(*kinds)), title)
     if found.not_compared:
-        console.print(printable(f"Not compared: {'; '.join(found.not_compared)}."))
-
-
-def _table(title: str, names: tuple[str, str], found: Iterable[Difference]) -> Table:
-    """A row for each place that differs, whatever the step: where first, in how many values."""
-    groups: dict[Place, list[Difference]] = {}
-    for one in sorted(found, key=lambda one: (one.place.kind, one.place.title)):
-        groups.setdefault(one.place._replace(step=None), []).append(one)
-    table = Table("", *names, title=title, title_justify="left")
-    counted = any(len(group) > 1 or isinstance(group[0].first, float) for group in groups.values())
-    if counted:
-        table.add_column("values that differ")
-        table.add_column("largest, relative")
-    for group in groups.values():
-        first = min(group, key=lambda one: (one.place.step or 0, one.index))
-        name = where(first) if first.place.kind in RESULTS else first.place.title
-        largest = max(one.relative for one in group)
-        relative = f"{largest:.2g}" if isinstance(first.first, float) else ""
-        counts = (len(group), relative) if counted else ()
-        add_row(table, name, value_text(first, False), value_text(first, True), *counts)
-    return table
+        tell(f"Not compared: {'; '.join(found.not_compared)}.")
 
 
 def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
-    """Rebuild every run that goes by `name`, and print and tag the verdict on each.
+    """Rebuild every run that goes by `name`, and show and tag the verdict on each.
 
     Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt. With `own_packages`,
     the virtual environment is rebuilt too. A change that was never run here is asked about, unless
@@ -129,13 +81,15 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
     for record in records:
         if record.start.patch and not (trusted or was_run_here(root, record.patch())):
             _ask(record)
-    return max(_verify(root, record, store, tolerance, own_packages) for record in records)
+    verdicts = [_verify(root, record, store, tolerance, own_packages) for record in records]
+    note(runs=verdicts)
+    return max(_STATUS.get(one["verdict"], 0) for one in verdicts)
 
 
 def _verify(
     root: Path, record: Record, store: Store | None, tolerance: float, own_packages: bool
-) -> int:
-    """Rebuild one run, print what came out and tag it; the exit status of the verdict."""
+) -> dict[str, Any]:
+    """Rebuild one run, print what came out and tag it; the verdict, and what it is about."""
     start, began = record.start, time.monotonic()
     print(f"rebuilding {start.id}", file=sys.stderr)
     commit, again = start.tags.get("git.commit", ""), None
@@ -164,25 +118,20 @@ def _verify(
         why = str(error)
     except RecordRefused as error:
         why = f"its record cannot be used: {error}"
-    console = page()
     if comparison:
-        _show_differences(console, (start.id, "rebuilt"), comparison)
-    if in_mlflow:
-        console.print(_table("MLflow", ("record", "MLflow"), in_mlflow))
+        _show_differences((start.id, "rebuilt"), comparison)
+    show_table("", *table_of(("record", "MLflow"), in_mlflow or ()), "MLflow")
     environment = _environment(again.start) if again else ""
     mlflow = "shows other values" if in_mlflow else "shows what the record says"
-    rows = {
+    told = {
         "run": start.id,
         "made from": _made_from(record, commit),
         "rebuilt on": environment or "-",
         "its record": record.damage() or ("whole" if comparison else "-"),
         "MLflow": "does not show this run here" if in_mlflow is None else mlflow,
-        "took": f"{time.monotonic() - began:.0f} s",
+        "seconds": round(time.monotonic() - began),
     }
-    table = Table(show_header=False)
-    for row in rows.items():
-        add_row(table, *row)
-    console.print(table)
+    show_table("", told)
     tell(f"Verdict: {outcome}: {why.removesuffix('.')}.")
     if any(map(is_of_origin, in_mlflow or ())):
         print("MLflow shows another run under this name: it is not tagged.", file=sys.stderr)
@@ -196,7 +145,8 @@ def _verify(
         }
         with _only_warned():
             store.tag(start.id, tags)
-    return _STATUS.get(outcome, 0)
+    found = comparison.as_json() if comparison else None
+    return {**told, "verdict": outcome, "why": why, "comparison": found}
 
 
 def _judge(
@@ -208,25 +158,20 @@ def _judge(
         own, other = value_text(first, False), value_text(first, True)
         return "different", f"MLflow shows {where(first)} = {other}, the run's record has {own}"
     if inputs := rebuilt.of(*INPUTS):
-        names = _listed([f"{one.place.title} ({one.place.kind})" for one in inputs])
-        out = f"; {how_unequal(rebuilt)}" if rebuilt.results else ""
+        names = some([f"{one.place.title} ({one.place.kind})" for one in inputs])
+        out = f"; {how_equal(rebuilt)}" if rebuilt.results else ""
         return "different", f"the rebuilt run had another {names}{out}"
     if rebuilt.verdict == "nothing to compare":
         return "cannot be rebuilt", "there is nothing to compare: no metric, file or out"
     if rebuilt.verdict == "bit-identical":
         less = "; not compared, as outside the repository or changed later: " if unseen else ""
-        why = f"every metric at every step, and every file it wrote{less}{_listed(unseen)}"
+        why = f"every metric at every step, and every file it wrote{less}{some(unseen)}"
         return "bit-identical", why
-    causes = _listed(rebuilt.causes())
+    causes = some(rebuilt.causes())
     if rebuilt.verdict == "equal within tolerance":
-        return "equal within tolerance", f"{how_unequal(rebuilt)}; other here: {causes}"
+        return "equal within tolerance", f"{how_equal(rebuilt)}; other here: {causes}"
     cause = causes or "nothing that the record tells of"
-    return "different", f"{how_unequal(rebuilt)}; possible cause: {cause}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return "different", f"{how_equal(rebuilt)}; possible cause: {cause}"
 
 
 @contextmanager

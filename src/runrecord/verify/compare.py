@@ -58,6 +58,16 @@ RESULTS = (*NUMBERS, *FILES, COUNT, FILENAME, SUFFIX, CONFIG, STATUS, DAMAGED)
 CODE, PARAM, DATA = "code", "param", "data"
 INPUTS = (CODE, PARAM, DATA)  # what decides what comes out
 COMMIT, ENVIRONMENT, TAG = "commit", "environment", "tag"
+TITLES = {
+    "Commits": (COMMIT,),
+    "Code": (CODE,),
+    "Params": (PARAM,),
+    "Data": (DATA,),
+    "Environment": (ENVIRONMENT,),
+    "Tags, which are not compared": (TAG,),
+    "Results": RESULTS,
+}
+"""The tables that a person sees of two runs, and what is in each."""
 _RANKS = {kind: rank for rank, kind in enumerate((*INPUTS, *RESULTS))}
 _NOT_COMPARED = "git.", "dvc.", "study"
 
@@ -233,10 +243,8 @@ class Comparison:
         listed = [
             one.place._asdict() | {name: getattr(one, name) for name in named} for one in self.all
         ]
-        own = ("verdict", "largest", "tolerance", "compared", "numbers")
-        found = {name: getattr(self, name) for name in own}
-        found |= {"not_compared": [*self.not_compared], "differences": listed}
-        return {key: strict_json(value) for key, value in found.items()}
+        own = ("verdict", "largest", "tolerance", "compared", "numbers", "not_compared")
+        return {name: getattr(self, name) for name in own} | {"differences": listed}
 
 
 def compare(
@@ -330,9 +338,12 @@ def _struck(record: Record) -> Iterator[str]:
             yield f"the config of {event.model}"
 
 
-def how_unequal(found: Comparison) -> str:
-    """How many results differ, by how much, and where first: a clause."""
+def how_equal(found: Comparison) -> str:
+    """That nothing differs, or how many results, by how much, and where first: a clause."""
     results = found.results
+    if not results:
+        equal = "every metric at every step, and what it wrote"
+        return equal if found.compared else "neither has a metric, file or out"
     parts = [f"{len(results)} results differ, first {_what(results[0])}"]
     if found.of(*NUMBERS):
         parts.append(
@@ -345,6 +356,26 @@ def how_unequal(found: Comparison) -> str:
     elif rest and results[0] not in rest:
         parts.append(f"of files and texts first {_what(rest[0])}")
     return "; ".join(parts)
+
+
+def table_of(
+    names: tuple[str, str], found: Iterable[Difference]
+) -> tuple[list[tuple[object, ...]], tuple[str, ...]]:
+    """A row for each place that differs, whatever the step: where first, in how many values."""
+    groups: dict[Place, list[Difference]] = {}
+    for one in sorted(found, key=lambda one: (one.place.kind, one.place.title)):
+        groups.setdefault(one.place._replace(step=None), []).append(one)
+    counted = any(len(group) > 1 or isinstance(group[0].first, float) for group in groups.values())
+    rows = list[tuple[object, ...]]()
+    for group in groups.values():
+        first = min(group, key=lambda one: (one.place.step or 0, one.index))
+        name = where(first) if first.place.kind in RESULTS else first.place.title
+        relative = (
+            f"{max(one.relative for one in group):.2g}" if isinstance(first.first, float) else ""
+        )
+        counts = (len(group), relative) if counted else ()
+        rows.append((name, value_text(first, False), value_text(first, True), *counts))
+    return rows, ("", *names, *(("values that differ", "largest, relative") if counted else ()))
 
 
 def where(found: Difference) -> str:

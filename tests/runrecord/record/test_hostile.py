@@ -23,11 +23,11 @@ from workspaces import Workspace, new_repository
 import runrecord.record.reader
 from models import ae
 from records import end_run, new_run
+from runrecord.cli.console import json_document
 from runrecord.cli.doctor import doctor
 from runrecord.cli.report import report
 from runrecord.cli.runs import list_runs, show, which
-from runrecord.cli.sync import sync
-from runrecord.cli.upkeep import gc, reap
+from runrecord.cli.upkeep import gc, reap, sync
 from runrecord.cli.verify import show_comparison, verify
 from runrecord.files import sha256
 from runrecord.git.commands import commit_of
@@ -187,6 +187,12 @@ def said_by(capsys: pytest.CaptureFixture[str], command: Callable[[], Any]) -> s
     out, err = capsys.readouterr()
     assert harmless(out + err), [c for c in out + err if not harmless(c)]
     return out + err
+
+
+def as_json(command: Callable[..., Any], *given: Any) -> None:
+    """A command with `--json`."""
+    with json_document():
+        command(*given)
 
 
 Change = Callable[[Path], None]
@@ -490,8 +496,8 @@ def test_a_record_from_elsewhere_is_shown_or_refused_and_nothing_else_is_done(
     commands: list[Callable[[], Any]] = [
         lambda: show(record),
         lambda: report([record], place / "report.html"),
-        lambda: show_comparison(record, other, 0.01, False),
-        lambda: show_comparison(other, record, 0.01, True),
+        lambda: show_comparison(record, other, 0.01),
+        lambda: as_json(show_comparison, other, record, 0.01),
         lambda: verify(record, 0.01, False, False),
     ]
     for command in commands[:1] if name.startswith(FAMILIES) else commands:
@@ -613,13 +619,14 @@ def test_every_text_of_a_record_is_harmless_in_every_command(
         "show of none": lambda: show(EVIL.replace("\0", "")),
         "which": lambda: which(place / "made\x1b[2J"),
         "which of none": lambda: which(place / "record/run.json"),
-        "compare": lambda: show_comparison("evil-1", "evil-2", 0.01, False),
-        "compare with the other": lambda: show_comparison(
-            "evil-1", str(place / "record"), 0.01, False
-        ),
-        "compare as JSON": lambda: show_comparison("evil-1", str(place / "record"), 0.01, True),
+        "compare": lambda: show_comparison("evil-1", "evil-2", 0.01),
+        "compare with the other": lambda: show_comparison("evil-1", str(place / "record"), 0.01),
+        "compare as JSON": lambda: as_json(show_comparison, "evil-1", str(place / "record"), 0.01),
+        "runs as JSON": lambda: as_json(list_runs),
+        "show as JSON": lambda: as_json(show, "evil-1"),
         "verify": lambda: verify("evil-1", 0.01, False, True),
         "report": lambda: report(["evil-1", "evil-2"], place / "report.html"),
+        "report as Markdown": lambda: report(["evil-1", "evil-2"], Path(), markdown=True),
         "gc": lambda: gc(1, False),
         "reap": reap,
         "sync": lambda: sync(False, False),

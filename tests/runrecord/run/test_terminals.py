@@ -9,7 +9,7 @@ import pytest
 from workspaces import new_repository
 
 from records import end_run, new_run
-from runrecord.cli import _parser, main
+from runrecord.cli import main, parser
 from runrecord.store.runs import run_dir
 
 ODD = "그림 ✓ ñ 🙂"
@@ -94,10 +94,10 @@ def test_any_port_is_taken_and_what_is_none_is_refused_in_a_sentence(
     viewer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for port in (1, 80, 65500, 65535):
-        assert _parser().parse_args([viewer, "--port", str(port)]).port == port
+        assert parser().parse_args([viewer, "--port", str(port)]).port == port
     for text in ("0", "65536", "-1", "x", "", "1.5", "5_000", "99999999999999999999", "²"):
         with pytest.raises(SystemExit) as ended:
-            _parser().parse_args([viewer, f"--port={text}"])
+            parser().parse_args([viewer, f"--port={text}"])
         assert ended.value.code == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.endswith(f"it is '{text}'; a port is a number from 1 to 65535")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from workspaces import EXPERIMENT, IDENTITY, TOY, Workspace, new_project, spool
 
-from runrecord.cli import _parser
+from runrecord.cli import parser
 from runrecord.cli.sweep import _check_names_free, _code, sweep
 from runrecord.errors import UserError, require
 from runrecord.project import Better, Project
@@ -245,7 +245,7 @@ def test_what_is_refused_is_one_sentence(
     monkeypatch.chdir(project.path)
     for given, said in REFUSED.items():
         with pytest.raises(UserError, match=re.escape(said)):
-            sweep(_parser().parse_args(["sweep", *given]))
+            sweep(parser().parse_args(["sweep", *given]))
     assert not spool(project)
 
 

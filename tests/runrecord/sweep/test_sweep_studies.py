@@ -133,6 +133,26 @@ def under_study(project: Workspace) -> "tuple[Run, list[Run]]":
     return parent, [one for one in trained if own <= one.data.tags.items()]
 
 
+def test_a_study_is_one_json_document(project: Workspace) -> None:
+    command = (*SWEEP, "train.lr=0.25,0,0.5", *METRIC, "--name", "told", "--json")
+    done = subprocess.run(
+        command,
+        cwd=project.path,
+        env=project.environment | RECORD_ONLY,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert done.returncode == 1, "a trial failed"
+    found = json.loads(done.stdout)
+    assert (found["study"], found["space"]) == ("told", {"train.lr": "0.25,0,0.5"})
+    rates = {one["trial"]: (one["train.lr"], one["state"]) for one in found["trials"]}
+    assert rates["told-000"] == (0.25, "done")
+    assert rates["told-001"] == (0, "failed: error: lr is 0")
+    values = [one["Length"] for one in found["trials"]]
+    assert values[2] is None
+    assert values[0] < values[1]
+
+
 def own_runs(project: Workspace, name: str) -> list[Path]:
     """The folders of the study's own runs."""
     return [path for path in spool(project) if path.name.startswith(f"{name}-sweep-")]

@@ -26,7 +26,7 @@ from mlflow_views import everything_in
 from workspaces import Workspace
 
 import runrecord
-from runrecord.cli.sync import sync
+from runrecord.cli.upkeep import sync
 from runrecord.errors import RunFailed, UserError
 from runrecord.record.events import Dataset, RunEnded, RunStarted
 from runrecord.record.reader import Record, files_in

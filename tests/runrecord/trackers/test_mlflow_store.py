@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from workspaces import new_project, wait_until
 
-from runrecord.cli.sync import sync
+from runrecord.cli.upkeep import sync
 from runrecord.cli.viewers import view
 from runrecord.errors import UserError
 from runrecord.trackers.mlflow.failures import store_failure

@@ -13,6 +13,7 @@ from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace
 
 from records import end_run, new_run
 from runrecord import Run
+from runrecord.cli.console import json_document
 from runrecord.cli.runs import find_record
 from runrecord.cli.verify import show_comparison
 from runrecord.errors import UserError
@@ -105,13 +106,14 @@ def test_what_differs_is_named_and_nothing_else(
     assert found.verdict == "equal within tolerance"
     assert compare(first, second, 1e-9).verdict == "different"
 
-    show_comparison("a", "b", 0.01, as_json=False)
+    show_comparison("a", "b", 0.01)
     shown = capsys.readouterr().out
     for text in ("lr", "0.1000001", "Loss at step 1, value 2", "Verdict: equal within tolerance"):
         assert text in shown
     assert "Commits" in shown
     assert not any(line.split()[:2] == ["│", "z"] for line in shown.splitlines())
-    show_comparison("a", "b", 0.01, as_json=True)
+    with json_document():
+        show_comparison("a", "b", 0.01)
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(found.as_json()))
 
 
@@ -237,9 +239,10 @@ def test_where_nothing_could_be_compared_nothing_is_called_equal(
     for name in ("a", "b"):
         new_run(tmp_path / name, id=name)
         end_run(tmp_path / name, **end)
-    show_comparison("a", "b", 0.01, as_json=False)
+    show_comparison("a", "b", 0.01)
     assert "Verdict: nothing to compare: " in capsys.readouterr().out
-    show_comparison("a", "b", 0.01, as_json=True)
+    with json_document():
+        show_comparison("a", "b", 0.01)
     assert json.loads(capsys.readouterr().out)["verdict"] == "nothing to compare"
 
 
@@ -273,7 +276,7 @@ def test_a_file_of_a_record_that_is_gone_or_altered_is_named_and_never_bit_ident
                 one.write_bytes(content[:-1] + b"!")
             else:
                 one.unlink()
-    show_comparison("a", "b", 0.01, as_json=False)
+    show_comparison("a", "b", 0.01)
     said = capsys.readouterr().out
     assert f"different: {2 ** (damage == 'swapped') * 2**both} results differ" in said
     why = "the record has no such file" if damage == "deleted" else "its SHA-256 is another"
