@@ -85,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("name", metavar="run", help=f"{RUN_NAMES}; REVISION alone for all of them")
     flag(verify, "--env", "own_packages", "rebuild its virtual environment from its lock file, too")
     flag(verify, "--yes", "trusted", "run a change that was made elsewhere without asking")
+    statement = "write the verdict there, as an in-toto Statement that other tools sign"
+    verify.add_argument("--attest", type=Path, metavar="FILE", help=statement)
     up_to = "the relative difference of metrics up to which they are equal, default 0.01"
     for one in (compare, verify):
         one.add_argument("--tolerance", type=_tolerance, default=0.01, help=up_to)

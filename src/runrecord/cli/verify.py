@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from typing import Any, Literal
 from runrecord.cli.console import note, refusing, show_table, tell
 from runrecord.cli.runs import find_record, find_records
 from runrecord.errors import UserError
+from runrecord.files import sha256, write_atomic
 from runrecord.project import load_project, repo_root
-from runrecord.record.events import RecordRefused, RunStarted
+from runrecord.record.events import EVENTS, START, RecordRefused, RunStarted, fields_with_files
 from runrecord.record.reader import Record, view
 from runrecord.run.process import raise_on_signals
 from runrecord.safety.text import shown, some
@@ -35,6 +36,8 @@ from runrecord.verify.rebuild import CannotRebuild, rebuild, scratch
 
 Outcome = Literal["bit-identical", "equal within tolerance", "different", "cannot be rebuilt"]
 _STATUS: dict[Outcome, int] = {"different": 1, "cannot be rebuilt": 2}  # for scripts; else 0
+_UNPROVED = ("patch", "output")  # fields of a record's files that are no results
+_VERIFIER = "pkg:generic/runrecord/verify@1"  # counted up when a verdict means something else
 
 
 def show_comparison(first: str, second: str, tolerance: float) -> None:
@@ -62,15 +65,17 @@ def _show_differences(names: tuple[str, str], found: Comparison) -> None:
         tell(f"Not compared: {'; '.join(found.not_compared)}.")
 
 
-def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> int:
+def verify(
+    name: str, tolerance: float, own_packages: bool, trusted: bool, attest: Path | None = None
+) -> int:
     """Rebuild every run that goes by `name`, and show and tag the verdict on each.
 
     Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt. With `own_packages`,
     the virtual environment is rebuilt too. A change that was never run here is asked about, unless
-    it is `trusted`.
+    it is `trusted`. The verdict on one run is written to the file `attest`, too.
 
     Raises:
-        UserError: there is no such run, or its change is not trusted.
+        UserError: there is no such run, or its change is not trusted; or several are attested.
     """
     raise_on_signals()
     root = repo_root()
@@ -78,11 +83,16 @@ def verify(name: str, tolerance: float, own_packages: bool, trusted: bool) -> in
     with _only_warned():
         store = Store(root) if has_store(root) else None
     records = find_records(root, name)
+    if attest and len(records) > 1:
+        raise UserError(f"{name}: is {len(records)} runs; --attest takes one, so name one.")
     for record in records:
         if record.start.patch and not (trusted or was_run_here(root, record.patch())):
             _ask(record)
     verdicts = [_verify(root, record, store, tolerance, own_packages) for record in records]
     note(runs=verdicts)
+    if attest:
+        statement = _statement(records[0], verdicts[0]["verdict"], tolerance)
+        write_atomic(attest, json.dumps(statement, indent=2).encode())
     return max(_STATUS.get(one["verdict"], 0) for one in verdicts)
 
 
@@ -172,6 +182,33 @@ def _judge(
         return "equal within tolerance", f"{how_equal(rebuilt)}; other here: {causes}"
     cause = causes or "nothing that the record tells of"
     return "different", f"{how_equal(rebuilt)}; possible cause: {cause}"
+
+
+def _statement(record: Record, outcome: Outcome, tolerance: float) -> dict[str, Any]:
+    """What was verified of a record and of all that its run wrote, as in-toto has it.
+
+    A Statement with a Simple Verification Result (https://in-toto.io/attestation/svr/v0.1).
+    """
+    own = record.contents.keys() & {START, EVENTS}
+    digests = {name: sha256(record.contents[name]) for name in sorted(own, reverse=True)}
+    with suppress(RecordRefused):  # then it was not rebuilt
+        for event in record.events(files=False):
+            named = fields_with_files(event)
+            digests |= {file.name: file.sha256 for field, file in named if field not in _UNPROVED}
+    digests = {f"{record.start.id}/{name}": digest for name, digest in digests.items()}
+    digests |= record.end.outs if record.end else {}
+    equal = f"EQUAL_WITHIN_{tolerance:g}"
+    proved = {"bit-identical": "BIT_IDENTICAL", "equal within tolerance": equal}.get(outcome)
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": name, "digest": {"sha256": one}} for name, one in digests.items()],
+        "predicateType": "https://in-toto.io/attestation/svr/v0.1",
+        "predicate": {
+            "verifier": {"id": _VERIFIER},
+            "timeCreated": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "properties": [f"RUNRECORD_{proved}"] if proved else [],
+        },
+    }
 
 
 @contextmanager

@@ -1,0 +1,130 @@
+"""`runrecord verify --attest`: the verdict as other tools read it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+from workspaces import IDENTICAL, RECORD_ONLY, Workspace, verify
+
+from runrecord.cli.verify import _statement
+from runrecord.files import sha256
+from runrecord.record.reader import Record, files_in
+
+
+class Form(BaseModel):
+    """Of in-toto's specification, less the fields that this engine has no use for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Digest(Form):
+    """github.com/in-toto/attestation: spec/v1/digest_set.md."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Resource(Form):
+    """spec/v1/resource_descriptor.md; a subject has a digest."""
+
+    name: Annotated[str, Field(min_length=1)]
+    digest: Digest
+
+
+class Verifier(Form):
+    id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*:\S+$")]  # a URI: RFC 3986
+
+
+class Result(Form):
+    """spec/predicates/svr.md, whose times are those of spec/v1/field_types.md."""
+
+    verifier: Verifier
+    timeCreated: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]  # noqa: N815
+    properties: list[str]
+
+
+class Statement(Form):
+    """spec/v1/statement.md."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: Annotated[list[Resource], Field(min_length=1)]
+    predicateType: Literal["https://in-toto.io/attestation/svr/v0.1"]  # noqa: N815
+    predicate: Result
+
+
+def statement_in(file: Path) -> tuple[list[str], dict[str, str]]:
+    """What was verified, and the SHA-256 of each subject by its name."""
+    found = Statement.model_validate_json(file.read_bytes())
+    names = [one.name for one in found.subject]
+    assert len(names) == len({*names})
+    subjects = {one.name: one.digest.sha256 for one in found.subject}
+    return found.predicate.properties, subjects
+
+
+def test_what_a_run_wrote_is_attested_and_no_longer_once_it_differs(toy: Workspace) -> None:
+    file, record = toy.path / "run.intoto.json", toy.path / "records" / "train"
+    assert IDENTICAL in verify(toy, "records/train", "--attest", file.name)
+    proved, subjects = statement_in(file)
+    assert proved == ["RUNRECORD_BIT_IDENTICAL"]
+    run = Record(files_in(record)).start.id
+    for name in ("model.bin", "metrics.json"):
+        assert subjects[name] == sha256(toy.path / name)
+    files = {name: path for name, path in files_in(record).items() if name != "lock"}
+    assert {name: sha256(path) for name, path in files.items()} == {
+        name.removeprefix(f"{run}/"): digest
+        for name, digest in subjects.items()
+        if name.startswith(f"{run}/")
+    }
+
+    other = toy.path.parent / "other"
+    shutil.copytree(record, other)
+    (picture, *_) = (other / "images").iterdir()
+    picture.chmod(0o644)
+    picture.write_bytes(b"another")
+    verify(toy, str(other), "--attest", file.name, status=1)
+    assert statement_in(file) == ([], subjects), "of the same run, nothing is proved"
+
+
+def test_what_was_not_compared_is_not_attested(toy: Workspace) -> None:
+    (toy.path / "dvc.yaml").write_text(
+        "stages:\n  count:\n    cmd: runrecord exec -- sh -c 'echo said; wc -l < numbers.txt > n'\n"
+        "    deps: [numbers.txt]\n    outs: [n, records/count]\n"
+    )
+    toy.run("dvc", "repro", environment=RECORD_ONLY)
+    toy.commit("count")
+    verify(toy, "records/count", "--attest", "count.json", "--yes")
+    proved, subjects = statement_in(toy.path / "count.json")
+    assert proved == ["RUNRECORD_BIT_IDENTICAL"]
+    assert {name.rpartition("/")[2] for name in subjects} == {"run.json", "events.jsonl", "n"}
+
+
+def test_of_a_run_that_cannot_be_rebuilt_nothing_is_proved(toy: Workspace) -> None:
+    shutil.copytree(toy.path / "records" / "train", toy.path.parent / "other")
+    start = toy.path.parent / "other" / "run.json"
+    start.chmod(0o644)
+    commit = json.loads(start.read_text())["tags"]["git.commit"]
+    start.write_text(start.read_text().replace(commit, "f" * 40))
+    (toy.path / "train.py").write_text("")
+    toy.commit("no longer there")
+    shutil.rmtree(toy.path / ".dvc" / "cache")
+    file = toy.path / "run.json"
+    file.write_text("of before")
+    verify(toy, str(start.parent), "--attest", file.name, "--yes", status=2)
+    assert statement_in(file)[0] == []
+
+
+def test_several_runs_are_not_one_statement(toy: Workspace) -> None:
+    said = toy.run("runrecord", "verify", "HEAD", "--attest", "all.json", status=2)
+    assert "HEAD: is 2 runs; --attest takes one, so name one." in said
+    assert not (toy.path / "all.json").exists()
+
+
+@pytest.mark.parametrize("tolerance", [0.01, 1e-06])
+def test_a_tolerance_is_named(toy: Workspace, tolerance: float) -> None:
+    record = Record(files_in(toy.path / "records" / "train"))
+    found = _statement(record, "equal within tolerance", tolerance)
+    assert Statement.model_validate(found).predicate.properties == [
+        f"RUNRECORD_EQUAL_WITHIN_{tolerance:g}"
+    ]
