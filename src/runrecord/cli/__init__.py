@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     named = f"{RUN_NAMES}; without any, the workspace's"
     report.add_argument("names", metavar="run", nargs="*", help=named)
     page = Path("report.html")
+    flag(report, "--markdown", "markdown", "print what the page begins with, as GitHub takes it")
     report.add_argument("--output", type=Path, default=page, help=f"default {page}")
     for name, port in (("mlflow", 5000), ("tensorboard", 6006)):
         viewer = command(name, "viewers.view", f"show the runs in {name}")

@@ -5,20 +5,23 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
-from runrecord.cli.console import refusing, tell
+from runrecord.cli.console import note, refusing, tell
 from runrecord.cli.runs import find_records
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, write_atomic
 from runrecord.project import Project, load_project, repo_root
 from runrecord.record.events import START, RecordRefused, RunStarted, read_start
-from runrecord.record.reader import Record, RunView, files_in, view
+from runrecord.record.reader import Record, RunView, view
 from runrecord.report.page import all_metrics, render
 from runrecord.report.seed_spread import apart_from_seed
+from runrecord.safety.text import say
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, sealed_records
 
 
-def report(names: Sequence[str], output: Path) -> None:
-    """Write a page about the named runs; without a name, about the workspace's.
+def report(names: Sequence[str], output: Path, markdown: bool = False) -> None:
+    """Write a page about the named runs, or print what it begins with as Markdown.
+
+    Without a name, it is about the workspace's.
 
     Of the workspace's, the runs that made or evaluated a model are shown, if any did.
 
@@ -27,11 +30,9 @@ def report(names: Sequence[str], output: Path) -> None:
         OSError: the page cannot be written.
     """
     root = repo_root()
-    found = [record for name in names for record in find_records(root, name)]
+    wanted = names or map(str, sealed_records(root))
+    found = [record for name in wanted for record in find_records(root, name)]
     if not names:
-        for folder in sealed_records(root):
-            with refusing(str(folder)):
-                found.append(Record(files_in(folder)))
         found.sort(key=lambda record: record.start.time)
     if not found:
         raise UserError("records/: holds no record yet; run 'dvc repro', or name runs.")
@@ -42,7 +43,11 @@ def report(names: Sequence[str], output: Path) -> None:
     there = newest_of_each(all_runs(root, _ignore), _ignore)
     evaluations = [one for run in shown if run.model for one in _newest(there, run.model)]
     replicas = [*_replicas(there, shown, project)]
-    page = render(shown, [*evaluations, *shown], project, replicas, output.parent)
+    page = render(shown, [*evaluations, *shown], project, replicas, output.parent, markdown)
+    note(page=page if markdown else str(output), runs=[run.start.id for run in shown])
+    if markdown:
+        print(page, end="")
+        return
     remove_unfinished(output.parent, f".{escape(output.name)}.*")
     write_atomic(output, page.encode())
     tell(f"{output}: {f'{len(shown)} runs side by side' if len(shown) > 1 else shown[0].start.id}")
@@ -86,5 +91,5 @@ def _read(record: Record) -> RunView:
     with refusing(record.start.id):
         seen = view(record)
     if record.damaged:
-        tell(f"{record.start.id}: without its damaged files: {record.damage()}")
+        say(f"{record.start.id}: without its damaged files: {record.damage()}")
     return seen

@@ -1,14 +1,14 @@
 """One page about runs side by side: records in, HTML out."""
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from os.path import relpath
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 from jinja2 import Environment
 
@@ -17,21 +17,18 @@ from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION, RunView
 from runrecord.report.plots import curves_png
 from runrecord.report.seed_spread import Row, Spread, answers, judged, main_metrics, spreads
-from runrecord.safety.text import printable
+from runrecord.safety.text import plain, printable
 
+_LAYOUT: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}  # of a template's lines
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
 
 
-@dataclass(frozen=True)
-class Tested:
+class Tested(NamedTuple):
     """What an evaluation says of one model."""
 
-    metrics: Mapping[str, float]
-    pictures: Mapping[str, bytes]
+    metrics: Mapping[str, float] = {}
+    pictures: Mapping[str, bytes] = {}
     """The model's own, by title."""
-
-
-_UNTESTED = Tested({}, {})
 
 
 def render(
@@ -40,6 +37,7 @@ def render(
     project: Project,
     replicas: Sequence[tuple[RunStarted, Mapping[str, float]]] = (),
     folder: Path = Path(),
+    markdown: bool = False,
 ) -> str:
     """The page, complete in itself, with links to the files that runs kept.
 
@@ -51,6 +49,7 @@ def render(
         replicas: starts of runs that may differ from one of `runs` by their seed alone, and their
             metrics, as `all_metrics` has them.
         folder: where the page will lie, for the links.
+        markdown: what it begins with alone, as GitHub's Markdown.
     """
     tested = _tested_models(runs, evaluations)
     sections = []
@@ -61,14 +60,14 @@ def render(
             *(other for other in replicas if other[0].stage == stage),
         ]
         spread = spreads(stage, metrics, project)
-        sections.append(_section(named, tested, project, spread, folder))
-    page = files("runrecord.report").joinpath("page.html").read_text(encoding="utf-8")
-    template = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
-    ).from_string(page)
+        sections.append(_section(named, tested, project, spread))
+    name, harmless = ("page.md", _in_markdown) if markdown else ("page.html", _harmless)
+    page = files("runrecord.report").joinpath(name).read_text(encoding="utf-8")
+    made = Environment(autoescape=not markdown, finalize=harmless, **_LAYOUT)  # noqa: S701
     title = "Runs side by side" if len(runs) > 1 else runs[0].start.id
     today = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return template.render(sections=sections, title=title, made=today)
+    used = {"from_page": partial(relpath, start=folder), "address": _address, "drawn": curves_png}
+    return made.from_string(page).render(sections=sections, title=title, made=today, **used)
 
 
 def _tested_models(
@@ -96,7 +95,6 @@ def _section(
     tested: Mapping[str | None, Tested],
     project: Project,
     spread: Mapping[str, Spread],
-    folder: Path,
 ) -> dict[str, Any]:
     """What page.html shows of the runs of one stage."""
     several = len(runs) > 1
@@ -112,7 +110,7 @@ def _section(
     main = [row for row in rows if row.name in judging]
     # What an evaluation says is judged at the runs that trained its models.
     judged_here = not all(run.evaluated and not run.models for run in runs)
-    pictures = [{**_pictures(run), **tested.get(run.model, _UNTESTED).pictures} for run in runs]
+    pictures = [{**_pictures(run), **tested.get(run.model, Tested()).pictures} for run in runs]
     shown = [
         (title, [_address(own[title]) if title in own else "" for own in pictures])
         for title in dict.fromkeys(title for own in pictures for title in own)
@@ -128,27 +126,16 @@ def _section(
     return {
         "stage": runs[0].start.stage,
         "runs": labels,
+        "named": [*zip(labels, runs, strict=True)],
         "columns": columns,
         "answers": answers(labels, main) if several and judged_here else [],
         "differing": [row for row in params + read if _differs(row)],
         "main": main,
         "judged": judged_here and (several or any(row.spread for row in main)),
         "picture": shown[0] if shown else None,
-        "texts": [
-            (f"{label}: {title}", run.record.read(file.name).decode(errors="replace"))
-            for label, run in zip(labels, runs, strict=True)
-            for title, file in run.files.items()
-            if file.name.endswith(".txt")
-        ],
-        "kept": [
-            (f"{label}: {title}", quote(relpath(place, folder)))
-            for label, run in zip(labels, runs, strict=True)
-            for title, file in run.files.items()
-            if (place := run.record.place(file.name)).suffix not in {"", ".txt"}
-        ],
         "params": [row for row in params if not _differs(row)],
         "metrics": [row for row in rows if row.name not in judging],
-        "curves": _address(curves_png(series)) if series else "",
+        "series": series,
         "pictures": shown[1:],
         "origin": _rows([_origin(run) for run in runs]),
     }
@@ -187,7 +174,7 @@ def _origin(run: RunView) -> dict[str, Any]:
 
 
 def _metrics(run: RunView, tested: Mapping[str | None, Tested]) -> dict[str, float]:
-    return all_metrics(run.last_values(), tested.get(run.model, _UNTESTED).metrics)
+    return all_metrics(run.last_values(), tested.get(run.model, Tested()).metrics)
 
 
 def all_metrics(own: Mapping[str, float], tested: Mapping[str, float]) -> dict[str, float]:
@@ -198,10 +185,7 @@ def all_metrics(own: Mapping[str, float], tested: Mapping[str, float]) -> dict[s
 def _rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     """A row for every name that some run has."""
     names = dict.fromkeys(name for values in runs for name in values)
-    return [
-        Row(name, [_text(values.get(name)) for values in runs], [False] * len(runs))
-        for name in names
-    ]
+    return [Row(name, [_text(values.get(name)) for values in runs]) for name in names]
 
 
 def _differs(row: Row) -> bool:
@@ -217,6 +201,12 @@ def _text(value: Any) -> str:
 def _harmless(value: object) -> object:
     """Text of a record without characters that turn or hide text; other types are the page's."""
     return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+
+
+def _in_markdown(value: object) -> str:
+    """The same for Markdown, where it formats nothing, links nothing and calls nobody."""
+    text = plain(_harmless(value)).replace("&", "&amp;")
+    return re.sub(r"(?i)(?<=[@#])|(?<=:)(?=//)|(?<=www)(?=\.)", "&#8203;", text)
 
 
 def _address(image: bytes) -> str:

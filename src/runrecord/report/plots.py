@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle, product
 
 from runrecord.errors import require
 from runrecord.run.run import Run
@@ -33,9 +34,8 @@ def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (name, runs) in zip(panels, metrics.items(), strict=False):
-        for number, (label, values) in enumerate(runs.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
-            style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        looks = cycle(product(_STYLES, _COLOURS))
+        for (style, colour), (label, values) in zip(looks, runs.items(), strict=False):
             epochs = range(1, len(values) + 1)
             marker = "o" if len(values) == 1 else None
             axes.plot(epochs, values, style, color=colour, label=label, marker=marker)

@@ -41,7 +41,7 @@ class Row:
 
     name: str
     values: Sequence[str]
-    best: Sequence[bool]
+    best: Sequence[bool] = ()
     way: str = ""
     """Which way is better, if that is known."""
     spread: str = ""

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from playwright.sync_api import Page
 
 from records import end_run, new_run
@@ -363,3 +364,42 @@ def test_files_that_a_run_kept_are_linked_from_where_the_page_lies(root: Path) -
     (address,) = re.findall(r'<a href="([^"]+)">.*: an index.html</a>', html)
     assert (root / "reports" / unquote(address)).resolve().read_text() == "<p>kept</p>"
     assert html.count("<a ") == 1, "texts are in the page"
+
+
+def test_in_markdown_it_is_what_differs_and_the_main_metrics(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, tests = trained(root, a=0.5, b=0.75)
+    said = render(runs, tests, PROJECT, markdown=True)
+    assert said.startswith("### train\n\n- The seed\\-to\\-seed variation of Accuracy is not known")
+    table = [line for line in said.splitlines() if line.startswith("|")]
+    assert table[:2] == [
+        "| Main metrics | a | b | spread over seeds | the best is ahead by |",
+        "|---|---|---|---|---|",
+    ]
+    assert "| Eval/Accuracy (higher is better) | 0.5 | **0.75** | not known | 0.25 |" in table
+    assert table[-3:] == ["| What differs | a | b |", "|---|---|---|", "| z | 8 | 2 |"]
+    report(["a"], root / "report.html", markdown=True)
+    assert capsys.readouterr().out.startswith("### train\n")
+    assert not (root / "report.html").exists()
+
+
+HARMFUL = [
+    *("@everyone", "octo/cat#1", "#1", "https://evil.example", "WWW.evil.example", "a|b", "`x`"),
+    *("<script>alert(1)</script>", "![x](y)", "[x](y)", "&lt;b&gt;", "**x**", "a\n# b", "\x1b[2J"),
+]
+
+
+@pytest.mark.parametrize("text", HARMFUL)
+def test_text_of_records_is_text_in_markdown(root: Path, text: str) -> None:
+    """By a parser of GitHub's Markdown: nothing but the tables' own tokens, and the text itself."""
+    run = train(root / "a", params={"z": text}, tags={"dvc.experiment": text})
+    said = render([run, train(root / "b")], [], PROJECT, markdown=True)
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(said)
+    inline = [one for token in tokens for one in token.children or ()]
+    assert {one.type for one in inline} <= {"text", "text_special", "strong_open", "strong_close"}
+    assert not [token.type for token in tokens if token.type in ("html_block", "fence")]
+    shown = ["".join(one.content for one in token.children or ()) for token in tokens]
+    plain = [part.replace("\u200b", "") for part in shown]
+    assert text.replace("\n", " ").replace("\x1b", "\ufffd") in plain
+    assert not re.search(r"[@#]\w|://|(?i:www\.)", "".join(shown))
