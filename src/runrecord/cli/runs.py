@@ -90,12 +90,10 @@ def _by_id(root: Path, record_id: str) -> list[Record]:
     workspace = ((str(one), files_in(one)) for one in sealed_records(root))
     for label, files in chain(workspace, known_records(root)):
         try:
-            record = Record(files) if files is not None else None
+            if files is not None and (record := Record(files)).start.id == record_id:
+                return [record]
         except RecordRefused as error:
             print(f"{label}: {error}; passed over", file=sys.stderr)
-            continue
-        if record and record.start.id == record_id:
-            return [record]
     return []
 
 

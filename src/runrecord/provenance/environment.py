@@ -283,8 +283,6 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     """The version of each package that is installed."""
     found = {}
     for name in packages:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -154,9 +154,7 @@ class Follower:
 
     def pass_on(self) -> None:
         """Print what it has said since."""
-        if self._pipe.closed:
-            return
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # ValueError: it is closed
             self._unsaid += self._pipe.read() or b""
         *lines, self._unsaid = self._unsaid.split(b"\n")
         for line in lines:
