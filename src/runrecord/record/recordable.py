@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from runrecord.errors import UserError
 from runrecord.record.events import MOST
+from runrecord.safety.text import reason
 
 _MOST_PIXELS = 2**26
 """What shows pictures has them in memory, whatever size a small file says that they have."""
@@ -64,7 +65,7 @@ def readable(path: Path | str) -> Path:
             return file
     except OSError as error:
         raise UserError(f"cannot record {path}: {error.strerror}; name a file.") from None
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: NUL
         raise UserError(f"cannot record {brief(path)}: it is not the path of a file.") from None
 
 
@@ -105,7 +106,10 @@ def png_of(title: str, image: "bytes | np.ndarray[Any, Any]") -> bytes:
         if not is_png(io.BytesIO(image)):
             raise UserError(f"cannot record picture {title!r}: its bytes are not a PNG file.")
         return image
-    pixels = np.asarray(image)
+    try:
+        pixels = np.asarray(image)
+    except Exception as error:  # whatever a tensor says that NumPy cannot read
+        raise UserError(f"cannot record picture {title!r}: {reason(error)}.") from None
     fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if pixels.dtype != np.uint8 or not fits or not 0 < pixels.size <= 4 * _MOST_PIXELS:
         raise UserError(

@@ -289,6 +289,13 @@ class Odd:
     """What JSON has not."""
 
 
+class Unreadable:
+    """As a tensor that needs a gradient, or lies on a GPU."""
+
+    def __array__(self, *_given: object, **_named: object) -> Any:
+        raise RuntimeError("copy it to the CPU first")
+
+
 class Still:
     """What no epoch changes."""
 
@@ -324,6 +331,8 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "commit that is an option": lambda run: run.tag(**{"git.commit": "-p"}),
     "no PNG": lambda run: run.image("a", b"no picture"),
     "floats for a picture": lambda run: run.image("a", np.zeros((2, 2))),
+    "rows of several lengths": lambda run: run.image("a", [[1], [2, 3]]),
+    "what NumPy cannot read": lambda run: run.image("a", Unreadable()),
     "five colours": lambda run: run.image("a", np.zeros((2, 2, 5), np.uint8)),
     "odd config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": Odd()}),
     "deep config": lambda run: run.evaluation("m", FILE, {"a": 1.0}, config={"x": deep()}),
@@ -337,6 +346,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "no list within": lambda run: run.log({"a": 1.0}, within={"a": 0.5}),
     "no such artifact": lambda run: run.artifact("missing.bin"),
     "a folder": lambda run: run.artifact(FILE.parent),
+    "NUL in a path": lambda run: run.artifact("a\0b"),
     "no path": lambda run: run.model(None),
     "no figure": lambda run: run.figure("p", 5),
     "no embedding": lambda run: run.evaluation("m", FILE, {"a": 1.0}, embedding=5),
