@@ -115,8 +115,10 @@ def _commits(root: Path) -> str:
     except OutsideGit:
         listed = []
     if lost := sorted(wanted.keys() - {*listed}):
+        keep = f"run 'git tag NAME {lost[0][:10]}' and push that"
+        gone = "it is gone here too; 'runrecord verify' looks for a commit with the same files"
         raise UserError(
-            f"no branch or tag holds {lost[0]}, of {wanted[lost[0]]}: a clone lacks it; run "
-            f"'git tag NAME {lost[0][:10]}' and push that"
+            f"no branch or tag holds {lost[0]}, of {wanted[lost[0]]}: a clone lacks it; "
+            f"{keep if commit_of(root, lost[0]) else gone}"
         )
     return f"a branch or tag holds those of all {len(records)} records here"

@@ -141,7 +141,7 @@ def counterpart(start: RunStarted, again: Mapping[Path, Record]) -> Record | Non
 @contextmanager
 def scratch(root: Path) -> Iterator[Path]:
     """A folder that goes when it is done with; those of processes that were killed go too."""
-    folders = state_folder(root) / "verify"
+    folders = state_folder(root).resolve() / "verify"  # DVC sees no stage behind a link
     for left in folders.glob("*/"):
         if not is_running(left):
             shutil.rmtree(left, ignore_errors=True)

@@ -204,6 +204,15 @@ def test_what_dvcignore_names_is_no_part_of_a_dependency(tmp_path: Path) -> None
     assert IDENTICAL in verify(workspace, "records/one")
 
 
+def test_a_run_is_verified_where_the_run_store_is_a_link_to_another_place(tmp_path: Path) -> None:
+    """As where a cluster's quota allows no more in the repository."""
+    workspace = of_one(tmp_path, reading("read.txt", name="one"), {"read.txt": "1\n"})
+    (tmp_path / "scratch").mkdir()
+    (workspace.path / ".runrecord").symlink_to(tmp_path / "scratch")
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert IDENTICAL in verify(workspace, "records/one")
+
+
 @pytest.mark.slow
 def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path: Path) -> None:
     """The dvc.lock of the run's own commit names those of the run before."""
@@ -315,7 +324,9 @@ def test_a_commit_of_other_params_or_another_command_stands_for_no_run(
     output = program("verify", "records/train", "--yes")
     assert IDENTICAL in output
     assert f"{head[:10]} in place of" in " ".join(output.replace(";", "").split())
-    assert f"✗ commits: no branch or tag holds {'f' * 40}, of " in program("doctor", status=1)
+    output = program("doctor", status=1)
+    assert f"✗ commits: no branch or tag holds {'f' * 40}, of " in output
+    assert "it is gone here too; 'runrecord verify' looks for" in output
 
 
 @pytest.mark.parametrize(
