@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runrecord.errors import RunFailed, UserError
 from runrecord.files import sha256, sha256_of_files
 from runrecord.git.commands import GitFailed, git
-from runrecord.safety.text import clause
+from runrecord.safety.text import clause, reason
 from runrecord.store.runs import dvc_folder
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def opened(root: Path) -> "Iterator[Repo]":
     try:
         try:
             opening = Repo(str(root))
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            raise sqlite3.OperationalError(error.strerror) from None  # of its notes, too
+        except (KeyError, RuntimeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise sqlite3.OperationalError(reason(error)) from None  # of its notes, too
+            raise UserError(f"set USER and HOME, which DVC needs ({reason(error)}).") from None
         with opening as repo:
             yield repo
     except sqlite3.Error as error:

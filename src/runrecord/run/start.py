@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from asyncio import CancelledError
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter, file_for
 from runrecord.resume.checkpoints import PRUNED as PRUNED
 from runrecord.resume.checkpoints import Checkpoints
-from runrecord.resume.identity import Identity, identity_of, without_length
+from runrecord.resume.identity import identity_of, without_length
 from runrecord.run.machine import sampled
 from runrecord.run.process import (
     Terminated,
@@ -57,6 +58,7 @@ from runrecord.store.runs import (
     held,
     host,
     number_here,
+    place_in,
     remember_patch,
     state_folder,
 )
@@ -64,7 +66,8 @@ from runrecord.store.runs import (
 _LONGEST_WHY = 500  # characters
 PATIENCE = 60.0  # seconds that a finished run waits for its sinks
 KILLED_PATIENCE = 4.0  # seconds that one which was told to stop waits for them
-_STOPPED = (KeyboardInterrupt, Terminated, GeneratorExit)  # the last: the block was left behind
+# The block was left behind; a task was cancelled, which is how asyncio passes on a signal, too.
+_STOPPED = (KeyboardInterrupt, Terminated, GeneratorExit, CancelledError)
 WHY = "RUNRECORD_WHY"
 """The variable that names a file: who ends a trial of a study writes there why, for `PRUNED`."""
 
@@ -134,8 +137,13 @@ def start_run(
         )
 
         def checkpoints_of(number: int) -> Checkpoints:
-            identity = _identity(origin, shown, device, project.packages, length, number)
-            return Checkpoints(root, *identity, follows=bool(rank))
+            try:
+                identity = identity_of(origin, shown, device, project.packages, number)
+                json.dumps(identity)
+                known = (identity, {}) if length is None else without_length(identity, length)
+            except (TypeError, ValueError, RecursionError) as error:  # one is no value of JSON's
+                raise UserError(f"cannot record this run: params: {reason(error)}.") from None
+            return Checkpoints(root, *known, follows=bool(rank))
 
         # A cell of a notebook may be run again, which is no further run of its stage.
         again = "DVC_STAGE" not in os.environ and not hasattr(sys.modules["__main__"], "__file__")
@@ -182,10 +190,14 @@ def start_run(
                     return
                 run._check_repeated()
                 tracker.take(more=False)  # what is sealed is what the store has
-                end = _finished(run, origin, checkout, cwd)
-                end_waiting_on_signals(tracker.stop_waiting)
-                if place := record_of(checkout, origin.inputs.stage):
-                    _seal(writer, checkout, place, end, start)
+                try:
+                    end = _finished(run, origin, checkout, cwd)
+                    end_waiting_on_signals(tracker.stop_waiting)
+                    if place := record_of(checkout, origin.inputs.stage):
+                        _seal(writer, checkout, place, end, start)
+                except OSError as error:  # an out is a link to nothing; the disk is full
+                    why = f"{error.filename}: {error.strerror}"
+                    raise RunFailed(f"{why}; without it outs or record are not whole.") from None
             except BaseException as error:
                 if os.getpid() != process:
                     raise
@@ -230,16 +242,19 @@ def _seal(
     start: RunStarted,
 ) -> None:
     """Put the sealed record in its place, one process after the other; the last one's stays."""
-    note = ""
+    earlier = ""
     with held(state_folder(checkout) / "seal.lock"):
         with suppress(RecordRefused, OSError):
-            earlier = Record(files_in(checkout / place)).start
-            if earlier.id != start.id and earlier.time > execution()[1] * 1000:
-                note = (
-                    f"note: {place} holds {start.id} now, run {start.number} of its stage; "
-                    f"{earlier.id} is in the run store alone."
-                )
+            found = Record(files_in(checkout / place))
+            its = place_in(writer.folder.with_name(found.start.id)).get("execution")
+            if its == execution()[0] or found.last_sign_of_life > start.time:
+                earlier = found.start.id
         writer.seal(checkout / place, *end)
+    if earlier not in ("", start.id):
+        say(
+            f"note: {place} holds {start.id} now, run {start.number} of its stage; {earlier} is in "
+            "the run store alone."
+        )
     with suppress(OSError):
         seen, there = files_in_folders(checkout, [place])[place], files_in(checkout / place)
         if hidden := sorted(there.keys() - seen.keys()):
@@ -247,18 +262,16 @@ def _seal(
                 f"warning: .dvcignore hides {printable(hidden[0])} in {place} from DVC: a clone "
                 f"will lack it; add '!/{place}/**' to .dvcignore."
             )
-    if note:
-        say(note)
 
 
 def _finished(run: Run, origin: Origin, checkout: Path, cwd: Path) -> tuple[RunEnded, Contents]:
+    try:
+        Path.cwd()
+    except OSError:  # the script has removed it; DVC asks where it is
+        os.chdir(cwd)
     if changed := changed_inputs(origin.inputs, checkout, cwd):
         raise InputsChanged(origin.inputs.stage.name, changed)
-    try:
-        outs = hash_outs(checkout, origin.inputs.stage)
-    except OSError as error:  # a link to nothing, for instance, which DVC does not take either
-        raise RunFailed(f"{error.filename}: {error.strerror}; it is in an out.") from None
-    return _ended(run, "FINISHED", outs=outs)
+    return _ended(run, "FINISHED", outs=hash_outs(checkout, origin.inputs.stage))
 
 
 def _ended(
@@ -269,9 +282,10 @@ def _ended(
 ) -> tuple[RunEnded, Contents]:
     digest = sha256(run.output)
     output = file_for("output", "output", digest, ".txt") if run.output else None
-    said = [f"{type(error).__name__}: {error}", *traceback.format_exception(error)] if error else []
-    # Names of files may be no text: a record is UTF-8.
-    message, *lines = (text.encode(errors="replace").decode() for text in said or [""])
+    # A script's own error may fail to give its text; names of files may be no text.
+    told = traceback.TracebackException.from_exception(error) if error else None
+    said = [f"{type(error).__name__}: {told}", *told.format()] if told else [""]
+    message, *lines = (text.encode(errors="replace").decode() for text in said)
     end = RunEnded(
         now(),
         status,
@@ -294,23 +308,6 @@ class InputsChanged(RunFailed):
             "as it is now."
         )
         self.changed = changed
-
-
-def _identity(
-    origin: Origin,
-    shown: Mapping[str, Any],
-    device: str,
-    packages: Iterable[str],
-    length: str | None,
-    number: int,
-) -> tuple[Identity, dict[str, Any]]:
-    """All that the result depends on, less the param that only says how long it lasts; and that."""
-    try:
-        identity = identity_of(origin, shown, device, packages, number)
-        json.dumps(identity)
-        return (identity, {}) if length is None else without_length(identity, length)
-    except (TypeError, ValueError, RecursionError) as error:  # a param is no value of JSON's
-        raise UserError(f"cannot record this run: params: {reason(error)}.") from None
 
 
 def _why_stopped() -> str:

@@ -1,5 +1,6 @@
 """How a stage's end is kept: from signals, a lost console, edits in mid-run, faults of disks."""
 
+import asyncio
 import errno
 import json
 import os
@@ -211,6 +212,21 @@ def test_a_console_that_closes_kills_a_run_that_can_be_resumed(
     assert status == 0, said
     assert f"resuming {folder.name} after epoch 1" in said
     assert_finished(small)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_kills_a_run_whose_block_is_in_a_task(number: int, small: Path) -> None:
+    """asyncio cancels its tasks, and tells them no more than that."""
+
+    async def work() -> None:
+        with runrecord.run.start.start_run("train") as run:
+            run.log({"loss": 1.0})
+            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
+            await asyncio.Event().wait()
+
+    _, said = status_and_output(forked(lambda: asyncio.run(work()), as_stage=False))
+    (folder,) = run_dirs(small)
+    assert status_of(folder) == "KILLED", said
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The runs of a stage: what they are, how they are numbered, and how each ends."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -79,6 +80,91 @@ def test_an_error_that_names_a_file_whose_name_is_no_text_is_on_record(here: Pat
     assert record.end is not None
     assert (record.end.status, record.end.message) == ("FAILED", "ValueError: no such data: ?.bin")
     assert record.end.traceback.endswith("no such data: ?.bin\n")
+
+
+def test_an_error_that_cannot_tell_its_text_is_on_record(here: Path) -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    with pytest.raises(Silent), start_run("train"):
+        raise Silent
+    (record,) = recorded(here)
+    assert record.end is not None
+    assert (record.end.status, record.end.message[:6]) == ("FAILED", "Silent")
+
+
+def test_a_script_may_remove_the_folder_that_it_is_in(here: Path, tmp_path: Path) -> None:
+    with start_run("train"):
+        (tmp_path / "other").mkdir()
+        os.chdir(tmp_path / "other")
+        (tmp_path / "other").rmdir()
+    assert [ending(record) for record in recorded(here)] == ["FINISHED"]
+
+
+def no_account(patch: pytest.MonkeyPatch, _here: Path) -> None:
+    """As a container has it that was started with `--user 12345`."""
+    patch.setattr(os, "getuid", lambda: 12345)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        patch.delenv(name, raising=False)
+
+
+def no_home(patch: pytest.MonkeyPatch, here: Path) -> None:
+    no_account(patch, here)
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        patch.delenv(name, raising=False)
+
+
+def no_place_for_notes(patch: pytest.MonkeyPatch, here: Path) -> None:
+    patch.setenv("DVC_SITE_CACHE_DIR", str(here / "params.yaml/cache"))
+
+
+@pytest.mark.parametrize(
+    ("without", "status", "said"),
+    [
+        (no_account, 2, "set USER and HOME"),
+        (no_home, 2, "set USER and HOME"),
+        (no_place_for_notes, 1, "params.yaml/cache"),
+    ],
+)
+def test_what_dvc_lacks_to_work_is_one_sentence_before_any_work(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    without: Callable[[pytest.MonkeyPatch, Path], None],
+    status: int,
+    said: str,
+) -> None:
+    without(monkeypatch, here)
+    with pytest.raises(SystemExit) as ended, start_run("train"):
+        pytest.fail("its work began")
+    assert ended.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_record_that_cannot_be_sealed_is_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "records").write_text("a file in the place of the folder")
+    with pytest.raises(SystemExit) as ended, start_run("train") as run:
+        run.log({"loss": 1.0})
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {here / 'records'}")
+    assert [ending(record) for record in recorded(here)] == ["FAILED"]
+
+
+def test_a_run_of_an_earlier_execution_is_not_named(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start_run("train") as run:
+        pass
+    place = run_dir(here, run.id) / ".place"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"execution": "1 2.0"}))
+    with start_run("train"):
+        pass
+    assert "is in the run store alone" not in capsys.readouterr().err
 
 
 def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
