@@ -17,7 +17,8 @@ from runrecord.cli.upkeep import sync
 from runrecord.cli.viewers import view
 from runrecord.errors import UserError
 from runrecord.trackers.mlflow.failures import store_failure
-from runrecord.trackers.mlflow.store import Noted, Notes, connect, is_database
+from runrecord.trackers.mlflow.store import Noted, Notes, connect, database_of, is_database
+from runrecord.trackers.player import Store
 
 
 def test_an_experiment_that_was_deleted_in_the_ui_comes_back_with_its_runs(
@@ -119,6 +120,42 @@ def here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.mark.parametrize("name", ["q? b", "100%41", "a%b #c;d"])
+def test_a_folder_of_any_name_has_its_runs_in_its_own_database(
+    name: str, here: Path, empty_store: Path
+) -> None:
+    """SQLAlchemy takes `?` for the end of a path, and `%41` for a letter."""
+    root = here / "in" / name
+    (root / ".dvc").mkdir(parents=True)
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    client, experiment = connect(root)
+    client.create_run(experiment)
+    with closing(sqlite3.connect(root / "mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    assert [*(here / "in").rglob("*.db")] == [root / "mlflow.db"]
+
+
+def test_settings_of_a_connection_are_no_part_of_the_databases_name(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db?timeout=30")
+    assert database_of(here) == here / "mlflow.db"
+    connect(here)
+    assert not [path for path in here.iterdir() if "?" in path.name]
+
+
+@pytest.mark.parametrize("given", ["localhost:5999", '"http://localhost:5999"', "./mlruns"])
+def test_an_address_that_mlflow_does_not_take_is_named_with_the_remedy(
+    given: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `http://`; in quotes, as Docker reads them from a file; a folder."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    with pytest.raises(UserError) as refusal:
+        Store(here)
+    text = one_sentence(refusal)
+    assert f"MLflow keeps no runs in '{given}'; set MLFLOW_TRACKING_URI to http://" in text
 
 
 def one_sentence(refusal: "pytest.ExceptionInfo[UserError]") -> str:

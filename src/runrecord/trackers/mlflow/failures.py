@@ -43,6 +43,11 @@ _TROUBLES = (
         f"remove {{store}}, {{store}}-wal and {{store}}-shm together, {_FROM_RECORDS}",
     ),
     (
+        r"filesystem tracking backend|unsupported URI|SQLAlchemy URL|sqlalchemy.dialects|Catalog t",
+        "MLflow keeps no runs in '{store}'",
+        "set MLFLOW_TRACKING_URI to http://HOST:PORT or sqlite:///FILE",
+    ),
+    (
         r"UNAUTHENTICATED|HTTP 401",
         "it does not know {user} by that password (401)",
         "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
@@ -117,10 +122,8 @@ def _innermost(chain: list[BaseException]) -> str:
         match error:
             case TimeoutError():
                 return "no answer in time"
-            case OSError(filename=file, strerror=str(why)) if file:
-                return clause(f"{file}: {why}")
             case OSError(strerror=str(why)) | OSError(args=(str(why),)):
-                return clause(why)
+                return clause(f"{error.filename}: {why}" if error.filename else why)
     return reason(chain[0])
 
 

@@ -7,6 +7,7 @@ nothing is to do, local files alone tell. It may be removed at any time: MLflow 
 import json
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -14,6 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from runrecord.errors import UserError, require
 from runrecord.files import sha256
@@ -37,15 +39,20 @@ _TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view f
 def tracking_uri(root: Path) -> str:
     """The address of the tracking store, for a main repository rooted at `root`."""
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if given.startswith(_SQLITE):
-        return f"{_SQLITE}{root / given.removeprefix(_SQLITE)}"  # an absolute path stays itself
+    if given.startswith(_SQLITE) and not given.startswith(f"{_SQLITE}/"):
+        return f"{_address(root)}/{given.removeprefix(_SQLITE)}"
     return given
+
+
+def _address(path: Path) -> str:
+    """The address of a database, or of a folder: `?` and `%41` mean something else in it."""
+    return _SQLITE + re.sub(r"%(?=[0-9A-Fa-f]{2})|\?", lambda found: quote(found[0]), str(path))
 
 
 def database_of(root: Path) -> Path | None:
     """The SQLite file that is the tracking store; None of a server or another database."""
-    uri = tracking_uri(root)
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    uri, _, _settings = tracking_uri(root).partition("?")
+    return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
 
 
 def is_database(uri: str) -> bool:
@@ -132,7 +139,7 @@ def _create(database: Path, scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     new = scratch / database.name
-    MlflowClient(f"{_SQLITE}{new}").search_experiments(max_results=1)
+    MlflowClient(_address(new)).search_experiments(max_results=1)
     with closing(sqlite3.connect(new)) as connection:
         _, *statements, _ = connection.iterdump()  # without its BEGIN and COMMIT
     database.parent.mkdir(parents=True, exist_ok=True)
