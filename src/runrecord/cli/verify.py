@@ -1,6 +1,7 @@
 """`runrecord compare A B`: why do two runs differ? `verify RUN`: does it give the same again?"""
 
 import json
+import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from runrecord.record.events import EVENTS, START, RecordRefused, RunStarted, fi
 from runrecord.record.reader import Record, view
 from runrecord.run.process import raise_on_signals
 from runrecord.safety.text import shown, some
-from runrecord.store.runs import host, was_run_here
+from runrecord.store.runs import was_run_here
 from runrecord.trackers.mlflow.audit import is_of_origin
 from runrecord.trackers.player import Store, has_store
 from runrecord.verify.compare import (
@@ -150,7 +151,7 @@ def _verify(
             "verified": outcome,
             "verified.why": shown(why),
             "verified.time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-            "verified.host": host(),
+            "verified.host": platform.node(),
             "verified.environment": environment,
         }
         with _only_warned():

@@ -104,13 +104,10 @@ def exit_status(main: Callable[[], int | None], mistakes: Kinds = (), failures: 
     mistakes, failures = (UserError, *mistakes), (RunFailed, *failures)
     try:
         return main() or 0
-    except mistakes as error:
+    except (*mistakes, *failures) as error:
         stop = "" if str(error).endswith((".", "?")) else "."
         say(f"error: {shown(str(error))}{stop}")
-        return 2
-    except failures as error:
-        say(f"error: {shown(str(error))}")
-        return 1
+        return 2 if isinstance(error, mistakes) else 1
     except (MemoryError, RuntimeError) as error:  # PyTorch has no common class for these
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise

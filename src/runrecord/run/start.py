@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import sys
 import traceback
 from asyncio import CancelledError
@@ -56,7 +57,6 @@ from runrecord.store.runs import (
     claim_run,
     execution,
     held,
-    host,
     number_here,
     place_in,
     remember_patch,
@@ -127,7 +127,7 @@ def start_run(
             id="unrecorded",
             stage=name,
             time=now(),
-            host=host(),
+            host=platform.node(),
             params=shown,
             tags=origin.tags,
             dataset=dataset,

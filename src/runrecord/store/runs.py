@@ -73,11 +73,6 @@ def remove_stillborn(root: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def host() -> str:
-    """This machine's name."""
-    return platform.node()
-
-
 def remember_patch(root: Path, patch: bytes) -> None:
     """Note that code with that change was run from this repository on this machine."""
     if patch:

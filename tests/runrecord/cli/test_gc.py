@@ -1,5 +1,6 @@
 """`runrecord gc` takes what DVC can give back, and nothing else."""
 
+import platform
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ from workspaces import RECORD_ONLY, Workspace, spool
 
 from records import end_run, new_run, play
 from runrecord.record.reader import Record, files_in
-from runrecord.store.runs import host, working_on
+from runrecord.store.runs import working_on
 from runrecord.trackers.tensorboard import TensorBoardSink, shown_at
 
 Here = Callable[..., str]
@@ -104,7 +105,7 @@ def test_what_nothing_could_give_back_stays(four: Workspace, here: Here) -> None
     """Only copies, damaged copies, runs that go on, the last of a stage."""
     old, evaluation, *_ = oldest_first(four)
     store = four.path / ".runrecord" / "runs"
-    new_run(store / "failed", id="failed", stage="train", host=host())
+    new_run(store / "failed", id="failed", stage="train", host=platform.node())
     end_run(store / "failed", status="FAILED", message="no")
     assert "1 older runs stay" in here("--keep", "1")
     with working_on(old):

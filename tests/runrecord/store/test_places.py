@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -21,7 +22,6 @@ from runrecord.store.runs import (
     claim_run,
     close_if_dead,
     here,
-    host,
     is_alive,
     is_running,
     lock_of,
@@ -79,7 +79,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def left_behind(root: Path, name: str, **place: str) -> Path:
     """A run that has not ended, of a process that was there."""
     folder = run_dir(root, name)
-    new_run(folder, id=name, host=place.get("host", host()))
+    new_run(folder, id=name, host=place.get("host", platform.node()))
     (folder / ".place").write_text(json.dumps(HERE | {"process": GONE} | place))
     return folder
 
@@ -119,18 +119,18 @@ def test_a_run_that_a_process_holds_is_closed_by_no_word(
 
 CONTAINER = ("unshare", "--uts", "--pid", "--fork", "--kill-child")
 IN_CONTAINER = """
-import sys, time
+import platform, sys, time
 from pathlib import Path
 from runrecord.record.events import RunStarted
 from runrecord.record.writer import RecordWriter
-from runrecord.store.runs import claim_run, close_if_dead, host, run_dirs
+from runrecord.store.runs import claim_run, close_if_dead, run_dirs
 root = Path(sys.argv[1])
 if runs := run_dirs(root):
-    assert host() == "box-2"
+    assert platform.node() == "box-2"
     assert close_if_dead(runs[0]).start.host == "box-1"
 else:
     with claim_run(root, "train", "train") as (folder, _):
-        RecordWriter(folder).write(RunStarted(folder.name, "train", 1, host(), {}, {}))
+        RecordWriter(folder).write(RunStarted(folder.name, "train", 1, platform.node(), {}, {}))
         time.sleep(600)
 """
 
@@ -177,7 +177,7 @@ def test_on_a_disk_without_locks_a_run_goes_on_and_none_is_closed_that_may_live(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with claim_run(tmp_path, "train", "train") as (folder, _):
-        new_run(folder, id=folder.name, host=host())
+        new_run(folder, id=folder.name, host=platform.node())
         assert is_running(folder)
         assert close_if_dead(folder) is None
         assert close_if_dead(folder, told=True) is None, "it lives, whatever a person says"

@@ -6,6 +6,7 @@ of call. What MLflow has at last must be what it has of a run that nothing distu
 
 import http.client
 import logging
+import platform
 import re
 import socket
 import struct
@@ -33,7 +34,6 @@ from runrecord.record.reader import Record, files_in
 from runrecord.record.writer import RecordWriter
 from runrecord.resume.checkpoints import Checkpoints
 from runrecord.run.tracker import Tracker
-from runrecord.store.runs import host
 from runrecord.trackers.follow import Showing
 from runrecord.trackers.mlflow.sink import MlflowSink
 
@@ -224,7 +224,9 @@ class Followed:
     def __init__(self, root: Path, run_id: str, stage: str) -> None:
         folder = root / ".runrecord" / "runs" / run_id
         data = Dataset("mnist", "digest", "data/mnist")
-        start = RunStarted(run_id, stage, 1, host(), {"lr": 0.1}, {"git.dirty": "false"}, data)
+        start = RunStarted(
+            run_id, stage, 1, platform.node(), {"lr": 0.1}, {"git.dirty": "false"}, data
+        )
         self.tracker = Tracker(RecordWriter(folder))
         self.tracker.log(start)
         self.run = runrecord.Run(start, self.tracker, Checkpoints(root, {}))

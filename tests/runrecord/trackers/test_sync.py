@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import sqlite3
 import subprocess
@@ -28,7 +29,7 @@ import runrecord
 from records import audited, end_run, new_run, play, records_among
 from runrecord.record.events import Dataset
 from runrecord.record.reader import Record, files_in
-from runrecord.store.runs import host, lock_of
+from runrecord.store.runs import lock_of
 from runrecord.trackers.mlflow.sink import MlflowSink
 
 
@@ -68,7 +69,7 @@ def begun(folder: Path, stage: str, **start: Any) -> runrecord.Run:
     given = {
         "id": f"{stage}-20260101-000000-aaaaaa",
         "stage": stage,
-        "host": host(),
+        "host": platform.node(),
         "tags": {"git.commit": "a" * 40, "git.dirty": "false"},
         "dataset": Dataset("mnist", "digest", "data/mnist"),
     }
@@ -508,4 +509,4 @@ def test_doctor_says_what_needs_doing(
     output = program("doctor", status=1)
     assert "✗ tracking store: MLflow's tracking store cannot be used: " in output
     assert "hunter22" not in output
-    assert host() not in output
+    assert platform.node() not in output
