@@ -121,8 +121,8 @@ MUTATIONS = [
     Mutation(
         13,
         "runrecord/run/start.py",
-        "identity_of(origin, shown, device, packages, number)",
-        'identity_of(origin, shown, "", packages, number)',
+        "identity_of(origin, shown, device, project.packages, number)",
+        'identity_of(origin, shown, "", project.packages, number)',
         "runrecord/resume/test_resume.py::test_a_run_goes_on_only_where_all_that_changes_numbers_is_as_it_was",
     ),
     Mutation(
