@@ -48,11 +48,11 @@ def note(**values: object) -> None:
 
 
 def show_table(name: str, rows: Rows, heads: Sequence[str] = (), title: str = "") -> None:
-    """Put a table into the document, where it has a name; print it for a person, if it has rows."""
+    """Print a table for a person; one with a name, which is for the document too, though empty."""
     one = isinstance(rows, Mapping)
     values = rows if one else [dict(zip(heads, row, strict=True)) for row in rows]
     note(**{name: values} if name else {})
-    if rows:
+    if rows or (name and heads):
         page().print(drawn(rows, heads, title))
 
 

@@ -63,7 +63,10 @@ def test_show_tells_all_of_one_run(root: Path, capsys: Said) -> None:
     digest = hashlib.sha256(b"weights of one").hexdigest()
     for wanted in ("one", "train", "FINISHED", "z", "Test/Loss", "0.125", "model.bin", digest):
         assert wanted in shown
-    for name, value in (("source", "a shelf"), ("gpu_0_memory_usage_megabytes", "2000, 3000")):
+    for name, value in (
+        ("source", "a shelf"),
+        ("gpu_0_memory_usage_megabytes", "[2000.0, 3000.0]"),
+    ):
         (line,) = [line for line in shown.splitlines() if name in line]
         assert value in line
     show("two")

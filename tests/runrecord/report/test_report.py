@@ -310,7 +310,7 @@ def test_what_cannot_be_shown_is_one_sentence(
     for picture in (root / "records/vae/images").glob("*.png"):
         picture.write_bytes(b"no picture")
     report([], root / "whole.html")
-    assert "vae: without its damaged files: images/" in capsys.readouterr().out
+    assert "vae: without its damaged files: images/" in capsys.readouterr().err
     assert (root / "whole.html").read_text().count("data:image/png") < pictures
     with (root / "records/vae/events.jsonl").open("ab") as events:
         events.write(b'{"time": 1}\n{"time": 2}\n')

@@ -147,7 +147,7 @@ def test_a_study_is_one_json_document(project: Workspace) -> None:
     assert (found["study"], found["space"]) == ("told", {"train.lr": "0.25,0,0.5"})
     rates = {one["trial"]: (one["train.lr"], one["state"]) for one in found["trials"]}
     assert rates["told-000"] == (0.25, "done")
-    assert rates["told-001"] == (0, "failed: error: lr is 0")
+    assert rates["told-001"] == (0, "failed: SystemExit: error: lr is 0")
     values = [one["Length"] for one in found["trials"]]
     assert values[2] is None
     assert values[0] < values[1]

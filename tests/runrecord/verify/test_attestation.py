@@ -1,6 +1,5 @@
 """`runrecord verify --attest`: the verdict as other tools read it."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from workspaces import IDENTICAL, RECORD_ONLY, Workspace, verify
 
+from records import new_run
 from runrecord.cli.verify import _statement
 from runrecord.files import sha256
 from runrecord.record.reader import Record, files_in
@@ -101,18 +101,15 @@ def test_what_was_not_compared_is_not_attested(toy: Workspace) -> None:
 
 
 def test_of_a_run_that_cannot_be_rebuilt_nothing_is_proved(toy: Workspace) -> None:
-    shutil.copytree(toy.path / "records" / "train", toy.path.parent / "other")
-    start = toy.path.parent / "other" / "run.json"
-    start.chmod(0o644)
-    commit = json.loads(start.read_text())["tags"]["git.commit"]
-    start.write_text(start.read_text().replace(commit, "f" * 40))
-    (toy.path / "train.py").write_text("")
-    toy.commit("no longer there")
-    shutil.rmtree(toy.path / ".dvc" / "cache")
-    file = toy.path / "run.json"
+    new_run(toy.path.parent / "stopped", id="stopped").text("note", "as far as it came")
+    file = toy.path / "stopped.json"
     file.write_text("of before")
-    verify(toy, str(start.parent), "--attest", file.name, "--yes", status=2)
-    assert statement_in(file)[0] == []
+    verify(toy, "../stopped", "--attest", file.name, status=2)
+    proved, subjects = statement_in(file)
+    assert proved == []
+    assert [name.partition("-")[0] for name in subjects] == [
+        *("stopped/run.json", "stopped/events.jsonl", "stopped/texts/note")
+    ]
 
 
 def test_several_runs_are_not_one_statement(toy: Workspace) -> None:

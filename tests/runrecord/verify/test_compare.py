@@ -336,7 +336,8 @@ def test_a_rerun_of_the_command_line_is_bit_identical(toy: Workspace) -> None:
         file.write("# changed\n")
     toy.set_params(train__lr=0.50001)
     toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
-    found = json.loads(toy.run("runrecord", "compare", "HEAD:train", "records/train", "--json"))
+    output = toy.run("runrecord", "compare", "HEAD:train", "records/train", "--json")
+    found = json.loads(output[output.index("{\n") :])  # after what is said on standard error
     listed = {(one["kind"], one["title"]): one for one in reversed(found["differences"])}
     assert (listed["param", "train.lr"]["first"], listed["param", "train.lr"]["second"]) == (
         "0.5",
