@@ -51,6 +51,10 @@ repro: setup
 
 # A first result soon: an experiment of a few epochs, roughly evaluated, which keeps the committed results.
 try: setup
+	@if printf %s "$$PWD" | LC_ALL=C grep -q '[^ -~]'; then \
+	    echo "error: $$PWD: DVC makes no experiment apart (--temp) where a folder's name has more than ASCII; clone" \
+	        "into another folder, or run 'make repro'." >&2; exit 2; \
+	fi
 	generative check
 	name=try-$$(date +%H%M%S) && dvc exp run --temp --name $$name -S ae.epochs=1 -S vae.epochs=3 -S gan.epochs=1 \
 	    -S evaluate.importance_samples=20 -S evaluate.noise_seeds=2 -S evaluate.probe_images=1000 \
