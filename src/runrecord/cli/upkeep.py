@@ -134,7 +134,9 @@ def gc(keep: int, yes: bool) -> None:
         UserError: DVC cannot read its files.
     """
     root = repo_root()
+    gone = state_folder(root) / "gone"
     with sync_lock(root):
+        shutil.rmtree(gone, ignore_errors=True)  # of an earlier one that was stopped
         old = _old(root, keep)
         found = sorted(_removable(root, old))
         rows = [(one, sum(map(_size, folders)), copy) for one, folders, copy in found]
@@ -146,7 +148,7 @@ def gc(keep: int, yes: bool) -> None:
         if not yes:
             print(f"{len(found)} runs, {total}, can go: say --yes to remove them.")
             return
-        count = sum(_remove(root, one, folders) for one, folders, _ in found)
+        count = sum(_remove(gone, one, folders) for one, folders, _ in found)
         note(removed=count)
         print(f"{count} runs, {total}, removed: 'runrecord sync --all' finds them.")
         if count:
@@ -197,10 +199,8 @@ def _equal(run: RecordedRun, copy: Record, files: Files) -> bool:
     )
 
 
-def _remove(root: Path, run_id: str, folders: Sequence[Path]) -> bool:
-    """Remove a run at once, its record last; False if it stays."""
-    gone = state_folder(root) / "gone"
-    shutil.rmtree(gone, ignore_errors=True)
+def _remove(gone: Path, run_id: str, folders: Sequence[Path]) -> bool:
+    """Remove a run at once, its record last, by way of `gone`; False if it stays."""
     try:
         with lock_of(folders[0]).acquire(blocking=False):
             gone.mkdir()
@@ -212,7 +212,8 @@ def _remove(root: Path, run_id: str, folders: Sequence[Path]) -> bool:
     except OSError as error:
         tell_failure(run_id, error)
         return False
-    shutil.rmtree(gone, ignore_errors=True)
+    finally:
+        shutil.rmtree(gone, ignore_errors=True)
     return True
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -131,6 +130,7 @@ def share_cache(
     Raises:
         UserError: DVC refuses to open the repository.
     """
+    from configobj import ConfigObj
     from dvc.config import Config
 
     with opened(root) as repo:
@@ -138,19 +138,18 @@ def share_cache(
         # One that is relative would lead elsewhere from the clone.
         remotes = {name: one["url"] for name, one in repo.config["remote"].items()}
         default = repo.config["core"].get("remote")  # the commit may be older than it
-    local = checkout / ".dvc" / "config.local"
-    if (own := root / ".dvc" / "config.local").exists():
-        shutil.copyfile(own, local)
-    settings = Config(str(checkout / ".dvc"), validate=False)
-    with settings.edit("local") as config:
-        for name, address in remotes.items():
-            config.setdefault("remote", {}).setdefault(name, {})["url"] = address
-        if default and "remote" not in settings["core"]:
-            config.setdefault("core", {})["remote"] = default
-        section = config.setdefault("cache", {})
-        section["dir"], section["type"] = cache, links
-        if notes:
-            config.setdefault("core", {})["site_cache_dir"] = str(notes)
+    local = Path(".dvc", "config.local")
+    config = ConfigObj(str(root / local), encoding="utf-8")  # DVC itself writes ASCII alone
+    config.filename = str(checkout / local)
+    for name, address in remotes.items():
+        config.setdefault(f'remote "{name}"', {})["url"] = address
+    core = config.setdefault("core", {})
+    if default and "remote" not in Config(str(checkout / ".dvc"), validate=False)["core"]:
+        core["remote"] = default
+    if notes:
+        core["site_cache_dir"] = str(notes)
+    config.setdefault("cache", {}).update({"dir": cache, "type": links})
+    config.write()
 
 
 def missing_outs(root: Path) -> tuple[Path, list[str], int]:

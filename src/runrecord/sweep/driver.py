@@ -128,8 +128,8 @@ def _outcome(ref: "ObjectRef[Outcome]") -> Outcome:
     try:
         found: Outcome = ray.get(ref)
     except RayError as error:
-        why = _NO_MEMORY if isinstance(error, OutOfMemoryError) else reason(error)
-        return Outcome("FAIL", error=why)
+        why = reason(getattr(error, "cause", error))
+        return Outcome("FAIL", error=_NO_MEMORY if isinstance(error, OutOfMemoryError) else why)
     return found
 
 

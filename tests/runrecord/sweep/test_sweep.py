@@ -328,7 +328,7 @@ def test_a_worker_on_a_project_that_logs_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["the cache", "the remote"])
 def test_a_trial_has_the_data_that_dvc_tracks(where: str, tmp_path: Path) -> None:
-    """Of a file, a folder, a part of one, and an import; committed or not."""
+    """Of a file, a folder, a part of one, and an import; committed or not; in any folder."""
     (tmp_path / "url.csv").write_text("4\n")
     stage = {
         "cmd": "cat data.csv raw/x.csv raw/sub/y.csv url.csv && cp params.yaml metrics.yaml",
@@ -337,7 +337,7 @@ def test_a_trial_has_the_data_that_dvc_tracks(where: str, tmp_path: Path) -> Non
         "metrics": [{"metrics.yaml": {"cache": False}}],
     }
     files = {"params.yaml": "loss: 1\n", "dvc.yaml": json.dumps({"stages": {"make": stage}})}
-    project = new_project(tmp_path / "project", files)
+    project = new_project(tmp_path / "한글 폴더", files)
     for name in ("data.csv", "raw/x.csv", "raw/sub/y.csv"):
         (project.path / name).parent.mkdir(parents=True, exist_ok=True)
         (project.path / name).write_text(f"{name}\n")
