@@ -41,7 +41,7 @@ def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
             axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
         axes.set_title(name, parse_math=False)
         axes.set_xlabel("Epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         for text in axes.legend().get_texts():
             text.set_parse_math(False)
