@@ -45,4 +45,6 @@ def test_without_anything_every_test_that_needs_something_names_it(tmp_path: Pat
 
 @pytest.mark.parametrize("need", NEEDS.values(), ids=NEEDS)
 def test_what_is_missing_is_said_with_a_remedy(need: Need) -> None:
-    assert re.search(r": (apt-get install|make (audit|setup EXTRAS=)|pip install|run )", need.missing)
+    assert re.search(
+        r": (apt-get install|make (audit|setup EXTRAS=)|pip install|run )", need.missing
+    )
