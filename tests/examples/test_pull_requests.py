@@ -38,6 +38,7 @@ def walked(branch: Workspace, status: int = 0) -> str:
     return comment.read_text() if comment.exists() else ""
 
 
+@pytest.mark.slow
 def test_a_changed_run_is_compared_with_the_one_before_and_verified(branch: Workspace) -> None:
     assert walked(branch) == ""
     branch.set_params(train__lr=0.25)
@@ -53,6 +54,7 @@ def test_a_changed_run_is_compared_with_the_one_before_and_verified(branch: Work
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_differs_when_run_again_fails_the_check(branch: Workspace) -> None:
     text = (branch.path / "train.py").read_text()
     drawn = text.replace("MT19937(0)", "MT19937(int.from_bytes(os.urandom(4)))")

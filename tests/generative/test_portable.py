@@ -99,6 +99,7 @@ def test_a_run_of_this_processor_is_rebuilt_bit_for_bit_on_another(
     assert IDENTICAL in said
 
 
+@pytest.mark.slow
 @pytest.mark.needs("avx512")
 def test_a_process_that_lacks_one_of_pytorchs_variables_is_told_apart() -> None:
     code = "from generative.core import fast_cpu as c; print(c.portable_digest())"

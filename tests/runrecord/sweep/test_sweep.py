@@ -292,6 +292,7 @@ def test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone(
     assert (found["MLFLOW_TRACKING_URI"], found["EDITOR"]) == ("here", "vi")
 
 
+@pytest.mark.slow
 def test_a_worker_on_a_project_that_logs_nothing(tmp_path: Path) -> None:
     """Its value is read; what one trial leaves is none of the next one's; none is infinite.
 

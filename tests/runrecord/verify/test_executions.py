@@ -243,7 +243,9 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("programs", PROGRAMS)
+@pytest.mark.parametrize(
+    "programs", ["in one program", pytest.param("in several", marks=pytest.mark.slow)]
+)
 def test_each_of_several_runs_goes_on_from_its_own_checkpoint(
     tmp_path: Path, programs: str
 ) -> None:
