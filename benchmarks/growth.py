@@ -116,7 +116,7 @@ def _git(folder: Path, *arguments: str, given: bytes | None = None) -> None:
 def fill(folder: Path, count: int) -> None:
     """Let the run store and MLflow hold that many runs, copies of those that are there."""
     there = run_dirs(folder)
-    originals = there[: 2 * MADE]
+    originals = [one for one in there if not one.name.startswith("copy-")]
     copies = []
     for number in range(len(there), count):
         original = originals[number % len(originals)]
