@@ -196,7 +196,7 @@ def start_run(
                     if place := record_of(checkout, origin.inputs.stage):
                         _seal(writer, checkout, place, end, start)
                 except OSError as error:  # an out is a link to nothing; the disk is full
-                    why = f"{error.filename}: {error.strerror}"
+                    why = f"{error.filename}: {error.strerror}" if error.filename else reason(error)
                     raise RunFailed(f"{why}; without it outs or record are not whole.") from None
             except BaseException as error:
                 if os.getpid() != process:
