@@ -129,6 +129,7 @@ audit: $(SUPPLY_CHAIN)/installed
 	-@$(SUPPLY_CHAIN)/bin/pip-audit --strict --disable-pip --desc off --progress-spinner off $(AUDIT) $(LOCKS:%=--requirement %)
 
 sbom: setup $(SUPPLY_CHAIN)/installed
+	rm -rf src/runrecord.egg-info # pip install . leaves it, and the package would be listed by its folder
 	$(SUPPLY_CHAIN)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(VENV)/bin/python
 
 # Of the last commit, as it is there: the same bytes in any folder, on any day and under any umask.

@@ -1,5 +1,6 @@
 """The engine without the experiment: a fresh environment, none of the extras."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet"]
-    subprocess.run([*uv, "--python", folder / "bin/python", ROOT], check=True)
+    source = tmp_path_factory.mktemp("source")  # building it leaves files among the sources
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([*uv, "--python", folder / "bin/python", source], check=True)
     return folder / "bin"
 
 

@@ -126,15 +126,20 @@ def test_the_audit_reports_and_stops_nothing(database: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.needs("supply-chain")
-def test_the_sbom_lists_what_is_installed(tmp_path: Path) -> None:
+def test_the_sbom_lists_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    built = tmp_path / "src/runrecord.egg-info"
+    built.mkdir(parents=True)
+    (built / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: runrecord\nVersion: 1.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(built.parent))
     make(tmp_path, "sbom")
     text = (tmp_path / "sbom.json").read_text()
     bom = json.loads(text)
     assert bom["bomFormat"] == "CycloneDX"
     assert bom["metadata"]["component"]["name"] == "runrecord"
     components = {component["name"]: component for component in bom["components"]}
+    assert "runrecord" not in components
     for name in ("torch", "dvc", "mlflow"):
         assert components[name]["version"] == version(name)
         assert components[name]["licenses"]
