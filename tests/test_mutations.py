@@ -4,14 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from mutations import (
-    MUTATIONS,
-    NOT_TRIED,
-    Mutation,
-    attempt,
-    mutated,
-    table,
-)
+from mutations import MUTATIONS, Mutation, mutated, table
 from workspaces import ROOT
 
 from runrecord.git.commands import git
@@ -29,12 +22,11 @@ def test_of_three():
 """
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: str(one.number))
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.file)
 def test_a_mutation_is_in_its_file_once_and_its_tests_are_there(mutation: Mutation) -> None:
     text = mutated((ROOT / "src" / mutation.file).read_text(encoding="utf-8"), mutation)
     ast.parse(text)
     assert mutation.tests
-    assert mutation is MUTATIONS[mutation.number - 1]
     for test in mutation.tests.split():
         file, _, name = test.partition("::")
         tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
@@ -42,47 +34,34 @@ def test_a_mutation_is_in_its_file_once_and_its_tests_are_there(mutation: Mutati
         assert not name or name.partition("[")[0] in functions
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A project of one function, tested."""
-    for name, text in (("src/code_under_test.py", CODE), ("tests/test_it.py", TESTS)):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text(text)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("new", "tests"),
-    [("3 * number", "test_it.py::test_of_three"), ("2 * * number", "test_it.py")],
-    ids=["all is skipped", "no Python"],
-)
-def test_where_no_test_could_run_a_mutation_is_not_caught(
-    new: str, tests: str, checkout: Path
-) -> None:
-    mutation = Mutation(1, "code_under_test.py", "2 * number", new, tests)
-    assert attempt(mutation, checkout)[0] == NOT_TRIED
-    assert (checkout / "src/code_under_test.py").read_text() == CODE
-
-
 @pytest.mark.parametrize("old", ["number", "3 * number"])
-def test_a_text_that_is_not_there_once_is_an_error_that_names_the_mutation(old: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"^mutation 7: src/a\.py has '.*number' . times, not once"
-    ):
-        mutated(CODE, Mutation(7, "a.py", old, "", ""))
+def test_a_text_that_is_not_there_once_is_an_error_that_names_it(old: str) -> None:
+    with pytest.raises(ValueError, match=r"^src/a\.py has '.*number' . times, not once"):
+        mutated(CODE, Mutation("a.py", old, "", ""))
 
 
 def test_the_table_says_what_survived_and_the_code_stays_as_it_was(
-    checkout: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    git(checkout, "init", "--quiet")
+    """One where no test could run, or all were skipped, is not caught either."""
+    for name, text in (("src/code_under_test.py", CODE), ("tests/test_it.py", TESTS)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    git(tmp_path, "init", "--quiet")
     tried = [
-        Mutation(number, "code_under_test.py", "2 * number", new, "test_it.py")
-        for number, new in ((1, "3 * number"), (2, "number * number"))
+        Mutation("code_under_test.py", "2 * number", new, test)
+        for new, test in (
+            ("3 * number", "test_it.py"),
+            ("number * number", "test_it.py"),
+            ("3 * number", "test_it.py::test_of_three"),
+            ("2 * * number", "test_it.py"),
+        )
     ]
-    assert table(tried, checkout) == 1
+    assert table(dict(enumerate(tried, start=1)), tmp_path) == 3
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| 1 | code_under_test.py | test_it.py::test_of_two | caught |",
         "| 2 | code_under_test.py | test_it.py | SURVIVED |",
+        "| 3 | code_under_test.py | test_it.py::test_of_three | NOT TRIED |",
+        "| 4 | code_under_test.py | test_it.py | NOT TRIED |",
     ]
-    assert (checkout / "src/code_under_test.py").read_text() == CODE
+    assert (tmp_path / "src/code_under_test.py").read_text() == CODE
