@@ -75,60 +75,48 @@ def test_a_name_of_several_experiments_is_taken_as_dvc_takes_it(
         assert list(records_at(repository, ref)) == [f"records/of-{name}"]
 
 
+OLD = "DVC of today writes no such thing"
 DAMAGED = {
-    "conflict markers": (
-        b"<<<<<<< HEAD\nschema: '2.0'\n=======\nstages: {}\n>>>>>>> other\n",
-        "it holds conflict markers",
-    ),
-    "no YAML": (b"stages: [", "it is no YAML"),
-    "no text": (b"\xff\xfe\x00\xd8", "it is no YAML"),
-    "NUL": (b"a: \0", "it is no YAML"),
-    "a list": (b"- 1\n- 2\n", "DVC of today writes no such thing"),
-    "a text": (b"hello", "DVC of today writes no such thing"),
-    "DVC 1.0": (b"train:\n  cmd: a\n  outs:\n  - path: x\n", "DVC of today writes no such thing"),
-    "DVC 9.0": (b"schema: '9.0'\nstages: {}\n", "DVC of today writes no such thing"),
-    "no stages": (b"schema: '2.0'\nstages:\n- a\n", "DVC of today writes no such thing"),
-    "no stage": (b"schema: '2.0'\nstages: {a: null}\n", "DVC of today writes no such thing"),
-    "no path": (
-        b"schema: '2.0'\nstages: {a: {cmd: x, outs: [{md5: x}]}}\n",
-        "DVC of today writes no such thing",
-    ),
-    "an object": (b"a: !!python/object/apply:os.system [exit]\n", "it is no YAML"),
-    "no date": (b"schema: '2.0'\nwhen: 2026-99-99\n", "it is no YAML"),
-    "itself": (
-        b"schema: '2.0'\nstages: {a: &a {outs: [*a]}}\n",
-        "DVC of today writes no such thing",
-    ),
-    "deep": (b"[\n" * 4_000, "it is no YAML"),
-    "deep lines": (b"- " * 4_000, "it is no YAML"),
-    "huge": (b"#" * (2**23 + 1), "it has 8388609 bytes"),
+    b"<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n": "it holds conflict markers",
+    b"stages: [": "it is no YAML",
+    b"\xff\xfe\x00\xd8": "it is no YAML",
+    b"a: !!python/object/apply:os.system [exit]\n": "it is no YAML",
+    b"schema: '2.0'\nwhen: 2026-99-99\n": "it is no YAML",
+    b"[\n" * 4_000: "it is no YAML",
+    b"- 1\n- 2\n": OLD,
+    b"train:\n  cmd: a\n  outs:\n  - path: x\n": OLD,
+    b"schema: '2.0'\nstages: {a: null}\n": OLD,
+    b"schema: '2.0'\nstages: {a: {cmd: x, outs: [{md5: x}]}}\n": OLD,
+    b"schema: '2.0'\nstages: {a: &a {outs: [*a]}}\n": OLD,
+    b"#" * (2**23 + 1): "it has 8388609 bytes",
 }
 
 
 def test_a_damaged_lock_file_in_history_is_named_in_a_line_and_passed_over(
     repository: Path, capsys: Said
 ) -> None:
-    commits = {name: commit_lock(repository, content) for name, (content, _) in DAMAGED.items()}
+    commits = {commit_lock(repository, content): why for content, why in DAMAGED.items()}
     commits_with(repository, "good")
     labels = [label for label, _ in known_records(repository)]
     (label,) = labels
     assert label.startswith("records/good of ")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(DAMAGED)
-    for _, why in DAMAGED.values():
-        assert any(line.endswith(f": {why}; passed over") for line in lines), why
+    assert {line.rpartition(": ")[2] for line in lines} == {
+        f"{why}; passed over" for why in commits.values()
+    }
     with pytest.raises(UserError, match="no-such-run: no record of such a run"):
         find_records(repository, "no-such-run")
     capsys.readouterr()
-    for name, commit in commits.items():
+    for commit, why in commits.items():
         assert records_at(repository, commit) == {}
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("a dvc.lock in Git (")
-        assert line.endswith(f"): {DAMAGED[name][1]}; passed over")
+        assert line.endswith(f"): {why}; passed over")
 
 
 def test_so_is_that_of_the_working_tree(repository: Path, capsys: Said) -> None:
-    (repository / "dvc.lock").write_bytes(DAMAGED["conflict markers"][0])
+    (repository / "dvc.lock").write_bytes(next(iter(DAMAGED)))
     assert list(known_records(repository)) == []
     said = "dvc.lock of the working tree: it holds conflict markers; passed over\n"
     assert capsys.readouterr().err == said
