@@ -53,9 +53,6 @@ def test_a_changed_run_is_compared_with_the_one_before_and_verified(branch: Work
         ("train", "bit-identical"),
     ]
 
-
-@pytest.mark.slow
-def test_a_run_that_differs_when_run_again_fails_the_check(branch: Workspace) -> None:
     text = (branch.path / "train.py").read_text()
     drawn = text.replace("MT19937(0)", "MT19937(int.from_bytes(os.urandom(4)))")
     (branch.path / "train.py").write_text(drawn)

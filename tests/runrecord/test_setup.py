@@ -4,11 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
-import threading
 import zipfile
-from collections.abc import Iterator
-from functools import partial
-from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -46,8 +42,6 @@ def by_make(folder: Path, command: str, **variables: str) -> str:
     ("file", "variables", "wanted"),
     [
         ("", {}, {}),
-        ("", {"PIP_INDEX_URL": MIRROR}, {"UV_DEFAULT_INDEX": MIRROR}),
-        (f"[global]\nindex-url = {MIRROR}\n", {}, {"UV_DEFAULT_INDEX": MIRROR}),
         (
             f"[global]\nindex-url = {OTHER}\n",
             {"PIP_INDEX_URL": MIRROR},
@@ -77,12 +71,9 @@ def test_what_pip_is_set_to_holds_for_uv(
     assert wanted or "UV_DEFAULT_INDEX" not in "".join(shown), "uv takes its own index"
 
 
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """The address of an index with one package, and that package's line in a lock file."""
-    folder = tmp_path / "mirror/only-there"
-    folder.mkdir(parents=True)
-    wheel = folder / "only_there-1.0-py3-none-any.whl"
+def wheel_in(folder: Path) -> str:
+    """Make the wheel of a package that is nowhere else; its line in a lock file."""
+    folder.mkdir()
     files = {
         "only_there.py": "",
         "only_there-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: only-there\n"
@@ -91,32 +82,22 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, str]]:
         "Root-Is-Purelib: true\nTag: py3-none-any\n",
         "only_there-1.0.dist-info/RECORD": "",
     }
+    wheel = folder / "only_there-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, text in files.items():
             archive.writestr(name, text)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (folder / "index.html").write_text(f'<a href="{wheel.name}#sha256={digest}">{wheel.name}</a>')
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "mirror"))
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield (
-            f"http://127.0.0.1:{server.server_port}/",
-            f"only-there==1.0 --hash=sha256:{digest}\n",
-        )
-        server.shutdown()
+    return f"only-there==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 
 @pytest.mark.slow
-def test_verify_rebuilds_the_environment_from_the_mirror_that_pip_is_set_to(
-    machine: Path, mirror: tuple[str, str], tmp_path: Path
+def test_verify_rebuilds_the_environment_from_where_pip_is_set_to(
+    machine: Path, tmp_path: Path
 ) -> None:
     """No other environment has the package that the stage imports."""
-    address, line = mirror
     files = {
         ".gitignore": "/.runrecord\n/records\n/o.txt\n",
         ".dvcignore": "/.runrecord\n",
-        "requirements.lock": line,
+        "requirements.lock": wheel_in(tmp_path / "mirror"),
         "use.py": "import only_there\nopen('o.txt', 'w').write(only_there.__name__)\n",
         "dvc.yaml": "stages: {use: {cmd: runrecord exec -- python use.py, deps: [use.py],"
         " outs: [o.txt, records/use]}}\n",
@@ -127,10 +108,10 @@ def test_verify_rebuilds_the_environment_from_the_mirror_that_pip_is_set_to(
     (here / "only_there.py").touch()
     path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
     workspace.run("dvc", "repro", environment=RECORD_ONLY, PYTHONPATH=path)
-    machine.write_text(f"[global]\nindex-url = {address}\n")
+    machine.write_text(f"[global]\nno-index = true\nfind-links = {tmp_path / 'mirror'}\n")
     failed = verify(workspace, "records/use", status=2)
     assert "No module named 'only_there'" in failed
-    assert IDENTICAL in verify(workspace, "records/use", "--env", NO_PROXY="127.0.0.1")
+    assert IDENTICAL in verify(workspace, "records/use", "--env")
 
 
 def test_set_up_takes_uv_by_its_hash_and_all_else_by_uv(tmp_path: Path) -> None:
@@ -159,17 +140,12 @@ def test_set_up_takes_uv_by_its_hash_and_all_else_by_uv(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["bench", "big", "growth", "peers", "scale"])
-def test_a_benchmark_begins_as_the_makefile_starts_it(program: str) -> None:
+def test_a_benchmark_begins_as_the_makefile_starts_it(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With nothing on Python's path that the tests alone put there."""
-    command = f"python benchmarks/{program}.py"
-    assert command in (ROOT / "Makefile").read_text()
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-    shown = subprocess.run(
-        [sys.executable, f"benchmarks/{program}.py", "--help"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    assert f"python benchmarks/{program}.py" in (ROOT / "Makefile").read_text()
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    command = [sys.executable, f"benchmarks/{program}.py", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.stdout.startswith(f"usage: {program}.py"), shown.stderr

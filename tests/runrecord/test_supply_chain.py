@@ -1,13 +1,10 @@
-"""What is taken from others, and what is given to them: locks, actions, audit, SBOM, wheel."""
+"""What is taken from others, and what is given to them: locks, actions, SBOM, wheel."""
 
 import json
 import re
 import subprocess
 import sys
-import threading
 import zipfile
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,72 +55,6 @@ def test_actions_are_named_by_commit() -> None:
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used), used
 
 
-def make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """`make` there, where the environments are set up already."""
-    settled = ("-o", "setup", "-o", f"{SUPPLY_CHAIN}/installed")
-    return subprocess.run(
-        ["make", *settled, f"SUPPLY_CHAIN={SUPPLY_CHAIN}", f"VENV={sys.prefix}", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-
-KNOWN = {
-    "id": "GHSA-0000-0000-0000",
-    "aliases": ["CVE-2099-1"],
-    "published": "2026-01-01T00:00:00Z",
-    "affected": [
-        {
-            "package": {"ecosystem": "PyPI", "name": "only-there"},
-            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.1"}]}],
-        }
-    ],
-}
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    """The address of a database like osv.dev that knows one vulnerability."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            known = [KNOWN] if asked["package"]["name"] == "only-there" else []
-            content = json.dumps({"vulns": known}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.mark.slow
-@pytest.mark.needs("supply-chain")
-def test_the_audit_reports_and_stops_nothing(database: str, tmp_path: Path) -> None:
-    lock = tmp_path / "some.lock"
-    digest = f"--hash=sha256:{'0' * 64}"
-    lock.write_text(f"only-there==1.0 {digest}\nsound==2.0 {digest}\n")
-    ask = f"LOCKS={lock}", f"AUDIT=--vulnerability-service osv --osv-url {database}"
-    found = make(ROOT, "audit", *ask)
-    assert re.search(r"^only-there +1\.0 +CVE-2099-1 +1\.1", found.stdout, re.MULTILINE)
-    assert "sound" not in found.stdout
-    lock.write_text(f"sound==2.0 {digest}\n")
-    assert "No known vulnerabilities found" in make(ROOT, "audit", *ask).stderr
-    nobody = "AUDIT=--vulnerability-service osv --osv-url http://127.0.0.1:9/"
-    unasked = make(ROOT, "audit", f"LOCKS={lock}", nobody)
-    assert "Connection refused" in unasked.stderr
-    assert "No known vulnerabilities" not in unasked.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.needs("supply-chain")
 def test_the_sbom_lists_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +64,9 @@ def test_the_sbom_lists_what_is_installed(tmp_path: Path, monkeypatch: pytest.Mo
     built.mkdir(parents=True)
     (built / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: runrecord\nVersion: 1.0\n")
     monkeypatch.setenv("PYTHONPATH", str(built.parent))
-    make(tmp_path, "sbom")
+    settled = ("-o", "setup", "-o", f"{SUPPLY_CHAIN}/installed")
+    made = ("make", *settled, f"SUPPLY_CHAIN={SUPPLY_CHAIN}", f"VENV={sys.prefix}", "sbom")
+    subprocess.run(made, cwd=tmp_path, capture_output=True, check=True)
     text = (tmp_path / "sbom.json").read_text()
     bom = json.loads(text)
     assert bom["bomFormat"] == "CycloneDX"
