@@ -42,12 +42,12 @@ def doctor() -> None:
 
 def _checks(root: Path) -> dict[str, Callable[[], str]]:
     project, store = load_project(root), cache(partial(Store, root))
-    own = {"DVC cache": _cache, "DVC remote": _remote, "commits": _commits}
+    of_root = {**project.checks, "DVC cache": _cache, "DVC remote": _remote, "commits": _commits}
     return {
-        "Git": lambda: _git(root, project),
+        "Git": partial(_git, root, project),
         "tracking store": lambda: _tracking_store(store()),
         "run store": lambda: _run_store(store()),
-        **{name: partial(check, root) for name, check in {**project.checks, **own}.items()},
+        **{name: partial(check, root) for name, check in of_root.items()},
     }
 
 
@@ -100,16 +100,14 @@ def _cache(root: Path) -> str:
 
 
 def _remote(root: Path) -> str:
-    state = remote_state(root)
-    if state is None:
-        return "none: what this machine made lies on it alone ('dvc remote add' names one)"
-    return ": ".join(state)
+    none = "none", "what this machine made lies on it alone ('dvc remote add' names one)"
+    return ": ".join(remote_state(root) or none)
 
 
 def _commits(root: Path) -> str:
     """The commits of the workspace's records must be ones that a clone has."""
-    records = [Record(files_in(folder)).start for folder in sealed_records(root)]
-    wanted = {start.tags["git.commit"]: start.id for start in records if "git.commit" in start.tags}
+    starts = [Record(files_in(folder)).start for folder in sealed_records(root)]
+    wanted = {start.tags["git.commit"]: start.id for start in starts if "git.commit" in start.tags}
     try:
         listed = git(root, "rev-list", "--branches", "--tags", "--remotes").decode().split()
     except OutsideGit:
@@ -121,4 +119,4 @@ def _commits(root: Path) -> str:
             f"no branch or tag holds {lost[0]}, of {wanted[lost[0]]}: a clone lacks it; "
             f"{keep if commit_of(root, lost[0]) else gone}"
         )
-    return f"a branch or tag holds those of all {len(records)} records here"
+    return f"a branch or tag holds those of all {len(starts)} records here"

@@ -21,9 +21,7 @@ from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, seale
 def report(names: Sequence[str], output: Path, markdown: bool = False) -> None:
     """Write a page about the named runs, or print what it begins with as Markdown.
 
-    Without a name, it is about the workspace's.
-
-    Of the workspace's, the runs that made or evaluated a model are shown, if any did.
+    Without a name, it is about the workspace's: those that made or evaluated a model, if any did.
 
     Raises:
         UserError: there is no such run, or its record is damaged.

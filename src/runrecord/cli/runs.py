@@ -20,13 +20,9 @@ from runrecord.trackers.player import find_shown
 
 
 def find_records(root: Path, name: str) -> list[Record]:
-    """The records of the runs that go by `name`, the oldest first. It is one of these.
+    """The records of the runs that go by `name`, the oldest first.
 
-    - a run's name, which is its record's id; or its id in MLflow;
-    - a folder that holds a record;
-    - `REVISION:WHAT`: that of `records/WHAT` in a commit, branch, tag or DVC experiment;
-    - `REVISION`: all records there;
-    - a study's name.
+    It is one of `RUN_NAMES`; a REVISION alone, for all records there; or a study's name.
 
     Raises:
         UserError: there is no such run, or its record is gone or damaged.
@@ -61,13 +57,10 @@ def _find(root: Path, name: str) -> list[Record]:
             if (folder / START).is_file():
                 return [Record(files_in(folder))]
     revision, colon, what = name.partition(":")
-    there = records_at(root, revision)
-    chosen = {RECORDS + what: there.get(RECORDS + what)} if colon else there
-    if there:
-        return [Record(files) for files in chosen.values() if files is not None]
-    if study := _of_study(root, name):
-        return study
-    return _by_id(root, find_shown(root, name) or name)
+    if there := records_at(root, revision):
+        places = [RECORDS + what] if colon else [*there]
+        return [Record(files) for place in places if (files := there.get(place)) is not None]
+    return _of_study(root, name) or _by_id(root, find_shown(root, name) or name)
 
 
 def _of_study(root: Path, study: str) -> list[Record]:
@@ -84,11 +77,9 @@ def _of_study(root: Path, study: str) -> list[Record]:
 
 def _by_id(root: Path, record_id: str) -> list[Record]:
     """The record with that id: in the run store, in the workspace, or known to DVC."""
-    folder = run_dir(root, record_id)
-    if (folder / START).is_file():
-        return [Record(files_in(folder))]
-    workspace = ((str(one), files_in(one)) for one in sealed_records(root))
-    for label, files in chain(workspace, known_records(root)):
+    places = [run_dir(root, record_id), *sealed_records(root)]
+    here = ((str(one), files_in(one)) for one in places if (one / START).is_file())
+    for label, files in chain(here, known_records(root)):
         try:
             if files is not None and (record := Record(files)).start.id == record_id:
                 return [record]
@@ -192,16 +183,12 @@ def _writers(records: Iterable[tuple[str, Files | None]], digest: str) -> list[R
             continue
         try:
             record = Record(files)
-            if _wrote(record, digest):
+            outs = record.end.outs.values() if record.end else ()
+            kept = (file.sha256 for event in record.events() for file in files_of(event))
+            if digest in chain(outs, kept):
                 found.setdefault(record.start.id, record)
             elif record.damaged:
                 tell_failure(label, RecordRefused(record.damage()))
         except RecordRefused as error:
             tell_failure(label, error)
     return [*found.values()]
-
-
-def _wrote(record: Record, digest: str) -> bool:
-    return (record.end is not None and digest in record.end.outs.values()) or any(
-        file.sha256 == digest for event in record.events() for file in files_of(event)
-    )

@@ -34,13 +34,7 @@ from runrecord.trackers.tensorboard import TensorBoardSink, shown_at
 def sync(
     everything: bool = False, tensorboard: bool = False, check: bool = False, name: str = ""
 ) -> None:
-    """Make MLflow hold every run of the store and of the workspace's records.
-
-    Args:
-        everything: also those of every commit and DVC experiment.
-        tensorboard: also write the event files of all of them anew.
-        check: also look for each picture, model and file of runs that MLflow shows.
-        name: of the one run to bring there, also if it was deleted there.
+    """Make MLflow hold every run of the store and of the workspace's records, or that of `name`.
 
     Raises:
         UserError: the tracking store cannot be reached, or there is no such run.
@@ -86,11 +80,10 @@ def reap(names: Sequence[str] = (), host: str | None = None) -> None:
     """Close as KILLED every run whose process is gone, in its record and, by `sync`, in MLflow.
 
     A run of another machine leaves doubt: it is closed if a person says that it is gone, by its
-    name or its host's. Live runs are left alone.
+    name or its host's.
 
     Raises:
-        UserError: a named run is not there, or the tracking store cannot be reached; in the latter
-            case the records are closed all the same.
+        UserError: a named run is not there; or, once records are closed, the tracking store is not.
         RunFailed: a record is damaged or cannot be written.
     """
     root, report = repo_root(), Report()

@@ -71,9 +71,7 @@ def verify(
 ) -> int:
     """Rebuild every run that goes by `name`, and show and tag the verdict on each.
 
-    Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt. With `own_packages`,
-    the virtual environment is rebuilt too. A change that was never run here is asked about, unless
-    it is `trusted`. The verdict on one run is written to the file `attest`, too.
+    Returns the worst exit status: 0 equal, 1 different, 2 cannot be rebuilt.
 
     Raises:
         UserError: there is no such run, or its change is not trusted; or several are attested.
@@ -256,8 +254,6 @@ def _made_from(record: Record, commit: str) -> str:
 
 def _environment(start: RunStarted) -> str:
     """Where a run was, in short: the machine's name, Python, the processor, the GPUs."""
-    shown = ("python", "machine.cpu", "machine.gpu")
-    named = [
-        (name.rpartition(".")[2], start.tags.get(name, "").partition(";")[0]) for name in shown
-    ]
-    return ", ".join([start.host, *(f"{name} {text}" for name, text in named if text)])
+    names = {"python": "python", "cpu": "machine.cpu", "gpu": "machine.gpu"}
+    told = {name: start.tags.get(tag, "").partition(";")[0] for name, tag in names.items()}
+    return ", ".join([start.host, *(f"{name} {text}" for name, text in told.items() if text)])

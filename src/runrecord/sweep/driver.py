@@ -137,16 +137,17 @@ def _give_up_hopeless(
     study: Study, task: Task, numbers: Collection[int], read: dict[Path, Growing]
 ) -> None:
     """Tell Optuna what trials reached since the last look, and their workers which it gives up."""
+    metric = study.definition.metric
     for number, folder in runs_of(task, numbers):
         why = replace(task, number=number).why
         with suppress(OSError, ValueError):  # its record cannot be read
             for event in read.setdefault(folder, Growing(folder)).new_events():
-                if not isinstance(event, Logged) or task.metric not in event.metrics:
+                if not isinstance(event, Logged) or metric not in event.metrics:
                     continue
-                value, at = event.metrics[task.metric], event.step
+                value, at = event.metrics[metric], event.step
                 if study.is_hopeless(number, at, value) and not why.exists():
                     text = (
-                        f"{task.metric} was {value:.6g} at epoch {at}, worse than what most trials "
+                        f"{metric} was {value:.6g} at epoch {at}, worse than what most trials "
                         "of the study had there"
                     )
                     write_atomic(why, text.encode())

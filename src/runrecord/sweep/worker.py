@@ -26,7 +26,7 @@ from runrecord.run.process import end_program, stop_with_parent
 from runrecord.run.start import WHY
 from runrecord.safety.text import clause, reason
 from runrecord.store.runs import held, lock_of, run_dirs, state_folder
-from runrecord.sweep.study import Outcome, Study, Value, experiment_of, set_params
+from runrecord.sweep.study import Definition, Outcome, Study, Value, experiment_of, set_params
 
 _LOOK = 0.5  # seconds between two looks at whether a trial is given up
 _PATIENCE = 60.0  # seconds that a run which was told to stop may take to end
@@ -47,8 +47,7 @@ class Task:
     """DVC's lock files as they are in the main repository, where they are not the commit's."""
     targets: tuple[str, ...]
     """The stages that make the metric."""
-    file: str
-    metric: str
+    definition: Definition
     environment: Mapping[str, str]
     """Variables that it has wherever it runs."""
     study: str
@@ -94,8 +93,7 @@ def task_of(root: Path, study: Study, commit: str, patch: bytes, targets: tuple[
         patch=patch,
         locks={name: (root / name).read_bytes() for name in locks if (root / name).is_file()},
         targets=targets,
-        file=study.definition.file,
-        metric=study.definition.metric,
+        definition=study.definition,
         study=study.name,
         environment={
             variable: text
@@ -140,10 +138,11 @@ def _run(task: Task, clone: Path, log: Path) -> Outcome:
             _wait_for_earlier(task)
             return Outcome("PRUNED")
         return Outcome("FAIL", error=_error_on_record(task) or _said_in(log))
-    value = value_in(checkout / task.file, task.metric)
+    file, metric = task.definition.file, task.definition.metric
+    value = value_in(checkout / file, metric)
     if not math.isfinite(value):
-        raise UserError(f"{task.file}: {task.metric} is {value}")
-    new += _untracked(checkout, task.file)
+        raise UserError(f"{file}: {metric} is {value}")
+    new += _untracked(checkout, file)
     more = [option for name in new for option in ("--include-untracked", name)]
     save = ("exp", "save", "--force", "--name", task.experiment, *more, *task.targets)
     if _dvc(task, checkout, log, *save):
