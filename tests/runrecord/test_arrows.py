@@ -40,11 +40,8 @@ def forbidden(importer: str, imported: str, inside_function: bool) -> bool:
     rules = (
         within(importer, "runrecord") and (within(imported, "generative") or into_heavy),
         within(imported, *DVC) and importer not in MAY_DVC,
-        within(importer, "runrecord.record")
-        and within(imported, "runrecord.trackers", "runrecord.provenance", "runrecord.cli"),
         within(importer, "runrecord.trackers")
-        and within(imported, "runrecord.provenance", "runrecord.verify.rebuild", "runrecord.cli"),
-        not within(importer, "runrecord.cli") and within(imported, "runrecord.cli"),
+        and within(imported, "runrecord.provenance", "runrecord.verify.rebuild"),
         within(importer, "generative")
         and not within(importer, *JOINTS)
         and within(imported, "runrecord"),
@@ -63,15 +60,6 @@ def test_no_module_imports_what_it_must_not_know(module: str) -> None:
     found = modules_imported(MODULES[module].read_text())
     wrong = [name for name, inside in found.items() if forbidden(module, name, inside)]
     assert wrong == []
-
-
-def test_dvc_is_used_where_stages_and_outs_are_looked_up_and_nowhere_else() -> None:
-    users = {
-        module
-        for module, path in MODULES.items()
-        if any(within(name, *DVC) for name in modules_imported(path.read_text()))
-    }
-    assert users == set(MAY_DVC)
 
 
 def test_the_rules_see_an_arrow_that_must_not_exist() -> None:
@@ -119,11 +107,8 @@ def rooms() -> dict[str, set[str]]:
     return found
 
 
-def test_no_room_is_in_a_circle_and_each_says_what_it_is_for() -> None:
-    found = rooms()
-    order = [*TopologicalSorter(found).static_order()]
-    assert order.index("record") < order.index("store") < order.index("run") < order.index("cli")
-    for room in found:
+def test_each_room_says_what_it_is_for() -> None:
+    for room in rooms():
         text = MODULES[f"runrecord.{room}"].read_text()
         words = ast.get_docstring(ast.parse(text)) or ""
         assert words, room
@@ -139,6 +124,7 @@ def test_the_drawing_of_the_rooms_is_their_imports() -> None:
     for room in TopologicalSorter(drawn).static_order():
         direct = drawn.get(room, set())
         below[room] = direct.union(*(below[one] for one in direct))
+    TopologicalSorter(rooms()).prepare()  # which refuses a circle
     found = {room: known & below.keys() for room, known in rooms().items() if room in below}
     assert below.keys() == {path.parent.name for path in (SRC / "runrecord").glob("*/__init__.py")}
     assert all(direct <= found[room] for room, direct in drawn.items()), "an arrow is an import"
@@ -146,9 +132,7 @@ def test_the_drawing_of_the_rooms_is_their_imports() -> None:
 
 
 def test_the_run_knows_no_tracker_and_no_other_room_does() -> None:
-    found = rooms()
-    assert "trackers" not in found["run"]
-    assert {room for room, known in found.items() if "trackers" in known} == {"cli"}
+    assert {room for room, known in rooms().items() if "trackers" in known} == {"cli"}
     users = {
         name.split(".")[1]
         for name, path in MODULES.items()
