@@ -47,7 +47,9 @@ def sync(
         if everything:
             runs += read_runs(report.found(known_records(root, report.failed)), report.failed)
         if name:
-            runs = _of_that_name(root, name, runs)
+            record = find_record(root, name)
+            known = [run for run in runs if run.id == record.start.id]
+            runs = known or read_runs([(name, record.contents)], report.failed)
         ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
         notes = Notes(root)
         noted = {run.id: outcome_noted(notes, run) for run in ended}
@@ -67,13 +69,6 @@ def sync(
         if tensorboard:
             report.each("TensorBoard", ended, lambda run: play_into(TensorBoardSink(root), run))
     report.conclude()
-
-
-def _of_that_name(root: Path, name: str, runs: list[RecordedRun]) -> list[RecordedRun]:
-    """The records of the run of that name: among those, or the one that it is found by."""
-    record = find_record(root, name)
-    found = [run for run in runs if run.id == record.start.id]
-    return found or read_runs([(name, record.contents)], lambda _label, _error: None)
 
 
 def reap(names: Sequence[str] = (), host: str | None = None) -> None:

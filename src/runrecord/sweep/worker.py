@@ -137,7 +137,9 @@ def _run(task: Task, clone: Path, log: Path) -> Outcome:
         if task.why.exists():
             _wait_for_earlier(task)
             return Outcome("PRUNED")
-        return Outcome("FAIL", error=_error_on_record(task) or _said_in(log))
+        ends = [Record(files_in(folder)).end for _, folder in runs_of(task, [task.number])]
+        failed = [end.message for end in ends if end and end.status == "FAILED"]
+        return Outcome("FAIL", error=(failed or [""])[-1] or _said_in(log))
     file, metric = task.definition.file, task.definition.metric
     value = value_in(checkout / file, metric)
     if not math.isfinite(value):
@@ -249,12 +251,6 @@ def _wait_for_earlier(task: Task) -> None:
                 lock_of(folder).acquire(timeout=_PATIENCE).lock.release()
             except Timeout:
                 raise UserError(f"{folder.name} still runs, without its worker; end it") from None
-
-
-def _error_on_record(task: Task) -> str:
-    """Why the last of the trial's runs that failed did."""
-    ends = [Record(files_in(folder)).end for _, folder in runs_of(task, [task.number])]
-    return next((end.message for end in reversed(ends) if end and end.status == "FAILED"), "")
 
 
 def _untracked(checkout: Path, *names: str) -> list[str]:
