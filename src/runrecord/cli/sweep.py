@@ -1,4 +1,4 @@
-"""`runrecord sweep`: a study, its table, its best trial and its plots."""
+"""`runrecord sweep`: a study, its table and its best trial."""
 
 import io
 import os
@@ -21,7 +21,6 @@ from runrecord.git.commands import git
 from runrecord.git.patch import LESS, describe_code
 from runrecord.project import Project, load_project, repo_root
 from runrecord.provenance.environment import STUDY_TAGS
-from runrecord.report.plots import log_plots
 from runrecord.run.process import Terminated
 from runrecord.run.run import Run
 from runrecord.run.start import start_run
@@ -98,7 +97,6 @@ def sweep(given: Namespace) -> int:
             except (KeyboardInterrupt, Terminated):
                 tell(f"{name}: stopped; the same command resumes it.")
                 raise
-            log_plots(run, study)
             written = io.StringIO()
             console = Console(width=_WIDTH, file=written, markup=False, highlight=False)
             console.print(drawn(*_table(study)))
@@ -198,4 +196,4 @@ def _conclude(study: Study) -> None:
     if not _is_done(best):
         raise RunFailed(f"{study.name}: no trial has a value; their errors are in the table.")
     tell(f"The best one:   dvc exp apply {experiment_of(study.name, number)}")
-    tell(f"All, in plots:  runrecord report {study.name}")
+    tell(f"All of them:    runrecord report {study.name}")

@@ -1,16 +1,11 @@
-"""Pictures: several runs' curves, and a study as Optuna draws it."""
+"""Pictures: several runs' curves."""
 
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import partial
-from importlib.util import find_spec
 from itertools import cycle, product
 
 from runrecord.errors import require
-from runrecord.run.run import Run
-from runrecord.sweep.study import Study
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, told apart by colour-blind readers too."""
@@ -52,33 +47,3 @@ def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(file, format="png")
     return file.getvalue()
-
-
-def log_plots(run: Run, study: Study) -> None:
-    """Log the metric by trial, against each param, and which param matters.
-
-    None without Matplotlib; no importance of a single trial or value.
-    """
-    if not find_spec("matplotlib"):
-        return
-    import matplotlib
-    import optuna
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-    from optuna.visualization import matplotlib as drawn
-
-    found, name = study.optuna, study.definition.metric
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    plots = {"History": partial(drawn.plot_optimization_history, found, target_name=name)}
-    for param in study.definition.space:
-        against = partial(drawn.plot_slice, found, params=[param], target_name=name)
-        plots[f"{name} against {param}"] = against
-    plots["Importance"] = partial(drawn.plot_param_importances, found, evaluator=evaluator)
-    with warnings.catch_warnings(), pyplot.rc_context({"savefig.bbox": "tight"}):
-        warnings.simplefilter("ignore")
-        for title, draw in plots.items():
-            with suppress(ValueError, RuntimeError):  # too few trials to say
-                draw()
-                run.figure(title, pyplot.gcf(), step=len(study.trials))
-            pyplot.close("all")
