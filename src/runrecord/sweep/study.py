@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 Value = bool | int | float | str | None
 
-_NUMBER = r"[-+]?(?:(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?|\.(?:inf|nan))"
-_RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<log>:log)?")
+_RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
 _FORMS = "it should be a list (2,10,50) or a range (1..9, 0.0003..0.003:log)"
 
 
@@ -70,21 +69,23 @@ def distribution_of(name: str, text: str) -> "BaseDistribution":
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    where = printable(f"{name}={text}")
-    found = _RANGE.fullmatch(text)
-    if found is None:
-        values = [_scalar(where, one) for one in text.split(",")]
+    where, found, ends = printable(f"{name}={text}"), _RANGE.fullmatch(text), list[Any]()
+    try:
+        values = value_of(f"[{text}]")
+        ends += map(value_of, found.group(1, 2)) if found else []
+    except ValueError:
+        values = []
+    if not values or not all(isinstance(one, bool | int | float | str | None) for one in values):
+        raise UserError(f"{where}: {_FORMS}.")
+    if not ends or not {*map(type, ends)} <= {int, float}:
         if len({(type(one), one) for one in values}) < len(values):
             raise UserError(f"{where}: names a value twice.")
         return CategoricalDistribution(values)
-    low, high = (_scalar(where, found[end]) for end in ("low", "high"))
-    log = bool(found["log"])
-    for end in (low, high):
-        if not isinstance(end, int | float) or not math.isfinite(end):
-            raise UserError(f"{where}: a range is of numbers; {_FORMS}.")
+    if not all(map(math.isfinite, ends)):
+        raise UserError(f"{where}: a range is of finite numbers.")
+    kind = FloatDistribution if float in map(type, ends) else IntDistribution
     try:
-        whole = isinstance(low, int) and isinstance(high, int)
-        return (IntDistribution if whole else FloatDistribution)(low, high, log=log)
+        return kind(*ends, log=text.endswith(":log"))
     except ValueError as error:
         raise UserError(f"{where}: {reason(error)}.") from None
 
@@ -92,16 +93,6 @@ def distribution_of(name: str, text: str) -> "BaseDistribution":
 def is_list(tried: "BaseDistribution") -> bool:
     """Else it is a range."""
     return type(tried).__name__ == "CategoricalDistribution"
-
-
-def _scalar(where: str, text: str) -> Any:
-    try:
-        value = value_of(text)
-    except ValueError:
-        value = {}
-    if not text.strip() or not isinstance(value, bool | int | float | str | None):
-        raise UserError(f"{where}: '{printable(text)}' is not a value; {_FORMS}.")
-    return value
 
 
 def _place(param: str) -> tuple[str, list[str]]:
@@ -266,8 +257,6 @@ class Study:
 
         Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020.
         """
-        if epoch < 0:
-            return False
         trial = self._running[number]
         with warnings.catch_warnings():  # a trial that is run again reaches the same epochs
             warnings.simplefilter("ignore")
