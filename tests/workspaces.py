@@ -187,16 +187,15 @@ def set_to_sample(workspace: Workspace) -> None:
     )
 
 
+def tracked(folder: Path) -> list[str]:
+    """The files in a folder of this checkout that Git has, or would take."""
+    listed = git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    return listed.decode().split("\0")[:-1]
+
+
 def new_workspace(path: Path) -> Workspace:
     """This checkout's files in a repository of their own, set to train briefly on the sample."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in tracked(ROOT):
         if name.startswith(("tests/", "docs/", "metrics/", "examples/")) or name == "dvc.lock":
             continue
         target = path / name

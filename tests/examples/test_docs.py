@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspaces import RECORD_ONLY, ROOT, Workspace, spool, wait_until
+from workspaces import RECORD_ONLY, ROOT, Workspace, new_project, spool, tracked, wait_until
 
 from runrecord import Project, Run
 from runrecord.record.reader import Record, files_in, view
@@ -42,16 +42,6 @@ def snippets() -> list[Snippet]:
     return [Snippet(*found) for text in pages for found in _SNIPPET.findall(text)]
 
 
-def begin(workspace: Workspace) -> None:
-    for command in (
-        ("git", "init", "--quiet"),
-        ("dvc", "init", "--quiet"),
-        ("git", "add", "--all"),
-        ("git", "commit", "--quiet", "--message=begin"),
-    ):
-        workspace.run(*command)
-
-
 def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
     """Do what the guide says of a project, in its order; each command, and what it printed."""
     workspace.path.mkdir()
@@ -62,7 +52,7 @@ def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
             (workspace.path / snippet.file).write_text(snippet.text)
             continue
         if "git init" not in snippet.text and not (workspace.path / ".git").exists():
-            begin(workspace)
+            new_project(workspace.path, {})
         if snippet.language == "diff":
             (workspace.path.parent / "diff").write_text(snippet.text)
             workspace.run("git", "apply", "--whitespace=error", "../diff")
@@ -83,9 +73,7 @@ def files_of(place: str) -> dict[str, bytes]:
     if place == "the guide":
         ours = (one for one in snippets() if one.project == "walk" and one.file)
         return {one.file: one.text.encode() for one in ours}
-    listed = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    names = subprocess.run(listed, cwd=ROOT / place, capture_output=True, text=True, check=True)
-    return {name: (ROOT / place / name).read_bytes() for name in names.stdout.split("\0")[:-1]}
+    return {name: (ROOT / place / name).read_bytes() for name in tracked(ROOT / place)}
 
 
 @pytest.mark.parametrize("place", [".", "examples/sklearn-digits", "the guide"])
@@ -154,7 +142,7 @@ def test_the_plain_script_ran_before_and_eight_lines_change_no_result(
     plain, changes = ours[:3], [snippet for snippet in ours if snippet.language == "diff"]
     for snippet in plain:
         (tmp_path / snippet.file).write_text(snippet.text)
-    begin(workspace)
+    new_project(tmp_path, {})
     before = weights()
     assert not (tmp_path / "records").exists()
     added = re.findall(r"^\+(?!\+\+)", changes[0].text, re.M)

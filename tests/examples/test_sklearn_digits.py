@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from mlflow_views import client, everything_in
-from workspaces import ROOT, Workspace, code_blocks
+from workspaces import ROOT, Workspace, code_blocks, tracked
 
 EXAMPLE = ROOT / "examples" / "sklearn-digits"
 IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
-TRACKED = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 
 pytestmark = [pytest.mark.workspace, pytest.mark.slow]
 
@@ -24,15 +22,12 @@ pytestmark = [pytest.mark.workspace, pytest.mark.slow]
 def new_project(repository: Path) -> Workspace:
     """The example, in a folder of a new Git repository."""
     project = Workspace(repository / "digits")
-    listed = subprocess.run(TRACKED, cwd=EXAMPLE, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
+    for name in tracked(EXAMPLE):
         target = project.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(EXAMPLE / name, target)
     project.run("git", "init", "--quiet", "--initial-branch=main", str(repository))
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--message=example")
-    return project
+    return project.commit("example")
 
 
 def shown(project: Workspace) -> str:
