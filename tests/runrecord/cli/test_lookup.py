@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 from dvc.scm import RevError, resolve_rev
-from workspaces import IDENTITY, RECORD_ONLY, Workspace, new_repository, spool
+from workspaces import IDENTITY, new_repository
 
 from records import end_run, new_run
 from runrecord.cli.runs import find_records
 from runrecord.dvc.cache import known_records, records_at
 from runrecord.errors import UserError
 from runrecord.git.commands import git
+from runrecord.run.start import start_run
 
 Said = pytest.CaptureFixture[str]
 MD5 = "0123456789abcdef0123456789abcdef"
@@ -151,13 +152,14 @@ def test_a_damaged_record_hides_no_other(
     assert "records/a-damaged" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_name_begins_with_what_tells_the_run_apart(toy: Workspace) -> None:
-    toy.run("dvc", "repro", "--force", "train", environment=RECORD_ONLY)
-    toy.set_params(train__lr=0.25)
-    toy.run("dvc", "repro", "train", environment=RECORD_ONLY)
-    toy.run("git", "checkout", "--quiet", ".")
-    command = ("dvc", "exp", "run", "--temp", "--name", "longer", "-S", "train.epochs=9", "train")
-    toy.run(*command, environment=RECORD_ONLY)
-    names = [folder.name[:-22] for folder in spool(toy)]
-    assert names == ["train-", "lr-0.25-train-", "longer-train-"]
+def test_a_name_begins_with_what_tells_the_run_apart(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "model.bin").touch()
+    names = []
+    for rate, experiment in ((1, ""), (2, ""), (2, "longer")):
+        (here / "params.yaml").write_text(f"lr: {rate}\n")
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        with start_run("train") as run:
+            names.append(run.id[:-22])
+    assert names == ["train-", "lr-2-train-", "longer-train-"]
