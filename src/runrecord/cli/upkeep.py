@@ -19,12 +19,12 @@ from runrecord.record.reader import Record, files_in
 from runrecord.resume.checkpoints import folders_of
 from runrecord.store.catalog import RecordedRun, all_runs, newest_of_each, read_runs
 from runrecord.store.runs import lock_of, state_folder
-from runrecord.trackers.mlflow.store import Notes
+from runrecord.trackers.mlflow.store import is_unchanged, last_look
 from runrecord.trackers.player import (
     Store,
     close_dead_runs,
     is_live,
-    outcome_noted,
+    outcome_of,
     play_into,
     sync_lock,
 )
@@ -51,9 +51,10 @@ def sync(
             known = [run for run in runs if run.id == record.start.id]
             runs = known or read_runs([(name, record.contents)], report.failed)
         ended = [run for run in newest_of_each(runs, report.failed) if run.ended]
-        notes = Notes(root)
-        noted = {run.id: outcome_noted(notes, run) for run in ended}
-        nothing = notes.unchanged() and all(noted[run.id] or is_live(root, run) for run in ended)
+        look = last_look(root)
+        noted = {run.id: outcome_of(run, look.runs) for run in ended}
+        unchanged = is_unchanged(root, look)
+        nothing = unchanged and all(noted[run.id] or is_live(root, run) for run in ended)
         if nothing and not check and not name:
             report.each("MLflow", ended, lambda run: noted[run.id])
         else:
@@ -62,7 +63,7 @@ def sync(
                 for run in ended:
                     store.bring_back(run)
             report.each("MLflow", ended, lambda run: store.play(run, check))
-            store.notes.looked_at()
+            store.keep()
         print(report.summary())
         if report.counts["removed there"]:
             print("What was removed there stays away: 'runrecord sync RUN' brings a run back.")

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 from runrecord.errors import UserError
@@ -16,7 +15,7 @@ from runrecord.run.process import UNTOLD
 from runrecord.safety.text import printable, say
 
 FOLLOWER = "runrecord.trackers.follow"  # the module that it runs
-_PACKAGES = ("tensorboardX", "mlflow")  # without either there is nothing to show a run in
+_LOG = ".follow.log"  # the file in a run's folder with what its follower said
 _QUIET = 2.0  # seconds of waiting that need no word
 _PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
 _NOT_SHOWN = (
@@ -130,35 +129,34 @@ class Follower:
     """A process that plays the record in `folder` into MLflow and TensorBoard as it grows.
 
     It only reads the record: nothing that a tracker does can change the run, its process, its
-    streams or its libraries. Its sentences come through a pipe and are printed by the run.
+    streams or its libraries. Its sentences go to a file, from which the run prints them.
     """
 
     def __init__(self, folder: Path, past: int) -> None:
         """Start it, out of reach of the terminal's signals."""
         self._stopped = False
-        self._unsaid = b""
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", FOLLOWER),  # no file of the current folder is run
-                *(str(folder), str(os.getpid()), str(past)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**UNTOLD, **os.environ},
-        )
-        assert self._process.stdout is not None
-        self._pipe = self._process.stdout
-        os.set_blocking(self._pipe.fileno(), False)
+        self._log = folder / _LOG
+        with self._log.open("ab") as log:
+            self._passed_on = log.tell()
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", FOLLOWER),  # no file of the current folder is run
+                    *(str(folder), str(os.getpid()), str(past)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**UNTOLD, **os.environ},
+            )
 
     def pass_on(self) -> None:
         """Print what it has said since."""
-        with suppress(OSError, ValueError):  # ValueError: it is closed
-            self._unsaid += self._pipe.read() or b""
-        *lines, self._unsaid = self._unsaid.split(b"\n")
-        for line in lines:
-            say(line.decode(errors="replace"))
+        with suppress(OSError), self._log.open("rb") as log:
+            log.seek(self._passed_on)
+            for line in log:
+                say(line.decode(errors="replace").rstrip("\n"))
+            self._passed_on = log.tell()
 
     def finish(self, patience: float) -> None:
         """Wait until all of the record is shown, at most `patience` seconds; then end it."""
@@ -182,7 +180,6 @@ class Follower:
         self.pass_on()
         if why:
             say(_NOT_SHOWN.format(why=why))
-        self._pipe.close()
 
     def stop_waiting(self) -> None:
         """End the waiting in `finish`, also one that has not begun. For signal handlers."""
@@ -190,22 +187,14 @@ class Follower:
 
 
 def follow(folder: Path, past: int) -> Follower | None:
-    """Start following a record, unless `RUNRECORD_SINKS=off` or nothing could show it.
+    """Start following a record, unless `RUNRECORD_SINKS=off`.
 
     Nor without a folder, as on a disk that is full: then `sync` shows it later.
     """
-    off = os.environ.get("RUNRECORD_SINKS") == "off"
-    if off or not any(map(_is_there, _PACKAGES)) or not folder.is_dir():
+    if os.environ.get("RUNRECORD_SINKS") == "off" or not folder.is_dir():
         return None
     try:
         return Follower(folder, past)
     except OSError as error:
-        say(_NOT_SHOWN.format(why=f"{sys.executable} cannot be started ({error.strerror})"))
+        say(_NOT_SHOWN.format(why=f"{error.filename}: {error.strerror}"))
         return None
-
-
-def _is_there(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ValueError:  # a script has put something of its own in its place
-        return False

@@ -42,15 +42,11 @@ class Sink(ABC):
         """Show one event, by the next `flush` or a run's end; may be slow and may raise."""
 
     def flush(self) -> None:  # noqa: B027  (a sink may hold nothing back)
-        """Show what is held back, but for files that take long."""
-
-    def upload(self) -> bool:
-        """Show some of the files that `flush` left; is there more to do?"""
-        return False
+        """Show what is held back."""
 
     @abstractmethod
     def close(self) -> None:
-        """Flush, upload all that there is, and let go of what is open."""
+        """Flush, and let go of what is open."""
 
     @classmethod
     def why(cls, error: Exception, root: Path) -> str:  # noqa: ARG003

@@ -25,8 +25,6 @@ from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.tensorboard import TensorBoardSink, import_tensorboardx
 
-LOG = ".follow.log"
-"""The file in a run's folder with what its follower said; no part of the record."""
 RETRY = 10.0  # seconds that a tracker which failed is left alone
 _SOON = 1.0  # the same, after its first failure, of which nothing is said: others begin, too
 _LOOK = 0.2  # seconds between two looks at the record
@@ -44,11 +42,8 @@ def main() -> None:
     trackers = [one for one in (TensorBoardSink, MlflowSink) if find_spec(one.package)]
 
     def say(text: str) -> None:
-        line = shown(text).encode(errors="replace") + b"\n"
-        with suppress(OSError):  # the run's process is gone
-            os.write(1, line)
-        with suppress(OSError), (folder / LOG).open("ab") as log:
-            log.write(line)
+        with suppress(OSError):  # the disk is full
+            os.write(1, shown(text).encode(errors="replace") + b"\n")
 
     lock = FileLock(folder / FOLLOWING, fallback_to_soft=False)
     with suppress(OSError, Timeout):  # a disk without locks; the follower of an attempt before
@@ -129,7 +124,7 @@ class Showing(threading.Thread):
                     self._warned = False
             if record.ended:
                 tracker.close()
-            elif not tracker.upload():
+            else:
                 time.sleep(_LOOK)
             if tracker.owed:
                 self._warn(f"some pictures, models or files are not there ({tracker.owed})")

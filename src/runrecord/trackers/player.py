@@ -22,11 +22,17 @@ from runrecord.store.runs import (
     state_folder,
 )
 from runrecord.trackers.base import Sink
-from runrecord.trackers.mlflow.artifacts import Shown, lacks_files, runs_shown
+from runrecord.trackers.mlflow.artifacts import lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
 from runrecord.trackers.mlflow.failures import explain, store_failure
 from runrecord.trackers.mlflow.sink import MlflowSink
-from runrecord.trackers.mlflow.store import Noted, Notes, database_of
+from runrecord.trackers.mlflow.store import (
+    Shown,
+    database_of,
+    is_unchanged,
+    keep_look,
+    last_look,
+)
 from runrecord.verify.compare import Difference
 
 Outcome = Literal["created", "completed", "already there", "removed there"]
@@ -79,24 +85,24 @@ def has_store(root: Path) -> bool:
     return database is None or database.exists()
 
 
-def outcome_noted(notes: Notes, run: RecordedRun) -> Outcome | None:
-    """Is all of that run noted as shown, or as removed by a person? Neither: None."""
-    noted = notes.runs.get(run.id)
-    if noted is None or noted.time != run.summary.time:
+def outcome_of(run: RecordedRun, shown: Mapping[str, Shown]) -> Outcome | None:
+    """Is all of that run shown, or was it removed there by a person? Neither: None."""
+    found = shown.get(run.id)
+    if found is None or found.start != run.summary.time:
         return None
-    if noted.removed:
+    if found.deleted:
         return "removed there"
-    return "already there" if noted.events >= run.summary.length else None
+    return "already there" if found.events >= run.summary.length else None
 
 
 def find_shown(root: Path, name: str) -> str | None:
-    """The record's id of the run with that id in MLflow; its store is asked where no note tells.
+    """The record's id of the run with that id in MLflow, which is asked unless that is noted.
 
     Raises:
         UserError: the store cannot be reached.
     """
-    for record_id, noted in Notes(root).runs.items():
-        if noted.id == name:
+    for record_id, shown in last_look(root).runs.items():
+        if shown.run_id == name:
             return record_id
     if not has_store(root):
         return None
@@ -141,25 +147,31 @@ class Store:
             self.root = root
             self._sink = MlflowSink(root)
             self._client, self.experiment = self._sink.client, self._sink.experiment
-            self.notes = self._sink.notes
-            self._unchanged = self.notes.unchanged()
 
     @cached_property
     def shown(self) -> dict[str, Shown]:
-        """What it showed when it was first asked, by the records' ids; all of that is noted."""
+        """What it shows of each run, by the records' ids, and what it showed until `mlflow gc`."""
+        look = last_look(self.root)
+        if look.experiment == self._key and is_unchanged(self.root, look):
+            return look.runs
         with _said(self.root):
             shown = runs_shown(self._client, self.experiment)
-            for name, found in shown.items():
-                self._note(name, found)
-            for name, noted in [*self.notes.runs.items()]:
-                if name not in shown:
-                    self.notes.add(name, replace(noted, removed=True))
-            return shown
+        for name, found in shown.items():
+            if not self._has_folders(found):
+                shown[name] = replace(found, events=0)
+        kept = look.runs if look.experiment == self._key else {}
+        return {name: replace(one, run_id="", deleted=True) for name, one in kept.items()} | shown
 
-    def _note(self, name: str, found: Shown) -> None:
-        whole = found.status != "RUNNING" and self._has_folders(found)
-        events = found.events if whole else 0
-        self.notes.add(name, Noted(found.run_id, events, found.start, found.deleted))
+    @cached_property
+    def _key(self) -> str:
+        """Our experiment, and no other one of its name."""
+        with _said(self.root):
+            found = self._client.get_experiment(self.experiment)
+        return f"{found.experiment_id}-{found.creation_time}"
+
+    def keep(self) -> None:
+        """Note what it shows, so that the next `sync` need not ask."""
+        keep_look(self.root, self._key, self.shown)
 
     def _has_folders(self, found: Shown) -> bool:
         """Are the folders of a run's files there? Those of a server are not looked for."""
@@ -181,19 +193,17 @@ class Store:
 
     def holds(self, run: RecordedRun) -> Outcome | None:
         """Is all of that run there, or was it deleted there by a person? Neither: None."""
-        if not self._unchanged:
-            _ = self.shown  # which notes all of it
-        return outcome_noted(self.notes, run)
+        return outcome_of(run, self.shown)
 
     def bring_back(self, run: RecordedRun) -> None:
         """Let a run that was deleted there be one that is not."""
         with _said(self.root):
             found = self.shown.get(run.id)
-            if found is None:
-                self.notes.runs.pop(run.id, None)
-            elif found.deleted:
-                self._client.restore_run(found.run_id)
-                self._note(run.id, replace(found, deleted=False))
+            if found and found.deleted:
+                del self.shown[run.id]
+                if found.run_id:
+                    self._client.restore_run(found.run_id)
+                    self.shown[run.id] = replace(found, deleted=False)
 
     def play(self, run: RecordedRun, check: bool = False) -> Outcome | None:
         """Add what is missing of a run; one that goes on is left alone.
@@ -218,6 +228,7 @@ class Store:
         except Exception as error:
             self.write_probe()
             raise NotShown(explain(error, self.root)) from None
+        self.shown[run.id] = Shown(self._sink.run_id, run.summary.time, run.summary.length)
         return "created" if self._sink.made_now else "completed"
 
     def differences(self, record: Record) -> list[Difference] | None:

@@ -1,6 +1,5 @@
 """Where MLflow keeps runs: what is there is used, and what is others' stays as it is."""
 
-import json
 import re
 import shutil
 import sqlite3
@@ -17,7 +16,7 @@ from runrecord.cli.upkeep import sync
 from runrecord.cli.viewers import view
 from runrecord.errors import UserError
 from runrecord.trackers.mlflow.failures import store_failure
-from runrecord.trackers.mlflow.store import Noted, Notes, connect, database_of, is_database
+from runrecord.trackers.mlflow.store import connect, database_of, is_database
 from runrecord.trackers.player import Store
 
 
@@ -33,17 +32,6 @@ def test_an_experiment_that_was_deleted_in_the_ui_comes_back_with_its_runs(
     assert again == experiment
     assert client.get_experiment(again).lifecycle_stage == "active"
     assert [one.info.run_id for one in client.search_runs([again])] == [run.info.run_id]
-
-
-def test_what_was_noted_is_read_again(tmp_path: Path) -> None:
-    """These lines are on people's disks: of a run that they removed nothing else tells."""
-    Notes(tmp_path).add("old", Noted("abc", 3, 17))
-    (file,) = tmp_path.glob(".runrecord/shown/*.jsonl")
-    assert [*map(json.loads, file.read_text().splitlines())] == [
-        {"run": "old", "id": "abc", "events": 3, "time": 17, "removed": False}
-    ]
-    file.write_text('{"run": "a", "id": "b", "events": 9, "time": 1, "removed": true}\n{"run": "h')
-    assert Notes(tmp_path).runs == {"a": Noted("b", 9, 1, removed=True)}
 
 
 THEIRS = """

@@ -3,7 +3,6 @@
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -22,11 +21,11 @@ from runrecord.record.events import (
 )
 from runrecord.record.reader import Record
 from runrecord.trackers.base import content_of, key_for, name_for, write_content
+from runrecord.trackers.mlflow.store import Shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 EVENTS_TAG = "record.events"
 """How many events of its record a run shows; set with the last one."""
@@ -37,18 +36,6 @@ PATCH_TAG = "record.patch"
 _PAGE = 1000  # runs that are searched at once
 _IMAGES = "images/"
 _SHOWN = 256  # pixels of a picture's longer side on MLflow's page, at most
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the tracking store has of a run."""
-
-    run_id: str
-    status: str
-    start: int
-    events: int  # how many of its record's it shows for certain
-    deleted: bool  # by a person, in the user interface
-    model_id: str  # of the model that it made, if it made one
 
 
 def search(
@@ -77,17 +64,11 @@ def runs_shown(client: "MlflowClient", experiment: str, wanted: str = "") -> dic
         tags, info = run.data.tags, run.info
         record_id, deleted = tags.get("record.id"), info.lifecycle_stage == "deleted"
         if record_id and not (deleted and record_id in runs):
-            events, model = int(tags.get(EVENTS_TAG, 0)), tags.get("model.id", "")
-            found = Shown(info.run_id, info.status, info.start_time, events, deleted, model)
+            events = 0 if info.status == "RUNNING" else int(tags.get(EVENTS_TAG, 0))
+            model_id = tags.get("model.id", "")
+            found = Shown(info.run_id, info.start_time, events, deleted, model_id)
             runs[record_id] = found
     return runs
-
-
-def artifacts_of(client: "MlflowClient", run: "Run") -> "ArtifactRepository":
-    """Where a run's files lie. MLflow's client would ask for the run anew, at each call."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
 
 
 def points_shown(event: Event) -> Iterator[tuple[str, int, float]]:
@@ -140,15 +121,15 @@ def lacks_files(client: "MlflowClient", run_id: str, record: Record) -> bool:
     Raises:
         RecordRefused: the record is damaged.
     """
-    run, files, has_model = client.get_run(run_id), set[str](), False
+    files, has_model = set[str](), False
     for event in record.events():
         files |= files_shown(event, record.contents).keys()
         has_model = has_model or isinstance(event, ModelSaved)
     if has_model:
-        model = run.data.tags.get("model.id")
+        model = client.get_run(run_id).data.tags.get("model.id")
         if not model or not client.list_logged_model_artifacts(model):
             return True
-    return bool(record.damaged) or not files <= _there(artifacts_of(client, run), files)
+    return bool(record.damaged) or not files <= _there(client, run_id, files)
 
 
 def _write_small(picture: Path) -> None:
@@ -158,29 +139,26 @@ def _write_small(picture: Path) -> None:
         image.save(picture.with_name(f"{picture.stem}+compressed.webp"))
 
 
-def put_files(repository: "ArtifactRepository", files: Mapping[str, bytes | Path]) -> None:
+def put_files(client: "MlflowClient", run_id: str, files: Mapping[str, bytes | Path]) -> None:
     """Put files among a run's, by their paths there, all at once.
 
     Raises:
         OSError: a server took them, and does not have them.
     """
-    from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
-
     with tempfile.TemporaryDirectory() as folder:
         for path, content in files.items():
             write_content(content, Path(folder) / path)
             if path.startswith(_IMAGES):
                 _write_small(Path(folder) / path)
-        repository.log_artifacts(folder)
-    proxied = isinstance(repository, HttpArtifactRepository)
-    if proxied and (lost := files.keys() - _there(repository, files)):
+        client.log_artifacts(run_id, folder)
+    if lost := files.keys() - _there(client, run_id, files):
         raise OSError(f"it took {min(lost)}, and does not have it")
 
 
-def _there(repository: "ArtifactRepository", paths: Iterable[str]) -> set[str]:
+def _there(client: "MlflowClient", run_id: str, paths: Iterable[str]) -> set[str]:
     """The files that are in the folders of those."""
-    folders = {path.rpartition("/")[0] for path in paths}
-    return {file.path for folder in folders for file in repository.list_artifacts(folder or None)}
+    folders = {path.rpartition("/")[0] or None for path in paths}
+    return {file.path for folder in folders for file in client.list_artifacts(run_id, folder)}
 
 
 def put_model(

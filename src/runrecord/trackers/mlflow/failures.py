@@ -13,7 +13,7 @@ from runrecord.safety.text import clause, reason
 from runrecord.trackers.mlflow.store import database_of, experiment_name, tracking_uri
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from requests import Response
 
 _START = "start it, or correct MLFLOW_TRACKING_URI and its user and password"
 _FROM_RECORDS = "and run 'runrecord sync --all'"
@@ -57,8 +57,6 @@ _TROUBLES = (
         "{user} lacks rights on the experiment '{experiment}' there (403)",
         "have READ and EDIT granted, or name another experiment by MLFLOW_EXPERIMENT_NAME",
     ),
-    (r"HTTP 413", "something is larger than it, or a proxy before it, takes (413)", "raise that"),
-    (r"RESOURCE_EXHAUSTED|HTTP 429", "it is asked too often (429)", "sync again later"),
     (r"ENDPOINT_NOT_FOUND.*/experiments/", _ANOTHER, ""),  # which any MLflow has
     (
         r"ENDPOINT_NOT_FOUND",
@@ -66,7 +64,6 @@ _TROUBLES = (
         "upgrade it: pip install --upgrade mlflow",
     ),
     (r"HTTP \d+", "it answers {status}", ""),
-    (r"IncompleteRead", "its answer is cut off", ""),
     (r"valid JSON format|JSONDecodeError", _ANOTHER, ""),
 )
 """By what is said, the errors' types and codes included: why; and the remedy, if there is one."""
@@ -130,19 +127,13 @@ def _innermost(chain: list[BaseException]) -> str:
 @cache
 def refuse_empty_answers() -> None:
     """Let MLflow take no empty answer for an empty list: what is there would be made again."""
-    from mlflow.utils import request_utils
-    from requests import ConnectionError as Broken
+    from mlflow.utils import rest_utils
 
-    make = request_utils._cached_get_request_session
+    verify = rest_utils.verify_rest_response
 
-    def check(answer: "Response", **_given: Any) -> None:
-        empty = answer.ok and answer.headers.get("Content-Length") == "0"
-        if empty and answer.request.method != "PUT":  # some servers answer an upload with nothing
-            raise Broken("it answers with nothing")
+    def verified(answer: "Response", *given: Any, **named: Any) -> Any:
+        if answer.ok and not answer.content:
+            raise OSError("it answers with nothing")
+        return verify(answer, *given, **named)
 
-    def session(*given: Any, **named: Any) -> "Session":
-        made: Session = make(*given, **named)
-        made.hooks["response"] = [check]
-        return made
-
-    request_utils._cached_get_request_session = session
+    rest_utils.verify_rest_response = verified

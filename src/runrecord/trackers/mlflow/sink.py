@@ -1,8 +1,6 @@
 """The MLflow sink: one MLflow run a run, known by its tag `record.id`."""
 
 import json
-from collections import deque
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +23,6 @@ from runrecord.trackers.base import LONGEST_TAG, SYSTEM, Sink, model_for, name_f
 from runrecord.trackers.mlflow.artifacts import (
     EVENTS_TAG,
     PATCH_TAG,
-    artifacts_of,
     files_shown,
     points_shown,
     put_files,
@@ -34,7 +31,7 @@ from runrecord.trackers.mlflow.artifacts import (
 )
 from runrecord.trackers.mlflow.failures import explain
 from runrecord.trackers.mlflow.links import EVALUATED, Links
-from runrecord.trackers.mlflow.store import Noted, Notes, connect
+from runrecord.trackers.mlflow.store import connect
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
@@ -46,26 +43,23 @@ _BATCH, _SMALL_BATCH = 800, 100  # metrics; and params, or tags, that MLflow tak
 class MlflowSink(Sink):
     """Plays a run's events into the tracking store of the main repository at `root`.
 
-    Params, metrics, tags and status come first; then files, and at the end links and models: each
-    of these may fail, and then the run lacks what a later replay adds.
+    Params, metrics, tags and status come first; then files and, of a run that has ended, links and
+    models: each of these may fail, and then the run lacks what a later replay adds.
     """
 
     name = "MLflow"
     package = "mlflow"
     remedy = "'runrecord sync' completes MLflow later"
+    run_id: str
+    """MLflow's, of the run that is played."""
     made_now: bool
     """The run was not there before."""
     _began: RunStarted
-    _run: "Run"
-    _run_id: str
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._project = load_project(root)
         self.client, self.experiment = connect(root)
-        self.notes = Notes(root)
-        """What is known to be shown."""
-        self.notes.of(self.client.get_experiment(self.experiment))
         self._links = Links(self.client, self.experiment, self._project)
         self._forget()
 
@@ -80,7 +74,7 @@ class MlflowSink(Sink):
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._files: dict[str, bytes | Path] = {}
-        self._last_steps: deque[Callable[[], None]] = deque()
+        self._last_steps: list[partial[None]] = []
         """Those for which no run's end waits."""
         self._ended = False
 
@@ -91,9 +85,9 @@ class MlflowSink(Sink):
             case RunStarted():
                 self._start(event)
             case Resumed():  # the run had ended, and goes on
-                if "error" in self.client.get_run(self._run_id).data.tags:
-                    self.client.delete_tag(self._run_id, "error")
-                self.client.update_run(self._run_id, "RUNNING")
+                if "error" in self.client.get_run(self.run_id).data.tags:
+                    self.client.delete_tag(self.run_id, "error")
+                self.client.update_run(self.run_id, "RUNNING")
             case Logged():
                 if event.images:
                     self._tags[_HAS_PICTURES] = "True"
@@ -118,33 +112,35 @@ class MlflowSink(Sink):
         self._events += 1
 
     def flush(self) -> None:
+        self._send()
+        files, self._files = self._files, {}
+        steps = [partial(put_files, self.client, self.run_id, files)] if files else []
+        if self._ended:
+            steps += self._last_steps
+            self._last_steps = []
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                self.owed = self.owed or self.why(error, self._root)
+        if self._ended and not self.owed:
+            self._tags[EVENTS_TAG] = str(self._events)
+            self._send()
+
+    def _send(self) -> None:
+        """Send all but files, models and links."""
         from mlflow.entities import Param, RunTag
 
         params = [Param(*param) for param in self._params.items()]
         tags = [RunTag(*tag) for tag in self._tags.items()]
         while self._metrics or params or tags:
             parts = self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
-            self.client.log_batch(self._run_id, *parts)
+            self.client.log_batch(self.run_id, *parts)
             del self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
         self._params, self._tags = {}, {}
 
-    def upload(self) -> bool:
-        if self._files:
-            step: Callable[[], None] = self._put_files
-        elif self._ended and self._last_steps:
-            step = self._last_steps.popleft()
-        else:
-            return False
-        try:
-            step()
-        except Exception as error:
-            self.owed = self.owed or self.why(error, self._root)
-        return True
-
     def close(self) -> None:
         self.flush()
-        while self.upload():
-            pass
 
     @classmethod
     def why(cls, error: Exception, root: Path) -> str:
@@ -164,16 +160,15 @@ class MlflowSink(Sink):
             raise UserError("a person deleted the run there; 'runrecord sync RUN' brings it back")
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
-        self._run, self._run_id = run, run.info.run_id
+        self.run_id = run.info.run_id
         self.made_now = not found
-        self._note(0)
         self._params = self._params_of(event)
         self._tags |= self._links.description(run, run.data.tags, self._params)
         if data := event.dataset:
             source = json.dumps({"uri": data.source})
             dataset = DatasetInput(Dataset(data.name, data.digest, "local", source))
-            self.client.log_inputs(self._run_id, [dataset])
-        self._links.of_study(self._run_id, event)
+            self.client.log_inputs(self.run_id, [dataset])
+        self._links.of_study(self.run_id, event)
 
     def _create(self, event: RunStarted) -> "Run":
         tags = {
@@ -193,16 +188,12 @@ class MlflowSink(Sink):
     def _params_of(event: RunStarted) -> dict[str, str]:
         return {name_for(key): text_for(value) for key, value in event.params.items()}
 
-    def _put_files(self) -> None:
-        files, self._files = self._files, {}
-        put_files(artifacts_of(self.client, self._run), files)
-
     def _log_model(self, event: ModelSaved, contents: Contents) -> None:
         """Say that the run made a model; then link it, and put its files there."""
         name = model_for(event.name)
         model = self._model(event, name)
         self._tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
-        self.flush()
+        self._send()
         self._links.of_model(name, event.file.sha256)
         put_model(self.client, model, event, contents, self._project.flavor)
 
@@ -210,22 +201,22 @@ class MlflowSink(Sink):
         """The model that the run made, whole or not: registered, unless it was before."""
         from mlflow.entities import LoggedModelOutput
 
-        wanted = f"source_run_id = '{self._run_id}' AND name = '{name}'"
+        wanted = f"source_run_id = '{self.run_id}' AND name = '{name}'"
         found = self.client.search_logged_models([self.experiment], wanted)
         flavor = self._project.flavor
         model = next(iter(found), None) or self.client.create_logged_model(
             self.experiment,
             name=name,
-            source_run_id=self._run_id,
+            source_run_id=self.run_id,
             tags={"model.sha256": event.file.sha256},
             params=self._params_of(self._began),
             model_type=flavor.kind if flavor else None,
         )
-        outputs = self.client.get_run(self._run_id).outputs
+        outputs = self.client.get_run(self.run_id).outputs
         linked = outputs.model_outputs if outputs else []
         if model.model_id not in {one.model_id for one in linked}:
             output = LoggedModelOutput(model.model_id, event.step)
-            self.client.log_outputs(self._run_id, [output])
+            self.client.log_outputs(self.run_id, [output])
         return model
 
     def _end(self, event: RunEnded) -> None:
@@ -233,17 +224,6 @@ class MlflowSink(Sink):
             self._tags["error"] = event.message[:LONGEST_TAG]
         if event.changed:
             self._tags["deps.changed"] = ", ".join(event.changed)[:LONGEST_TAG]
-        self.flush()
-        self.client.set_terminated(self._run_id, event.status, event.time)
+        self._send()
+        self.client.set_terminated(self.run_id, event.status, event.time)
         self._ended = True
-        self._last_steps.append(self._conclude)
-
-    def _conclude(self) -> None:
-        """All is there, unless something is owed: say so."""
-        if not self.owed:
-            self._tags[EVENTS_TAG] = str(self._events)
-            self.flush()
-            self._note(self._events)
-
-    def _note(self, events: int) -> None:
-        self.notes.add(self._began.id, Noted(self._run_id, events, self._began.time))

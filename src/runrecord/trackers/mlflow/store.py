@@ -1,10 +1,9 @@
 """Where MLflow keeps runs: the server of `MLFLOW_TRACKING_URI`, else one SQLite file.
 
-What it is known to show is noted in `.runrecord/shown/`, a file for each store and experiment: that
-nothing is to do, local files alone tell. It may be removed at any time: MLflow is asked, then.
+What it showed when it was last looked at is noted in `.runrecord/shown/`, a file for each store and
+experiment: that nothing is to do, local files alone tell. Without it, MLflow is asked.
 """
 
-import json
 import logging
 import os
 import re
@@ -12,13 +11,16 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
 from runrecord.errors import UserError, require
-from runrecord.files import sha256
+from runrecord.files import sha256, write_atomic
 from runrecord.project import load_project
 from runrecord.store.runs import held, state_folder
 
@@ -191,79 +193,65 @@ def _own_experiment(client: "MlflowClient", name: str, location: str | None) -> 
 
 
 @dataclass(frozen=True)
-class Noted:
-    """What is known of a run there."""
+class Shown:
+    """What the tracking store has of a run."""
 
-    id: str  # MLflow's
-    events: int  # how many of its record's it shows for certain: 0 of one that has only begun
-    time: int  # when it began: two runs that share an id have two
-    removed: bool = False  # it was shown once, and a person removed it
+    run_id: str  # MLflow's; empty once it was removed for good
+    start: int
+    events: int  # how many of its record's it shows for certain: 0 while it goes on
+    deleted: bool = False  # by a person
+    model_id: str = ""  # of the model that it made, if it made one
 
 
-class Notes:
-    """What is noted of one experiment in one tracking store: a line of JSON for each thing."""
+@dataclass(frozen=True)
+class Look:
+    """What was seen when the tracking store was last looked at."""
 
-    def __init__(self, root: Path) -> None:
-        """Read it; nothing where it cannot be read."""
-        self._root, self._database = root, database_of(root)
-        name = sha256(f"{tracking_uri(root)} {experiment_name(root)}".encode())[:16]
-        self._file = state_folder(root) / "shown" / f"{name}.jsonl"
-        self.runs: dict[str, Noted] = {}
-        """By the records' ids."""
-        self._experiment, self._store = "", ""
+    experiment: str = ""  # its id, and when it was made
+    stamp: str = ""  # of the store's files
+    runs: dict[str, Shown] = field(default_factory=dict)  # by the records' ids
+
+
+_LOOK = TypeAdapter(Look)
+
+
+def last_look(root: Path) -> Look:
+    """What is noted of our experiment in the tracking store; nothing where that cannot be read."""
+    try:
+        return _LOOK.validate_json(_note(root).read_bytes())
+    except (OSError, ValidationError):
+        return Look()
+
+
+def keep_look(root: Path, experiment: str, runs: dict[str, Shown]) -> None:
+    """Note what the store shows now."""
+    if database := database_of(root):
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else its end changes it
+    look = Look(experiment, stamp_of(root), runs)
+    with suppress(OSError):  # it is asked again, then
+        _note(root).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(_note(root), _LOOK.dump_json(look))
+
+
+def is_unchanged(root: Path, look: Look) -> bool:
+    """Is the store as it was then? Of a server that cannot be known."""
+    return bool(look.stamp) and look.stamp == stamp_of(root)
+
+
+def stamp_of(root: Path) -> str:
+    """The sizes and times of MLflow's files here; nothing without a database."""
+    database, runs, found = database_of(root), root / "mlruns", []
+    if database is None or not database.exists():
+        return ""
+    for file in (database, Path(f"{database}-wal"), runs, runs / "models"):
         with suppress(OSError):
-            for line in self._file.read_bytes().splitlines():
-                with suppress(ValueError, TypeError, AttributeError):  # half written
-                    found = json.loads(line)
-                    self._experiment = found.get("experiment", self._experiment)
-                    self._store = found.get("store", self._store)
-                    if name := found.pop("run", ""):
-                        self.runs[name] = Noted(**found)
+            stat = file.stat()
+            if stat.st_size:  # an empty log is none
+                found.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
+    return ", ".join(found)
 
-    def unchanged(self) -> bool:
-        """Is the store as it was when it was last looked at? Of a server that cannot be known."""
-        return bool(self._store) and self._store == self._stamp()
 
-    def of(self, experiment: "Experiment") -> None:
-        """Be of that experiment: what was noted of another one with its name is forgotten."""
-        key = f"{experiment.experiment_id}-{experiment.creation_time}"
-        if self._experiment != key:
-            self.runs, self._store = {}, ""
-            with suppress(OSError):
-                self._file.unlink(missing_ok=True)
-            self._experiment = key
-            self._append({"experiment": key})
-
-    def add(self, name: str, noted: Noted) -> None:
-        """Note what a run shows."""
-        if self.runs.get(name) != noted:
-            self.runs[name] = noted
-            self._append({"run": name, **asdict(noted)})
-
-    def looked_at(self) -> None:
-        """All that is noted is so in the store as it is now."""
-        if self._database is not None:
-            with suppress(sqlite3.Error), closing(sqlite3.connect(self._database)) as connection:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else its end changes it
-        if self._store != (stamp := self._stamp()):
-            self._store = stamp
-            self._append({"store": stamp})
-
-    def _append(self, line: dict[str, object]) -> None:
-        with suppress(OSError):  # it is asked again, then
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("ab", buffering=0) as file:
-                file.write(f"{json.dumps(line)}\n".encode())
-
-    def _stamp(self) -> str:
-        """The sizes and times of MLflow's files here; nothing without a database."""
-        if self._database is None or not self._database.exists():
-            return ""
-        runs = self._root / "mlruns"
-        found = []
-        for file in (self._database, Path(f"{self._database}-wal"), runs, runs / "models"):
-            with suppress(OSError):
-                stat = file.stat()
-                if stat.st_size:  # an empty log is none
-                    found.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
-        return ", ".join(found)
+def _note(root: Path) -> Path:
+    name = sha256(f"{tracking_uri(root)} {experiment_name(root)}".encode())[:16]
+    return state_folder(root) / "shown" / f"{name}.json"
