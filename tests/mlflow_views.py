@@ -91,7 +91,6 @@ def everything_in(store: MlflowClient, experiment: str, served: Path = Path()) -
     for run_id, name in ids.items():
         run = store.get_run(run_id)
         tags = dict(run.data.tags)
-        tags.pop("description.sha256")  # its text is compared
         model_id = tags.pop("model.id", None)
         shown[name] = {
             "params": run.data.params,

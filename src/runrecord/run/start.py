@@ -30,7 +30,6 @@ from runrecord.record.events import (
     Contents,
     Dataset,
     File,
-    RecordRefused,
     RunEnded,
     RunStarted,
     Status,
@@ -55,10 +54,8 @@ from runrecord.run.tracker import Tracker
 from runrecord.safety.text import printable, reason, say
 from runrecord.store.runs import (
     claim_run,
-    execution,
     held,
     number_here,
-    place_in,
     remember_patch,
     state_folder,
 )
@@ -242,18 +239,12 @@ def _seal(
     start: RunStarted,
 ) -> None:
     """Put the sealed record in its place, one process after the other; the last one's stays."""
-    earlier = ""
     with held(state_folder(checkout) / "seal.lock"):
-        with suppress(RecordRefused, OSError):
-            found = Record(files_in(checkout / place))
-            its = place_in(writer.folder.with_name(found.start.id)).get("execution")
-            if its == execution()[0] or found.last_sign_of_life > start.time:
-                earlier = found.start.id
         writer.seal(checkout / place, *end)
-    if earlier not in ("", start.id):
+    if start.number > 1:
         say(
-            f"note: {place} holds {start.id} now, run {start.number} of its stage; {earlier} is in "
-            "the run store alone."
+            f"note: {place} holds {start.id} now, run {start.number} of its stage; the others are "
+            "in the run store alone."
         )
     with suppress(OSError):
         seen, there = files_in_folders(checkout, [place])[place], files_in(checkout / place)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from runrecord.errors import UserError
@@ -15,6 +16,7 @@ from runrecord.run.process import UNTOLD
 from runrecord.safety.text import printable, say
 
 FOLLOWER = "runrecord.trackers.follow"  # the module that it runs
+_PACKAGES = ("tensorboardX", "mlflow")  # without either there is nothing to show a run in
 _LOG = ".follow.log"  # the file in a run's folder with what its follower said
 _QUIET = 2.0  # seconds of waiting that need no word
 _PART = 0.5  # seconds of waiting at once: a signal that comes just before is seen after it
@@ -44,9 +46,19 @@ class Tracker:
         self._follower: Follower | None = None
 
     def follow(self) -> None:
-        """Show the record while it grows, where there is something to show it in."""
-        if self._writer:
-            self._follower = follow(self._writer.folder, self._past)
+        """Show the record while it grows, unless `RUNRECORD_SINKS=off` or nothing could show it.
+
+        Nor without its folder, as on a disk that is full: then `sync` shows it later.
+        """
+        off = os.environ.get("RUNRECORD_SINKS") == "off"
+        if off or not any(map(PathFinder.find_spec, _PACKAGES)):
+            return
+        if not self._writer or not self._writer.folder.is_dir():
+            return
+        try:
+            self._follower = Follower(self._writer.folder, self._past)
+        except OSError as error:
+            say(_NOT_SHOWN.format(why=f"{error.filename}: {error.strerror}"))
 
     def log(self, event: Event, contents: Contents | None = None) -> None:
         """Write an event down; it is shown soon after.
@@ -184,17 +196,3 @@ class Follower:
     def stop_waiting(self) -> None:
         """End the waiting in `finish`, also one that has not begun. For signal handlers."""
         self._stopped = True
-
-
-def follow(folder: Path, past: int) -> Follower | None:
-    """Start following a record, unless `RUNRECORD_SINKS=off`.
-
-    Nor without a folder, as on a disk that is full: then `sync` shows it later.
-    """
-    if os.environ.get("RUNRECORD_SINKS") == "off" or not folder.is_dir():
-        return None
-    try:
-        return Follower(folder, past)
-    except OSError as error:
-        say(_NOT_SHOWN.format(why=f"{error.filename}: {error.strerror}"))
-        return None

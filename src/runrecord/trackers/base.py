@@ -15,7 +15,6 @@ SYSTEM = "system/"
 """Before the names of metrics that tell of the machine: MLflow gives them a page of their own."""
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
 _LONGEST_KEY = 150  # of a picture: the name of its file has step, time and more besides
-_ESCAPE = re.compile(r"_x([0-9a-f]*)_")
 
 
 class Sink(ABC):
@@ -44,9 +43,9 @@ class Sink(ABC):
     def flush(self) -> None:  # noqa: B027  (a sink may hold nothing back)
         """Show what is held back."""
 
-    @abstractmethod
     def close(self) -> None:
         """Flush, and let go of what is open."""
+        self.flush()
 
     @classmethod
     def why(cls, error: Exception, root: Path) -> str:  # noqa: ARG003
@@ -82,16 +81,6 @@ def key_for(title: str) -> str:
 def model_for(title: str) -> str:
     """The name of a model: what means something in MLflow's addresses is refused there, too."""
     return _escaped(title, r"[^A-Za-z0-9_\- ]", _LONGEST_KEY)
-
-
-def metrics_of(model: str) -> str:
-    """What the names of an evaluated model's metrics begin with, by the model's name."""
-    return f"{name_for(title_of(model))}/"
-
-
-def title_of(name: str) -> str:
-    """The title that a name was made from, unless it was too long for one."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "", name)
 
 
 def text_for(value: object) -> str:

@@ -147,6 +147,8 @@ class Store:
             self.root = root
             self._sink = MlflowSink(root)
             self._client, self.experiment = self._sink.client, self._sink.experiment
+            created = self._client.get_experiment(self.experiment).creation_time
+        self._key = f"{self.experiment}-{created}"  # another one may have its name later
 
     @cached_property
     def shown(self) -> dict[str, Shown]:
@@ -161,13 +163,6 @@ class Store:
                 shown[name] = replace(found, events=0)
         kept = look.runs if look.experiment == self._key else {}
         return {name: replace(one, run_id="", deleted=True) for name, one in kept.items()} | shown
-
-    @cached_property
-    def _key(self) -> str:
-        """Our experiment, and no other one of its name."""
-        with _said(self.root):
-            found = self._client.get_experiment(self.experiment)
-        return f"{found.experiment_id}-{found.creation_time}"
 
     def keep(self) -> None:
         """Note what it shows, so that the next `sync` need not ask."""

@@ -1,7 +1,5 @@
 """Scripts of strangers: forks, threads, MLflow used by the script itself, a notebook's streams."""
 
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,12 +35,6 @@ with runrecord.start_run("train") as run:
         os.waitpid(child, 0)
     else:
         run.log({"loss": 0.5}, 2)
-"""
-SEVERAL = """
-import runrecord
-for number in range(3):
-    with runrecord.start_run("train") as run:
-        run.log({"loss": float(number)})
 """
 UNTOUCHED = """
 import os, signal, sys, runrecord
@@ -111,16 +103,6 @@ def test_a_forked_child_neither_logs_to_its_parents_run_nor_ends_it(
     seen = view(Record(files_in(folder)))
     assert seen.status == "FINISHED"
     assert seen.series["loss"] == {1: (1.0, []), 2: (0.5, [])}
-
-
-@pytest.mark.slow
-def test_one_process_has_several_runs_each_shown(stranger: Workspace) -> None:
-    run(stranger, SEVERAL)
-    folders = spool(stranger)
-    numbers = [json.loads((one / "run.json").read_text())["number"] for one in folders]
-    assert sorted(numbers) == [1, 2, 3]
-    shown = os.listdir(stranger.path / "tensorboard" / "train")
-    assert sorted(shown) == sorted(one.name for one in folders)
 
 
 def test_a_script_keeps_its_streams_environment_signals_and_libraries(stranger: Workspace) -> None:

@@ -71,7 +71,7 @@ def said(
 
 
 @pytest.mark.usefixtures("root")
-@pytest.mark.parametrize("encoding", ["cp949", "ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["cp949", "ascii"])
 def test_a_command_prints_what_the_terminal_has_and_a_question_mark_for_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:

@@ -14,8 +14,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
-from hashlib import sha256
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow_views import everything_in
-from workspaces import Workspace
 
 import runrecord
+from records import end_run, new_run
 from runrecord.cli.upkeep import sync
 from runrecord.errors import RunFailed, UserError
-from runrecord.record.events import Dataset, RunEnded, RunStarted
-from runrecord.record.reader import Record, files_in
-from runrecord.record.writer import RecordWriter
-from runrecord.resume.checkpoints import Checkpoints
-from runrecord.run.tracker import Tracker
+from runrecord.record.events import Dataset
 from runrecord.trackers.follow import Showing
 from runrecord.trackers.mlflow.sink import MlflowSink
 
@@ -52,7 +48,6 @@ CALLS = {
     "upload a file": ("PUT", "/api/2.0/mlflow-artifacts/artifacts/.*(provenance|images|texts)/"),
     "upload a model": ("PUT", "/api/2.0/mlflow-artifacts/artifacts/.*models/"),
     "list files": ("GET", "/api/2.0/mlflow-artifacts/artifacts$"),
-    "download a file": ("GET", "/api/2.0/mlflow-artifacts/artifacts/.+"),
     "create a model": ("POST", f"{API}/logged-models$"),
     "search models": ("POST", f"{API}/logged-models/search"),
     "log outputs": ("POST", f"{API}/runs/outputs"),
@@ -63,13 +58,10 @@ CALLS = {
 PAGE = b"<html>\n<title>Gateway</title>\n<p>user and password, please</p></html>"
 STATUSES: dict[str, tuple[int, str, bytes]] = {
     "401": (401, "text/html", b"You are not authenticated."),
-    "403": (403, "text/html", b"Permission denied"),
     "404": (404, "text/html", PAGE),
     "413": (413, "text/html", PAGE),
-    "429 with Retry-After": (429, "text/plain", b"slow down"),
     "500": (500, "application/json", b'{"error_code": "INTERNAL_ERROR", "message": "oh\\nno"}'),
     "502 with HTML": (502, "text/html", PAGE),
-    "503": (503, "text/plain", b""),
     "200 with HTML": (200, "text/html", PAGE),
     "200 with nothing": (200, "application/json", b""),
     "redirected to a login": (302, "text/html", PAGE),
@@ -127,8 +119,6 @@ class _Passing(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content) if length is None else length))
-        if status == 429:
-            self.send_header("Retry-After", "3600")
         if status == 302:
             self.send_header("Location", "/login")
         self.end_headers()
@@ -209,57 +199,41 @@ def proxy(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     proxy.server_close()
 
 
-def repository(folder: Path, experiment: str, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def repository(folder: Path, experiment: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository whose runs have that experiment, which this process works in."""
     (folder / ".dvc").mkdir(parents=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr("runrecord.run.run.now", lambda: 5000)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
-    return Workspace(folder)
+    return folder
 
 
-class Followed:
-    """A run that goes on, and what shows it in MLflow meanwhile, in this process."""
-
-    def __init__(self, root: Path, run_id: str, stage: str) -> None:
-        folder = root / ".runrecord" / "runs" / run_id
-        data = Dataset("mnist", "digest", "data/mnist")
-        start = RunStarted(
-            run_id, stage, 1, platform.node(), {"lr": 0.1}, {"git.dirty": "false"}, data
-        )
-        self.tracker = Tracker(RecordWriter(folder))
-        self.tracker.log(start)
-        self.run = runrecord.Run(start, self.tracker, Checkpoints(root, {}))
-        self.showing = Showing(
-            MlflowSink, root, folder, 0, lambda text: print(text, file=sys.stderr)
-        )
-        self.showing.start()
-        self._folder = folder
-
-    def end(self) -> None:
-        """End it well: whatever MLflow does, its record has that, all of it."""
-        self.tracker.log(RunEnded(9000, "FINISHED"))
-        record = Record(files_in(self._folder))
-        assert record.end is not None
-        assert record.end.status == "FINISHED"
+@contextmanager
+def followed(root: Path, run_id: str, stage: str) -> Iterator[runrecord.Run]:
+    """A run, and what shows it in MLflow meanwhile, in this process; it ends well."""
+    folder, data = root / ".runrecord" / "runs" / run_id, Dataset("mnist", "digest", "data/mnist")
+    about = {"params": {"lr": 0.1}, "tags": {"git.dirty": "false"}, "host": platform.node()}
+    run = new_run(folder, id=run_id, stage=stage, dataset=data, **about)
+    said = partial(print, file=sys.stderr)
+    showing = Showing(MlflowSink, root, folder, 0, said)
+    showing.start()
+    yield run
+    end_run(folder)
+    showing.join()
 
 
 def train_and_evaluate(root: Path) -> None:
     model = root / "model.bin"
-    training = Followed(root, "training", "train")
-    for epoch in (1, 2):
-        training.run.log({"Loss": 1.0 / epoch}, epoch)
-        training.run.image("place", np.full((4, 4), epoch, np.uint8), epoch)
-    model.write_bytes(b"weights")
-    training.run.model(model, step=2)
-    training.end()
-    training.showing.join()
-    evaluation = Followed(root, "evaluation", "evaluate")
-    evaluation.run.image("model_samples", np.full((4, 4), 9, np.uint8))
-    evaluation.run.text("words", "all of them")
-    evaluation.run.evaluation("model", model, {"Size": 3.0}, {"Curve": [(1, 0.5), (2, 0.25)]})
-    evaluation.end()
-    evaluation.showing.join()
+    with followed(root, "training", "train") as run:
+        for epoch in (1, 2):
+            run.log({"Loss": 1.0 / epoch}, epoch)
+            run.image("place", np.full((4, 4), epoch, np.uint8), epoch)
+        model.write_bytes(b"weights")
+        run.model(model, step=2)
+    with followed(root, "evaluation", "evaluate") as run:
+        run.image("model_samples", np.full((4, 4), 9, np.uint8))
+        run.text("words", "all of them")
+        run.evaluation("model", model, {"Size": 3.0}, {"Curve": [(1, 0.5), (2, 0.25)]})
 
 
 def shown(store: Path, experiment: str) -> dict[str, Any]:
@@ -271,7 +245,7 @@ def shown(store: Path, experiment: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        root = repository(tmp_path_factory.mktemp("whole") / "root", "whole", patch).path
+        root = repository(tmp_path_factory.mktemp("whole") / "root", "whole", patch)
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{(store / 'port').read_text()}")
         train_and_evaluate(root)
         found = shown(store, "whole")
@@ -293,39 +267,11 @@ def warned(said: Said) -> list[str]:
     return lines
 
 
-def disturbed(
-    proxy: Proxy, root: Path, fault: str, call: str, said: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Train, evaluate and sync under a fault, then sync without it."""
-    warned(said)
-    if fault in HANGING:
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    proxy.fault, proxy.call = fault, call
-    train_and_evaluate(root)
-    lines = warned(said)
-    assert all(line.startswith("warning: MLflow unavailable: ") for line in lines), lines
-    assert all(line.endswith("'runrecord sync' completes MLflow later.") for line in lines), lines
-    assert len(lines) <= 2, "one for each run"
-    if (fault, call) == ("404", "create a model"):  # as MLflow 2.22 answers
-        assert "it is older than MLflow 3; upgrade it: pip install --upgrade" in lines[0]
-    if proxy.hits and (fault, call) != ("lost", "create the run"):  # the next attempt finds it
-        assert lines, "it is said"
-    with suppress(UserError, RunFailed):
-        sync()
-    warned(said)
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
-    proxy.over.set()
-    proxy.fault = ""
-    if fault == "gone":
-        Proxy(proxy.server, proxy.server_port)
-    sync()
-    assert warned(said) == []
-
-
 QUICK = (
     ("404", "create a model"),
     ("200 with nothing", "search runs"),
     ("redirected to a login", "upload a file"),
+    ("500", "log inputs"),
     ("stalls in the body", "log a batch"),
     ("lost", "create the run"),
     ("gone", "update the run"),
@@ -350,19 +296,36 @@ def test_a_fault_costs_a_warning_and_sync_mends_it(
     capsys: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Train, evaluate and sync under a fault, then sync without it."""
     name = f"{fault}, {call}"
-    root = repository(tmp_path / "root", name, monkeypatch).path
-    disturbed(proxy, root, fault, call, capsys, monkeypatch)
+    root = repository(tmp_path / "root", name, monkeypatch)
+    warned(capsys)
+    if fault in HANGING:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    proxy.fault, proxy.call = fault, call
+    train_and_evaluate(root)
+    lines = warned(capsys)
+    assert all(line.startswith("warning: MLflow unavailable: ") for line in lines), lines
+    assert all(line.endswith("'runrecord sync' completes MLflow later.") for line in lines), lines
+    assert len(lines) <= 2, "one for each run"
+    if (fault, call) == ("404", "create a model"):  # as MLflow 2.22 answers
+        assert "it is older than MLflow 3; upgrade it: pip install --upgrade" in lines[0]
+    if proxy.hits and (fault, call) != ("lost", "create the run"):  # the next attempt finds it
+        assert lines, "it is said"
+    with suppress(UserError, RunFailed):
+        sync()
+    warned(capsys)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    proxy.over.set()
+    proxy.fault = ""
+    if fault == "gone":
+        Proxy(proxy.server, proxy.server_port)
+    sync()
+    assert warned(capsys) == []
     assert shown(store, name) == undisturbed
 
 
-UNWRITABLE = ("file:///proc/nowhere", "mlflow-artifacts:/x")
-"""The second is the server's, before which a proxy takes no such file."""
-
-
-@pytest.mark.parametrize("place", UNWRITABLE)
 def test_artifacts_that_cannot_be_put_there_cost_nothing_else(
-    place: str,
     store: Path,
     proxy: Proxy,
     undisturbed: Mapping[str, Any],
@@ -370,46 +333,20 @@ def test_artifacts_that_cannot_be_put_there_cost_nothing_else(
     capsys: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    MlflowClient(f"http://127.0.0.1:{proxy.server_port}").create_experiment(place, place)
-    root = repository(tmp_path / "root", place, monkeypatch).path
-    if place.startswith("mlflow-artifacts"):
-        proxy.fault, proxy.call = "413", "upload a file"
+    root = repository(tmp_path / "root", "no files", monkeypatch)
+    proxy.fault, proxy.call = "413", "upload a file"
     train_and_evaluate(root)
     lines = warned(capsys)
     assert len(lines) == 2, "one for each run"
     assert all("some pictures, models or files are not there (" in line for line in lines)
-    for name, run in shown(store, place).items():
+    for name, run in shown(store, "no files").items():
         for what in ("status", "times", "params", "points", "data sets"):
             assert run[what] == undisturbed[name][what], (name, what)
     with pytest.raises(RunFailed, match="2 of the records failed"):
         sync()
     said = capsys.readouterr().out
     assert said.count("MLflow shows it, but not all its pictures, models and files (") == 2
-    if proxy.fault:
-        proxy.fault = ""
-        sync()
-        assert "2 completed" in capsys.readouterr().out
-
-
-def test_the_status_waits_for_no_upload(
-    store: Path, proxy: Proxy, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = repository(tmp_path / "root", "slow", monkeypatch).path
-    proxy.fault, proxy.call = "silent", "upload a model"
-    model = root / "model.bin"
-    model.write_bytes(b"weights")
-    training = Followed(root, "training", "train")
-    training.run.model(model)
-    model.write_bytes(b"others")
-    training.end()
-    while not proxy.hits:
-        training.showing.join(0.01)
-    assert shown(store, "slow")["training"]["status"] == "FINISHED"
-    proxy.over.set()
-    training.showing.join()
     proxy.fault = ""
-    capsys.readouterr()
     sync()
-    assert shown(store, "slow")["training"]["model"]["files"] == {
-        "model.bin": sha256(b"weights").hexdigest()
-    }
+    assert "2 completed" in capsys.readouterr().out
+    assert shown(store, "no files") == undisturbed

@@ -13,7 +13,6 @@ from mlflow import MlflowClient
 from workspaces import new_project, wait_until
 
 from runrecord.cli.upkeep import sync
-from runrecord.cli.viewers import view
 from runrecord.errors import UserError
 from runrecord.trackers.mlflow.failures import store_failure
 from runrecord.trackers.mlflow.store import connect, database_of, is_database
@@ -38,39 +37,39 @@ THEIRS = """
 import mlflow, runrecord
 
 with runrecord.start_run("train") as run:
-    mlflow.set_experiment("{experiment}")
+    mlflow.set_experiment("their own")
     with mlflow.start_run():
         for step in range(5):
             mlflow.log_metric("theirs", step, step=step)
-    run.log({{"ours": 1.0}})
+    run.log({"ours": 1.0})
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["their own", "repository"])
 def test_a_script_that_uses_mlflow_itself_shares_a_database_that_did_not_exist(
-    experiment: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     files = {
         ".gitignore": "/mlflow.db*\n/mlruns\n/tensorboard\n",
         "dvc.yaml": "stages: {train: {cmd: python train.py, deps: [train.py]}}\n",
-        "train.py": THEIRS.format(experiment=experiment),
+        "train.py": THEIRS,
     }
     project = new_project(tmp_path / "repository", files)
     said = project.run("python", "train.py")
     assert "warning" not in said
     client = MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
     ids = {one.name: one.experiment_id for one in client.search_experiments()}
-    found = [
-        (run, metric) for run in client.search_runs([*ids.values()]) for metric in run.data.metrics
-    ]
-    where = {metric: run.info.experiment_id for run, metric in found}
-    assert (where["theirs"], where["ours"]) == (ids[experiment], ids["repository"])
-    assert {run.info.status for run, _ in found} == {"FINISHED"}
+    for metric, experiment in (("theirs", "their own"), ("ours", "repository")):
+        (run,) = client.search_runs([ids[experiment]])
+        assert metric in run.data.metrics
+        assert run.info.status == "FINISHED"
 
 
 @pytest.mark.timeout(200)
-def test_a_database_that_appears_while_ours_is_made_stays(tmp_path: Path) -> None:
+def test_a_new_database_has_the_tables_that_mlflow_makes_beside_others(
+    empty_store: Path, tmp_path: Path
+) -> None:
+    """Also where somebody makes that database while ours is made."""
     thread = Thread(target=connect, args=[tmp_path])
     thread.start()
     wait_until((tmp_path / ".runrecord" / "new-database" / "mlflow.db").exists)
@@ -79,10 +78,6 @@ def test_a_database_that_appears_while_ours_is_made_stays(tmp_path: Path) -> Non
     thread.join()
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert {"theirs", "experiments", "runs"} <= {name for _, name, _ in schema(database)}
-
-
-@pytest.mark.timeout(200)
-def test_a_new_database_has_the_tables_that_mlflow_makes(empty_store: Path, tmp_path: Path) -> None:
     MlflowClient(f"sqlite:///{tmp_path / 'own.db'}").search_experiments()
     with (
         closing(sqlite3.connect(tmp_path / "own.db")) as own,
@@ -110,12 +105,11 @@ def here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["q? b", "100%41", "a%b #c;d"])
 def test_a_folder_of_any_name_has_its_runs_in_its_own_database(
-    name: str, here: Path, empty_store: Path
+    here: Path, empty_store: Path
 ) -> None:
     """SQLAlchemy takes `?` for the end of a path, and `%41` for a letter."""
-    root = here / "in" / name
+    root = here / "in" / "q? 100%41 a%b #c;d"
     (root / ".dvc").mkdir(parents=True)
     shutil.copyfile(empty_store, root / "mlflow.db")
     client, experiment = connect(root)
@@ -134,11 +128,11 @@ def test_settings_of_a_connection_are_no_part_of_the_databases_name(
     assert not [path for path in here.iterdir() if "?" in path.name]
 
 
-@pytest.mark.parametrize("given", ["localhost:5999", '"http://localhost:5999"', "./mlruns"])
+@pytest.mark.parametrize("given", ["localhost:5999", "./mlruns"])
 def test_an_address_that_mlflow_does_not_take_is_named_with_the_remedy(
     given: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `http://`; in quotes, as Docker reads them from a file; a folder."""
+    """Without `http://`; a folder."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     with pytest.raises(UserError) as refusal:
         Store(here)
@@ -164,15 +158,11 @@ def test_a_database_of_another_mlflow_is_one_sentence_with_the_command(
     path = here / "mlflow.db"
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = ?", [revision])
-    commands: tuple[Callable[[], None], ...] = (sync, lambda: view("mlflow", "127.0.0.1", 5000))
-    for command in commands:
-        with pytest.raises(UserError) as refusal:
-            command()
-        text = one_sentence(refusal)
-        assert text.startswith(
-            f"MLflow's tracking store cannot be used: {path} is of another MLflow "
-        )
-        assert text.endswith(f"run: mlflow db upgrade 'sqlite:///{path}'.")
+    with pytest.raises(UserError) as refusal:
+        sync()
+    text = one_sentence(refusal)
+    assert text.startswith(f"MLflow's tracking store cannot be used: {path} is of another MLflow ")
+    assert text.endswith(f"run: mlflow db upgrade 'sqlite:///{path}'.")
 
 
 def refused(path: Path, *statements: str) -> sqlite3.Error:
@@ -201,10 +191,6 @@ SQLITE: dict[str, tuple[Callable[[Path], sqlite3.Error], str]] = {
         lambda path: refused(Path(f"file:{path}?mode=ro"), FILL),
         "{path} cannot be opened and written; correct its permissions, and its folder's",
     ),
-    "no folder": (
-        lambda path: refused(path / "x" / "y", FILL),
-        "{path} cannot be opened and written; correct its permissions, and its folder's",
-    ),
     "full": (
         lambda path: refused(path, "PRAGMA max_page_count = 1", FILL),
         "the disk of {path} is full; make room",
@@ -224,9 +210,7 @@ def test_what_sqlite_refuses_is_one_sentence_with_the_remedy(kind: str, here: Pa
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "text": lambda _: b"no database" * 1000,
-    "the first page": lambda old: old[:100] + b"x" * 3996 + old[4096:],
     "all pages but the first": lambda old: old[:4096] + b"x" * (len(old) - 4096),
-    "cut off": lambda old: old[: len(old) // 3],
 }
 
 

@@ -2,23 +2,19 @@
 
 import hashlib
 import os
-import queue
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from mlflow.entities import Run
-from mlflow_views import assert_shown, client, event_files, points_of, runs
+from mlflow_views import assert_shown, client, points_of, runs
 from workspaces import (
-    EXPERIMENT,
     RECORD_ONLY,
     TOY_STAGE,
     TOY_TRAIN,
@@ -29,7 +25,6 @@ from workspaces import (
     wait_until,
 )
 
-from records import end_run, new_run, play
 from runrecord import start_run
 from runrecord.cli.upkeep import reap
 from runrecord.record.events import Contents, Event, Logged, RunEnded, RunStarted
@@ -38,10 +33,11 @@ from runrecord.record.writer import RecordWriter
 from runrecord.run.tracker import Tracker
 from runrecord.trackers.base import Sink
 from runrecord.trackers.follow import Showing
-from runrecord.trackers.mlflow.sink import MlflowSink
 
 
-def test_mlflow_has_every_epochs_means_and_picture(built: Workspace) -> None:
+def test_mlflow_has_every_epoch_and_where_a_run_came_from(
+    built: Workspace,
+) -> None:
     run = runs(built, "train-gan")[0]
     assert run.info.status == "FINISHED"
     rows = history(built, "gan")
@@ -53,8 +49,6 @@ def test_mlflow_has_every_epochs_means_and_picture(built: Workspace) -> None:
     for epoch in (1, 2):
         assert any(f"+step+{epoch}+" in name and name.endswith(".png") for name in names), names
 
-
-def test_mlflow_has_what_tells_where_a_run_came_from(built: Workspace) -> None:
     run = runs(built, "train-ae")[0]
     params = built.params()
     expected = {**params["ae"], **params["compute"], **params["split"]}
@@ -118,66 +112,6 @@ def test_a_logged_model_has_a_signature_and_reconstructs_as_the_file_does(
     assert not [file for file in Path(location).rglob("*") if file.suffix in (".pkl", ".pickle")]
 
 
-def test_descriptions_lead_to_the_newest_relatives_unless_a_person_wrote_them(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    workspace = Workspace(tmp_path / EXPERIMENT)
-    (workspace.path / ".dvc").mkdir(parents=True)
-    (workspace.path / "pyproject.toml").write_text("[tool.runrecord]\nproject = 'named:PROJECT'\n")
-    (workspace.path / "named.py").write_text(
-        "from runrecord.project import Project\n"
-        "PROJECT = Project(params=('lr', 'none'), headline=('Size',))\n"
-    )
-    shutil.copyfile(empty_store, workspace.path / "mlflow.db")
-    models = {name: workspace.path / f"{name}.bin" for name in ("ae", "vae")}
-
-    def evaluate(run_id: str, size: float) -> None:
-        run = new_run(workspace.path / run_id, id=run_id, stage="evaluate", time=int(size))
-        for name, path in models.items():
-            run.evaluation(name, path, {"Size": size, "Other": 1.0})
-        play(workspace.path, end_run(workspace.path / run_id), MlflowSink)
-
-    def shown() -> dict[str, Run]:
-        return {run.info.run_name: run for run in runs(workspace)}
-
-    def notes() -> dict[str, str]:
-        return {name: run.data.tags["mlflow.note.content"] for name, run in shown().items()}
-
-    for name, path in models.items():
-        path.write_text(f"weights of {name}")
-        run = new_run(workspace.path / name, id=f"train-{name}", params={"lr": 0.1, "z": 2})
-        run.model(path)
-        play(workspace.path, end_run(workspace.path / name), MlflowSink)
-    again = "To rebuild and compare it: `runrecord verify {}`"
-    assert notes()["train-vae"] == "lr 0.1\n\n" + again.format("train-vae")
-    evaluate("evaluate-1", 3.0)
-    client(workspace).set_tag(shown()["train-vae"].info.run_id, "mlflow.note.content", "mine")
-    evaluate("evaluate-2", 4.0)
-    found = shown()
-    address = f"#/experiments/{found['train-ae'].info.experiment_id}/runs"
-    newest = f"[its evaluation]({address}/{found['evaluate-2'].info.run_id})"
-    assert notes()["train-vae"] == "mine"
-    assert f"Test metrics are from {newest}\n" in notes()["train-ae"]
-    assert found["train-ae"].data.metrics == {"Eval/Size": 4.0}
-    for name in models:
-        training = f"[{name}]({address}/{found[f'train-{name}'].info.run_id})"
-        assert all(f"Evaluates {training}\n" in notes()[f"evaluate-{one}"] for one in (1, 2))
-    assert again.format("evaluate-2") in notes()["evaluate-2"]
-
-
-def test_tensorboard_has_every_steps_losses_and_every_epochs_picture(built: Workspace) -> None:
-    events = event_files(built, runs(built, "train-vae")[0])
-    losses = ("Reconstruction Error", "KL-Divergence", "Total Loss")
-    for split, steps in (("Train", 3), ("Test", 2)):  # 256 and 128 images by 100
-        for loss in losses:
-            scalars = events.Scalars(f"{split}/{loss}")
-            assert [scalar.step for scalar in scalars] == list(range(2 * steps))
-    (title,) = events.Tags()["images"]
-    assert title == "Test image - Above: Real data, below: reconstruction data"
-    assert [image.step for image in events.Images(title)] == [1, 2]
-
-
 @pytest.mark.parametrize(
     ("command", "sent", "status"),
     [
@@ -204,49 +138,39 @@ def test_a_stopped_run_is_killed_and_keeps_what_it_logged(
     assert list(view(record).series["Length"]) == [1, 2, 3]
 
 
-Said = list[str]
-
-
 class Stub(Sink):
-    """Tells `handled` of each event; `act` says what else becomes of one, and of the end."""
+    """Does with each event what `act` says, and with None once it is closed."""
 
     name, package, remedy = "Stub", "json", "somebody completes it later"
+    act: "staticmethod[[Event | None], object]"
 
-    def __init__(self, root: Path) -> None:  # noqa: ARG002
-        self.handled.put("made")
+    def __init__(self, root: Path) -> None:
+        pass
 
     def handle(self, event: Event, contents: Contents) -> None:  # noqa: ARG002
-        self.handled.put(type(event).__name__)
         self.act(event)
 
     def close(self) -> None:
         self.act(None)
 
-    handled: "queue.SimpleQueue[str]"
-    act: "staticmethod[[Event | None], object]"
-
-
-def showing(root: Path, act: Callable[[Event | None], object]) -> tuple[Showing, type[Stub], Said]:
-    """What shows the record in `root / "record"`, started; where, and what it says."""
-    handled = queue.SimpleQueue[str]()
-    kind = type("Made", (Stub,), {"handled": handled, "act": staticmethod(act)})
-    said: Said = []
-    thread = Showing(kind, root, root / "record", 0, said.append)
-    thread.start()
-    return thread, kind, said
-
 
 def test_a_tracker_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
-    released = threading.Event()
+    released, handled, said = threading.Event(), list[Event | None](), list[str]()
     tracker = Tracker(RecordWriter(tmp_path / "record"))
     tracker.log(RunStarted("run-1", "train", 0, "host", {}, {}))
-    hanging, _, _ = showing(tmp_path, lambda _: released.wait(60))
-    working, kind, said = showing(tmp_path, lambda _: None)
+    hanging, working = (
+        Showing(
+            type("Made", (Stub,), {"act": staticmethod(act)}),
+            *(tmp_path, tmp_path / "record", 0, said.append),
+        )
+        for act in (lambda _: released.wait(60), handled.append)
+    )
+    hanging.start()
+    working.start()
     tracker.log(Logged(1, 1, {"loss": 1.0}))
     tracker.log(RunEnded(2, "FINISHED"))
-    whole = ["made", "RunStarted", "Logged", "RunEnded"]
-    assert [kind.handled.get(timeout=30) for _ in whole] == whole
     working.join()
+    assert [type(one) for one in handled] == [RunStarted, Logged, RunEnded, type(None)]
     assert hanging.is_alive()
     assert said == []
     released.set()
@@ -326,27 +250,6 @@ def test_no_secret_reaches_a_record_or_a_tracker(
     shown = {place for place in places if any(name.startswith("ml") for name in found[place])}
     assert recorded == {*places} - {"first-tag"}
     assert shown == recorded - {"command", "config"}
-
-
-@pytest.mark.slow
-def test_a_temporary_copy_runs_its_own_code_and_logs_to_the_main_repository(
-    workspace: Workspace, empty_store: Path
-) -> None:
-    shutil.copyfile(empty_store, workspace.path / "mlflow.db")
-    with (workspace.path / "src/generative/models/vae.py").open("a") as file:
-        file.write("\nprint('imported from', __file__)\n")
-    baseline = workspace.run("git", "rev-parse", "HEAD").strip()
-    output = workspace.run(
-        *("dvc", "exp", "run", "--temp", "--name", "copied", "-S", "vae.epochs=1", "train-vae"),
-        # What an editable install of the main checkout does:
-        PYTHONPATH=str(workspace.path / "src"),
-    )
-    assert f"imported from {workspace.path / '.dvc/tmp/exps'}" in output
-    (run,) = runs(workspace, "train-vae")
-    assert run.data.tags["dvc.experiment"] == "copied"
-    assert run.data.tags["dvc.baseline"] == baseline
-    assert run.data.params["epochs"] == "1"
-    assert len(event_files(workspace, run).Scalars("Test/Total Loss")) == 2
 
 
 def test_a_kill_while_mlflow_makes_its_database_leaves_none_behind(

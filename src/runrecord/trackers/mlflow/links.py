@@ -1,14 +1,12 @@
 """What joins MLflow runs: trainings and evaluations of a model, a study and its trials."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from runrecord.files import sha256
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION
-from runrecord.safety.text import plain
-from runrecord.trackers.base import metrics_of, name_for, title_of
+from runrecord.trackers.base import model_for, name_for
 from runrecord.trackers.mlflow.artifacts import search
 
 if TYPE_CHECKING:
@@ -20,9 +18,6 @@ EVALUATED = "evaluated."
 _EVALUATED_BY = "evaluation.run_id"
 _TRAINED_BY = ".run_id"  # after a model's name: the tag of an evaluation with the training's id
 _PARENT = "mlflow.parentRunId"  # MLflow's own name for the run beneath which one is shown
-_NOTE = "mlflow.note.content"  # MLflow's own name for a run's description
-_NOTE_DIGEST = "description.sha256"
-"""The SHA-256 of the description as it was written here: another one is a person's."""
 
 
 class Links:
@@ -36,8 +31,9 @@ class Links:
     def __init__(self, client: "MlflowClient", experiment: str, project: Project) -> None:
         self._client, self._experiment, self._project = client, experiment, project
 
-    def of_model(self, model: str, digest: str) -> None:
+    def of_model(self, title: str, digest: str) -> None:
         """Link the runs that made that very model with those that evaluated it."""
+        model = model_for(title)
         made = f"tags.`model.sha256` = '{digest}' AND tags.`model.id` LIKE '%'"  # it has one
         read = f"tags.`{EVALUATED}{model}` = '{digest}'"
         trainings, evaluations = self._search(made, count=1), self._search(read, count=1)
@@ -49,7 +45,7 @@ class Links:
         unlinked = self._search(f"{made} AND tags.`{_EVALUATED_BY}` IS NULL")
         pairs += [(newest[0], run.info.run_id) for run in reversed(unlinked)]
         for pair in [*(one for one in pairs if one != newest), newest]:  # which name each other
-            self._link(*pair, model)
+            self._link(*pair, title)
 
     def of_study(self, run_id: str, start: RunStarted) -> None:
         """Show a trial's run beneath its study's, whichever of them is shown last."""
@@ -63,12 +59,12 @@ class Links:
     def _search(self, wanted: str, count: int = 1000) -> "list[Run]":
         return [*search(self._client, self._experiment, wanted, count)]
 
-    def _link(self, evaluation_id: str, training_id: str, model: str) -> None:
+    def _link(self, evaluation_id: str, training_id: str, title: str) -> None:
         """Make the model one that the evaluation read, and show what that found at the training.
 
         The tags that name the other come last: what was cut off before them is linked again.
         """
-        from mlflow.entities import LoggedModelInput, RunTag
+        from mlflow.entities import LoggedModelInput
 
         evaluation = self._client.get_run(evaluation_id)
         training = self._client.get_run(training_id)
@@ -76,13 +72,11 @@ class Links:
         if made.model_id not in {one.model_id for one in evaluation.inputs.model_inputs}:
             models = [LoggedModelInput(made.model_id)]
             self._client.log_inputs(evaluation_id, models=models)
-        self._client.log_batch(training_id, [*self._points(evaluation, training, model)])
-        named = {f"{model}{_TRAINED_BY}": training_id}, {_EVALUATED_BY: evaluation_id}
-        for run, tags in zip((evaluation, training), named, strict=True):
-            tags |= self.description(run, run.data.tags | tags, run.data.params)
-            self._client.log_batch(run.info.run_id, tags=[RunTag(*one) for one in tags.items()])
+        self._client.log_batch(training_id, [*self._points(evaluation, training, title)])
+        self._client.set_tag(evaluation_id, f"{model_for(title)}{_TRAINED_BY}", training_id)
+        self._client.set_tag(training_id, _EVALUATED_BY, evaluation_id)
 
-    def _points(self, evaluation: "Run", training: "Run", model: str) -> "Iterator[Metric]":
+    def _points(self, evaluation: "Run", training: "Run", title: str) -> "Iterator[Metric]":
         """The evaluation's main metrics, for the training; all where none is named."""
         from mlflow.entities import Metric
 
@@ -91,7 +85,7 @@ class Links:
         if read:
             data = read[0].dataset
             given |= {"dataset_name": data.name, "dataset_digest": data.digest}
-        prefix = metrics_of(model)
+        prefix = f"{name_for(title)}/"
         headline = {prefix + name_for(name) for name in self._project.headline}
         for point in evaluation.data.to_proto().metrics:
             name = point.key
@@ -99,32 +93,3 @@ class Links:
             if not point.step and (name in headline if headline else name.startswith(prefix)):
                 shown, value = EVALUATION + name.removeprefix(prefix), evaluation.data.metrics[name]
                 yield Metric(shown, value, point.timestamp, made.step, **given)
-
-    def description(
-        self, run: "Run", tags: Mapping[str, str], params: Mapping[str, str]
-    ) -> dict[str, str]:
-        """The tags of the description of a run that has these, unless a person wrote another.
-
-        It says what was run and how to get it again, and leads to the runs that it is linked with.
-        """
-        shown = tags.get(_NOTE)
-        if shown is not None and sha256(shown.encode()) != tags.get(_NOTE_DIGEST):
-            return {}
-        named = [name for name in self._project.params if name in params]
-        lines = [", ".join(f"{plain(name)} {plain(params[name])}" for name in named)]
-        models = sorted(tag.removeprefix(EVALUATED) for tag in tags if tag.startswith(EVALUATED))
-        trained_by = {model: tags.get(f"{model}{_TRAINED_BY}") for model in models}
-        lines += [
-            f"Evaluates {_link_to(run, training, title_of(model))}"
-            for model, training in trained_by.items()
-            if training
-        ]
-        if evaluation := tags.get(_EVALUATED_BY):
-            lines.append(f"Test metrics are from {_link_to(run, evaluation, 'its evaluation')}")
-        lines.append(f"To rebuild and compare it: `runrecord verify {run.info.run_name}`")
-        text = "\n\n".join(filter(None, lines))
-        return {_NOTE: text, _NOTE_DIGEST: sha256(text.encode())}
-
-
-def _link_to(run: "Run", run_id: str, text: str) -> str:
-    return f"[{plain(text)}](#/experiments/{run.info.experiment_id}/runs/{run_id})"

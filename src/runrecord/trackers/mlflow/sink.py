@@ -19,6 +19,7 @@ from runrecord.record.events import (
     RunEnded,
     RunStarted,
 )
+from runrecord.safety.text import plain
 from runrecord.trackers.base import LONGEST_TAG, SYSTEM, Sink, model_for, name_for, text_for
 from runrecord.trackers.mlflow.artifacts import (
     EVENTS_TAG,
@@ -101,9 +102,8 @@ class MlflowSink(Sink):
             case ModelSaved():
                 self._last_steps.append(partial(self._log_model, event, contents))
             case ModelEvaluated():
-                model = model_for(event.model)
-                self._tags[EVALUATED + model] = event.sha256
-                self._last_steps.append(partial(self._links.of_model, model, event.sha256))
+                self._tags[EVALUATED + model_for(event.model)] = event.sha256
+                self._last_steps.append(partial(self._links.of_model, event.model, event.sha256))
             case RunEnded():
                 self._end(event)
         for name, step, value in points_shown(event):
@@ -139,9 +139,6 @@ class MlflowSink(Sink):
             del self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
         self._params, self._tags = {}, {}
 
-    def close(self) -> None:
-        self.flush()
-
     @classmethod
     def why(cls, error: Exception, root: Path) -> str:
         return explain(error, root)
@@ -163,7 +160,6 @@ class MlflowSink(Sink):
         self.run_id = run.info.run_id
         self.made_now = not found
         self._params = self._params_of(event)
-        self._tags |= self._links.description(run, run.data.tags, self._params)
         if data := event.dataset:
             source = json.dumps({"uri": data.source})
             dataset = DatasetInput(Dataset(data.name, data.digest, "local", source))
@@ -176,6 +172,7 @@ class MlflowSink(Sink):
             "host": event.host,
             "mlflow.source.name": event.stage,
             "mlflow.source.type": "LOCAL",
+            "mlflow.note.content": self._description_of(event),
             "record.id": event.id,
         }
         if commit := event.tags.get("git.commit"):
@@ -183,6 +180,17 @@ class MlflowSink(Sink):
         if event.patch:
             tags[PATCH_TAG] = event.patch.sha256
         return self.client.create_run(self.experiment, event.time, tags, event.id)
+
+    def _description_of(self, event: RunStarted) -> str:
+        """What was run, and how to get it again, in Markdown."""
+        params = self._params_of(event)
+        named = [
+            f"{plain(name)} {plain(params[name])}"
+            for name in self._project.params
+            if name in params
+        ]
+        rebuild = f"To rebuild and compare it: `runrecord verify {event.id}`"
+        return "\n\n".join(filter(None, [", ".join(named), rebuild]))
 
     @staticmethod
     def _params_of(event: RunStarted) -> dict[str, str]:
@@ -194,7 +202,7 @@ class MlflowSink(Sink):
         model = self._model(event, name)
         self._tags |= {"model.sha256": event.file.sha256, "model.id": model.model_id}
         self._send()
-        self._links.of_model(name, event.file.sha256)
+        self._links.of_model(event.name, event.file.sha256)
         put_model(self.client, model, event, contents, self._project.flavor)
 
     def _model(self, event: ModelSaved, name: str) -> "LoggedModel":
