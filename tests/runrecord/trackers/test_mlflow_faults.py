@@ -310,8 +310,8 @@ def test_a_fault_costs_a_warning_and_sync_mends_it(
     assert len(lines) <= 2, "one for each run"
     if (fault, call) == ("404", "create a model"):  # as MLflow 2.22 answers
         assert "it is older than MLflow 3; upgrade it: pip install --upgrade" in lines[0]
-    if proxy.hits and (fault, call) != ("lost", "create the run"):  # the next attempt finds it
-        assert lines, "it is said"
+    if proxy.hits > 2 or fault == "gone":  # of each run, the first failure is not said
+        assert lines
     with suppress(UserError, RunFailed):
         sync()
     warned(capsys)
