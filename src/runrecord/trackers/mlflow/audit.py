@@ -25,6 +25,8 @@ from runrecord.verify.compare import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_LATEST = "latest value of"
+
 
 def is_of_origin(found: Difference) -> bool:
     """Did the run come from elsewhere? Then MLflow shows another run than the record's."""
@@ -42,11 +44,12 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         MlflowException: the store does not answer.
     """
     run = client.get_run(run_id)
-    points: dict[Place, list[float]] = {}
+    points: dict[Place, list[tuple[int, float]]] = {}  # with their times
     texts, origin = list[tuple[str, str, str]](), {**record.start.tags}
     for event in record.events(files=False):
         for name, step, value in points_shown(event):
-            points.setdefault(Place(METRIC, name, step), []).append(_storable(value))
+            at = event.time, _storable(value)
+            points.setdefault(Place(METRIC, name, step), []).append(at)
         if isinstance(event, ModelEvaluated):
             texts.append((MODEL, EVALUATED + model_for(event.model), event.sha256))
         elif isinstance(event, ModelSaved):
@@ -54,7 +57,7 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         elif isinstance(event, Logged):  # the run may have given a tag anew
             origin = {key: text for key, text in origin.items() if key not in event.tags}
     texts += [(TAG, name_for(key), text[:LONGEST_TAG]) for key, text in origin.items()]
-    recorded = {place: _distinct(values) for place, values in points.items()}
+    recorded = {place: _distinct(value for _, value in values) for place, values in points.items()}
     shown: dict[Place, list[Value]] = {}
     names = {place.title for place in points}
     groups = {name.partition("/")[0] for name in names}
@@ -64,6 +67,10 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
         for point in client.get_metric_history(run_id, name):
             history.setdefault(point.step, []).append(_storable(point.value))
         shown |= {Place(METRIC, name, step): _distinct(some) for step, some in history.items()}
+        last = points.get(Place(METRIC, name, max(history, default=0)))
+        if history and last and name in run.data.metrics:
+            recorded[Place(_LATEST, name, None)] = [max(last)[1]]
+            shown[Place(_LATEST, name, None)] = [_storable(run.data.metrics[name])]
     for key, value in record.start.params.items():
         recorded[Place(PARAM, name_for(key), None)] = [text_for(value)]
     for key, text in run.data.params.items():
@@ -73,9 +80,10 @@ def audit(client: "MlflowClient", run_id: str, record: Record) -> list[Differenc
     whole = int(run.data.tags.get(EVENTS_TAG, 0)) >= record.length
     tags = run.data.tags | ({"of the run": run.info.status} if whole else {})
     for kind, key, text in texts:
-        recorded[Place(kind, key, None)] = [text]
         if key in tags:
             shown[Place(kind, key, None)] = [printable(tags[key])[:LONGEST_TAG]]
+        if key in tags or not key.startswith((PATCH_TAG, EVALUATED)):  # older runs have neither
+            recorded[Place(kind, key, None)] = [text]
     return sorted(differences(recorded, shown), key=lambda one: not is_of_origin(one))
 
 
