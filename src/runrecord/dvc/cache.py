@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from runrecord.dvc.lockfiles import MD5, state_at, states
+from runrecord.dvc.lockfiles import MD5, outs_at, states
 from runrecord.dvc.stages import is_related, opened
 from runrecord.errors import UserError
 from runrecord.project import RECORDS
@@ -59,9 +59,7 @@ def records_at(root: Path, revision: str) -> dict[str, Files | None]:
         UserError: several experiments have that name.
         GitFailed: Git refuses.
     """
-    there = state_at(root, revision)
-    outs = there.outs if there else ()
-    oids = {out.path: out.oid for out in outs if out.path.startswith(RECORDS)}
+    oids = {out.path: out.oid for out in outs_at(root, revision) if out.path.startswith(RECORDS)}
     if not oids:
         return {}
     with opened(root) as repo:

@@ -12,7 +12,6 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from runrecord.dvc.stages import is_inside
 from runrecord.errors import UserError
 from runrecord.git.commands import OutsideGit, commit_of, git
 
@@ -44,7 +43,7 @@ class _Stage:
     """A stage in a dvc.lock, or a .dvc file; other keys are not read."""
 
     outs: list[_Entry] = field(default_factory=list)
-    wdir: str = "."  # where its paths begin
+    wdir: str = "."  # where its paths begin; of a stage, the dvc.yaml beside names it
 
 
 @dataclass(frozen=True)
@@ -76,33 +75,26 @@ class State:
     """What DVC knew at some time."""
 
     commit: str | None  # None for the working tree
-    outs: tuple[Out, ...] = ()  # what DVC's cache may have
-    ids: tuple[str, ...] = ()  # Git's, of the files and folders that were asked for, in that commit
+    outs: tuple[Out, ...]  # what DVC's cache may have
 
 
-def states(root: Path, *paths: str) -> Iterator[State]:
-    """What DVC knows now, and knew in each commit and experiment, the newest first.
-
-    The ids of files and folders may be asked for; then a commit that changed one counts, too.
-    """
+def states(root: Path) -> Iterator[State]:
+    """What DVC knows now, and knew in each commit and experiment, the newest first."""
     at_work = _files_at_work(root).items()
     files = {name: (f"{name} of the working tree", text) for name, text in at_work}
-    yield _state(None, files, {})
-    # Git is asked line by line, and refuses what is outside.
-    paths = tuple(path for path in paths if "\n" not in path and is_inside(path))
-    wanted = (*_GLOBS, *(f":(literal){path}" for path in paths))
-    listing = ("rev-list", "--all", "--full-history", "--objects", "--", *wanted)
+    yield State(None, _outs_in(files, {}))
+    listing = ("rev-list", "--all", "--full-history", "--objects", "--", *_GLOBS)
     try:
         listed = git(root, *listing).decode(errors="replace").splitlines()
     except OutsideGit:
         return
     lines = [line.partition(" ") for line in listed]  # a commit; or an id and a name
     commits = [oid for oid, space, _ in lines if not space]
-    yield from _committed(root, commits, sorted({name for *_, name in lines}), paths)
+    yield from _committed(root, commits, sorted({name for *_, name in lines}))
 
 
-def state_at(root: Path, revision: str) -> State | None:
-    """What DVC knew at a revision or experiment, if there is one.
+def outs_at(root: Path, revision: str) -> tuple[Out, ...]:
+    """The outs that DVC knew at a revision or experiment; none if there is no such one.
 
     Raises:
         UserError: several experiments have that name.
@@ -111,12 +103,11 @@ def state_at(root: Path, revision: str) -> State | None:
     try:
         commit = commit_of(root, revision) or _experiment(root, revision)
         if not commit:
-            return None
+            return ()
         listed = git(root, "ls-tree", "-r", "-z", "--full-tree", "--name-only", commit)
     except OutsideGit:
-        return None
-    names = listed.decode(errors="replace").split("\0")
-    return next(_committed(root, [commit], names), State(commit))
+        return ()
+    return next(_committed(root, [commit], listed.decode(errors="replace").split("\0"))).outs
 
 
 def _files_at_work(root: Path) -> dict[str, bytes]:
@@ -139,36 +130,34 @@ def _kind(name: str) -> str:
     return f"{_TRACKED} file" if base.endswith(_TRACKED) and base != _TRACKED else ""
 
 
-def _committed(
-    root: Path, commits: Sequence[str], names: Iterable[str], paths: Sequence[str] = ()
-) -> Iterator[State]:
+def _committed(root: Path, commits: Sequence[str], names: Iterable[str]) -> Iterator[State]:
     """What DVC's files tell in each of those commits; commits with the same files count once.
 
     Of the names, which are from Git's root, only those of DVC's files below `root` count.
     """
     below = git(root, "rev-parse", "--show-prefix").decode(errors="replace").rstrip("\n")
+    # Git is asked line by line.
     own = [name for name in names if name.startswith(below) and _kind(name) and "\n" not in name]
-    asked = [*own, *(below + path for path in paths)]
-    ids = iter(_ids(root, [f"{commit}:{name}" for commit in commits for name in asked]))
-    rows = {commit: tuple(next(ids) for _ in asked) for commit in commits}
-    blobs = sorted({one for row in rows.values() for one in row[: len(own)] if one})
+    ids = iter(_ids(root, [f"{commit}:{name}" for commit in commits for name in own]))
+    rows = {commit: tuple(next(ids) for _ in own) for commit in commits}
+    blobs = sorted({one for row in rows.values() for one in row if one})
     contents = dict(zip(blobs, _contents(root, blobs), strict=True))
     parsed: dict[object, list[Out]] = {}
-    seen: set[tuple[str, ...]] = {()}
+    seen: set[tuple[str, ...]] = set()
     for commit, row in rows.items():
         if row not in seen:
             seen.add(row)
             files = {
                 name.removeprefix(below): (f"a {_kind(name)} in Git ({one[:10]})", contents[one])
-                for name, one in zip(own, row, strict=False)
+                for name, one in zip(own, row, strict=True)
                 if one
             }
-            yield replace(_state(commit, files, parsed), ids=row[len(own) :])
+            yield State(commit, _outs_in(files, parsed))
 
 
-def _state(
-    commit: str | None, files: Mapping[str, tuple[str, bytes]], parsed: dict[object, list[Out]]
-) -> State:
+def _outs_in(
+    files: Mapping[str, tuple[str, bytes]], parsed: dict[object, list[Out]]
+) -> tuple[Out, ...]:
     """What DVC's files tell: by path, what each is called where it is passed over, and its content.
 
     What was `parsed` before is not read, and complained of, again.
@@ -190,7 +179,7 @@ def _state(
                 if out.md5 and MD5.fullmatch(out.md5)
             ]
         outs += parsed.get(key, ())
-    return State(commit, tuple(outs))
+    return tuple(outs)
 
 
 def _locked(text: bytes, pipeline: bytes, where: str) -> Iterator[_Stage]:

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -84,16 +84,15 @@ def top_of(folder: Path) -> Path:
 
 
 class IsolatedRepo:
-    """A new repository with the objects of another one, and nothing else of it or of a person's.
+    """A new repository with the objects of another one: what it writes is the same whoever asks.
 
-    No settings, no attributes but those that are committed, no index, no refs: what it writes and
-    reads is the same whoever asks.
+    It has no settings, no attributes but those that are committed, no index and no refs.
     """
 
     def __init__(self, of: Path, folder: Path) -> None:
-        """Make one of the repository that `of` is in, in `folder`, which is empty or not there.
+        """Make one of the repository that `of` is in, on the disk where its files will be.
 
-        It is on the disk where its files will be: Git looks what that can hold.
+        `folder` is empty or not there. Git looks what its disk can hold.
         """
         self.folder, self._of = folder, of
         git(
@@ -133,33 +132,20 @@ class IsolatedRepo:
         """A person's settings of filters, as variables."""
         listed = os.fsdecode(git(self._of, "config", "--null", "--list")).split("\0")
         pairs = (line.partition("\n")[::2] for line in listed)
-        return _settings([(key, value) for key, value in pairs if key.startswith("filter.")])
-
-
-def _settings(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Git settings as variables."""
-    found = {"GIT_CONFIG_COUNT": str(len(pairs))}
-    for at, (key, value) in enumerate(pairs):
-        found |= {f"GIT_CONFIG_KEY_{at}": key, f"GIT_CONFIG_VALUE_{at}": value}
-    return found
+        found = [(key, value) for key, value in pairs if key.startswith("filter.")]
+        variables = {"GIT_CONFIG_COUNT": str(len(found))}
+        for at, (key, value) in enumerate(found):
+            variables |= {f"GIT_CONFIG_KEY_{at}": key, f"GIT_CONFIG_VALUE_{at}": value}
+        return variables
 
 
 def unsteered(environment: Environment) -> dict[str, str]:
-    """The environment less all by which a caller steers Git.
-
-    Of settings that come this way, only which repositories of other owners are safe stays.
-    """
-    kept = {
+    """The environment less all by which a caller steers Git."""
+    return {
         name: value
         for name, value in environment.items()
         if not name.startswith("GIT_") or _KEPT.fullmatch(name)
     }
-    safe = [
-        (value, environment.get(name.replace("_KEY_", "_VALUE_"), ""))
-        for name, value in environment.items()
-        if name.startswith("GIT_CONFIG_KEY_") and value.lower() == "safe.directory"
-    ]
-    return {**kept, **_settings(safe)} if safe else kept
 
 
 @contextmanager
@@ -169,17 +155,12 @@ def unsteered_process() -> Iterator[None]:
     DVC's imports put others in the place of the standard streams; these are put back.
     """
     streams = sys.stdout, sys.stderr
-    before, kept = dict(os.environ), unsteered(os.environ)
-    steering = dict(before.items() - kept.items())
-    instead = dict(kept.items() - before.items())
+    steering = dict(os.environ.items() - unsteered(os.environ).items())
     for name in steering:
-        os.environ.pop(name, None)
-    os.environ.update(instead)
+        del os.environ[name]
     try:
         yield
     finally:
-        for name in instead:
-            os.environ.pop(name, None)
         os.environ.update(steering)
         sys.stdout, sys.stderr = streams
 
@@ -196,6 +177,17 @@ def commit_of(folder: Path, revision: str) -> str | None:
     except GitFailed:
         return None
     return found.decode().splitlines()[-1]
+
+
+def commits_that_changed(folder: Path, paths: Iterable[str]) -> list[str]:
+    """The commits of all refs that changed what is at those paths below it, the newest first.
+
+    Raises:
+        GitFailed: Git refuses, as it does paths outside the repository.
+    """
+    if not (wanted := [f":(literal){path}" for path in paths]):
+        return []
+    return git(folder, "rev-list", "--all", "--full-history", "--", *wanted).decode().split()
 
 
 def _failure(said: str) -> GitFailed:

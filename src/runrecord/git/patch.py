@@ -50,11 +50,10 @@ def describe_code(
         return {}, b"", "the code of the run is not recorded: this is no Git repository."
     except GitFailed as error:
         return {"git.error": str(error)}, b"", f"the code of the run is not recorded: {error}."
-    patch, less = b"", ""
     try:
         patch, less = _change(checkout, commit, there)
     except (_LeftOut, GitFailed, OSError) as why:
-        less = f"{LEFT_OUT}{printable(redact(str(why)))}"
+        patch, less = b"", f"{LEFT_OUT}{printable(redact(str(why)))}"
     tags |= {"git.dirty": str(bool(patch or less)).lower(), "git.patch": less}
     advice = "name them in .gitignore" if less.startswith(LESS) else "commit what the run needs"
     return tags, patch, f"the uncommitted change is {less}; {advice}." if less else ""
@@ -181,18 +180,18 @@ def _recordable(top: Path, changed: Set[str], committed: Set[str]) -> tuple[set[
     """
     secret = sorted(name for name in changed - committed if is_secret_kind(name))
     without = [f"{some(secret, _NAMED)}, which {OF_A_KIND}"] if secret else []
-    rest, large = set(changed) - {*secret}, []
-    sizes = {name: (top / name).lstat().st_size for name in _there(top, rest)}
-    size, lost = sum(sizes.values()), 0
-    for name in sorted(sizes.keys() - committed, key=lambda name: (-sizes[name], name)):
-        if size - lost > _PATCH_LIMIT:
-            lost += sizes[name]
-            large.append(name)
-    if size - lost > _PATCH_LIMIT:
-        raise _LeftOut(f"{size - lost} bytes of files are changed, more than {_PATCH_LIMIT}")
+    sizes = {name: (top / name).lstat().st_size for name in _there(top, changed - {*secret})}
+    new = sorted(sizes.keys() - committed, key=lambda name: (-sizes[name], name))
+    large, size = list[str](), sum(sizes.values())
+    while size > _PATCH_LIMIT and new:
+        large.append(new.pop(0))
+        size -= sizes[large[-1]]
+    if size > _PATCH_LIMIT:
+        raise _LeftOut(f"{size} bytes of files are changed, more than {_PATCH_LIMIT}")
     if large:
-        without.append(f"{some(large, _NAMED)} (too large: {lost / 1e6:.1f} MB)")
-    return rest - {*large}, without
+        lost = sum(sizes[name] for name in large) / 1e6
+        without.append(f"{some(large, _NAMED)} (too large: {lost:.1f} MB)")
+    return set(changed) - {*secret, *large}, without
 
 
 def _differing(own: IsolatedRepo, names: Set[str], *trees: Path) -> set[str]:

@@ -28,7 +28,7 @@ from runrecord.dvc.stages import (
 )
 from runrecord.errors import UserError
 from runrecord.files import copy
-from runrecord.git.commands import GitFailed, commit_of, git, top_of
+from runrecord.git.commands import GitFailed, commit_of, commits_that_changed, git, top_of
 from runrecord.git.patch import LEFT_OUT, check_out
 from runrecord.provenance.environment import hash_outs, variables_of
 from runrecord.record.events import COMMIT, START, RunStarted
@@ -179,16 +179,17 @@ def _check_out(root: Path, start: RunStarted, patch: bytes, clone: Path) -> tupl
 
 def _check_out_equal(root: Path, start: RunStarted, patch: bytes, clone: Path) -> tuple[Path, str]:
     """Check out a commit in place of the run's: the newest that it could be of."""
-    commits = [state.commit for state in states(root, *start.deps) if any(state.ids)]
+    read = [path for path in start.deps if is_inside(path)]
+    own = start.stage.rpartition(":")[0] or "dvc.yaml"
+    commits = commits_that_changed(root, [*read, "params.yaml", own])
     # The change may have been committed by then.
-    for commit, change in product(filter(None, commits), {patch: 1, b"": 1}):
+    for commit, change in product(commits, dict.fromkeys([patch, b""])):
         with suppress(UserError):  # the change is of other files, or DVC cannot read it
             checkout = check_out(root, commit, change, clone)
             stages = stages_of(checkout)
             outs = [out for stage in stages.values() for out in stage.outs]
             outs += tracked_by_dvc(checkout)
-            inside = filter(is_inside, start.deps)
-            code = [path for path in inside if not any(is_related(path, out) for out in outs)]
+            code = [path for path in read if not any(is_related(path, out) for out in outs)]
             equal = hash_paths(checkout, code) == {path: start.deps[path] for path in code}
             stage = stages.get(start.stage)
             if stage and code and equal and is_of(start, stage, checkout):
@@ -259,7 +260,9 @@ class _Work:
             if path in its and (its[path] == digests[path] if path in digests else whole):
                 continue
             if path not in digests and any(is_related(out, path) for out in tracked):
-                why = bring(checkout, [path]) or why  # the run's record does not name it
+                # The run's record does not name it. A copy: what is rebuilt may write to it.
+                share_cache(self.root, checkout, links="reflink,copy")
+                why = bring(checkout, [path]) or why
             for maker in dict.fromkeys(makers[out] for out in written if out in makers):
                 print(shown(f"{path} is kept nowhere: running {maker}"), file=sys.stderr)
                 self.restore(maker)
@@ -280,31 +283,29 @@ class _Work:
         """
         its = hash_paths(self.checkout, digests)
         lacking = {path: digest for path, digest in digests.items() if its.get(path) != digest}
-        kept = {
-            path for path in lacking if path not in its or any(is_related(path, o) for o in known)
+        wanted = {
+            path: digest
+            for path, digest in lacking.items()
+            if path not in its or any(is_related(path, out) for out in known)
         }
         for path, digest in hash_paths(self.root, lacking).items():
             if digest == lacking[path]:
                 # What Git alone has is the commit's; but a folder may lack files that Git ignores.
-                _copy(self.root, self.checkout, path, over=path in kept)
-        its = hash_paths(self.checkout, kept)
-        wanted = {path: lacking[path] for path in kept if its.get(path) != lacking[path]}
-        for path in wanted:
-            _own(self.checkout, path)
-        why = ""
-        scratch = top_of(self.checkout).parent / "inputs"  # outside of the clone
+                _copy(self.root, self.checkout, path, over=path in wanted)
+                wanted.pop(path, None)
+        why, scratch = "", top_of(self.checkout).parent / "inputs"  # outside of the clone
         for commit, patch in self._sources(wanted) if wanted else ():
+            if scratch.exists():
+                git(scratch, "clean", "--quiet", "-ffdx")
             try:
-                place = self._checked_out(commit, patch, scratch)
+                place = check_out(self.root, commit, patch, scratch)
+                share_cache(self.root, place, notes=scratch / ".dvc-notes")
                 why = bring(place, wanted.keys()) or why
-                found = hash_paths(place, wanted.keys())
+                found = hash_paths(place, wanted)
             except (UserError, OSError):  # of a state that was never meant to be checked out
                 continue
-            for path in sorted(path for path in wanted if found.get(path) == wanted[path]):
-                if (place / path).exists():  # else it went with the folder that it is in
-                    _remove(self.checkout, path)
-                    (self.checkout / path).parent.mkdir(parents=True, exist_ok=True)
-                    (place / path).rename(self.checkout / path)
+            for path in [path for path in wanted if found.get(path) == wanted[path]]:
+                _copy(place, self.checkout, path, over=True)
                 del wanted[path]
             if not wanted:
                 break
@@ -314,22 +315,14 @@ class _Work:
     def _sources(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
         """Commits to look in, and changes of them; of those equal in what is wanted, one."""
         yield self.commit, self.original.patch()
-        seen: set[object] = set()
-        for known in states(self.root, *wanted):
+        seen: set[object] = {frozenset()}
+        for known in states(self.root):
             outs = [out for out in known.outs if any(is_related(out.path, path) for path in wanted)]
-            key = frozenset(outs), known.ids
-            if known.commit and key not in seen and (outs or any(known.ids)):
-                seen.add(key)
+            if known.commit and frozenset(outs) not in seen:
+                seen.add(frozenset(outs))
                 yield known.commit, b""
-
-    def _checked_out(self, commit: str, patch: bytes, clone: Path) -> Path:
-        """The DVC repository of a commit, in a clone that shares the cache and the remotes."""
-        if clone.exists():
-            git(clone, "clean", "--quiet", "-ffdx")
-        place = check_out(self.root, commit, patch, clone)
-        # A copy: what is rebuilt may write to it.
-        share_cache(self.root, place, links="reflink,copy", notes=clone / ".dvc-notes")
-        return place
+        for commit in commits_that_changed(self.root, wanted):
+            yield commit, b""
 
 
 def _copy(root: Path, target: Path, path: str, over: bool) -> None:
