@@ -80,8 +80,7 @@ def _fetched(
     repo: "Repo", oids: Collection[str], on_failure: Callable[[str, Exception], None] = _warn
 ) -> dict[str, Files | None]:
     """The files of the outs with those hashes, fetched if need be; None if unavailable."""
-    try:
-        # Folders' listings and single files, then what the listings name.
+    try:  # folders' listings and single files, then what the listings name
         _fetch(repo, [oid for oid in oids if not _cached(repo, oid).exists()])
         _fetch(repo, {lacked for oid in oids for lacked in _missing(_files(repo, oid))})
     except UserError as error:
@@ -117,11 +116,11 @@ def _missing(files: Files | None) -> set[str]:
 def share_cache(
     root: Path, checkout: Path, links: str = "reflink,hardlink,copy", notes: Path | None = None
 ) -> None:
-    """Let a clone of a repository use its cache, remotes and local settings.
+    """Let a clone's DVC repository, `checkout`, use the cache, remotes and settings of `root`.
 
     Args:
-        root: of the repository.
-        checkout: the clone's DVC repository.
+        root: the DVC repository.
+        checkout: its clone.
         links: how it takes what is in the cache, as DVC's `cache.type` names it.
         notes: the folder of what DVC notes of files, if it is the clone's own.
 
@@ -169,8 +168,9 @@ def remote_state(root: Path) -> tuple[str, str] | None:
         UserError: it cannot be used.
     """
     with opened(root) as repo, _refusals_said(repo):
-        odb = _remote(repo)
-        return None if odb is None else (_address(repo), _look(odb))
+        if "remote" not in repo.config["core"]:
+            return None
+        return _address(repo), _look(repo.cloud.get_remote_odb(command="fetch"))
 
 
 def bring(checkout: Path, paths: Collection[str]) -> str:
@@ -215,35 +215,23 @@ def _targets(repo: "Repo", root: Path, paths: Collection[str]) -> list[str]:
 def _fetch(repo: "Repo", oids: Collection[str]) -> None:
     """Bring into DVC's cache what the remote, if there is one, has under those hashes.
 
-    Raises:
-        UserError: it cannot be used; said once, and it is not tried again.
+    One that cannot be used is a UserError once, and is not tried again.
     """
     from dvc.logger import set_loggers_level
     from dvc_data.hashfile.hash_info import HashInfo
 
-    if not oids or repo.root_dir in given_up:
+    if not oids or repo.root_dir in given_up or "remote" not in repo.config["core"]:
         return
     try:
-        with _refusals_said(repo):
-            odb = _remote(repo)
-            if odb is not None:
-                with set_loggers_level(logging.ERROR):  # what is nowhere is for others to say
-                    done = repo.cloud.pull([HashInfo("md5", oid) for oid in oids], odb=odb)
-                if len(done.transferred) < len(oids):
-                    _look(odb)  # DVC takes a bucket that is not there for an empty one
+        # What is nowhere is for others to say.
+        with _refusals_said(repo), set_loggers_level(logging.ERROR):
+            odb = repo.cloud.get_remote_odb(command="fetch")
+            done = repo.cloud.pull([HashInfo("md5", oid) for oid in oids], odb=odb)
+            if len(done.transferred) < len(oids):
+                _look(odb)  # DVC takes a bucket that is not there for an empty one
     except UserError:
         given_up.add(repo.root_dir)
         raise
-
-
-def _remote(repo: "Repo") -> "HashFileDB | None":
-    from dvc.config import NoRemoteError
-
-    try:
-        found: HashFileDB = repo.cloud.get_remote_odb(command="fetch")
-    except NoRemoteError:
-        return None
-    return found
 
 
 def _look(odb: "HashFileDB") -> str:
@@ -290,9 +278,7 @@ def _refusal(repo: "Repo", error: Exception) -> str:
     modify = f"'dvc remote modify --local {repo.config['core']['remote']} …'"
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return f"does not let you in ({reason(error)}); name the right user and key with {modify}"
-    if isinstance(error, FileNotFoundError) and error.filename:  # a folder of this machine's
-        return "is not there; mount its disk, or let 'dvc push' make the folder"
     if isinstance(error, FileNotFoundError):
-        return f"is not there ({reason(error)}); make the bucket, or correct its name with {modify}"
+        return f"is not there ({reason(error)}); mount or make it, or correct it with {modify}"
     why = "it took too long" if isinstance(error, TimeoutError) else reason(error)
     return f"does not answer ({why}); start it, or correct its address with {modify}"
