@@ -4,8 +4,9 @@ import io
 import posixpath
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -82,7 +83,7 @@ def states(root: Path) -> Iterator[State]:
     """What DVC knows now, and knew in each commit and experiment, the newest first."""
     at_work = _files_at_work(root).items()
     files = {name: (f"{name} of the working tree", text) for name, text in at_work}
-    yield State(None, _outs_in(files, {}))
+    yield State(None, _outs_in(files, _outs))
     listing = ("rev-list", "--all", "--full-history", "--objects", "--", *_GLOBS)
     try:
         listed = git(root, *listing).decode(errors="replace").splitlines()
@@ -142,7 +143,7 @@ def _committed(root: Path, commits: Sequence[str], names: Iterable[str]) -> Iter
     rows = {commit: tuple(next(ids) for _ in own) for commit in commits}
     blobs = sorted({one for row in rows.values() for one in row if one})
     contents = dict(zip(blobs, _contents(root, blobs), strict=True))
-    parsed: dict[object, list[Out]] = {}
+    read = cache(_outs)  # of a file that several commits have, what is wrong is said once
     seen: set[tuple[str, ...]] = set()
     for commit, row in rows.items():
         if row not in seen:
@@ -152,34 +153,34 @@ def _committed(root: Path, commits: Sequence[str], names: Iterable[str]) -> Iter
                 for name, one in zip(own, row, strict=True)
                 if one
             }
-            yield State(commit, _outs_in(files, parsed))
+            yield State(commit, _outs_in(files, read))
 
 
 def _outs_in(
-    files: Mapping[str, tuple[str, bytes]], parsed: dict[object, list[Out]]
+    files: Mapping[str, tuple[str, bytes]], read: Callable[..., Iterable[Out]]
 ) -> tuple[Out, ...]:
-    """What DVC's files tell: by path, what each is called where it is passed over, and its content.
-
-    What was `parsed` before is not read, and complained of, again.
-    """
+    """What DVC's files tell: by path, what each is called where it is bad, and its content."""
     outs: list[Out] = []
     for name, (label, text) in files.items():
         kind, folder = _kind(name), posixpath.dirname(name)
         _, beside = files.get(posixpath.join(folder, _YAML), ("", b""))
-        key = folder, label, beside if kind == _LOCK else b""
-        if kind != _YAML and key not in parsed:
-            if kind == _LOCK:
-                stages = [*_locked(text, beside, label)]
-            else:
-                stages = [_read(_ONE_STAGE, text, label) or _Stage()]
-            parsed[key] = [
-                Out(posixpath.normpath(posixpath.join(folder, stage.wdir, out.path)), out.md5)
-                for stage in stages
-                for out in stage.outs
-                if out.md5 and MD5.fullmatch(out.md5)
-            ]
-        outs += parsed.get(key, ())
+        if kind != _YAML:
+            outs += read(folder, label, text, beside if kind == _LOCK else None)
     return tuple(outs)
+
+
+def _outs(folder: str, label: str, text: bytes, pipeline: bytes | None) -> list[Out]:
+    """The outs that a dvc.lock names, with the dvc.yaml beside it, or else a .dvc file."""
+    if pipeline is None:
+        stages = [_read(_ONE_STAGE, text, label) or _Stage()]
+    else:
+        stages = [*_locked(text, pipeline, label)]
+    return [
+        Out(posixpath.normpath(posixpath.join(folder, stage.wdir, out.path)), out.md5)
+        for stage in stages
+        for out in stage.outs
+        if out.md5 and MD5.fullmatch(out.md5)
+    ]
 
 
 def _locked(text: bytes, pipeline: bytes, where: str) -> Iterator[_Stage]:
@@ -228,11 +229,7 @@ def _contents(root: Path, blobs: Iterable[str]) -> Iterator[bytes]:
 
 
 def _experiment(root: Path, name: str) -> str | None:
-    """The commit of an experiment, as DVC itself takes its name: of several, that of HEAD.
-
-    Raises:
-        UserError: there are several, and none is of HEAD.
-    """
+    """The commit of an experiment, as DVC itself takes its name: of several, that of HEAD."""
     listed = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").decode(errors="replace")
     parts = [ref.split("/") for ref in listed.splitlines()]  # refs/exps/12/34.../NAME
     found = {"".join(ref[2:4]): "/".join(ref) for ref in parts if ref[4:] == [name]}

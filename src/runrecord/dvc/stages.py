@@ -120,23 +120,19 @@ def find_stage(root: Path, name: str, cwd: Path) -> StageAtWork:
 
 
 def _of_name(stages: list[Any], name: str, root: Path, cwd: Path) -> Any | None:
-    """The stage that DVC_STAGE names, by a path from where `dvc` was started; else that of `cwd`.
-
-    Raises:
-        UserError: several may be meant.
-    """
+    """The stage that DVC_STAGE names, by a path from where `dvc` began; else that of `cwd`."""
     told = os.environ.get("DVC_STAGE", "")
     name = told if told.rpartition(":")[2] == name else name  # a script gives it without its file
     path, _, own = name.rpartition(":")
-    named = [one for one in stages if one.name == own]
-    files = {Path(one.path).resolve(): one for one in named}
+    named = {Path(one.path).resolve(): one for one in stages if one.name == own}  # by its file
     place = dvc_folder(root) if name == told else None
-    if place and (exact := files.get((place / (path or "dvc.yaml")).resolve())):
+    if place and (exact := named.get((place / (path or "dvc.yaml")).resolve())):
         return exact
-    here = [one for one in named if Path(one.wdir).resolve() == cwd] or named
+    here = [one for one in named.values() if Path(one.wdir).resolve() == cwd]
+    here = here or [*named.values()]
     if len(here) < 2:
         return here[0] if here else None
-    if (exact := files.get((root / (path or "dvc.yaml")).resolve())) in here:
+    if (exact := named.get((root / (path or "dvc.yaml")).resolve())) in here:
         return exact
     names = ", ".join(sorted(_stage(one, root).name for one in here))
     raise UserError(
@@ -246,16 +242,12 @@ def hash_paths(
         digest_of: gives a file's SHA-256.
     """
     there = [path for path in paths if (root / path).exists()]
-    folders = files_in_folders(root, [path for path in there if (root / path).is_dir()])
-    found = {}
-    for path in there:
-        files = folders.get(path)
-        if files is None:
-            found[path] = digest_of(root / path)
-        else:
-            counted = (name for name in files if compiled or not _COMPILED.fullmatch(name))
-            found[path] = sha256_of_files({name: files[name] for name in counted}, digest_of)
-    return found
+    found = {path: digest_of(root / path) for path in there if not (root / path).is_dir()}
+    folders = files_in_folders(root, [path for path in there if path not in found])
+    for path, files in folders.items():
+        counted = (name for name in files if compiled or not _COMPILED.fullmatch(name))
+        found[path] = sha256_of_files({name: files[name] for name in counted}, digest_of)
+    return {path: found[path] for path in there}
 
 
 def files_in_folders(root: Path, folders: Collection[str]) -> dict[str, Mapping[str, Path]]:

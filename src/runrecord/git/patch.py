@@ -99,7 +99,6 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
     It leads from what a checkout of the commit gives to the bytes of the files, and is tried.
 
     Raises:
-        GitFailed: Git refuses a file.
         _LeftOut: it must not be kept, or would not give the files back.
     """
     top = top_of(checkout)
@@ -138,11 +137,7 @@ def _change(checkout: Path, commit: str, there: Sequence[str]) -> tuple[bytes, s
 def _changed(
     own: IsolatedRepo, checkout: Path, top: Path, there: Sequence[str]
 ) -> tuple[set[str], set[str]]:
-    """The files that differ by their bytes from the commit, or are new; those of the commit.
-
-    Raises:
-        _LeftOut: some of it cannot be recorded.
-    """
+    """The files that differ by their bytes from the commit, or are new; those of the commit."""
     staged = _split(own.git(*_LISTING, "--stage", "--", *there, tree=top, cwd=checkout))
     modes = {name: about[:6] for about, _, name in (line.partition("\t") for line in staged)}
     new = ("--others", "--exclude-standard", "--", *there)
@@ -174,9 +169,6 @@ def _recordable(top: Path, changed: Set[str], committed: Set[str]) -> tuple[set[
     """The changed files that are recorded; the new ones that are not, in clauses.
 
     These are of a kind that keeps passwords, or the largest ones that are too much together.
-
-    Raises:
-        _LeftOut: the files that are committed are too large already.
     """
     secret = sorted(name for name in changed - committed if is_secret_kind(name))
     without = [f"{some(secret, _NAMED)}, which {OF_A_KIND}"] if secret else []

@@ -363,19 +363,19 @@ def table_of(
 ) -> tuple[list[tuple[object, ...]], tuple[str, ...]]:
     """A row for each place that differs, whatever the step: where first, in how many values."""
     groups: dict[Place, list[Difference]] = {}
-    for one in sorted(found, key=lambda one: (one.place.kind, one.place.title)):
+    for one in found:
         groups.setdefault(one.place._replace(step=None), []).append(one)
-    counted = any(len(group) > 1 or isinstance(group[0].first, float) for group in groups.values())
-    rows = list[tuple[object, ...]]()
-    for group in groups.values():
-        first = min(group, key=lambda one: (one.place.step or 0, one.index))
-        name = where(first) if first.place.kind in RESULTS else first.place.title
-        relative = (
-            f"{max(one.relative for one in group):.2g}" if isinstance(first.first, float) else ""
-        )
-        counts = (len(group), relative) if counted else ()
-        rows.append((name, value_text(first, False), value_text(first, True), *counts))
-    return rows, ("", *names, *(("values that differ", "largest, relative") if counted else ()))
+    rows = list[tuple[str, str, str, int, str]]()
+    for place in sorted(groups):
+        group, first = groups[place], groups[place][0]
+        name = where(first) if place.kind in RESULTS else place.title
+        largest = max(one.relative for one in group)
+        relative = f"{largest:.2g}" if isinstance(first.first, float) else ""
+        rows.append((name, value_text(first, False), value_text(first, True), len(group), relative))
+    heads = ("", *names, "values that differ", "largest, relative")
+    counted = any(count > 1 or relative for *_, count, relative in rows)
+    width = len(heads) if counted else 3
+    return [row[:width] for row in rows], heads[:width]
 
 
 def where(found: Difference) -> str:
