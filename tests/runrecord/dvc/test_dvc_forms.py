@@ -1,11 +1,13 @@
 """Every form that DVC has for a stage: a run of it is recorded and read again, and can be had."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from workspaces import Workspace, new_project
+from workspaces import new_project
 
+from records import ending
 from runrecord import start_run
 from runrecord.dvc.stages import stages_of
 from runrecord.record.reader import Record, files_in
@@ -27,61 +29,45 @@ FILES = {
     "tracked.csv.dvc": "outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e\n  size: 0\n  hash: md5\n"
     "  path: tracked.csv\n",
 }
-RUN = "runrecord exec -- sh -c"
-OF_PYTHON = {"LR": 2, "DIMS": [1, 2], "Train.epochs": 3, "Train.seed": 4}
-PYTHON = {f"conf.py:{name}": value for name, value in OF_PYTHON.items()}
-TRAIN = {"conf.toml:train.lr": 0.25, "conf.toml:train.names": ["a"]}
 # Of each stage: what stands in dvc.yaml, and the params and deps of its record.
 FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
-    "params-nested": (
-        {"params": ["net", "on", "word", "far", "no.such"]},
+    "params": (
+        {
+            "params": [
+                *("net", "on", "word", "far", "no.such", {"configs/s.yaml": None}),
+                *({"conf.toml": ["train"]}, {"conf.json": ["k.a", "none"]}),
+                {"conf.py": ["LR", "DIMS", "Train"]},
+            ]
+        },
         {
             **{"net.dims": [32, 32], "net.act": None, "net.층.수": 2, "net.empty": {}},
             **{"on": True, "word": "a: b # c", "far": float("inf")},
+            **{"configs/s.yaml:lr": 1, "configs/s.yaml:nested.k": [1, {"a": 2}]},
+            **{"conf.toml:train.lr": 0.25, "conf.toml:train.names": ["a"]},
+            **{"conf.json:k.a": 7, "conf.json:none": None},
+            **{"conf.py:LR": 2, "conf.py:DIMS": [1, 2]},
+            **{"conf.py:Train.epochs": 3, "conf.py:Train.seed": 4},
         },
         set(),
     ),
-    "params-yaml": (
-        {"params": ["lr", {"configs/s.yaml": ["lr"]}]},
-        {"lr": 0.5, "configs/s.yaml:lr": 1},
-        set(),
-    ),
-    "params-yaml-whole": (
-        {"params": [{"configs/s.yaml": None}]},
-        {"configs/s.yaml:lr": 1, "configs/s.yaml:nested.k": [1, {"a": 2}]},
-        set(),
-    ),
-    "params-toml": ({"params": [{"conf.toml": ["train"]}]}, TRAIN, set()),
-    "params-toml-whole": ({"params": [{"conf.toml": []}]}, {"conf.toml:top": 1, **TRAIN}, set()),
-    "params-json": (
-        {"params": [{"conf.json": ["k.a", "none"]}]},
-        {"conf.json:k.a": 7, "conf.json:none": None},
-        set(),
-    ),
-    "params-python": ({"params": [{"conf.py": ["LR", "DIMS", "Train"]}]}, PYTHON, set()),
-    "params-python-whole": ({"params": [{"conf.py": None}]}, PYTHON, set()),
     "params-block-and-key": (
         {"params": ["lr", "net.층", "net.층.수"]},
         {"lr": 0.5, "net.층.수": 2},
         set(),
     ),
-    "deps-file-and-folder": (
-        {"deps": ["data", "data/a.txt", "odd name/파일 #1.txt"]},
-        {},
-        {"data", "data/a.txt", "odd name/파일 #1.txt"},
-    ),
-    "deps-elsewhere": (
+    "deps": (
         {
             "deps": [
-                *("no/such/file", "/etc/hostname", "../outside.txt"),
-                *("https://example.invalid/data.csv", "tracked.csv"),
+                *("data", "data/a.txt", "odd name/파일 #1.txt", "no/such/file", "/etc/hostname"),
+                *("../outside.txt", "https://example.invalid/data.csv", "tracked.csv"),
             ]
         },
         {},
-        {"/etc/hostname"},
+        {"data", "data/a.txt", "odd name/파일 #1.txt", "/etc/hostname"},
     ),
-    "outs-forms": (
+    "outs": (
         {
+            "cmd": ["echo 1 > l.txt", "echo 2 >> l.txt"],
             "outs": [
                 {"cached.txt": {"persist": True, "desc": "kept", "push": False}},
                 {"plain.txt": {"cache": False}},
@@ -89,13 +75,12 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             ],
             "metrics": [{"m.json": {"cache": False}}],
             "plots": [{"p.csv": {"x": "a", "y": "b"}}],
+            **{"frozen": True, "always_changed": True, "meta": {"a": [1]}},
         },
         {},
         set(),
     ),
-    "cmd-list": ({"cmd": [f"{RUN} 'echo 1 > l.txt'", f"{RUN} 'echo 2 >> l.txt'"]}, {}, set()),
     "wdir": ({"wdir": "sub", "deps": ["own.txt"], "params": ["own"]}, {"own": 9}, {"sub/own.txt"}),
-    "flags": ({"frozen": True, "always_changed": True, "meta": {"a": [1]}}, {}, set()),
     "templated": (
         {"vars": [{"name": "data/a"}, "configs/v.yaml:extra"], "deps": ["${name}.txt"]},
         {},
@@ -104,15 +89,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
 }
 GROUPS = {
     "list": {"foreach": ["a", "b"], "do": {"cmd": "echo ${item}", "deps": ["data/a.txt"]}},
-    "dict": {
-        "foreach": {"x": {"n": 1}, "y": {"n": 2}},
-        "do": {"cmd": "echo ${item.n}", "params": ["lr"]},
-    },
-    "grid": {
-        "matrix": {"m": ["ae", "vae"], "n": [1, 2]},
-        "cmd": "echo ${item.m} ${item.n}",
-        "params": ["lr"],
-    },
+    "grid": {"matrix": {"m": ["ae", "vae"], "n": [1, 2]}, "cmd": "a ${item.m}", "params": ["lr"]},
 }
 MORE = {
     "vars": ["configs/v.yaml:more", {"shared": 1}],
@@ -122,56 +99,33 @@ MORE = {
     "artifacts": {"model": {"path": "model.bin", "type": "model"}},
 }
 BELOW = {"stages": {"below": {"cmd": "cat own.txt", "deps": ["own.txt"], "params": ["own"]}}}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    stages = {name: {"cmd": "true", **form} for name, (form, _, _) in FORMS.items()}
-    files = {
-        **FILES,
-        "dvc.yaml": json.dumps({"stages": {**stages, **GROUPS}, **MORE}),  # which is YAML too
-        "sub/dvc.yaml": json.dumps(BELOW),
-    }
-    return new_project(tmp_path_factory.mktemp("forms") / "project", files)
-
-
-# Of one of many: its folder, and the params and deps of its record.
-OF_MANY: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+ALL: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    **{name: (form.get("wdir", "."), params, deps) for name, (form, params, deps) in FORMS.items()},
     "list@a": (".", {}, {"data/a.txt"}),
-    "dict@y": (".", {"lr": 0.5}, set()),
     "grid@vae-2": (".", {"lr": 0.5}, set()),
     "sub/dvc.yaml:below": ("sub", {"own": 9}, {"sub/own.txt"}),
 }
-ALL = {
-    name: (form.get("wdir", "."), params, deps) for name, (form, params, deps) in FORMS.items()
-} | OF_MANY
-FAST = ("grid@vae-2", "params-nested", "params-python-whole", "deps-elsewhere", "wdir", "templated")
 
 
-@pytest.mark.parametrize(
-    # Each takes a third of a second: those that are like others are for the long run.
-    "name",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ALL],
-)
 def test_a_stage_of_any_form_is_recorded_and_read_again(
-    project: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, params, deps = ALL[name]
-    monkeypatch.chdir(project.path / folder)
+    stages = {name: {"cmd": "true", **form} for name, (form, _, _) in FORMS.items()}
+    pipeline = json.dumps({"stages": {**stages, **GROUPS}, **MORE})  # which is YAML too
+    files = {**FILES, "dvc.yaml": pipeline, "sub/dvc.yaml": json.dumps(BELOW)}
+    project = new_project(tmp_path / "project", files)
     monkeypatch.setenv("RUNRECORD_SINKS", "off")
-    with start_run(name) as run:
-        run.log({"loss": 1.0})
-    record = Record(files_in(project.path / ".runrecord/runs" / run.id))
-    assert record.end is not None
-    assert record.end.status == "FINISHED"
-    assert list(record.events())
-    assert (record.start.stage, record.start.params) == (name, params)
-    assert {*record.start.deps} == deps
-    assert record.start.tags["git.dirty"] == "false"
-
-
-def test_verify_knows_each_by_its_name_and_command(project: Workspace) -> None:
-    stages = stages_of(project.path)
-    assert ALL.keys() <= stages.keys()
-    assert all(stage.commands for stage in stages.values())
-    assert len(stages["cmd-list"].commands) == 2
+    for name, (folder, params, deps) in ALL.items():
+        monkeypatch.chdir(project.path / folder)
+        with start_run(name) as run:
+            run.log({"loss": 1.0})
+        record = Record(files_in(project.path / ".runrecord/runs" / run.id))
+        assert ending(record) == "FINISHED"
+        assert list(record.events())
+        assert (record.start.stage, record.start.params) == (name, params)
+        assert {*record.start.deps} == deps
+        assert record.start.tags["git.dirty"] == "false"
+    found = stages_of(project.path)
+    assert ALL.keys() <= found.keys(), "as `verify` knows them"
+    assert all(stage.commands for stage in found.values())
+    assert len(found["outs"].commands) == 2

@@ -1,6 +1,5 @@
 """What DVC allows in a pipeline, on the engine: run for real, rebuilt for real."""
 
-import json
 import os
 import signal
 import subprocess
@@ -197,19 +196,6 @@ def test_exec_without_a_program_or_a_stage_is_one_sentence(one: Workspace) -> No
     assert "no command is given" in one.run("runrecord", "exec", status=2)
 
 
-def test_what_the_program_prints_goes_where_it_went(one: Workspace) -> None:
-    done = subprocess.run(
-        [*EXEC, "echo out; echo err >&2"],
-        cwd=one.path,
-        env=one.environment | BY_HAND,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "out\n"
-    assert "err\n" in done.stderr
-
-
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_a_console_that_is_closed_costs_nothing_of_what_the_program_prints(
     one: Workspace, closed: str
@@ -269,18 +255,3 @@ def test_a_long_output_is_cut_between_lines_so_that_no_secret_is_cut(one: Worksp
     kept = whole.splitlines()
     assert len(kept) > 1000
     assert [line for line in kept if line != b"***"] == [b"", b"[475720 bytes left out]"]
-
-
-def test_a_script_may_log_after_its_run_and_be_used_without_dvc(one: Workspace) -> None:
-    source = """
-import os, signal, runrecord
-with runrecord.start_run("by hand") as run:
-    run.log({"loss": 1.0}, step=3)
-assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-print("went on")
-"""
-    said = one.run("python", "-c", source, environment=RECORD_ONLY)
-    assert "no dvc.yaml has the stage 'by hand'" in said
-    assert said.splitlines()[-1] == "went on"
-    assert json.loads((run_dirs(one.path)[0] / "run.json").read_text())["format"] == 2
-    assert only(one)[0].start.stage == "by hand"

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workspaces import RECORD_ONLY, TOY_TRAIN, Workspace
 
 from records import end_run, new_run
 from runrecord import Run
@@ -259,26 +258,21 @@ def test_of_runs_that_did_not_finish_outs_are_not_compared_and_the_error_is(
     assert other.not_compared == ("outs, which are recorded of runs that finish",)
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["one", "both"])
-@pytest.mark.parametrize("damage", ["swapped", "flipped", "deleted"])
+@pytest.mark.parametrize("damaged", ["b", "ab"], ids=["one", "both"])
+@pytest.mark.parametrize("damage", ["altered", "deleted"])
 def test_a_file_of_a_record_that_is_gone_or_altered_is_named_and_never_bit_identical(
-    make: Make, damage: str, both: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Make, damage: str, damaged: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):
         make(name, pixel=9)
         one, other = sorted((tmp_path / name / "images").iterdir())
-        content = one.read_bytes()
-        if both or name == "b":
-            if damage == "swapped":
-                one.write_bytes(other.read_bytes())
-                other.write_bytes(content)
-            elif damage == "flipped":
-                one.write_bytes(content[:-1] + b"!")
-            else:
-                one.unlink()
+        if name in damaged and damage == "altered":
+            one.write_bytes(other.read_bytes())
+        elif name in damaged:
+            one.unlink()
     show_comparison("a", "b", 0.01)
     said = capsys.readouterr().out
-    assert f"different: {2 ** (damage == 'swapped') * 2**both} results differ" in said
+    assert f"different: {len(damaged)} results differ" in said
     why = "the record has no such file" if damage == "deleted" else "its SHA-256 is another"
     row = next(line for line in said.splitlines() if f"images/{one.name} of b" in line)
     assert why in row
@@ -288,12 +282,11 @@ def test_a_file_of_a_record_that_is_gone_or_altered_is_named_and_never_bit_ident
     ("epochs", "place", "state", "largest"),
     [
         ([[4.0, 3.0, 2.0]], ("metric", 2, 0), "missing", math.inf),
-        ([*EPOCHS, [1.0]], ("metric", 3, 0), "extra", math.inf),
         ([[4.0, 3.0, 2.0], [1.5, 1.25, math.nan]], ("metric", 2, 0), "differs", math.inf),
         ([[4.0, 3.0, 2.0], [1.5, 1.25, -1.0]], ("metric", 2, 0), "differs", 2.0),
         ([[9.0, 3.0, 2.0], [1.5, 1.25, 1.0]], ("value within a step", 1, 0), "differs", 5 / 9),
     ],
-    ids=["epoch missing", "epoch more", "NaN", "sign", "one step"],
+    ids=["epoch missing", "NaN", "sign", "one step"],
 )
 def test_where_a_metric_differs_first_and_by_how_much(
     make: Make,
@@ -314,38 +307,11 @@ def test_zero_and_its_negative_are_two_numbers(make: Make) -> None:
     assert (found.verdict, found.largest) == ("different", 0.0)
 
 
-@pytest.mark.parametrize("name", ["nothing", "HEAD:gan", "--all", "a/b", "../x", ""])
-def test_a_run_that_is_not_known_is_one_sentence(built_toy: Workspace, name: str) -> None:
+@pytest.mark.parametrize("name", ["nothing", "HEAD:gan", "--all", "../x", ""])
+def test_a_run_that_is_not_known_is_one_sentence(here: Path, name: str) -> None:
     with pytest.raises(UserError) as refusal:
-        find_record(built_toy.path, name)
+        find_record(here, name)
     sentence = str(refusal.value)
     assert sentence.startswith(f"{name}: no record of such a run")
     assert "REVISION:WHAT" in sentence, "it says what can be named"
     assert len(sentence.splitlines()) == 1
-
-
-def test_a_rerun_of_the_command_line_is_bit_identical(toy: Workspace) -> None:
-    toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
-    output = toy.run("runrecord", "compare", "HEAD:train", "records/train")
-    assert output.startswith("Commits\n"), "of the results, which came later"
-    assert (
-        output.splitlines()[-1]
-        == "Verdict: bit-identical: every metric at every step, and what it wrote."
-    )
-    with (toy.path / "train.py").open("a") as file:
-        file.write("# changed\n")
-    toy.set_params(train__lr=0.50001)
-    toy.run(*TOY_TRAIN, environment=RECORD_ONLY)
-    output = toy.run("runrecord", "compare", "HEAD:train", "records/train", "--json")
-    found = json.loads(output[output.index("{\n") :])  # after what is said on standard error
-    listed = {(one["kind"], one["title"]): one for one in reversed(found["differences"])}
-    assert (listed["param", "train.lr"]["first"], listed["param", "train.lr"]["second"]) == (
-        "0.5",
-        "0.50001",
-    )
-    assert {title for kind, title in listed if kind in ("code", "data")} == {"train.py"}
-    assert listed["model", "model"]["state"] == "differs"
-    first = listed["value within a step", "Length"]
-    assert (first["step"], first["index"]) == (1, 0), "it is in every step"
-    assert 0 < found["largest"] < 1e-4
-    assert found["verdict"] == "different", "on one machine nothing explains it"

@@ -4,12 +4,13 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from workspaces import RECORD_ONLY, Workspace, new_project, spool, verify
+from workspaces import IDENTICAL, RECORD_ONLY, new_project, spool, verify
 
 from runrecord.record.events import (
     Event,
@@ -21,14 +22,7 @@ from runrecord.record.events import (
     Resumed,
     RunEnded,
 )
-from runrecord.verify.compare import (
-    CONFIG,
-    EMBEDDING,
-    EVALUATION,
-    Difference,
-    differences,
-    results_in,
-)
+from runrecord.verify.compare import Difference, differences, results_in
 
 TITLES = st.sampled_from(["loss", "Test/Loss", "samples", "layer.1", "손실"])
 STEPS = st.integers(0, 3)
@@ -160,28 +154,6 @@ def test_any_one_thing_that_is_changed_is_found_and_named(stream: list[Any]) -> 
             assert title in titles, (event, changed)
 
 
-@given(STREAMS)
-@settings(max_examples=100, deadline=None)
-def test_an_event_that_is_dropped_or_doubled_is_found_either_way(stream: list[Any]) -> None:
-    for number in range(len(stream)):
-        dropped = [*stream[:number], *stream[number + 1 :]]
-        doubled = [*stream[: number + 1], *stream[number:]]
-        for first, second, state in (
-            (stream, dropped, "missing"),
-            (dropped, stream, "extra"),
-            (stream, doubled, "extra"),
-            (doubled, stream, "missing"),
-        ):
-            listed = found(first, second)
-            assert state in {one.state for one in listed}, stream[number]
-            own = {
-                place.title
-                for place in results_in([stream[number]])
-                if place.kind not in (EVALUATION, CONFIG, EMBEDDING)  # by the evaluation's number
-            }
-            assert own <= {one.place.title for one in listed}
-
-
 def evaluated(model: str, **metrics: float) -> ModelEvaluated:
     return ModelEvaluated(1, model, "a" * 64, metrics)
 
@@ -210,22 +182,11 @@ def evaluated(model: str, **metrics: float) -> ModelEvaluated:
             [Logged(1, 1, artifacts={"a": File("artifacts/a.txt", "a" * 64)})],
         ),
         (
-            [RunEnded(1, "FAILED", "ValueError: 1")],
-            [RunEnded(1, "FAILED", "ValueError: 2")],
-        ),
-        (
             [ModelEvaluated(1, "m", "a" * 64, {}, config={"z": 1})],
             [ModelEvaluated(1, "m", "a" * 64, {}, config={"z": 1.0})],
         ),
-        (
-            [ModelEvaluated(1, "m", "a" * 64, {}, config={"z": 0.0})],
-            [ModelEvaluated(1, "m", "a" * 64, {}, config={"z": -0.0})],
-        ),
     ],
-    ids=[
-        *("split of a step", "evaluation", "slash", "name like a number", "suffix", "error"),
-        *("kind of number", "sign of zero"),
-    ],
+    ids=["split of a step", "evaluation", "slash", "like a number", "suffix", "kind of number"],
 )
 def test_which_event_a_value_is_of_counts(first: list[Any], second: list[Any]) -> None:
     assert found(first, second) != []
@@ -249,26 +210,20 @@ import os
 import numpy as np
 import runrecord
 
-vary = os.environ.get("VARY", "")
-
-class Figure:
-    def savefig(self, file, *, format):
-        from PIL import Image
-        Image.fromarray(np.full((2, 2), vary == "figure", np.uint8)).save(file, format=format)
+vary = "VARY" in os.environ
 
 with runrecord.start_run() as run:
     for epoch in run.epochs(3):
         loss = 1.0 / epoch
         run.log({"loss": loss}, within={"loss": [loss, 0.5]})
-        if vary == "event doubled" and epoch == 2:
+        if vary and epoch == 2:
             run.log({"loss": loss})
         run.image("place", np.full((2, 2), 1, np.uint8))
         run.text("notes", "a")
-    run.figure("figure", Figure())
     for folder in ("a", "b"):
         os.makedirs(folder, exist_ok=True)
         with open(f"{folder}/model.bin", "w") as file:
-            file.write("other" if folder == "a" and vary == "model" else folder)
+            file.write(folder)
         run.model(f"{folder}/model.bin", name=folder)
     with open("notes.csv", "w") as file:
         file.write("1")
@@ -283,10 +238,10 @@ with runrecord.start_run() as run:
         embedding=runrecord.Embedding(vectors, None, np.zeros((2, 2, 2), np.uint8)),
     )
     with open("out.txt", "w") as file:
-        file.write("10000" if vary == "out" else "2")
+        file.write("10000" if vary else "2")
     os.makedirs("folder", exist_ok=True)
     open("folder/one", "w").close()
-    if vary == "file in an out":
+    if vary:
         open("folder/two", "w").close()
 """
 PROJECT = {
@@ -295,36 +250,16 @@ PROJECT = {
     "dvc.yaml": "stages: {all: {cmd: python all.py, deps: [all.py], "
     "outs: [out.txt, folder, records/all]}}\n",
 }
-KINDS = {
-    "event doubled": "loss at step 2",
-    "figure": "the picture figure at step 3",
-    "model": "the model a at step 3",
-    "out": "the out out.txt",
-    "file in an out": "the out folder",
-}
-"""What a run can be deterministic but for, and what it is called where it differs."""
-FAST = ("out",)
 
 
-@pytest.fixture(scope="module")
-def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A project whose stage logs and writes everything that can be; its run."""
-    workspace = new_project(tmp_path_factory.mktemp("kinds") / "repository", PROJECT)
-    workspace.run("dvc", "repro", environment=RECORD_ONLY)
-    return workspace
-
-
-def test_a_rerun_that_logs_and_writes_everything_is_bit_identical(all_kinds: Workspace) -> None:
-    output = verify(all_kinds, spool(all_kinds)[0].name)
-    assert "Verdict: bit-identical: " in output
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param(one, marks=() if one in FAST else pytest.mark.slow) for one in KINDS]
-)
-def test_a_rerun_that_differs_in_one_thing_is_different_and_names_it(
-    all_kinds: Workspace, kind: str
+def test_a_rerun_that_logs_and_writes_everything_is_equal_or_what_differs_is_named(
+    tmp_path: Path,
 ) -> None:
-    output = verify(all_kinds, spool(all_kinds)[0].name, status=1, VARY=kind)
-    assert "Verdict: different: " in output
-    assert KINDS[kind] in output
+    project = new_project(tmp_path / "repository", PROJECT)
+    project.run("dvc", "repro", environment=RECORD_ONLY)
+    (run,) = spool(project)
+    assert IDENTICAL in verify(project, run.name)
+    output = verify(project, run.name, status=1, VARY="1")
+    assert "Verdict: different: 3 results differ, first loss at step 2" in output
+    assert "the out out.txt" in output
+    assert "the out folder" in output

@@ -142,7 +142,8 @@ with runrecord.start_run() as run:
 
 
 @pytest.mark.slow
-def test_a_program_and_a_params_file_that_other_stages_write_are_brought(tmp_path: Path) -> None:
+def test_what_other_stages_write_and_git_ignores_is_brought(tmp_path: Path) -> None:
+    """A program, a file of params, and a file in a folder that Git has."""
     script = """
 import subprocess
 with runrecord.start_run() as run:
@@ -150,16 +151,16 @@ with runrecord.start_run() as run:
     subprocess.run("./tool", check=True)
 """
     make = "printf '#!/bin/sh\\necho 1 > o.txt\\n' > tool && chmod +x tool"
-    stages = {
-        "build": {"cmd": make, "outs": ["tool"]},
-        "search": {"cmd": "echo '{\"lr\": 0.5}' > best.json", "outs": ["best.json"]},
-    }
     workspace = project(
         tmp_path,
         script,
-        stages=stages,
-        ignored="/tool\n/best.json\n",
-        deps=["train.py", "tool"],
+        files={"src/a": "1\n", "src/.cache": "kept by a tool\n"},
+        stages={
+            "build": {"cmd": make, "outs": ["tool"]},
+            "search": {"cmd": "echo '{\"lr\": 0.5}' > best.json", "outs": ["best.json"]},
+        },
+        ignored="/tool\n/best.json\n/src/.cache\n",
+        deps=["train.py", "tool", "src"],
         params=[{"best.json": ["lr"]}],
     )
     for gone in ((), ("tool", "best.json")):
@@ -168,17 +169,6 @@ with runrecord.start_run() as run:
         output = verify(workspace, "records/train", "--yes")
         assert IDENTICAL in output
         assert "running" not in output
-
-
-@pytest.mark.slow
-def test_a_dependency_with_files_that_git_ignores_is_taken_from_the_workspace(
-    tmp_path: Path,
-) -> None:
-    script = "with runrecord.start_run() as run: open('o.txt', 'w').write(open('src/a').read())\n"
-    files = {"src/a": "1\n", "src/.cache": "kept by a tool\n"}
-    deps = ["train.py", "src"]
-    workspace = project(tmp_path, script, files=files, ignored="/src/.cache\n", deps=deps)
-    assert IDENTICAL in verify(workspace, "records/train", "--yes")
     (workspace.path / "src/.cache").write_text("another\n")
     output = verify(workspace, "records/train", "--yes", status=1)
     assert "the rebuilt run had another src (data)" in output

@@ -89,11 +89,23 @@ def test_a_run_that_was_killed_and_resumed_twice(toy: Workspace) -> None:
     assert IDENTICAL in verify(toy, run)
 
 
-def test_a_run_that_did_not_finish_is_said(toy: Workspace) -> None:
+def test_a_run_that_did_not_finish_or_whose_commit_is_gone_is_said(toy: Workspace) -> None:
     stop(toy, 1, signal.SIGTERM, TOY_TRAIN, **RECORD_ONLY)
     (folder,) = spool(toy)
     output = verify(toy, folder.name, status=2)
     assert "cannot be rebuilt: it did not finish: it was KILLED at step 2" in output
+    record, gone = toy.path / "records/evaluation/run.json", "f" * 40
+    with (toy.path / "evaluate.py").open("a") as file:
+        file.write("# another\n")
+    toy.run("git", "checkout", "--quiet", "--orphan", "other")
+    toy.commit("other")
+    toy.run("git", "branch", "--quiet", "-D", "main")
+    start = json.loads(record.read_text())
+    start["tags"]["git.commit"] = gone
+    record.chmod(0o644)
+    record.write_text(json.dumps(start))
+    output = verify(toy, "records/evaluation", status=2)
+    assert f"cannot be rebuilt: its commit {gone} is not in this clone" in output
 
 
 @pytest.mark.slow
@@ -154,31 +166,6 @@ def test_a_damaged_record_and_a_store_that_is_gone_are_said(toy: Workspace) -> N
     events.write_bytes(b"{}\n" + events.read_bytes())
     output = verify(toy, name, status=2)
     assert "Verdict: cannot be rebuilt: its record cannot be used: " in output
-
-
-@pytest.mark.slow
-def test_what_is_missing_is_said(toy: Workspace, empty_store: Path) -> None:
-    toy.set_params(train__epochs=2)
-    source = toy.path / "dvc.yaml"
-    source.write_text(source.read_text().replace("seq 100 >", 'seq "$LAST" >'))
-    run = shown(toy, empty_store)
-    for path in (toy.path / ".dvc/cache/files/md5").glob("*/*"):
-        path.unlink()
-    (toy.path / "numbers.txt").unlink()
-    output = verify(toy, run.info.run_id, status=2)
-    assert "cannot be rebuilt: numbers fails here: " in output
-    assert verdict(toy, run) == "cannot be rebuilt"
-
-    with (toy.path / "train.py").open("a") as file:
-        file.write("# another\n")
-    toy.run("git", "checkout", "--quiet", "--orphan", "other")
-    toy.run("git", "commit", "--quiet", "--all", "--message=other")
-    toy.run("git", "branch", "--quiet", "-D", "main")
-    toy.run("git", "reflog", "expire", "--expire=now", "--all")
-    toy.run("git", "gc", "--quiet", "--prune=now")
-    output = verify(toy, run.info.run_id, status=2)
-    commit = run.data.tags["git.commit"]
-    assert f"cannot be rebuilt: its commit {commit} is not in this clone" in output
 
 
 @pytest.mark.slow
