@@ -220,6 +220,23 @@ def test_inputs_are_those_of_the_run_whatever_the_workspace_has_by_now(tmp_path:
 
 
 @pytest.mark.slow
+def test_what_a_lost_input_is_made_from_comes_from_the_cache(tmp_path: Path) -> None:
+    make = {"cmd": "wc -l < raw.csv > made.txt", "deps": ["raw.csv"], "outs": ["made.txt"]}
+    stages = {"make": make, "one": reading("made.txt", name="one")}
+    files = {".gitignore": IGNORED, "dvc.yaml": yaml.safe_dump({"stages": stages})}
+    workspace = new_project(tmp_path / "project", files)
+    (workspace.path / "raw.csv").write_text("1\n2\n")
+    workspace.run("dvc", "add", "--quiet", "raw.csv")
+    with_results(workspace)
+    (out,) = yaml.safe_load(workspace.read("dvc.lock"))["stages"]["make"]["outs"]
+    (workspace.path / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()
+    (workspace.path / "made.txt").unlink()
+    output = verify(workspace, "HEAD:one", "--yes")
+    assert "made.txt is kept nowhere: running make" in output
+    assert IDENTICAL in output
+
+
+@pytest.mark.slow
 def test_an_input_comes_from_the_remote_of_the_runs_commit_else_from_the_one_of_now(
     tmp_path: Path,
 ) -> None:
