@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import dvc  # noqa: F401 - its log handlers keep the stdout of the first import: no test's own
@@ -16,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from workspaces import (
     EXPERIMENT,
     NO_SETTINGS,
+    SAMPLE,
     STAGES,
     TOY,
     Workspace,
@@ -27,6 +29,9 @@ from workspaces import (
 
 from runrecord.cli import main
 from runrecord.trackers.mlflow.store import connect
+
+if TYPE_CHECKING:
+    from generative.core.images import ImageSet
 
 os.environ |= NO_SETTINGS
 
@@ -157,6 +162,16 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with closing(sqlite3.connect(folder / "copy.db")) as database:
         database.execute("PRAGMA journal_mode=WAL")
     return folder / "copy.db"
+
+
+@pytest.fixture(scope="module")
+def data() -> "ImageSet":
+    """The sample of MNIST, on the CPU: 256 images to train on, 128 to test."""
+    from generative.core.compute import prepare
+    from generative.core.images import load_images
+    from models import compute
+
+    return load_images(SAMPLE, prepare(compute()))
 
 
 @pytest.fixture(scope="module")

@@ -16,27 +16,18 @@ def commands(text: str) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
 
 
-def test_commands_are_the_same() -> None:
+def test_commands_figures_links_pictures_and_names_of_files_are_the_same() -> None:
     assert len(commands(ENGLISH)) > 40
     assert commands(KOREAN) == commands(ENGLISH)
-
-
-def test_figures_in_tables_are_the_same() -> None:
     english, korean = (
         [re.findall(r"\d[\d.]+", row) for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)]
         for text in (ENGLISH, KOREAN)
     )
     assert sum(map(len, english)) > 25
     assert korean == english
-
-
-def test_links_pictures_and_names_of_files_are_the_same() -> None:
-    for pattern in (r"\]\(([^)]+)\)", r"`([^`\n]+)`"):
-        english, korean = (
+    for pattern in (r"\]\(([^)]+)\)", r"`([^`\n]+)`", r"(?m)^(## )"):
+        counted = [
             Counter(name for name in re.findall(pattern, text) if "README" not in name)
             for text in (ENGLISH, KOREAN)
-        )
-        assert korean == english
-    assert len(re.findall("^## ", KOREAN, re.MULTILINE)) == len(
-        re.findall("^## ", ENGLISH, re.MULTILINE)
-    )
+        ]
+        assert counted[0] == counted[1]

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspaces import RECORD_ONLY, ROOT, Workspace, new_project, spool, tracked, wait_until
+from workspaces import IDENTICAL, RECORD_ONLY, ROOT, Workspace, new_workspace, spool, wait_until
 
 from runrecord import Project, Run
 from runrecord.record.reader import Record, files_in, view
 
 GUIDE = ROOT / "docs" / "runrecord" / "guide.md"
 FRAMEWORKS = GUIDE.with_name("frameworks.md")
-IDENTICAL = "Verdict: bit-identical: every metric at every step, and every file it wrote."
 _SNIPPET = re.compile(r"^<!-- runnable: (\w+)(?:/(\S+))? -->\n```(\w*)\n(.*?)^```$", re.M | re.S)
 
 pytestmark = pytest.mark.workspace
@@ -42,6 +41,12 @@ def snippets() -> list[Snippet]:
     return [Snippet(*found) for text in pages for found in _SNIPPET.findall(text)]
 
 
+def begin(workspace: Workspace) -> None:
+    workspace.run("git", "init", "--quiet")
+    workspace.run("dvc", "init", "--quiet")
+    workspace.commit("begin")
+
+
 def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
     """Do what the guide says of a project, in its order; each command, and what it printed."""
     workspace.path.mkdir()
@@ -52,7 +57,7 @@ def run_all(workspace: Workspace) -> Iterator[tuple[str, str]]:
             (workspace.path / snippet.file).write_text(snippet.text)
             continue
         if "git init" not in snippet.text and not (workspace.path / ".git").exists():
-            new_project(workspace.path, {})
+            begin(workspace)
         if snippet.language == "diff":
             (workspace.path.parent / "diff").write_text(snippet.text)
             workspace.run("git", "apply", "--whitespace=error", "../diff")
@@ -68,28 +73,18 @@ def test_every_snippet_that_is_marked_is_found() -> None:
     assert len(snippets()) == marked == 29
 
 
-def files_of(place: str) -> dict[str, bytes]:
-    """What is committed of a project, by name."""
-    if place == "the guide":
-        ours = (one for one in snippets() if one.project == "walk" and one.file)
-        return {one.file: one.text.encode() for one in ours}
-    return {name: (ROOT / place / name).read_bytes() for name in tracked(ROOT / place)}
-
-
-@pytest.mark.parametrize("place", [".", "examples/sklearn-digits", "the guide"])
-def test_a_clone_has_the_same_bytes_whatever_git_makes_of_line_ends_there(
-    place: str, tmp_path: Path
-) -> None:
-    files, source, clone = files_of(place), Workspace(tmp_path / "source"), tmp_path / "clone"
-    for name, content in files.items():
-        (source.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (source.path / name).write_bytes(content)
-    source.run("git", "init", "--quiet")
-    source.run("git", "add", "--all", "--force")
-    source.run("git", "commit", "--quiet", "--message=all")
+def test_a_clone_has_the_same_bytes_whatever_git_makes_of_line_ends_there(tmp_path: Path) -> None:
+    """By attributes that the example, and what the guide begins with, have too."""
+    attributes = "* text=auto eol=lf\n"
+    (of_the_guide,) = [one.text for one in snippets() if one.file == ".gitattributes"]
+    of_the_example = (ROOT / "examples/sklearn-digits/.gitattributes").read_text()
+    assert of_the_guide == of_the_example == attributes
+    assert (ROOT / ".gitattributes").read_text().startswith(attributes)
+    source, clone = new_workspace(tmp_path / "source"), tmp_path / "clone"
     source.run("git", "clone", "--quiet", "--config", "core.autocrlf=true", ".", str(clone))
-    assert len(files) > 4
-    assert {name: (clone / name).read_bytes() for name in files} == files
+    names = source.run("git", "ls-files", "-z").split("\0")[:-1]
+    assert len(names) > 50
+    assert [name for name in names if (clone / name).read_bytes() != source.read(name)] == []
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +137,7 @@ def test_the_plain_script_ran_before_and_eight_lines_change_no_result(
     plain, changes = ours[:3], [snippet for snippet in ours if snippet.language == "diff"]
     for snippet in plain:
         (tmp_path / snippet.file).write_text(snippet.text)
-    new_project(tmp_path, {})
+    begin(workspace)
     before = weights()
     assert not (tmp_path / "records").exists()
     added = re.findall(r"^\+(?!\+\+)", changes[0].text, re.M)
@@ -164,19 +159,13 @@ def test_the_plain_script_ran_before_and_eight_lines_change_no_result(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("said", ["sine"], indirect=True)
-def test_the_guides_pytorch_state_goes_on_to_the_same_bytes(
-    said: dict[str, str], folder: Path
-) -> None:
-    assert said
+@pytest.mark.usefixtures("said")
+def test_the_guides_pytorch_state_goes_on_to_the_same_bytes(folder: Path) -> None:
     workspace = Workspace(folder / "sine")
     workspace.set_params(epochs=150)
     command = ("dvc", "repro")
-    with subprocess.Popen(
-        command,
-        cwd=workspace.path,
-        env=workspace.environment | RECORD_ONLY,
-        start_new_session=True,
-    ) as process:
+    variables = workspace.environment | RECORD_ONLY
+    with subprocess.Popen(command, cwd=workspace.path, env=variables, process_group=0) as process:
         kept = workspace.path / ".runrecord" / "checkpoints"
         wait_until(lambda: any(int(file.stem) > 5 for file in kept.glob("*/*/*.safetensors")))
         os.killpg(process.pid, signal.SIGKILL)
@@ -199,27 +188,20 @@ LOGGED = {
 
 
 @pytest.mark.parametrize("said", OF_FRAMEWORKS, indirect=True)
-def test_what_a_trainer_logs_is_on_record_at_its_own_steps(
-    said: dict[str, str], folder: Path, request: pytest.FixtureRequest
+@pytest.mark.usefixtures("said")
+def test_what_a_trainer_logs_is_on_record_and_one_told_to_stop_leaves_a_killed_run(
+    folder: Path, request: pytest.FixtureRequest
 ) -> None:
-    assert said
     project = request.node.callspec.params["said"]
-    record = view(Record(files_in(folder / project / "records" / "train")))
+    workspace, adapter = Workspace(folder / project), adapter_of(project)
+    record = view(Record(files_in(workspace.path / "records" / "train")))
     assert {name: len(points) for name, points in record.series.items()} == LOGGED[project]
     losses = [value for _, (value, _) in sorted(record.series["loss"].items())]
     assert losses[-1] < losses[0] / 2
     assert {*record.files} == ({"hyperparameters"} if project == "lightning" else set())
     assert ("train_runtime" in record.observed) == (project == "transformers")
-    assert len(adapter_of(project).text.splitlines()) <= 60
+    assert len(adapter.text.splitlines()) <= 60
 
-
-@pytest.mark.parametrize("said", OF_FRAMEWORKS, indirect=True)
-def test_a_trainer_that_is_told_to_stop_leaves_a_killed_run(
-    said: dict[str, str], folder: Path, request: pytest.FixtureRequest
-) -> None:
-    assert said
-    adapter = adapter_of(request.node.callspec.params["said"])
-    workspace = Workspace(folder / adapter.project)
     stop = "__import__('signal').raise_signal(15)"
     text, found = re.subn(r"^( +)(self\.\w+\.log\()", rf"\1{stop}\n\1\2", adapter.text, flags=re.M)
     assert found == 1
@@ -238,10 +220,8 @@ def adapter_of(project: str) -> Snippet:
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the first table under a heading, less its head."""
-    section = (
-        GUIDE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    )
+    """The rows of the guide's first table under a heading, less its head."""
+    section = GUIDE.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 

@@ -39,7 +39,9 @@ def walked(branch: Workspace, status: int = 0) -> str:
 
 
 @pytest.mark.slow
-def test_a_changed_run_is_compared_with_the_one_before_and_verified(branch: Workspace) -> None:
+def test_a_changed_run_is_compared_and_verified_and_one_that_differs_fails_the_check(
+    branch: Workspace,
+) -> None:
     assert walked(branch) == ""
     branch.set_params(train__lr=0.25)
     branch.run("dvc", "repro", environment=RECORD_ONLY)

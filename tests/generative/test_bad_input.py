@@ -1,120 +1,134 @@
 """Bad input, met by the real stages: one sentence, the right exit status, and nothing lost."""
 
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from workspaces import RECORD_ONLY, Workspace, assert_says, spool
+from workspaces import RECORD_ONLY, ROOT, SAMPLE, Workspace, assert_says, set_to_sample, spool
 
 from generative.errors import UserError
 from generative.models.ae import AE
+from generative.models.vae import VAE
 from generative.pipeline.evaluate import evaluate_all
-from models import no_cuda
+from generative.pipeline.train import train
+from models import ae, gan, vae
 from runrecord.record.reader import Record, files_in
 from runrecord.run.process import exit_status
 
-
-def swap_models(workspace: Workspace) -> None:
-    folder = workspace.path / "models"
-    (folder / "ae.safetensors").rename(folder / "other")
-    (folder / "vae.safetensors").rename(folder / "ae.safetensors")
-    (folder / "other").rename(folder / "vae.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("model", "values", "sentence"),
-    [
-        ("ae", {"ae__batch_size": 257}, "ae.batch_size is 257 ... 256 or less."),
-        ("vae", {"vae__lr": "1,000"}, "vae.lr is '1,000' ... a number above 0."),
-        (
-            "vae",
-            {"vae__keep": "Validation/Total Loss"},
-            "vae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
-        ),
-        pytest.param(
-            "ae",
-            {"compute__device": "cuda"},
-            "compute.device is cuda ... set it to auto or cpu",
-            marks=no_cuda,
-        ),
-    ],
-)
-def test_bad_params_stop_a_stage_before_any_work(
-    model: str, values: dict[str, object], sentence: str, workspace: Workspace
-) -> None:
-    workspace.set_params(**values)
-    assert_nothing_is_begun(workspace, model, f"params.yaml: {sentence}")
+STAGES: dict[str, Callable[[], None]] = {
+    "train-ae": partial(train, AE),
+    "train-vae": partial(train, VAE),
+    "evaluate": evaluate_all,
+}
 
 
-def test_truncated_data_stops_a_stage_before_any_work(workspace: Workspace) -> None:
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """What the stages read: the sample and untrained models. This process works there."""
+    workspace = Workspace(tmp_path / "repository")
+    shutil.copytree(SAMPLE, workspace.path / "data" / "mnist")
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, workspace.path)
+    set_to_sample(workspace)
+    (workspace.path / "models").mkdir()
+    for model in (ae(), vae(), gan()):
+        (workspace.path / "models" / f"{model.name}.safetensors").write_bytes(model.to_bytes())
+    monkeypatch.chdir(workspace.path)
+    return workspace
+
+
+def params(**values: object) -> Callable[[Workspace], object]:
+    return lambda workspace: workspace.set_params(**values)
+
+
+def truncated(workspace: Workspace) -> None:
     file = workspace.path / "data/mnist/train-images-idx3-ubyte"
-    content = file.read_bytes()
-    file.unlink()  # it may be a link into DVC's cache
-    file.write_bytes(content[:1000])
-    said = "has 1,000 bytes where its header promises 200,720; delete data/mnist and run 'dvc repro"
-    assert_nothing_is_begun(
-        workspace, "vae", f"data/mnist/train-images-idx3-ubyte: {said} download-mnist'."
-    )
+    file.write_bytes(file.read_bytes()[:1000])
 
 
-def assert_nothing_is_begun(workspace: Workspace, model: str, sentence: str) -> None:
-    before = outputs(workspace)
-    said = workspace.run("python", f"stages/train_{model}.py", status=2)
-    assert_says(said, f"error: {sentence}")
-    assert said.count("\n") == 1
-    assert outputs(workspace) == before
-    assert spool(workspace) == [], "no run was begun"
+def another_models(workspace: Workspace) -> None:
+    shutil.copy(workspace.path / "models/vae.safetensors", workspace.path / "models/ae.safetensors")
+
+
+def without_model(workspace: Workspace) -> None:
+    (workspace.path / "models/vae.safetensors").unlink()
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("stage", "change", "status", "sentence"),
     [
-        pytest.param(
-            swap_models,
+        (
+            "train-ae",
+            params(ae__batch_size=257),
+            2,
+            "params.yaml: ae.batch_size is 257 ... 256 or less.",
+        ),
+        ("train-vae", params(vae__lr="1,000"), 2, "params.yaml: vae.lr is '1,000' ... above 0."),
+        (
+            "train-vae",
+            params(vae__keep="Validation/Total Loss"),
+            2,
+            "params.yaml: vae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
+        ),
+        ("train-vae", params(vae__latent_dim=10**13), 1, "out of memory ( ... try smaller sizes"),
+        (
+            "train-vae",
+            truncated,
+            2,
+            "data/mnist/train-images-idx3-ubyte: has 1,000 bytes where its header promises "
+            "200,720; delete data/mnist and run 'dvc repro download-mnist'.",
+        ),
+        (
+            "evaluate",
+            another_models,
+            2,
             "models/ae.safetensors: holds the model 'vae', not 'ae'; delete it and train it again "
             "with 'dvc repro'.",
-            id="another model's file",
         ),
-        pytest.param(
-            lambda w: (w.path / "models/vae.safetensors").unlink(),
-            "models/vae.safetensors: ... run 'dvc repro'.",
-            id="no model file",
-        ),
+        ("evaluate", without_model, 2, "models/vae.safetensors: ... run 'dvc repro'."),
     ],
 )
-def test_bad_models_stop_the_evaluation_before_any_work(
+def test_bad_input_stops_a_stage_before_any_work(
+    stage: str,
     change: Callable[[Workspace], object],
+    status: int,
     sentence: str,
-    workspace: Workspace,
-    monkeypatch: pytest.MonkeyPatch,
+    small: Workspace,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In this process: to import all that an evaluation needs takes a process of its own 5 s."""
-    change(workspace)
-    before = outputs(workspace)
-    monkeypatch.chdir(workspace.path)
-    assert exit_status(evaluate_all, mistakes=(UserError,)) == 2
+    change(small)
+    before = files(small)
+    assert exit_status(STAGES[stage], mistakes=(UserError,)) == status
     said = capsys.readouterr()
     assert_says(said.out + said.err, f"error: {sentence}")
     assert (said.out + said.err).count("\n") == 1
-    assert outputs(workspace) == before
-    assert spool(workspace) == [], "no run was begun"
+    assert files(small) == before, "no run was begun"
+
+
+def files(workspace: Workspace) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in workspace.path.rglob("*") if path.is_file()}
 
 
 def test_a_model_that_makes_images_of_another_size_stops_the_evaluation(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(workspace.path)
     monkeypatch.setattr(AE, "reconstruct", lambda _, images: images[..., 1:])
     assert exit_status(evaluate_all, mistakes=(UserError,)) == 2
     assert "error: model 'ae' makes (64, 1, 28, 27) of images that are" in capsys.readouterr().err
-    assert spool(workspace) == [], "no run was begun"
+    assert spool(small) == [], "no run was begun"
 
 
-def outputs(workspace: Workspace) -> dict[Path, bytes]:
-    folders = [workspace.path / name for name in ("models", "metrics")]
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {path: path.read_bytes() for path in files}
+def test_a_directory_that_is_no_repository_is_refused(
+    small: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(small.path))
+    with pytest.raises(SystemExit) as end:
+        train(VAE)
+    assert end.value.code == 2
+    said = f"error: DVC_ROOT is '{small.path}', which is no DVC repository; unset it or correct it."
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.needs("mounts")
@@ -141,18 +155,3 @@ def test_a_full_disk_fails_the_run_and_leaves_the_model_before_it(workspace: Wor
     assert end is not None
     assert end.status == "FAILED"
     assert "No space left" in end.message
-
-
-def test_sizes_that_do_not_fit_into_memory_are_one_sentence(workspace: Workspace) -> None:
-    workspace.set_params(vae__latent_dim=10**13)
-    output = workspace.run("python", "stages/train_vae.py", status=1)
-    assert output.startswith("error: out of memory (")
-    assert output.endswith("try smaller sizes in params.yaml.\n")
-    assert "Traceback" not in output
-
-
-def test_a_directory_that_is_no_repository_is_refused(workspace: Workspace, tmp_path: Path) -> None:
-    output = workspace.run("python", "stages/train_vae.py", status=2, DVC_ROOT=str(tmp_path))
-    assert output == (
-        f"error: DVC_ROOT is '{tmp_path}', which is no DVC repository; unset it or correct it.\n"
-    )

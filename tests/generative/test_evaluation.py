@@ -4,30 +4,22 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, final
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from mlflow_views import event_files, runs
+from mlflow_views import client, event_files, runs
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 from workspaces import SAMPLE, Workspace
 
-from generative.core.compute import generator, prepare
+from generative.core.compute import generator
 from generative.core.images import ImageSet, Split, load_images
-from generative.core.model import (
-    RECONSTRUCTION,
-    Autoencoder,
-    HasElbo,
-    Losses,
-    Model,
-    Reconstructs,
-    Samples,
-    add_noise,
-)
+from generative.core.model import Model, Reconstructs, add_noise
 from generative.errors import UserError
-from generative.evaluation import SEED, EvaluationConfig, random_subset
+from generative.evaluation import SEED, random_subset
 from generative.evaluation.likelihood import bounds_of, likelihood, log_weights
 from generative.evaluation.model_pictures import pictures_of
 from generative.evaluation.probes import baseline_metrics, latents_of, pixels_of, probe_metrics
@@ -39,26 +31,9 @@ from generative.evaluation.reconstruction import (
 )
 from generative.evaluation.samples import real_images, squared_mmd
 from generative.evaluation.suite import Evaluated, evaluate
-from generative.models.vae import KL, VAEConfig
-from generative.plots.image_grids import png
+from generative.models.vae import VAE
 from generative.project import PROJECT
-from models import CPU, ae, compute, gan, noise, vae
-
-
-def config(**changes: Any) -> EvaluationConfig:
-    sizes: dict[str, Any] = {
-        "batch_size": 50,
-        "noise_factors": [0.0, 0.3],
-        "noise_seeds": 4,
-        "importance_samples": 100,
-        "importance_images": 20,
-        "probe_images": 256,
-        "compared_samples": 100,
-        "pictured_images": 4,
-        "samples": 8,
-        "projected_images": 50,
-    }
-    return EvaluationConfig(**(sizes | changes))
+from models import CPU, ae, evaluation, gan, noise, vae
 
 
 @pytest.fixture(autouse=True)
@@ -68,50 +43,7 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images(SAMPLE, prepare(compute()))
-
-
-class Stub(Autoencoder[VAEConfig], HasElbo, Samples):
-    """What a model must have and these tests do not use."""
-
-    name = "stub"
-    config_class = VAEConfig
-    preview_title = ""
-    preview_size = 1
-    loss_unit = ""
-
-    def encode(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def decode(self, latents: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def sample(self, count: int, rng: Generator) -> Tensor:
-        raise NotImplementedError
-
-    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def training_losses(self, images: Tensor, rng: Generator) -> Losses:
-        raise NotImplementedError
-
-    def test_losses(self, images: Tensor, rng: Generator) -> Losses:
-        raise NotImplementedError
-
-    def objective(self, losses: Losses) -> Tensor:
-        raise NotImplementedError
-
-    def preview(self, images: Tensor, rng: Generator) -> list[tuple[str, Tensor]]:
-        raise NotImplementedError
-
-
-@final
-class LinearGaussian(Stub):
+class LinearGaussian(VAE):
     """x = W z + e with orthogonal columns in W: log p(x) and the posterior are known."""
 
     def __init__(self, widened: float) -> None:
@@ -150,8 +82,8 @@ def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: I
 
 
 def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: ImageSet) -> None:
-    model, images = LinearGaussian(4.0), data.test.to_float(slice(10)).double()
-    weights = log_weights(model, images, 4000, noise())
+    model, images = LinearGaussian(4.0), data.test.to_float(slice(3)).double()
+    weights = log_weights(model, images, 2000, noise())
     mean, log_variance = model.posterior(images)
     posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
     prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
@@ -159,21 +91,11 @@ def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: ImageSe
     at_mean = model.reconstruction_error(images, mean)
     spread = (log_variance.exp() * model.weights.square().sum(0)).sum(1) / 2
     elbo = (-at_mean - spread - divergence).mean().item()
-    bounds = [bounds_of(weights, count).mean().item() for count in (1, 10, 100, 4000)]
+    bounds = [bounds_of(weights, count).mean().item() for count in (1, 10, 100, 2000)]
     assert bounds[0] == pytest.approx(elbo, abs=0.05)
     assert bounds == sorted(bounds)
-    assert bounds[-1] == pytest.approx(model.log_likelihood(images).mean().item(), abs=0.01)
+    assert bounds[-1] == pytest.approx(model.log_likelihood(images).mean().item(), abs=0.02)
     assert bounds[-1] - bounds[0] > 1
-
-
-def test_with_one_sample_the_bound_is_the_elbo(data: ImageSet) -> None:
-    model, images = vae(latent_dim=5).eval(), data.test.to_float(slice(20))
-    with torch.inference_mode():
-        weights = log_weights(model, images, 2000, noise())
-        terms = [model.elbo_terms(images, noise(str(n))) for n in range(500)]
-        elbos = torch.stack([-(part[RECONSTRUCTION] + part[KL]) for part in terms])
-    error = (weights.mean(1).std() / math.sqrt(2000)).item()
-    assert abs(bounds_of(weights, 1).mean().item() - elbos.mean().item()) < 5 * error
 
 
 def test_likelihood_metrics_fit_together(data: ImageSet) -> None:
@@ -183,7 +105,7 @@ def test_likelihood_metrics_fit_together(data: ImageSet) -> None:
             parameters.weight[2:].zero_()
             parameters.bias[2:].zero_()
         model.mean.weight[:2] *= 20
-    found = likelihood(model, data.test, config(), 0)
+    found = likelihood(model, data.test, evaluation(), 0)
     assert found.metrics["Unnormalised Likelihood/Active Units"] == 2
     assert set(found.order[:2]) == {0, 1}
     assert found.active == [True] * 2 + [False] * 4
@@ -197,11 +119,11 @@ def test_likelihood_metrics_fit_together(data: ImageSet) -> None:
     assert list(found.bounds.values()) == sorted(found.bounds.values())
     assert found.metrics["Unnormalised Likelihood/IWAE Bound"] == found.bounds[100]
     assert found.bounds[1] == elbo, "the bound is of all images, its gain of those drawn"
-    some = likelihood(model, data.test, config(importance_images=10), 0)
+    some = likelihood(model, data.test, evaluation(importance_images=10), 0)
     assert some.metrics["Unnormalised Likelihood/ELBO"] == elbo
     gains = [one.bounds[100] - one.bounds[1] for one in (found, some)]
     intervals = [one.metrics["Unnormalised Likelihood/IWAE Interval"] for one in (found, some)]
-    assert min(intervals) > 0
+    assert min(*intervals, found.metrics["Unnormalised Likelihood/ELBO Interval"]) > 0
     assert abs(gains[0] - gains[1]) < 3 * max(intervals)
 
 
@@ -209,36 +131,21 @@ def test_what_an_evaluation_draws_is_the_same_whatever_seed_and_device_trained(
     data: ImageSet,
 ) -> None:
     """Its streams are the CPU's; the images that they choose are where the split is."""
-    chosen = random_subset(data.test, 20, generator(CPU, SEED, "evaluate/importance"))
     there = Split(data.test.images.to("meta"), None)
     moved = random_subset(there, 20, generator(CPU, SEED, "evaluate/importance"))
-    assert moved.device.type == "meta"
-    assert len(moved) == len(chosen)
-    noisy = add_noise(data.test.to_float(slice(2)), 0.3, noise())
-    assert noisy.device == data.test.images.device
-    assert SEED == 0
+    assert (moved.device.type, len(moved), SEED) == ("meta", 20, 0)
 
 
-def test_an_image_that_comes_back_as_it_was_has_a_finite_psnr(data: ImageSet) -> None:
-    images = (data.test.to_float(slice(2)) > 0.5).float()
-    errors = image_errors((images - 0.5) * 1e4, images)
-    assert errors["PSNR"].tolist() == [100, 100]
-
-
-@pytest.mark.parametrize("binarize", ["threshold", "sampled"])
-def test_only_of_black_and_white_images_an_elbo_is_called_a_likelihood(
-    binarize: Literal["threshold", "sampled"], data: ImageSet
-) -> None:
+def test_only_of_black_and_white_images_an_elbo_is_called_a_likelihood(data: ImageSet) -> None:
     model = vae(latent_dim=6).eval()
-    binary = load_images(SAMPLE, CPU, binarize=binarize)
-    grey = likelihood(model, data.test, config(), 0)
-    black_and_white = likelihood(model, binary.test, config(), 0)
+    binary = load_images(SAMPLE, CPU, binarize="threshold")
+    grey = likelihood(model, data.test, evaluation(), 0)
+    black_and_white = likelihood(model, binary.test, evaluation(), 0)
     assert {name.partition("/")[0] for name in grey.metrics} == {"Unnormalised Likelihood"}
     assert {name.partition("/")[0] for name in black_and_white.metrics} == {"Likelihood"}
 
 
-@final
-class Measured(Stub):
+class Measured(VAE):
     """A model whose reconstruction errors are known, one a call, and whose divergence is 0."""
 
     def __init__(self, errors: list[float]) -> None:
@@ -252,31 +159,14 @@ class Measured(Stub):
         return torch.full((len(latents),), next(self._errors, 0.0))
 
 
-@pytest.mark.parametrize(
-    ("errors", "quantile"),  # of Student's t for 97.5 %, from a printed table
-    [([2.0, 4.0], 12.706), ([1.0, 2.0, 6.0], 4.303), ([1.0, 2.0, 4.0, 9.0], 3.182)],
-)
-def test_the_elbos_interval_is_students(
-    errors: list[float], quantile: float, data: ImageSet
-) -> None:
-    settings = config(batch_size=len(data.test), noise_seeds=len(errors))
+def test_the_elbos_interval_is_students(data: ImageSet) -> None:
+    errors = [1.0, 2.0, 6.0]
+    settings = evaluation(batch_size=len(data.test), noise_seeds=len(errors))
     found = likelihood(Measured(errors), data.test, settings, 0).metrics
+    quantile = 4.303  # for 97.5 %, from a printed table
     interval = quantile * statistics.stdev(errors) / math.sqrt(len(errors))
     assert found["Unnormalised Likelihood/ELBO"] == pytest.approx(-statistics.mean(errors))
     assert found["Unnormalised Likelihood/ELBO Interval"] == pytest.approx(interval, rel=1e-3)
-
-
-def test_the_elbos_interval_covers_the_elbo_as_often_as_it_says(data: ImageSet) -> None:
-    model = vae(latent_dim=6).eval()
-    truth = likelihood(model, data.test, config(noise_seeds=500), 0).metrics[
-        "Unnormalised Likelihood/ELBO"
-    ]
-    covered = 0
-    for seed in range(1, 41):
-        metrics = likelihood(model, data.test, config(noise_seeds=3), seed).metrics
-        distance = abs(metrics["Unnormalised Likelihood/ELBO"] - truth)
-        covered += distance < metrics["Unnormalised Likelihood/ELBO Interval"]
-    assert covered in range(34, 41)  # of 40, where 38 are expected
 
 
 def test_errors_of_images_that_are_known(data: ImageSet) -> None:
@@ -293,6 +183,9 @@ def test_errors_of_images_that_are_known(data: ImageSet) -> None:
     for name, values in same.items():
         way = "higher" if values.min() > grey[name].max() else "lower"
         assert PROJECT.way_of(f"Reconstruction/{name}") == way
+    black_and_white = (images > 0.5).float()
+    as_it_was = image_errors((black_and_white - 0.5) * 1e4, black_and_white)
+    assert as_it_was["PSNR"].tolist() == [100] * 8, "finite"
 
 
 class Gives(Reconstructs):
@@ -326,7 +219,9 @@ def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: Imag
     model = ae().eval()
     one, other = (
         means_of(
-            reconstruction_errors(model, data.test, config(batch_size=size, noise_factors=[0]), 0)
+            reconstruction_errors(
+                model, data.test, evaluation(batch_size=size, noise_factors=[0]), 0
+            )
         )
         for size in (7, 128)
     )
@@ -335,31 +230,23 @@ def test_means_do_not_depend_on_the_batch_size_and_noise_of_0_is_none(data: Imag
         assert one[f"Reconstruction/{name}"] == one[f"Denoising/{name} at 0"]
 
 
-class Codes(Stub):
-    """A model whose codes are known."""
+class Codes(VAE):
+    """A model whose codes are known; it gives back what it gets, if these are the images."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__(vae().config)
         self._function = function
 
     def encode(self, images: Tensor) -> Tensor:
-        codes: Tensor = self._function(images)
-        return codes
-
-
-class Identity(Codes):
-    """A model that gives back what it gets."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda images: images)
+        return self._function(images)
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.logit(latents, eps=1e-7)
 
 
 def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: ImageSet) -> None:
-    model, levels = Identity(), [0.1, 0.3, 0.5]
-    found = means_of(reconstruction_errors(model, data.test, config(noise_factors=levels), 0))
+    model, levels = Codes(lambda images: images), [0.1, 0.3, 0.5]
+    found = means_of(reconstruction_errors(model, data.test, evaluation(noise_factors=levels), 0))
     assert found["Reconstruction/MSE"] < 1e-12
     for level in levels:
         images = data.test.to_float(slice(None))
@@ -370,17 +257,14 @@ def test_what_removes_no_noise_is_as_wrong_as_the_noise_is_strong(data: ImageSet
 
 
 def test_probes_read_what_is_in_the_codes(data: ImageSet) -> None:
-    pixels, nothing = Codes(lambda images: images.flatten(1)), Codes(lambda i: i[:, 0, :2, 0] * 0)
-    baseline = baseline_metrics(data, config(), 0)
+    pixels = Codes(lambda images: images.flatten(1))
+    baseline = baseline_metrics(data, evaluation(), 0)
     codes = latents_of(pixels, data.test, 50)
     assert np.array_equal(codes, pixels_of(data.test))
-    found = probe_metrics(pixels, codes, data, config(), 0)
+    found = probe_metrics(pixels, codes, data, evaluation(), 0)
     for kind in ("Probe", "kNN"):
         accuracy = found[f"Latents/{kind} Accuracy"]
         assert accuracy == baseline[f"Latents/{kind} of Pixels"] > 0.6
-    found = probe_metrics(nothing, latents_of(nothing, data.test, 50), data, config(), 0)
-    assert found["Latents/Probe Accuracy"] < 0.2
-    assert found["Latents/Probe of PCA"] > 0.3
 
 
 def test_the_mean_discrepancy_is_the_papers_sum() -> None:
@@ -399,14 +283,6 @@ def test_the_mean_discrepancy_is_the_papers_sum() -> None:
     assert squared_mmd(first, second, 1.5) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_mean_discrepancy_tells_laws_apart() -> None:
-    random = np.random.default_rng(0)
-    first, second = (random.normal(size=(1000, 5)).astype(np.float32) for _ in range(2))
-    floor = squared_mmd(first, second, 2.0)
-    assert abs(floor) < 2e-3
-    assert squared_mmd(first, second + np.float32(0.3), 2.0) > 10 * abs(floor)
-
-
 def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: ImageSet) -> None:
     chosen = random_subset(data.test, 20, noise())
     assert torch.equal(chosen, random_subset(data.test, 20, noise()))
@@ -416,73 +292,65 @@ def test_a_choice_is_random_repeats_and_takes_no_image_twice(data: ImageSet) -> 
     assert torch.equal(random_subset(data.test, 10**6, noise()), torch.arange(len(data.test)))
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 9])
-def test_pictures_fit_every_latent_size_and_are_byte_stable(
-    data: ImageSet, latent_dim: int
-) -> None:
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_pictures_fit_every_latent_size(data: ImageSet, latent_dim: int) -> None:
+    settings = evaluation()
     models: dict[str, Model[Any]] = {
         "ae": ae(latent_dim),
         "vae": vae(latent_dim),
         "gan": gan(latent_dim),
     }
-    real = real_images(data, config(), 0, [])
+    real = real_images(data, settings, 0, [])
     evaluated: dict[str, Evaluated] = {
-        name: evaluate(model.eval(), data, config(), 0, {}, real) for name, model in models.items()
+        name: evaluate(model.eval(), data, settings, 0, {}, real) for name, model in models.items()
     }
-    first, second = (pictures_of(evaluated, data.test, config(), 0) for _ in range(2))
+    pictures = pictures_of(evaluated, data.test, settings, 0)
     plane = {"ae_plane", "vae_plane"} if latent_dim == 2 else set()
     both = ("extremes", "interpolation", "latent_map", "traversals")
-    assert set(first) == {
+    assert set(pictures) == {
         *("reconstructions", "denoising", "vae_samples", "vae_divergences", "gan_samples"),
         *(f"{model}_{name}" for model in ("ae", "vae") for name in both),
         *plane,
     }
-    for name, pixels in first.items():
-        assert pixels.dtype == np.uint8
-        assert pixels.ndim == 3
-        assert png(pixels) == png(second[name])
+    assert {(pixels.dtype, pixels.ndim) for pixels in pictures.values()} == {(np.dtype("u1"), 3)}
 
 
 def test_an_encoder_that_says_nothing_is_evaluated_like_another(data: ImageSet) -> None:
     model = ae(9).eval()
     for parameter in model.encoder.parameters():
         torch.nn.init.zeros_(parameter)
-    real = real_images(data, config(), 0, [])
-    evaluated: dict[str, Evaluated] = {"ae": evaluate(model, data, config(), 0, {}, real)}
-    latents = evaluated["ae"].latents
-    assert latents is not None
-    assert np.ptp(latents) == 0
-    assert evaluated["ae"].metrics["Latents/Probe Accuracy"] < 0.3
-    assert "ae_latent_map" in pictures_of(evaluated, data.test, config(), 0)
+    settings = evaluation()
+    found = evaluate(model, data, settings, 0, {}, real_images(data, settings, 0, []))
+    assert found.latents is not None
+    assert np.ptp(found.latents) == 0
+    assert found.metrics["Latents/Probe Accuracy"] < 0.3
+    assert "ae_latent_map" in pictures_of({"ae": found}, data.test, settings, 0)
 
 
-def test_tensorboard_has_a_row_a_model_and_codes_with_thumbnails(built: Workspace) -> None:
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
+def test_trackers_show_all_that_was_evaluated(built: Workspace) -> None:
     metrics = json.loads(built.read("metrics/evaluation.json"))
-    evaluation = runs(built, "evaluate")[0]
-    folder = built.path / "tensorboard/evaluate" / evaluation.info.run_name
+    (run,) = runs(built, "evaluate")
+    judges = [float(accuracy) for accuracy in run.data.tags["judges"].split(", ")]
+    assert len(judges) == 3
+    assert all(0.7 < accuracy <= 1 for accuracy in judges)
+    distance, floor = (f"Samples/Classifier Frechet {name}" for name in ("Distance", "Floor"))
+    assert [name for name, found in metrics.items() if distance in found] == ["vae", "gan"]
+    assert metrics["vae"][floor] == metrics["gan"][floor]
+    page = client(built).download_artifacts(run.info.run_id, "artifacts/explorer.html")
+    assert Path(page).read_bytes() == built.read("metrics/explorer.html")
+
+    folder = built.path / "tensorboard/evaluate" / run.info.run_name
     for model, latent_dim in (("ae", 4), ("vae", 8)):
-        events = event_files(built, evaluation, model)
+        events = event_files(built, run, model)
         for name, value in metrics[model].items():
             (point,) = events.Scalars(f"eval/{name}")
             assert point.value == pytest.approx(value, rel=1e-6)
-        content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-        hparams = HParamsPluginData.FromString(content).session_start_info.hparams
-        assert hparams["model"].string_value == model
-        assert hparams["latent_dim"].number_value == latent_dim
-        codes = np.loadtxt(folder / model / "vectors.tsv")
-        assert codes.shape == (128, latent_dim)
+        assert np.loadtxt(folder / model / "vectors.tsv").shape == (128, latent_dim)
         assert len((folder / model / "labels.tsv").read_text().splitlines()) == 128
         with Image.open(folder / model / "thumbnails.png") as sprite:
             assert sprite.size == (12 * 28, 12 * 28)
-        assert (
-            'tensor_path: "vectors.tsv"' in (folder / model / "projector_config.pbtxt").read_text()
-        )
-    vae_events = event_files(built, evaluation, "vae")
-    shares = vae_events.Scalars("eval/Samples/Share by Class")
+    shares = event_files(built, run, "vae").Scalars("eval/Samples/Share by Class")
     assert [point.step for point in shares] == [*range(10)], "a digit's share stands at the digit"
-    assert len(vae_events.Scalars("eval/Unnormalised Likelihood/KL by Unit")) == 8
     pictures = {path.stem for path in (built.path / "metrics/pictures").iterdir()}
     assert "sample_classes" in pictures
-    assert set(event_files(built, evaluation).Tags()["images"]) == pictures
+    assert set(event_files(built, run).Tags()["images"]) == pictures

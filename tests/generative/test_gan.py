@@ -4,27 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from workspaces import SAMPLE
 
-from generative.core.compute import prepare
-from generative.core.images import ImageSet, load_images
+from generative.core.images import ImageSet
 from generative.core.loop import fit, initialise, make_optimizers, step
 from generative.core.model import Encodes, HasElbo, Reconstructs, Samples
 from generative.models.gan import DISCRIMINATOR, GAN, GENERATOR, OF_DATA, OF_SAMPLES
 from models import CPU, compute, config, gan, noise
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images(SAMPLE, prepare(compute()))
-
-
 def weights(network: torch.nn.Module) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in network.parameters()]
-
-
-def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_it_samples_and_does_nothing_else() -> None:
@@ -45,7 +34,8 @@ def test_each_update_moves_its_own_network_alone(data: ImageSet) -> None:
     ):
         before = [weights(part) for part in parts]
         step(update, optimizer, update.losses(images, noise()))
-        unchanged = [same(old, weights(part)) for old, part in zip(before, parts, strict=True)]
+        now = [weights(part) for part in parts]
+        unchanged = [all(map(torch.equal, *pair)) for pair in zip(before, now, strict=True)]
         assert unchanged == [moved != 0, moved != 1]
 
 

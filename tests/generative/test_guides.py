@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow_views import runs_in
 from PIL import Image
 from servers import documented_server
 from workspaces import (
@@ -57,8 +58,7 @@ def test_other_images_are_trained_on_as_the_guide_says(
     assert data["source"] == str(tmp_path / "cats")
     workspace.set_params(**{f"data__{key}": value for key, value in data.items()})
     said = workspace.run("sh", "-ec", run)
-    for stage in STAGES:
-        assert f"Running stage '{stage}'" in said
+    assert all(f"Running stage '{stage}'" in said for stage in STAGES)
     assert "330" in said  # of 384, six in seven
     assert "0 digit 0, 1 digit 1, " in said
 
@@ -88,14 +88,11 @@ def test_runs_are_shown_by_ones_own_tracker_as_the_guide_says(
         toy.set_params(train__epochs=3)
         toy.run("sh", "-ec", name.splitlines()[0] + "\n" + bring)
         client = MlflowClient(address)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        assert experiment is not None
-        stages = sorted(
-            run.data.tags["mlflow.source.name"]
-            for run in client.search_runs([experiment.experiment_id])
-        )
+        stages = sorted(run.data.tags["mlflow.source.name"] for run in runs_in(client))
         assert stages == ["evaluate", "evaluate", "train", "train"]
         assert not (toy.path / "mlflow.db").exists()
         with terminal(toy, f"env MLFLOW_TRACKING_URI={address} {look.strip()}") as process:
             said, _ = process.communicate(timeout=120)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
         assert said.count(f"{address}/#/experiments/{experiment.experiment_id}/runs") == 1

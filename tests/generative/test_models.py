@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +37,18 @@ def weights(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_the_autoencoder_has_the_chapters_layers() -> None:
+def test_the_networks_have_the_chapters_layers() -> None:
     kernels = 9 * (1 * 8 + 8 * 16 + 16 * 32 + 32 * 16 + 16 * 8 + 8 * 1)
     biases = 8 + 16 + 32 + 16 + 8 + 1
     norms = 2 * (16 + 16 + 8)
     linear = (288 * 128 + 128) + (128 * 4 + 4) + (4 * 128 + 128) + (128 * 288 + 288)
     assert weights(ae()) == kernels + biases + norms + linear
-
-
-def test_the_variational_autoencoder_has_the_chapters_layers() -> None:
     encoder = (784 * 400 + 400) + (400 * 400 + 400) + 2 * (400 * 200 + 200)
     decoder = (200 * 400 + 400) + (400 * 400 + 400) + (400 * 784 + 784)
     assert weights(vae()) == encoder + decoder
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 200])
+@pytest.mark.parametrize("latent_dim", [1, 200])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("make", [ae, vae])
 def test_shapes(make: Any, count: int, latent_dim: int) -> None:
@@ -66,26 +62,19 @@ def test_shapes(make: Any, count: int, latent_dim: int) -> None:
         assert 0 <= row.min() <= row.max() <= 1
 
 
-def test_the_autoencoder_aims_at_its_target(images: Tensor) -> None:
+def test_the_autoencoder_aims_at_its_target_and_is_tested_on_clean_images(images: Tensor) -> None:
     noisy = add_noise(images, 0.3, noise())
     for target, aim in (("noisy", noisy), ("clean", images)):
         model = ae(target=target)
         reconstructed = torch.sigmoid(model.reconstruct(noisy))
         expected = (reconstructed - aim).square().mean((1, 2, 3))
         torch.testing.assert_close(model.training_losses(images, noise())[TOTAL], expected)
-
-
-def test_the_autoencoder_is_tested_on_clean_images(images: Tensor) -> None:
-    model = ae().eval()
-    expected = (torch.sigmoid(model.reconstruct(images)) - images).square().mean((1, 2, 3))
-    torch.testing.assert_close(model.test_losses(images, noise())[TOTAL], expected)
-
-
-def test_the_autoencoders_cross_entropy(images: Tensor) -> None:
+        of_clean = torch.sigmoid(model.eval().reconstruct(images))
+        tested = model.test_losses(images, noise())[TOTAL]
+        torch.testing.assert_close(tested, (of_clean - images).square().mean((1, 2, 3)))
     model = ae(loss="bce").eval()
-    expected = F.binary_cross_entropy(
-        torch.sigmoid(model.reconstruct(images)), images, reduction="none"
-    ).mean((1, 2, 3))
+    of_clean = torch.sigmoid(model.reconstruct(images))
+    expected = F.binary_cross_entropy(of_clean, images, reduction="none").mean((1, 2, 3))
     torch.testing.assert_close(model.test_losses(images, noise())[RECONSTRUCTION], expected)
 
 
@@ -107,8 +96,7 @@ def test_beta_weighs_the_divergence_in_the_total_alone(images: Tensor) -> None:
     model = vae(beta=4.0)
     losses = model.training_losses(images, noise())
     torch.testing.assert_close(losses[TOTAL], losses[RECONSTRUCTION] + 4 * losses[KL])
-    terms = model.elbo_terms(images, noise())
-    torch.testing.assert_close(terms[KL], losses[KL])
+    torch.testing.assert_close(model.elbo_terms(images, noise())[KL], losses[KL])
 
 
 def test_the_objective_is_the_chapters_reduction() -> None:
@@ -137,18 +125,15 @@ def test_noise_is_gaussian_and_clipped() -> None:
     assert abs(clipped.mean().item() - 0.3 / math.sqrt(2 * math.pi)) < 0.001
 
 
-@pytest.mark.parametrize("make", [ae, vae])
 def test_a_saved_model_comes_back_whole_and_equal_models_make_equal_files(
-    make: Any, images: Tensor, tmp_path: Path
+    images: Tensor, tmp_path: Path
 ) -> None:
-    model: Autoencoder[Any] = make().eval()
-    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    first.write_bytes(model.to_bytes())
-    loaded = load_model(first, type(model))
+    model, file = ae().eval(), tmp_path / "model.safetensors"
+    file.write_bytes(model.to_bytes())
+    loaded = load_model(file, AE)
     assert loaded.config == model.config
     assert torch.equal(loaded.reconstruct(images), model.reconstruct(images))
-    second.write_bytes(loaded.to_bytes())
-    assert first.read_bytes() == second.read_bytes()
+    assert loaded.to_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("make", [ae, vae, gan])
@@ -157,14 +142,12 @@ def test_a_model_file_says_how_its_epoch_was_chosen_only_where_it_was(
 ) -> None:
     """So that files from before there was a choice keep their bytes."""
     path = tmp_path / "model.safetensors"
-    path.write_bytes(make().to_bytes())
-    with safe_open(path, framework="pt") as file:
-        config = json.loads(file.metadata()["generative"])["config"]
-    assert config.keys() == make().config.model_dump().keys() - {"keep", "patience"}
-    assert load_model(path, type(make())).config.keep == "last"
-    chosen = make(keep="Train/Total Loss", patience=2)
-    path.write_bytes(chosen.to_bytes())
-    assert load_model(path, type(chosen)).config == chosen.config
+    for model in (make(), make(keep="Train/Total Loss", patience=2)):
+        path.write_bytes(model.to_bytes())
+        with safe_open(path, framework="pt") as file:
+            config = json.loads(file.metadata()["generative"])["config"]
+        assert ({"keep", "patience"} <= config.keys()) == (model.config.keep != "last")
+        assert load_model(path, type(model)).config == model.config
 
 
 def test_a_model_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -198,25 +181,12 @@ class OneChannel(VAE):
         self.decoder[-1] = nn.Unflatten(1, MNIST_SHAPE)
 
 
-class Fixed(VAE):
-    """Somebody's: its first layer knows grey images alone."""
-
-    def __init__(self, config: VAEConfig, shape: Shape = MNIST_SHAPE) -> None:
-        super().__init__(config, (1, *shape[1:]))
-
-
-@pytest.mark.parametrize(
-    ("model_class", "sentence"),
-    [
-        (OneChannel, "row 'Reconstruction data' of preview gives images of 1 x 28 x 28, but the"),
-        (Fixed, "model 'vae' cannot take images of 3 x 28 x 28: "),
-    ],
-)
-def test_a_model_that_does_not_fit_the_images_is_refused_before_training(
-    model_class: type[VAE], sentence: str
-) -> None:
+def test_a_model_that_does_not_fit_the_images_is_refused_before_training() -> None:
     images = torch.rand(2, 3, 28, 28, generator=noise())
     check_shapes(initialise(VAE, config(VAE), 0, CPU, (3, 28, 28)), images)
-    with pytest.raises(UserError, match=re.escape(sentence)) as refused:
-        check_shapes(initialise(model_class, config(VAE), 0, CPU, (3, 28, 28)), images)
+    said = (
+        r"row 'Reconstruction data' of preview gives images of 1 x 28 x 28, but the .* are 3 x 28"
+    )
+    with pytest.raises(UserError, match=said) as refused:
+        check_shapes(initialise(OneChannel, config(VAE), 0, CPU, (3, 28, 28)), images)
     assert str(refused.value).endswith("; build its layers from the `shape` that it is given.")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from mlflow_views import client, event_files, runs
+from mlflow_views import assert_shown
 from PIL import Image
-from workspaces import IDENTICAL, RECORD_ONLY, STAGES, Workspace, verify
+from workspaces import IDENTICAL, RECORD_ONLY, STAGES, Workspace, spool, verify
 
 from generative.core.idx import images_file, read_idx
 
@@ -51,19 +51,9 @@ def test_a_folder_of_images_in_colour_goes_through_all_stages(
     assert any(name.startswith(("Latents/", "Samples/Class")) for name in metrics["vae"])
     assert "Reconstruction/SSIM" in metrics["ae"]
     assert (np.ptp(pixels_drawn(workspace), axis=2) > 8).any(), "colours stay colours"
-
-    ended = [run.data.tags["mlflow.source.name"] for run in runs(workspace)]
-    assert sorted(ended) == sorted(STAGES)
-    (trained,) = runs(workspace, "train-gan")
-    files = client(workspace).list_artifacts(trained.info.run_id, "images")
-    assert files
-    (evaluation,) = runs(workspace, "evaluate")
-    assert set(event_files(workspace, evaluation).Tags()["images"]) == {
-        path.stem for path in (workspace.path / "metrics/pictures").iterdir()
-    }
-    workspace.run("git", "add", "--all")
-    workspace.run("git", "commit", "--quiet", "--message=other images")
-    workspace.run("runrecord", "report")
+    for folder in spool(workspace):
+        assert_shown(workspace, folder)
+    workspace.commit("other images").run("runrecord", "report")
     for name in ("gan", "evaluation"):
         assert IDENTICAL in verify(workspace, f"records/{name}")
 
@@ -84,9 +74,13 @@ def metrics_of(
 ) -> dict[str, dict[str, float]]:
     """What is measured of models that were trained on those images, of that shape in IDX files."""
     make(folder / "images")
-    workspace.set_params(data__name="mine", data__source=str(folder / "images"))
-    workspace.set_params(data__sha256=None)
-    workspace.set_params(evaluate__probe_images=200, evaluate__compared_samples=100)
+    workspace.set_params(
+        data__name="mine",
+        data__source=str(folder / "images"),
+        data__sha256=None,
+        evaluate__probe_images=200,
+        evaluate__compared_samples=100,
+    )
     workspace.set_params(**{f"{model}__batch_size": 50 for model in ("ae", "vae", "gan")})
     assert workspace.repro() == STAGES
     train = read_idx(images_file(workspace.path / "data/mine", "train"), 2 + len(shape) - 1)

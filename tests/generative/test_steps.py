@@ -30,36 +30,30 @@ def steps(model: str, device: torch.device = CPU, **settings: Any) -> Steps:
 
 
 @pytest.mark.parametrize("model", REGISTRY)
-def test_what_changes_all_alike_agrees_and_leaves_no_trace(model: str) -> None:
+def test_a_step_agrees_that_changes_all_alike_and_what_was_tried_leaves_no_trace(
+    model: str,
+) -> None:
     prepare(compute())
     disturbed, undisturbed = steps(model), steps(model)
+    graphs = Graphs(disturbed, compared=True)
     for one in (disturbed, undisturbed):
         one.epoch(0, 1)
-    assert Graphs(disturbed, compared=True).agree(disturbed.eager, disturbed.eager, INDEX)
-    for number in EPOCHS[1:]:
-        assert torch.equal(disturbed.epoch(0, number), undisturbed.epoch(0, number))
 
+    def other_noise(index: Tensor) -> Tensor:
+        torch.rand(1, generator=disturbed.noise)
+        return disturbed.eager(index)
 
-@pytest.mark.parametrize("model", REGISTRY)
-def test_what_does_other_things_does_not_agree(model: str) -> None:
-    prepare(compute())
-    taken = steps(model)
-    graphs = Graphs(taken, compared=True)
-    taken.epoch(0, 1)
+    def other_order(index: Tensor) -> Tensor:
+        return disturbed.eager(index.flip(0))
 
-    def other_noise(index: torch.Tensor) -> torch.Tensor:
-        torch.rand(1, generator=taken.noise)
-        return taken.eager(index)
-
-    def other_order(index: torch.Tensor) -> torch.Tensor:
-        return taken.eager(index.flip(0))
-
-    def no_step(index: torch.Tensor) -> torch.Tensor:
+    def no_step(index: Tensor) -> Tensor:
         with graphs.restored():
-            return taken.eager(index)
+            return disturbed.eager(index)
 
+    assert graphs.agree(disturbed.eager, disturbed.eager, INDEX)
     for other in (other_noise, other_order, no_step):
-        assert not graphs.agree(taken.eager, other, INDEX)
+        assert not graphs.agree(disturbed.eager, other, INDEX)
+    assert torch.equal(disturbed.epoch(0, 2), undisturbed.epoch(0, 2))
 
 
 def test_each_epoch_has_noise_of_its_own_the_same_whenever_it_is_taken() -> None:
@@ -68,10 +62,10 @@ def test_each_epoch_has_noise_of_its_own_the_same_whenever_it_is_taken() -> None
     network = initialise(GAN, config(GAN), 0, CPU)
     train = load_images(SAMPLE, CPU).train
     taken = Steps(network, make_optimizers(network), train, compute(), CPU)
-    latents: list[torch.Tensor] = []
+    latents: list[Tensor] = []
     network.generator.register_forward_pre_hook(lambda _, inputs: latents.append(inputs[0]))
 
-    def noise_of(seed: int, number: int) -> torch.Tensor:
+    def noise_of(seed: int, number: int) -> Tensor:
         latents.clear()
         taken.epoch(seed, number)
         return torch.cat(latents)
@@ -99,13 +93,12 @@ class Broken:
         raise RuntimeError("operation not permitted when stream is capturing.\nIts trace.")
 
 
-@pytest.mark.parametrize("batch_size", [100, 80])
 def test_where_a_graph_cannot_be_captured_a_line_says_why_and_steps_are_single(
-    batch_size: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once; of 80 images a step, the fourth of an epoch is a short one, and the fifth is tried."""
     prepare(compute())
-    failing, single = (steps("vae", batch_size=batch_size) for _ in range(2))
+    failing, single = (steps("vae", batch_size=80) for _ in range(2))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Broken)
     failing.graphs, noise = OnTheCpu(failing, compared=True), failing.noise
     for number in EPOCHS:

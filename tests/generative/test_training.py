@@ -19,28 +19,14 @@ from generative.models.vae import VAE
 from models import CPU, compute, config, no_cuda
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images(SAMPLE, prepare(compute()))
-
-
 def train(
     model_class: type[M], data: ImageSet, seed: int = 0, **changes: Any
 ) -> tuple[M, list[EpochResult]]:
     settings = {key: changes.pop(key) for key in ("precision",) if key in changes}
     model = initialise(model_class, config(model_class, **changes), seed, CPU)
-    optimizer = make_optimizers(model)
-    return model, list(
-        fit(
-            model,
-            optimizer,
-            data,
-            seed,
-            compute(**settings),
-            CPU,
-            range(1, model.config.epochs + 1),
-        )
-    )
+    numbers = range(1, model.config.epochs + 1)
+    results = fit(model, make_optimizers(model), data, seed, compute(**settings), CPU, numbers)
+    return model, list(results)
 
 
 @pytest.mark.parametrize("model_class", REGISTRY.values())
@@ -57,7 +43,7 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(
 
 
 @pytest.mark.parametrize("model_class", REGISTRY.values())
-@pytest.mark.parametrize("batch_size", [1, 7, 100, 255, 256])
+@pytest.mark.parametrize("batch_size", [1, 100])
 def test_any_batch_size_works_and_means_weigh_examples(
     model_class: type[Model[Any]], batch_size: int, data: ImageSet
 ) -> None:
@@ -71,22 +57,9 @@ def test_any_batch_size_works_and_means_weigh_examples(
         assert results[0].means[f"{split}/{loss}"] == pytest.approx(mean, rel=1e-9)
 
 
-@pytest.mark.parametrize("batch_size", [7, 100, 128])
-def test_the_test_mean_is_that_of_all_test_images_at_once(batch_size: int, data: ImageSet) -> None:
-    model, (result,) = train(AE, data, epochs=1, batch_size=batch_size)
-    images = data.test.images / 255
-    with torch.inference_mode():
-        expected = F.mse_loss(torch.sigmoid(model.eval().reconstruct(images)), images).item()
-    assert result.means["Test/Total Loss"] == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "adadelta"])
 @pytest.mark.parametrize("model_class", [AE, VAE])  # of an adversary the other's gain is its loss
-def test_every_optimizer_lowers_the_loss(
-    model_class: type[Model[Any]], optimizer: str, data: ImageSet
-) -> None:
-    lr = 1.0 if optimizer == "adadelta" else 0.001
-    _, results = train(model_class, data, epochs=4, batch_size=32, optimizer=optimizer, lr=lr)
+def test_training_lowers_the_loss(model_class: type[Model[Any]], data: ImageSet) -> None:
+    _, results = train(model_class, data, epochs=4, batch_size=32)
     loss = f"Train/{model_class.drawn_losses[0]}"
     assert results[-1].means[loss] < 0.9 * results[0].means[loss]
 
@@ -124,16 +97,18 @@ def test_validation_images_are_training_images_drawn_by_the_seed(data: ImageSet)
         load_images(SAMPLE, CPU, validation=256)
 
 
-def test_validation_losses_are_those_of_the_images_kept_apart() -> None:
+def test_losses_of_a_split_are_those_of_all_its_images_at_once() -> None:
     apart = load_images(SAMPLE, CPU, validation=56)
+    assert apart.validation is not None
     model, (result,) = train(AE, apart, epochs=1)
     names = [f"{split}/{loss}" for split in ("Train", "Validation", "Test") for loss in AE.losses]
     assert [*result.means] == [*result.steps] == names
-    assert apart.validation is not None
-    images = apart.validation.images / 255
-    with torch.inference_mode():
-        expected = F.mse_loss(torch.sigmoid(model.eval().reconstruct(images)), images).item()
-    assert result.means["Validation/Total Loss"] == pytest.approx(expected, rel=1e-5)
+    for name, split in (("Validation", apart.validation), ("Test", apart.test)):
+        images = split.images / 255
+        with torch.inference_mode():
+            made = torch.sigmoid(model.eval().reconstruct(images))
+        expected = pytest.approx(F.mse_loss(made, images).item(), rel=1e-5)
+        assert result.means[f"{name}/Total Loss"] == expected
 
 
 def test_previews_show_the_same_images_with_the_same_noise_every_epoch(data: ImageSet) -> None:
@@ -164,9 +139,7 @@ def test_cuda_asked_for_and_absent_is_refused() -> None:
     ("change", "sentence"),
     [
         (lambda b: b[:-1], "has 200,719 bytes where its header promises 200,720"),
-        (lambda b: b + b"\0", "has 200,721 bytes where its header promises 200,720"),
         (lambda b: b[:10], "has 10 bytes where"),
-        (lambda _: b"", "not an IDX file of images"),
         (lambda b: b"<html>" + b, "not an IDX file of images"),
     ],
 )
@@ -180,20 +153,12 @@ def test_a_damaged_data_file_is_refused(change: Any, sentence: str, tmp_path: Pa
     assert str(damaged) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "sentence"),
-    [
-        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "not an IDX file of images"),
-        ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "holds 128 images but"),
-    ],
-)
-def test_swapped_data_files_are_refused(
-    first: str, second: str, sentence: str, tmp_path: Path
-) -> None:
-    names = {file.name: file.name for file in SAMPLE.iterdir()} | {first: second, second: first}
-    for name, source in names.items():
-        (tmp_path / name).write_bytes((SAMPLE / source).read_bytes())
-    with pytest.raises(UserError, match=sentence):
+def test_swapped_data_files_are_refused(tmp_path: Path) -> None:
+    train, test = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
+    for file in SAMPLE.iterdir():
+        name = {train: test, test: train}.get(file.name, file.name)
+        (tmp_path / name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="holds 128 images but"):
         load_images(tmp_path, CPU)
 
 

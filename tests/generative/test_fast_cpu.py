@@ -1,21 +1,17 @@
 """The layers of `core/fast_cpu.py` are those of `torch.nn`, and only faster."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 from torch import Tensor, nn
 from usual import plain
-from workspaces import SAMPLE
 
 from generative.core import fast_cpu
-from generative.core.compute import prepare
-from generative.core.images import load_images
+from generative.core.images import ImageSet
 from generative.core.loop import fit, initialise, make_optimizers
 from generative.models.ae import AE
 from models import CPU, compute, config, noise
 
+ZEN_5 = "vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: avx2 avx512f\n"
 LAYERS: list[tuple[nn.Module, nn.Module, tuple[int, ...]]] = [
     (fast_cpu.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 3, 3, 2, 1), (2, 8, 6)),
     (fast_cpu.Conv2d(2, 3, 3, 2, 0), nn.Conv2d(2, 3, 3, 2), (2, 7, 9)),
@@ -52,43 +48,9 @@ def test_results_and_gradients_are_those_of_torch(
     if not contiguous:
         images = images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
     found, expected = outcome(ours, images), outcome(theirs, images)
-    assert (
-        len(found)
-        == len(expected)
-        == 2 + 2 * len(list(ours.parameters())) + (3 if isinstance(ours, nn.BatchNorm2d) else 0)
-    )
+    assert len(found) == 6 + 3 * isinstance(ours, nn.BatchNorm2d)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("size", [2, 8])
-def test_a_later_call_leaves_the_gradients_of_an_earlier_one(size: int) -> None:
-    ours, theirs = fast_cpu.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 3, 3, 2, 1)
-    ours.load_state_dict(theirs.state_dict())
-    earlier, later = torch.randn(2, 5, 2, size, size, generator=noise("images")).unbind()
-    gradients = []
-    for layer in (ours, theirs):
-        with torch.inference_mode():
-            layer(later)
-        out = layer(earlier)
-        layer(later)
-        out.square().sum().backward()
-        gradients.append(layer.weight.grad)
-    torch.testing.assert_close(*gradients)
-
-
-def test_threads_do_not_disturb_each_other() -> None:
-    layer = fast_cpu.Conv2d(8, 8, 3, 2, 1)
-    images = torch.randn(8, 64, 8, 28, 28, generator=noise("images"))
-    with torch.inference_mode(), ThreadPoolExecutor(4) as pool:
-        expected = [layer(batch) for batch in images]
-        for _ in range(10):
-            for found, one in zip(pool.map(_in_inference(layer), images), expected, strict=True):
-                assert torch.equal(found, one)
-
-
-def _in_inference(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    return torch.inference_mode()(layer.forward)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "shape"), LAYERS)
@@ -102,9 +64,7 @@ def test_under_autocast_they_are_torchs_own(
         assert torch.equal(ours(images), theirs(images))
 
 
-def test_the_autoencoder_trains_as_with_torchs_own_layers() -> None:
-    prepare(compute())
-    data = load_images(SAMPLE, CPU)
+def test_the_autoencoder_trains_as_with_torchs_own_layers(data: ImageSet) -> None:
     losses = []
     for change in (lambda model: model, plain):
         model = change(initialise(AE, config(AE, epochs=5), 0, CPU))
@@ -112,3 +72,45 @@ def test_the_autoencoder_trains_as_with_torchs_own_layers() -> None:
         losses.append([value for epoch in trained for value in epoch.steps["Train/Total Loss"]])
     ours, theirs = losses
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(100, 784, 400), (5, 8, 1)])
+def test_a_linear_layer_is_that_of_torch_by_other_products(shape: tuple[int, int, int]) -> None:
+    batch, inputs, outputs = shape
+    layer = nn.Linear(inputs, outputs)
+    images = torch.randn(batch, inputs, generator=noise("images"), requires_grad=True)
+    tensors = [images, *layer.parameters()]
+    weights = torch.linspace(-1, 1, batch * outputs).view(batch, outputs)
+
+    def made(out: Tensor) -> list[Tensor]:
+        return [out, *torch.autograd.grad((out * weights).sum(), tensors)]
+
+    found = made(fast_cpu.Product.apply(images, layer.weight, layer.bias))
+    for one, other in zip(found, made(layer(images)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_nobody_asks_for_the_gradient_of_the_images() -> None:
+    layer = nn.Linear(4, 3)
+    fast_cpu.Product.apply(torch.ones(2, 4), layer.weight, layer.bias).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, torch.full((3, 4), 2.0))
+
+
+def test_the_processor_alone_decides() -> None:
+    assert fast_cpu.prefers_onednn(ZEN_5)
+    assert not fast_cpu.prefers_onednn(ZEN_5.replace("26", "25")), "a Zen 4 has 256 bits a cycle"
+    assert not fast_cpu.prefers_onednn(ZEN_5.replace(" avx512f", "")), (
+        "of a virtual machine without them"
+    )
+    assert not fast_cpu.prefers_onednn(ZEN_5.replace("AuthenticAMD", "GenuineIntel"))
+    assert not fast_cpu.prefers_onednn("")
+
+
+def test_other_arithmetic_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generative.core.fast_cpu.prefers_onednn", lambda _: True)
+    layer = fast_cpu.Linear(4, 3)
+    images = torch.ones(2, 4)
+    assert "Product" in type(layer(images).grad_fn).__name__
+    assert "Addmm" in type(layer.double()(images.double()).grad_fn).__name__
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.float()(images).dtype == torch.bfloat16
