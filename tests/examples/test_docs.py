@@ -4,12 +4,9 @@ import dataclasses
 import inspect
 import os
 import re
-import runpy
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,46 +112,33 @@ def test_the_guides_projects_run_and_are_bit_identical(said: dict[str, str]) -> 
 
 
 @pytest.mark.slow
-def test_the_plain_script_ran_before_and_eight_lines_change_no_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both run in this process, which has PyTorch: importing it takes longer than all the rest."""
+def test_the_plain_script_ran_before_and_eight_lines_change_no_result(tmp_path: Path) -> None:
     ours = [snippet for snippet in snippets() if snippet.project == "sine"]
-    workspace = Workspace(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    for name, value in {"DVC_STAGE": "train", **RECORD_ONLY}.items():
-        monkeypatch.setenv(name, value)
+    workspace = Workspace(tmp_path / "sine")
+    workspace.path.mkdir()
 
-    def weights() -> bytes:  # in a thread, a run leaves this process's signals alone
-        with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(1) as pool:
-            pool.submit(runpy.run_path, "train.py", run_name="__main__").result()
-        arrays = torch.load("model.pt")
-        Path("model.pt").unlink()
+    def weights() -> bytes:
+        workspace.run("python", "train.py", DVC_STAGE="train", **RECORD_ONLY)
+        arrays = torch.load(workspace.path / "model.pt")
         return b"".join(array.numpy().tobytes() for array in arrays.values())
 
-    plain, changes = ours[:3], [snippet for snippet in ours if snippet.language == "diff"]
-    for snippet in plain:
-        (tmp_path / snippet.file).write_text(snippet.text)
+    for snippet in ours[:3]:
+        (workspace.path / snippet.file).write_text(snippet.text)
     begin(workspace)
     before = weights()
-    assert not (tmp_path / "records").exists()
-    added = re.findall(r"^\+(?!\+\+)", changes[0].text, re.M)
-    assert len(added) <= 8
+    assert not (workspace.path / "records").exists()
+    changes = [snippet.text for snippet in ours if snippet.language == "diff"]
+    assert len(re.findall(r"^\+(?!\+\+)", changes[0], re.M)) <= 8
     for snippet in ours[3:]:
         if snippet.file:
-            (tmp_path / snippet.file).write_text(snippet.text)
+            (workspace.path / snippet.file).write_text(snippet.text)
         if snippet.language == "diff":
             (tmp_path / "diff").write_text(snippet.text)
-            workspace.run("git", "apply", "--whitespace=error", "diff")
+            workspace.run("git", "apply", "--whitespace=error", "../diff")
             assert weights() == before
-            record = Record(files_in(tmp_path / "records" / "train"))
-            assert record.end is not None
-            assert record.end.status == "FINISHED"
-            assert list(view(record).series["loss"]) == list(range(1, 21))
-    assert len(spool(workspace)) == len(changes) == 2
-    del sys.modules["state"]
+    records = [Record(files_in(folder)) for folder in spool(workspace)]
+    assert [record.end and record.end.status for record in records] == ["FINISHED"] * 2
+    assert list(view(records[-1]).series["loss"]) == list(range(1, 21))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import re
 import runpy
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,62 +32,45 @@ def points(project: Workspace) -> list[int]:
     )
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+@pytest.fixture
+def project(tmp_path: Path) -> Workspace:
     """The example, in a folder of a new Git repository."""
-    repository = tmp_path_factory.mktemp("digits")
     listed = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
     names = subprocess.run(listed, cwd=EXAMPLE, capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
-        target = repository / "digits" / name
+        target = tmp_path / "digits" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(EXAMPLE / name, target)
-    project = Workspace(repository / "digits")
-    project.run("git", "init", "--quiet", "--initial-branch=main", str(repository))
+    project = Workspace(tmp_path / "digits")
+    project.run("git", "init", "--quiet", "--initial-branch=main", str(tmp_path))
     return project.commit("example")
 
 
-@pytest.fixture(scope="module")
-def said(project: Workspace) -> dict[str, str]:
-    """What each command of the README printed, all of them run in their order."""
+def test_the_readmes_commands_do_what_it_says(project: Workspace) -> None:
     blocks = code_blocks((EXAMPLE / "README.md").read_text(encoding="utf-8"))
     commands = [line for block in blocks for line in block.splitlines()]
     assert len(commands) == 12
-    outputs = {}
+    said = {}
     for command in commands:
         if command.startswith("rm "):
             assert points(project) == POINTS
-        outputs[command] = project.run("sh", "-c", command)
-    return outputs
+        said[command] = project.run("sh", "-c", command)
 
-
-def test_the_readme_leaves_two_records(said: dict[str, str]) -> None:
-    runs = said["runrecord runs"]
-    assert len(re.findall(r"│ (train|summary)-\S+ +│ FINISHED", runs)) == 2
+    assert len(re.findall(r"│ (train|summary)-\S+ +│ FINISHED", said["runrecord runs"])) == 2
     train = said["runrecord show records/train"]
     for expected in ("model.alpha", "test/accuracy", "metrics.json", "scikit-learn"):
         assert expected in train
     assert ": made by train-" in said["runrecord which model.safetensors"]
-
-
-def test_a_script_and_a_program_are_bit_identical(said: dict[str, str]) -> None:
-    for stage in ("train", "summary"):
+    for stage in ("train", "summary"):  # a script and a program
         output = said[f"runrecord verify records/{stage}"]
         assert IDENTICAL in output
         assert "shows what the record says" in output
         assert "uncommitted change" not in output, "DVC had nothing to add to .gitignore"
-
-
-def test_another_parameter_is_named(said: dict[str, str], project: Workspace) -> None:
     output = said["runrecord compare HEAD:train stronger:train"]
     assert re.search(r"│ model\.alpha +│ 0\.0001 +│ 0\.01 ", output)
     assert re.search(r"│ test/accuracy at step 1 ", output)
     assert "model.epochs" not in output
-    page = (project.path / "report.html").read_text(encoding="utf-8")
-    assert page.count("confusion matrix") >= 1
-
-
-def test_mlflow_comes_back_from_the_records(said: dict[str, str], project: Workspace) -> None:
+    assert b"confusion matrix" in project.read("report.html")
     assert "MLflow: 4 created, 0 completed, 0 already there, 0 failed" in said["runrecord sync"]
     assert points(project) == POINTS
 

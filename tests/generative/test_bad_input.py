@@ -56,51 +56,43 @@ def without_model(workspace: Workspace) -> None:
     (workspace.path / "models/vae.safetensors").unlink()
 
 
+PARAMS, DATA = "params.yaml:", "data/mnist/train-images-idx3-ubyte:"
+
+
 @pytest.mark.parametrize(
-    ("stage", "change", "status", "sentence"),
+    ("stage", "change", "sentence"),
     [
-        (
-            "train-ae",
-            params(ae__batch_size=257),
-            2,
-            "params.yaml: ae.batch_size is 257 ... 256 or less.",
-        ),
-        ("train-vae", params(vae__lr="1,000"), 2, "params.yaml: vae.lr is '1,000' ... above 0."),
+        ("train-ae", params(ae__batch_size=257), f"{PARAMS} ae.batch_size is 257 ... 256 or less."),
+        ("train-vae", params(vae__lr="1,000"), f"{PARAMS} vae.lr is '1,000' ... above 0."),
         (
             "train-vae",
             params(vae__keep="Validation/Total Loss"),
-            2,
-            "params.yaml: vae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
+            f"{PARAMS} vae.keep is 'Validation/Total Loss' ... split.validation is 0; set it",
         ),
-        ("train-vae", params(vae__latent_dim=10**13), 1, "out of memory ( ... try smaller sizes"),
+        ("train-vae", params(vae__latent_dim=10**13), "out of memory ( ... try smaller sizes"),
         (
             "train-vae",
             truncated,
-            2,
-            "data/mnist/train-images-idx3-ubyte: has 1,000 bytes where its header promises "
-            "200,720; delete data/mnist and run 'dvc repro download-mnist'.",
+            f"{DATA} has 1,000 bytes ... delete data/mnist and run 'dvc repro",
         ),
         (
             "evaluate",
             another_models,
-            2,
-            "models/ae.safetensors: holds the model 'vae', not 'ae'; delete it and train it again "
-            "with 'dvc repro'.",
+            "models/ae.safetensors: holds the model 'vae' ... 'dvc repro'.",
         ),
-        ("evaluate", without_model, 2, "models/vae.safetensors: ... run 'dvc repro'."),
+        ("evaluate", without_model, "models/vae.safetensors: ... run 'dvc repro'."),
     ],
 )
 def test_bad_input_stops_a_stage_before_any_work(
     stage: str,
     change: Callable[[Workspace], object],
-    status: int,
     sentence: str,
     small: Workspace,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     change(small)
     before = files(small)
-    assert exit_status(STAGES[stage], mistakes=(UserError,)) == status
+    assert exit_status(STAGES[stage], mistakes=(UserError,)) == (1 if "memory" in sentence else 2)
     said = capsys.readouterr()
     assert_says(said.out + said.err, f"error: {sentence}")
     assert (said.out + said.err).count("\n") == 1

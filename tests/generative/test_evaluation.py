@@ -44,19 +44,18 @@ def _seeded() -> Iterator[None]:
 
 
 class LinearGaussian(VAE):
-    """x = W z + e with orthogonal columns in W: log p(x) and the posterior are known."""
+    """x = W z + e with orthogonal columns in W: log p(x) is known; q(z|x) is wider than p(z|x)."""
 
-    def __init__(self, widened: float) -> None:
+    def __init__(self) -> None:
         super().__init__(vae(latent_dim=3).config)
         stream = torch.Generator().manual_seed(0)
         basis = torch.linalg.qr(torch.randn(784, 3, generator=stream, dtype=torch.float64)).Q
         self.weights = basis * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
         self.variance = 1 / (1 + self.weights.square().sum(0))
-        self.widened = widened
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mean = images.flatten(1) @ self.weights * self.variance
-        return mean, (self.variance * self.widened).log().expand_as(mean)
+        return mean, (self.variance * 4).log().expand_as(mean)
 
     def reconstruction_error(self, images: Tensor, latents: Tensor) -> Tensor:
         law = torch.distributions.Normal(latents @ self.weights.T, 1.0)
@@ -73,16 +72,8 @@ class LinearGaussian(VAE):
         return found
 
 
-def test_the_importance_weighted_bound_is_exact_with_the_exact_posterior(data: ImageSet) -> None:
-    model, images = LinearGaussian(1.0), data.test.to_float(slice(10)).double()
-    weights = log_weights(model, images, 12, noise())
-    expected = model.log_likelihood(images).mean().item()
-    for count in (1, 3, 12):
-        assert bounds_of(weights, count).mean().item() == pytest.approx(expected, abs=1e-4)
-
-
 def test_the_bound_rises_from_the_elbo_to_the_known_log_likelihood(data: ImageSet) -> None:
-    model, images = LinearGaussian(4.0), data.test.to_float(slice(3)).double()
+    model, images = LinearGaussian(), data.test.to_float(slice(3)).double()
     weights = log_weights(model, images, 2000, noise())
     mean, log_variance = model.posterior(images)
     posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
