@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from mlflow_views import runs
+from mlflow_views import runs, verdict
 from needs import program
 from workspaces import IDENTICAL, ROOT, Workspace, assert_says, verify
 
@@ -22,7 +23,7 @@ from generative.core.images import ImageSet
 from generative.core.loop import make_optimizers
 from generative.core.variables import PORTABLE, set_variables
 from generative.errors import RunFailed, UserError
-from models import CPU, compute, gan
+from models import compute, gan
 
 BITS = ROOT / "benchmarks" / "bits.py"
 IS_INTEL = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
@@ -98,6 +99,25 @@ def test_a_process_that_lacks_one_of_pytorchs_variables_is_told_apart() -> None:
         assert printed(sys.executable, "-c", code, variables=rest) != f"{PORTABLE_DIGEST}\n", name
 
 
+@pytest.mark.slow
+@pytest.mark.needs("mkl")
+def test_other_arithmetic_is_named_and_equal_or_different_by_the_tolerance(
+    workspace: Workspace,
+) -> None:
+    """By MKL's kernels for any processor, which round otherwise than those it takes by itself."""
+    workspace.run("runrecord", "sync")
+    output = verify(workspace, "HEAD:ae", MKL_CBWR="COMPATIBLE")
+    assert re.search(
+        r"Verdict: equal within tolerance: \d+ results differ, first \S.* at step \d.*"
+        r"; other here: env\.MKL_CBWR\.",
+        output,
+    )
+    output = verify(workspace, "HEAD:ae", "--tolerance=0", status=1, MKL_CBWR="COMPATIBLE")
+    assert "possible cause: env.MKL_CBWR." in output
+    (run,) = runs(workspace, "train-ae")
+    assert verdict(workspace, run) == "different"
+
+
 def test_only_the_cpus_float32_is_portable() -> None:
     for values in ({"precision": "bf16"}, {"device": "cuda:1"}):
         with pytest.raises(UserError) as refused:
@@ -105,18 +125,6 @@ def test_only_the_cpus_float32_is_portable() -> None:
         (value,) = values.values()
         said = f"params.yaml: compute.portable is true, but compute.device is ... {value}"
         assert_says(str(refused.value), f"{said} ... set them to cpu and float32, or portable to")
-
-
-def test_where_there_is_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("generative.core.fast_cpu.PORTABLE", {})  # this process stays as it is
-    monkeypatch.setattr("generative.core.fast_cpu.portable_digest", lambda: PORTABLE_DIGEST)
-    try:
-        assert prepare(compute(device="auto", portable=True, threads=2)) == CPU
-        assert torch.get_num_threads() == 2
-    finally:
-        use_portable_products(False)
 
 
 def test_optimizers_with_square_roots_of_the_processors_own_are_refused() -> None:

@@ -1,14 +1,17 @@
-"""`dvc repro` rebuilds what changed, all of it and nothing else: shown by running DVC."""
+"""`dvc repro` rebuilds what changed, all of it and nothing else, and is followed as it does."""
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from imports import imported_files
-from workspaces import RECORD_ONLY, ROOT, Workspace
+from workspaces import RECORD_ONLY, ROOT, Workspace, history, wait_until
+
+from generative.pipeline.stage import epochs_shown
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SERVING = "src/generative/serving.py"
@@ -147,3 +150,37 @@ def test_without_the_adversarial_network_all_else_runs(workspace: Workspace) -> 
     assert workspace.repro() == [], "to DVC, a dep that is gone is no change"
     assert workspace.repro("--force", "--single-item", "evaluate") == ["evaluate"]
     assert list(json.loads(workspace.read("metrics/evaluation.json"))) == ["ae", "vae"]
+
+
+def test_metrics_and_history_grow_until_the_training_ends(workspace: Workspace) -> None:
+    metrics = workspace.path / "metrics/vae.json"
+    keys = json.loads(metrics.read_bytes()).keys()
+    workspace.set_params(vae__epochs=100_000)
+    metrics.unlink()
+    with workspace.start("dvc", "repro", "train-vae", **RECORD_ONLY) as process:
+        try:
+            wait_until(metrics.exists)
+            first = json.loads(metrics.read_bytes())
+            assert first.keys() == keys
+            wait_until(lambda: json.loads(metrics.read_bytes())["epoch"] > first["epoch"])
+            output = workspace.run("dvc", "exp", "show", "--json")
+            (now, *_) = json.loads(output[output.index("[{") :])
+            assert now["data"]["metrics"]["metrics/vae.json"]["data"]["epoch"] > first["epoch"]
+            epochs = [row["epoch"] for row in history(workspace, "vae")]
+            assert epochs == [str(n + 1) for n in range(len(epochs))]
+        finally:
+            process.kill()
+        assert process.stdout is not None
+        process.stdout.read()  # until the training has ended, too
+    for name in ("metrics/vae.json", "metrics/vae_history.csv"):
+        assert not (workspace.path / name).exists(), "nobody takes them for results"
+
+
+def test_the_bar_of_a_resumed_training_stands_at_its_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with epochs_shown("vae", 30) as show:
+        show(13, {}, 1.0)
+    assert re.search(r"(?<!epoch )\b13/30", re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().out))
