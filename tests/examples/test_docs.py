@@ -118,7 +118,7 @@ def test_the_plain_script_ran_before_and_eight_lines_change_no_result(tmp_path: 
     workspace.path.mkdir()
 
     def weights() -> bytes:
-        workspace.run("python", "train.py", DVC_STAGE="train", **RECORD_ONLY)
+        workspace.run("python", "train.py", environment={"DVC_STAGE": "train", **RECORD_ONLY})
         arrays = torch.load(workspace.path / "model.pt")
         return b"".join(array.numpy().tobytes() for array in arrays.values())
 

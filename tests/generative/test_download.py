@@ -183,7 +183,7 @@ def test_all_sources_failing_lists_them_and_says_what_to_do(tmp_path: Path) -> N
     def fail(_: Path) -> None:
         raise SourceFailed("no")
 
-    sources = {"first": fail, "sample": partial(from_mirror, str(SAMPLE))}
+    sources: dict[str, Any] = {"first": fail, "sample": partial(from_mirror, str(SAMPLE))}
     with pytest.raises(RunFailed) as caught:
         download(MNIST, tmp_path / "mnist", sources)
     each = " ... ".join(f"{name} has SHA-256" for name in KNOWN["mnist"].sha256 or ())

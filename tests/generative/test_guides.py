@@ -68,8 +68,6 @@ def test_other_images_are_trained_on_as_the_guide_says(
     assert workspace.repro() == [], "DVC does not watch the folder"
     said = workspace.run("sh", "-ec", "dvc repro --force download-mnist")
     assert f"SHA-256 {before.strip()}" in said
-    workspace.set_params(data__sha256="0" * 64)
-    assert f"write data.sha256: {before.strip()}" in workspace.run("dvc", "repro", status=255)
 
 
 def test_runs_are_shown_by_ones_own_tracker_as_the_guide_says(
@@ -77,9 +75,8 @@ def test_runs_are_shown_by_ones_own_tracker_as_the_guide_says(
 ) -> None:
     """It is the engine's guide: any project's runs do."""
     server, name, bring, look = blocks("runrecord/trackers.md")
-    with documented_server(
-        " ".join(server.replace("\\\n", " ").split()), tmp_path / "s"
-    ) as address:
+    server = " ".join(server.replace("\\\n", " ").split())
+    with documented_server(server, tmp_path / "s") as address:
         name = name.replace("http://tracker:5000", address)
         assert address in name
         assert "✓" in toy.run("sh", "-ec", name)
