@@ -45,17 +45,16 @@ def test_a_real_training_that_was_stopped_and_one_that_is_wanted_longer_go_on(
     stop(workspace, 1, signal.SIGKILL, train)
     stop(workspace, 4, signal.SIGTERM, train)
     assert "after epoch 4" in workspace.run(*train)
-    for folder in spool(workspace):
-        assert_shown(workspace, folder)
-    _, second = spool(workspace)
-    (run,) = [run for run in runs(workspace) if run.info.run_name == second.name]
+    (stopped,) = spool(workspace)
+    assert_shown(workspace, stopped)
+    (run,) = runs(workspace, "train-gan")
     assert (run.info.status, "error" in run.data.tags) == ("FINISHED", False)
     steps = [point.step for point in event_files(workspace, run).Scalars("Test/Generator Loss")]
     assert steps == list(range(128 * 6))
 
     workspace.set_params(gan__epochs=8)
     output = workspace.run("dvc", "repro", "train-gan")
-    assert f"continuing {second.name}: this run has its epochs 1 to 6" in output
+    assert f"continuing {stopped.name}: this run has its epochs 1 to 6" in output
     assert "gan epoch 6/8" not in output
     outs = [name.replace("vae", "gan") for name in OUTS]
     assert [workspace.read(name) for name in outs] == [straight.read(name) for name in outs]
@@ -64,7 +63,7 @@ def test_a_real_training_that_was_stopped_and_one_that_is_wanted_longer_go_on(
     found = compare(Record(files_in(alone)), Record(files_in(longer)), 0)
     assert found.verdict == "bit-identical"
     assert_shown(workspace, longer)
-    assert runs(workspace, "train-gan")[0].data.tags["continues"] == second.name
+    assert runs(workspace, "train-gan")[0].data.tags["continues"] == stopped.name
     assert IDENTICAL in verify(workspace, "records/gan")
 
 
