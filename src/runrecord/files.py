@@ -17,15 +17,11 @@ _PART = 2**18  # bytes that are copied at once
 _UNTOLD = 2**26  # bytes at most of a file that the kernel makes up, as in /proc, and says is empty
 _LARGE = 2**16  # bytes: a smaller file is read as fast as it is looked up
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest time that a file system keeps
-_MOST_NOTED = 2**21  # files; the oldest go
 _ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n"})  # so that no two names are one line
-_AT_ONCE = 10_000  # files that are noted in one transaction
 
 
 def write_atomic(path: Path, content: bytes | Path | Callable[[Path], None]) -> None:
-    """Write `content` to `path` at once or not at all; what it held stays until then.
-
-    Who may read the file is as the umask has it.
+    """Write `content` to `path` at once or not at all; who may read it is as the umask has it.
 
     `content` may be a function that writes to the file that it is given.
 
@@ -131,40 +127,25 @@ def known_digests(path: Path) -> Iterator[Callable[[Path], str]]:
 
     A file is known by its device, inode, size and times, which a memory map may leave: no out is
     asked for. One that changed a moment ago is not noted: it could change again within the same
-    time. Without the database, all are read.
-    """
-    new: dict[bytes, str] = {}
+    time.
 
-    def digest_of(file: Path) -> str:
-        name = _noted_name(file)
-        with suppress(sqlite3.Error):
+    Raises:
+        sqlite3.Error: the database cannot be used.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None)) as notes:
+        notes.execute("PRAGMA synchronous = OFF")  # what is lost with the power is read again
+        notes.execute("CREATE TABLE IF NOT EXISTS digests (file BLOB UNIQUE, sha256 TEXT)")
+
+        def digest_of(file: Path) -> str:
+            name = _noted_name(file)
             for (digest,) in notes.execute("SELECT sha256 FROM digests WHERE file = ?", [name]):
                 return str(digest)
-        digest = sha256(file)
-        if name and name == _noted_name(file):
-            new[name] = digest
-        if len(new) >= _AT_ONCE:
-            note()
-        return digest
+            digest = sha256(file)
+            if name and name == _noted_name(file):
+                notes.execute("INSERT OR IGNORE INTO digests VALUES (?, ?)", [name, digest])
+            return digest
 
-    def note() -> None:
-        with suppress(sqlite3.Error), notes:
-            notes.execute("CREATE TABLE IF NOT EXISTS digests (file BLOB UNIQUE, sha256 TEXT)")
-            notes.executemany("INSERT OR IGNORE INTO digests VALUES (?, ?)", new.items())
-            oldest = "DELETE FROM digests WHERE rowid <= (SELECT max(rowid) FROM digests) - ?"
-            notes.execute(oldest, [_MOST_NOTED])
-        new.clear()
-
-    try:
-        notes = sqlite3.connect(path)
-    except sqlite3.Error:
-        yield sha256
-        return
-    with closing(notes):
-        try:
-            yield digest_of
-        finally:
-            note()
+        yield digest_of
 
 
 def _noted_name(file: Path) -> bytes | None:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import sqlite3
 from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,8 +91,14 @@ def read_inputs(checkout: Path, stage: str, cwd: Path) -> Inputs:
         UserError: DVC cannot read its files.
     """
     found = find_stage(checkout, stage, cwd)
-    with known_digests(state_folder(repo_root(checkout)) / "digests.db") as digest_of:
-        deps = hash_paths(checkout, found.stage.deps, False, digest_of)
+    database = state_folder(repo_root(checkout)) / "digests.db"
+    try:
+        with known_digests(database) as digest_of:
+            deps = hash_paths(checkout, found.stage.deps, digest_of=digest_of)
+    except sqlite3.Error:  # it is damaged, or another process has it for long: all is read
+        with suppress(OSError):
+            database.unlink()
+        deps = hash_paths(checkout, found.stage.deps)
     return Inputs(**vars(found), deps=deps, named=stage)
 
 

@@ -247,6 +247,14 @@ def files_in(folder: Path) -> Files:
     }
 
 
+def record_in(folder: Path) -> Record | None:
+    """The record in `folder`, opened; None if it is gone or cannot be used."""
+    try:
+        return Record(files_in(folder))
+    except (RecordRefused, OSError):
+        return None
+
+
 def _stays(path: Path, folder: Path) -> bool:
     """Does `path` stay in `folder`? DVC's links lead to files named after their content's MD5."""
     target = path.resolve()

@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import psutil
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from runrecord.errors import UserError
 from runrecord.files import remove_unfinished, sha256, write_atomic
 from runrecord.record.events import Event, Logged, ModelEvaluated, ModelSaved, RecordRefused
-from runrecord.record.reader import Record, files_in
+from runrecord.record.reader import Record, record_in
 from runrecord.resume.identity import Identity, differences
 from runrecord.safety.secrets import fit
 from runrecord.safety.text import say, some
-from runrecord.store.runs import is_running, process_began, run_dir, state_folder, was_claimed_since
+from runrecord.store.runs import is_running, run_dir, state_folder, was_claimed_since
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 PRUNED = "study.pruned"
@@ -288,14 +289,11 @@ class Checkpoints:
         self._refused.setdefault(saved.run_id, (saved.epoch, reason))
 
     def _record(self, run_id: str) -> Record | None:
-        try:
-            return Record(files_in(run_dir(self._root, run_id)))
-        except (RecordRefused, OSError):
-            return None
+        return record_in(run_dir(self._root, run_id))
 
     def _is_running(self, run_id: str) -> bool:
         folder = run_dir(self._root, run_id)
-        if self._follows and was_claimed_since(folder, process_began() - _TOGETHER):
+        if self._follows and was_claimed_since(folder, psutil.Process().create_time() - _TOGETHER):
             return False
         return is_running(folder)
 

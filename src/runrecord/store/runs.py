@@ -9,20 +9,19 @@ import os
 import platform
 import re
 import secrets
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
 from runrecord.files import make_folder, remove_unfinished, sha256
-from runrecord.record.events import EVENTS, LOCK, START, RecordRefused, RunEnded
-from runrecord.record.reader import Record, files_in
+from runrecord.record.events import LOCK, START, RunEnded
+from runrecord.record.reader import Record, files_in, record_in
 from runrecord.record.writer import RecordWriter
 from runrecord.safety.text import say
 
@@ -30,7 +29,6 @@ STORE = ".runrecord/runs"  # where the records of all runs are, from the root
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
-_AT_BIRTH = 60.0  # seconds that a run may take from its folder to its start
 _SKEW = 60.0  # seconds that a disk's clock may be behind
 EXECUTION = "RUNRECORD_EXECUTION"
 """The variable that says which execution of a stage its processes belong to."""
@@ -61,16 +59,6 @@ def run_dirs(root: Path) -> list[Path]:
     """The folders of all runs in the store, the oldest first."""
     folders = (start.parent for start in root.glob(f"{STORE}/*/{START}"))
     return sorted(folders, key=lambda folder: folder.name[-_STAMP:])
-
-
-def remove_stillborn(root: Path) -> None:
-    """Remove the folders of runs that died, a minute ago or more, before anything was on record."""
-    for folder in (root / STORE).glob("*"):
-        with suppress(OSError):
-            if (folder / START).exists() or (folder / EVENTS).exists():
-                continue
-            if time.time() - folder.stat().st_mtime > _AT_BIRTH and not is_running(folder):
-                shutil.rmtree(folder)
 
 
 def remember_patch(root: Path, patch: bytes) -> None:
@@ -158,7 +146,7 @@ def close_if_dead(folder: Path, told: bool = False) -> Record | None:
         except Timeout:
             return None
         except OSError as error:
-            if not no_locks(error):
+            if not _no_locks(error):
                 raise
             locks = False
         record = Record(files_in(folder))
@@ -175,20 +163,23 @@ def close_if_dead(folder: Path, told: bool = False) -> Record | None:
 
 
 @contextmanager
-def held(file: Path, needed: bool = True) -> Iterator[None]:
+def held(file: Path, needed: bool = True, **waiting: Any) -> Iterator[None]:
     """Hold the lock that is this file, once whoever has it lets go; go on without where none is.
 
-    That is said, once for each folder.
+    That is said, once for each folder. `waiting` is what `FileLock.acquire` takes.
 
     Raises:
         OSError: naming the file, when it is `needed` and cannot be written.
+        Timeout: another process holds it for longer than is waited.
     """
-    lock = FileLock(file, fallback_to_soft=False)
+    lock = FileLock(file, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire()
+        lock.acquire(**waiting)
+    except Timeout:  # an OSError as well
+        raise
     except OSError as error:
-        if no_locks(error):
-            warn_no_file_locks(file.parent, error.strerror)
+        if _no_locks(error):
+            _warn_no_file_locks(file.parents[2 if file.name == LOCK else 0], error.strerror)
         elif needed:
             raise
     try:
@@ -198,13 +189,13 @@ def held(file: Path, needed: bool = True) -> Iterator[None]:
             lock.release()
 
 
-def no_locks(error: OSError) -> bool:
+def _no_locks(error: OSError) -> bool:
     """Is it the disk that refuses to lock? Else the file could not be opened, and is named."""
     return error.filename is None
 
 
 @cache
-def warn_no_file_locks(folder: Path, why: str) -> None:
+def _warn_no_file_locks(folder: Path, why: str) -> None:
     """Say that nothing keeps two processes apart in a folder."""
     say(
         f"warning: the disk of {folder} has no file locks ({why}): let no two commands write there "
@@ -222,40 +213,18 @@ def lock_of(folder: Path) -> FileLock:
 def working_on(folder: Path, stage: str = "") -> Iterator[None]:
     """Hold what this process works on, and note who it is.
 
+    A `sync` or `reap` that only looks is waited for.
+
     Raises:
-        Timeout: another process holds it.
+        Timeout: another process works on it.
     """
-    lock, process = lock_of(folder), os.getpid()
-    try:
-        _wait_for(lock, folder)
-    except Timeout:
-        raise
-    except OSError as error:
-        if no_locks(error):
-            warn_no_file_locks(folder.parents[1], error.strerror)
-    with suppress(OSError):  # who asks goes by the host's name, then
-        noted = here() | {"execution": execution()[0], "stage": stage}
-        (folder / _PLACE).write_text(json.dumps(noted))
-    try:
+    elsewhere = partial(is_running, folder)
+    with held(folder / LOCK, needed=False, timeout=_LOOKING, cancel_check=elsewhere):
+        remove_unfinished(folder)
+        with suppress(OSError):  # who asks goes by the host's name, then
+            noted = here() | {"execution": execution()[0], "stage": stage}
+            (folder / _PLACE).write_text(json.dumps(noted))
         yield
-    finally:
-        if os.getpid() == process:  # else this one was forked from it, and shares its lock
-            remove_unfinished(folder)
-            with suppress(OSError):  # it goes with the process
-                lock.release()
-
-
-def _wait_for(lock: FileLock, folder: Path) -> None:
-    """Take a run's lock, once a `sync` or `reap` that only looks lets go of it."""
-    deadline = time.monotonic() + _LOOKING
-    while True:
-        try:
-            lock.acquire(timeout=1.0)
-        except Timeout:
-            if is_running(folder) or time.monotonic() > deadline:
-                raise
-        else:
-            return
 
 
 def is_running(folder: Path) -> bool:
@@ -265,7 +234,8 @@ def is_running(folder: Path) -> bool:
         return False
     alive = is_alive(place_in(folder))
     if locked is None and alive is None:
-        return not _has_ended(folder)
+        record = record_in(folder)
+        return record is None or record.end is None
     return alive is not False  # a lock is held by whoever only looks, if that process is dead
 
 
@@ -286,24 +256,12 @@ def _is_locked(lock: FileLock) -> bool | None:
         return None
 
 
-def _has_ended(folder: Path) -> bool:
-    try:
-        return Record(files_in(folder)).end is not None
-    except (RecordRefused, OSError):
-        return False
-
-
 def was_claimed_since(folder: Path, moment: float) -> bool:
     """Was a run claimed since then, in seconds since 1970?"""
     try:
         return (folder / _PLACE).stat().st_mtime > moment
     except OSError:
         return False
-
-
-def process_began() -> float:
-    """When this process began, in seconds since 1970."""
-    return float(psutil.Process().create_time())
 
 
 def execution() -> tuple[str, float]:
