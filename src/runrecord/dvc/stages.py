@@ -34,7 +34,6 @@ class Stage:
     outs: tuple[str, ...] = ()  # metrics and plots among them
     persistent: tuple[str, ...] = ()  # outs that DVC leaves where they are
     outside: tuple[str, ...] = ()  # outs outside the repository, as dvc.yaml names them
-    folders: tuple[str, ...] = ()  # outs that were folders when it last ran, by dvc.lock
 
 
 @contextmanager
@@ -301,7 +300,6 @@ def _stage(found: Any, root: Path) -> Stage:
         _local_paths(found.outs, root),
         _local_paths([out for out in found.outs if out.persist], root),
         tuple(str(out.def_path) for out in found.outs if not _local_paths([out], root)),
-        _local_paths([out for out in found.outs if out.hash_info.isdir], root),
     )
 
 

@@ -135,13 +135,12 @@ def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
 def record_of(checkout: Path, stage: Stage) -> str | None:
     """The out in which `stage` keeps its run's record, if it declares one.
 
-    It is one under `records/` that nothing else is in, as DVC removes outs before a stage runs: one
-    that has a record, else a folder by dvc.lock, else the first that is not named as a file is.
+    It is the first under `records/` that has a record, or that the stage did not write: DVC removes
+    outs before a stage runs.
     """
-    had = {out: (checkout / out / START).is_file() for out in stage.outs if out.startswith(RECORDS)}
-    free = [out for out in had if had[out] or not (checkout / out).exists()]
-    file = {out: out not in stage.folders and 1 + Path(out).suffix[1:2].isalpha() for out in free}
-    return min(free, key=lambda out: (not had[out], file[out]), default=None)
+    declared = [checkout / out for out in stage.outs if out.startswith(RECORDS)]
+    places = [out for out in declared if (out / START).is_file() or not out.exists()]
+    return places[0].relative_to(checkout).as_posix() if places else None
 
 
 @dataclass(frozen=True)

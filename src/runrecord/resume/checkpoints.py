@@ -161,8 +161,6 @@ class Checkpoints:
             ):
                 continue
             reasons = differences(was, self._identity) or ["a secret value changed"]
-            if record is None:
-                reasons = ["its record is gone or damaged"]
             epoch = int(states[-1].stem)
             near.append((len(reasons), -_time_of(folder), folder.name, epoch, reasons))
         if not near:
@@ -324,10 +322,8 @@ def on_record(events: Iterable[Event]) -> OnRecord:
 
 def found_in(event: ModelEvaluated) -> list[str]:
     """What an evaluation found: its metrics, curves and config."""
-    named: dict[str, object] = {**event.metrics}
-    named |= {f"curve {name}": [*map(tuple, points)] for name, points in event.series.items()}
-    named |= {f"config {name}": value for name, value in event.config.items()}
-    return [f"{name} {value!r}" for name, value in named.items()]
+    found = (*event.metrics.items(), *event.series.items(), *event.config.items())
+    return [f"{name} {value!r}" for name, value in found]
 
 
 def not_logged_again(left: OnRecord) -> str:

@@ -295,7 +295,7 @@ def differing(numbers: Sequence[float], stop_in: int = 0, what: str = "value") -
         ("within", "loss differs: 0.25 on record, 0.75 now"),
         ("text", "texts: note differs: "),
         ("model", "models: model differs: "),
-        ("curve", "c [(1, 0.25)] on record, curve c [(1, 0.75)] now"),
+        ("curve", "c [(1, 0.25)] on record, c [(1, 0.75)] now"),
     ],
 )
 def test_a_repeated_epoch_that_gives_other_numbers_is_said_once_and_on_record(

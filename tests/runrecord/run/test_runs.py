@@ -166,25 +166,6 @@ def test_several_runs_of_a_stage_are_numbered_and_the_sealed_one_is_named(
     assert Record(files_in(run_dir(here, run.id))).start.number == 1, "of its own stage"
 
 
-@pytest.mark.parametrize("record", ["records/train", "records/train-0.1", "records/a.d"])
-@pytest.mark.parametrize("known", ["by its name", "by dvc.lock", "by its record"])
-def test_a_record_takes_no_out_that_is_a_file_later(here: Path, record: str, known: str) -> None:
-    file = "records/scores.json" if known == "by its name" else "records/scores"
-    stages = (here / "dvc.yaml").read_text().replace("records/train", f"{file}, {record}")
-    (here / "dvc.yaml").write_text(stages)
-    if known == "by dvc.lock":
-        outs = f"[{{path: {file}, md5: {'a' * 32}}}, {{path: {record}, md5: {'b' * 32}.dir}}]"
-        (here / "dvc.lock").write_text(
-            f"schema: '2.0'\nstages: {{train: {{cmd: a, outs: {outs}}}}}"
-        )
-    elif known == "by its record" or record == "records/a.d":
-        new_run(here / record, id="before", stage="train")
-    with start_run("train") as run:
-        pass
-    (here / file).write_text("{}")
-    assert Record(files_in(here / record)).start.id == run.id
-
-
 def test_a_thread_that_logs_while_its_run_ends_is_refused_before_the_record_is_sealed(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
