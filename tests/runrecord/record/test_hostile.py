@@ -1,15 +1,13 @@
 """Records and text from elsewhere: read, shown at most, and nothing else is done with them."""
 
-import hashlib
 import json
 import math
 import os
 import shutil
-import signal
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -139,29 +137,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def shared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of all that."""
-    copied: Path = shutil.copytree(base, tmp_path_factory.mktemp("shared") / "place", symlinks=True)
-    return copied
-
-
 @pytest.fixture
-def place(base: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """That copy, the record as it was, its repository the current folder."""
-    for name in ("record", "outside"):
-        shutil.rmtree(shared / name, ignore_errors=True)
-        shutil.copytree(base / name, shared / name)
-    monkeypatch.chdir(shared / "repository")
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield shared
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def alone(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of one's own."""
+def place(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of all that, its repository the current folder."""
     shutil.copytree(base, tmp_path / "place", symlinks=True)
     monkeypatch.chdir(tmp_path / "place/repository")
     return tmp_path / "place"
@@ -195,7 +173,7 @@ def as_json(command: Callable[..., Any], *given: Any) -> None:
         command(*given)
 
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 
 
 def start(**values: object) -> Change:
@@ -233,12 +211,7 @@ def line(kind: str, **values: object) -> Change:
 
 def text(name: str, content: bytes) -> Change:
     """Another content of a file."""
-    return lambda record: _put(record / name, content)
-
-
-def _put(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)
-    path.write_bytes(content)
+    return lambda record: (record / name).write_bytes(content)
 
 
 def sparse(name: str, size: int) -> Change:
@@ -267,28 +240,18 @@ def named(kind: str, title: str, content: bytes, **more: object) -> Change:
 
     def change(record: Path) -> None:
         (record / "artifacts/it").write_bytes(content)
-        file = {"name": "artifacts/it", "sha256": hashlib.sha256(content).hexdigest()}
-        line("logged", **{kind: {title: file}, **more})(record)
-
-    return change
-
-
-def embedding(content: bytes) -> Change:
-    def change(record: Path) -> None:
-        (record / "embeddings/it").write_bytes(content)
-        file = {"name": "embeddings/it", "sha256": hashlib.sha256(content).hexdigest()}
-        line("evaluated", embedding=file)(record)
+        file = {"name": "artifacts/it", "sha256": sha256(content)}
+        if kind == "embedding":
+            line("evaluated", embedding=file)(record)
+        else:
+            line("logged", **{kind: {title: file}, **more})(record)
 
     return change
 
 
 def other_patch(record: Path) -> None:
-    patch_that_is_gone(record)
+    start(patch={"name": "change.patch", **DIGEST})(record)
     (record / "change.patch").write_text("another\n")
-
-
-def patch_that_is_gone(record: Path) -> None:
-    start(patch={"name": "change.patch", "sha256": "0" * 64})(record)
 
 
 def linked_start(record: Path) -> None:
@@ -345,9 +308,8 @@ DAMAGED: dict[str, tuple[Change, str]] = {
             NONE_OF_ITS,
         )
         for name in (
-            *("../outside/private.png", "/etc/passwd", "images/../../victim.txt", "images\0x"),
-            *("..\\victim.txt", "C:\\victim.txt", "\\\\host\\share", "~/victim.txt", "", "."),
-            *("images", "file:///etc/passwd", "x" * 10**5, "\x1b[2J", "/dev/zero"),
+            *("../outside/private.png", "/etc/passwd", "images/../../victim.txt", "images\0x", ""),
+            *("~/victim.txt", "images", "x" * 10**5, "\x1b[2J"),
         )
     },
     "a link to a file outside": (
@@ -357,7 +319,6 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "a link to a device": (image(lambda path, _: path.symlink_to("/dev/zero")), NONE_OF_ITS),
     "a link to itself": (image(lambda path, _: path.symlink_to(path.name)), NONE_OF_ITS),
     "a pipe": (image(lambda path, _: os.mkfifo(path)), NONE_OF_ITS),
-    "a folder for a picture": (image(lambda path, _: path.mkdir()), NONE_OF_ITS),
     "another picture": (image(lambda path, _: path.write_bytes(png(9, 9))), "SHA-256 is another"),
     "a model that is elsewhere": (
         line("model", file={"name": "../outside/victim.txt", **DIGEST}),
@@ -367,58 +328,48 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "a picture that is a page": (named("images", "x", b"<script>"), NO_PICTURE),
     "a picture cut off": (named("images", "x", png(2, 2)[:-9]), NO_PICTURE),
     **{
-        f"an embedding, {what}": (embedding(content), NO_EMBEDDING)
+        f"an embedding, {what}": (named("embedding", "", content), NO_EMBEDDING)
         for what, content in {
-            "a header longer than itself": struct.pack("<Q", 2**63) + HEADER,
             "values beyond its end": struct.pack("<Q", len(HEADER)) + HEADER,
             "of a vast shape": struct.pack("<Q", len(VAST)) + VAST,
             "a pickle": b"\x80\x04cos\nsystem\n(S'touch victim.txt'\ntR.",
-            "a zip": b"PK\x03\x04" + b"\xff" * 60,
         }.items()
     },
 }
 """What costs a file, and why it is not used."""
 REFUSED: dict[str, tuple[Change, str]] = {
     "a change that is another": (other_patch, "'change.patch': its SHA-256 is another."),
-    "a change that is gone": (patch_that_is_gone, "'change.patch': the record has no such file."),
+    "a change that is gone": (
+        start(patch={"name": "change.patch", **DIGEST}),
+        "'change.patch': the record has no such file.",
+    ),
     "a beginning outside": (linked_start, NONE_OF_ITS),
     "a beginning of 8 GiB": (sparse("run.json", 2**33), "has 8589934592 bytes, more than"),
     "a line of 8 GiB": (sparse("events.jsonl", 2**33), "a line has more than"),
     **{
         f"the id {short(name)}": (start(id=name), "is not an id of a run")
-        for name in (
-            *("../x", "/x", ".", "..", ".x", "a/b", "a\\b", "", "-x", "a\nb", "x" * 101, "한"),
-        )
+        for name in ("../x", "..", "a\\b", "", "-x", "a\nb", "x" * 101, "한")
     },
     **{
         f"the commit {short(commit)}": (tags(git_commit=commit), "the tag 'git.commit'")
-        for commit in ("--output=victim.txt", "-x", "HEAD", "@{-1}", "a" * 39, "0" * 40 + "\n", "")
+        for commit in ("--output=victim.txt", "HEAD", "a" * 39, "0" * 40 + "\n")
     },
     "a branch that is an option": (tags(git_branch="--output=x"), "'git.branch' begins with '-'"),
-    "a shell that is an option": (tags(dvc_shell="-c"), "'dvc.shell' begins with '-'"),
-    "a tag of MLflow's": (tags(mlflow_note="x"), "is not a record's to set"),
     "a tag of the record's": (tags(record_id="x"), "is not a record's to set"),
     "the last id of two": (duplicate, "'../x' is not an id of a run"),
     "a stage of two lines": (start(stage="a\nb"), "is not a name"),
-    "a param of no name": (start(params={"": 1}), "is not a name"),
     "a metric of two lines": (line("logged", metrics={"a\rb": 1.0}), "is not a name"),
     "a beginning nested a million deep": (text("run.json", DEEP), "it is not JSON"),
     "a line nested a million deep": (text("events.jsonl", DEEP + b"\n"), "events.jsonl, line 1: "),
     **{
         f"the start {short(time)}": (start(time=time), "time")
-        for time in (-1, 2**70, 1e300, "now", None, True, 10**4000)
+        for time in (-1, 2**70, True, 10**4000)
     },
-    **{
-        f"the moment {short(time)}": (line("logged", time=time), "events.jsonl, line 1: ")
-        for time in (-1, 2**70, 1.5, "now", None)
-    },
-    **{
-        f"the step {short(step)}": (line("logged", step=step), "events.jsonl, line 1: ")
-        for step in (-1, 2**70, 0.5, "1", None)
-    },
+    "the moment half": (line("logged", time=1.5), "events.jsonl, line 1: "),
+    "the step below 0": (line("logged", step=-1), "events.jsonl, line 1: "),
     **{
         f"the format {short(version)}": (start(format=version), "update this checkout")
-        for version in (3, "2", None, [2], math.inf, "\x1b[2J")
+        for version in (3, "2", math.inf, "\x1b[2J")
     },
     "the format 1": (start(format=1), "check out commit ce461c1, which does"),
     "half a line": (
@@ -432,17 +383,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     **{
         f"a model's file {short(name)}": (line("model", filename=name), "is not a file's name")
-        for name in ("..", ".", "a/b", "../x", "한" * 100)
+        for name in ("..", "a/b", "한" * 100)
     },
     "a metric that is a text": (line("logged", metrics={"a": "1e5"}), "metrics.a"),
     "an out without a digest": (line("end", outs={"a": "x"}), "is not a SHA-256"),
 }
-ITS = {"sha256": hashlib.sha256(b"x").hexdigest()}
+ITS = {"sha256": sha256(b"x")}
 PATH_LIKE = ["../../x", "/etc/passwd", "a/../../b", "..", ".", "//", "a//b", "C:\\x", "~", "-x"]
 READ: dict[str, Change] = {
-    "infinite": lambda record: _put(
-        record / "events.jsonl",
-        (record / "events.jsonl").read_bytes().replace(b'{"Loss":1.0}', b'{"Loss": 1e999}'),
+    "infinite": lambda record: (record / "events.jsonl").write_bytes(
+        (record / "events.jsonl").read_bytes().replace(b'{"Loss":1.0}', b'{"Loss": 1e999}')
     ),
     "metrics like paths": line("logged", metrics=dict.fromkeys(PATH_LIKE, 1.0)),
     "an archive that is never opened": named("artifacts", "evil.zip", b"PK\x03\x04" * 99),
@@ -453,7 +403,6 @@ READ: dict[str, Change] = {
     "a stage that is an option": start(stage="--help"),
     "a stage like a path": start(stage="../../outside"),
     "a shell": tags(dvc_shell="/bin/sh -c 'touch victim.txt'"),
-    "variables": tags(**{f"env_{name}": "/x" for name in ("LD_PRELOAD", "PATH", "PYTHONPATH")}),
     "characters that steer": tags(note=EVIL, git_branch=EVIL, dvc_experiment=EVIL),
     "a long value": start(params={"a": "x" * 10**6, "b": [["y"] * 10**4]}),
     "deep params": start(params={"a": json.loads("[" * 90 + "]" * 90)}),
@@ -463,21 +412,7 @@ READ: dict[str, Change] = {
 }
 
 
-def hostile(place: Path, change: Change) -> Path:
-    """The record, changed, and its path as a person would give it."""
-    change(place / "record")
-    return place / "record"
-
-
-FAMILIES = (
-    "the id",
-    "the commit",
-    "the start",
-    "the moment",
-    "the step",
-    "the format",
-    "a picture at",
-)
+FAMILIES = ("the id", "the commit", "the start", "the format", "a picture at")
 """Of which there are many: what one command makes of one of them, all do."""
 
 
@@ -491,7 +426,8 @@ def test_a_record_from_elsewhere_is_shown_or_refused_and_nothing_else_is_done(
 ) -> None:
     monkeypatch.setattr(runrecord.record.reader, "MOST", 2**24)  # of the limits; 256 MiB take long
     change, said = (REFUSED | DAMAGED).get(name) or (READ[name], "")
-    record, other = str(hostile(place, change)), str(base / "record")
+    change(place / "record")
+    record, other = str(place / "record"), str(base / "record")
     before = state(place)
     commands: list[Callable[[], Any]] = [
         lambda: show(record),
@@ -518,35 +454,28 @@ def diff(name: str, content: str, mode: int = 100644) -> str:
 
 LINK = diff("link", "../../../../../outside", 120000) + "\\ No newline at end of file\n"
 PATCHES = {
-    "beside the tree": diff("../victim.txt", "owned"),
-    "above it": diff("../../../../victim.txt", "owned"),
+    "above the tree": diff("../../../../victim.txt", "owned"),
     "absolute": diff("/tmp/victim.txt", "owned").replace("a//", "/").replace("b//", "/"),
     "a hook of Git's": diff(".git/hooks/post-checkout", "touch victim.txt"),
-    "Git's settings": diff(".git/config", "[core]"),
     "a hook, in other letters": diff(".GIT/hooks/post-checkout", "touch victim.txt"),
     "through a link": LINK + diff("link/victim.txt", "owned"),
-    "no patch": "touch victim.txt\n",
     "options": "--output=victim.txt\n",
 }
-
-
-def patched(record: Path, patch: str) -> None:
-    """A finished run whose change is another, its SHA-256 corrected."""
-    (record / "change.patch").write_text(patch)
-    start(patch={"name": "change.patch", "sha256": sha256(patch.encode())})(record)
-    line("end", status="FINISHED")(record)
 
 
 @pytest.mark.parametrize("name", PATCHES)
 def test_a_change_that_leads_out_of_its_tree_is_not_applied(
     place: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    patched(place / "record", PATCHES[name])
+    """Of a finished run, its SHA-256 corrected."""
+    record, patch = place / "record", PATCHES[name]
+    (record / "change.patch").write_text(patch)
+    start(patch={"name": "change.patch", "sha256": sha256(patch.encode())})(record)
+    line("end", status="FINISHED")(record)
     before = state(place)
-    record = str(place / "record")
-    asked = said_by(capsys, lambda: verify(record, 0.01, False, False))
+    asked = said_by(capsys, lambda: verify(str(record), 0.01, False, False))
     assert "was never run from this repository on this machine" in asked
-    refused = said_by(capsys, lambda: verify(record, 0.01, False, True))
+    refused = said_by(capsys, lambda: verify(str(record), 0.01, False, True))
     assert "Verdict: cannot be rebuilt: " in refused
     assert "Git refuses: " in refused or name == "absolute", "that is a name in the tree"
     assert state(place) == before
@@ -555,7 +484,7 @@ def test_a_change_that_leads_out_of_its_tree_is_not_applied(
 def test_no_variable_of_a_record_reaches_a_program_but_those_of_numbers(place: Path) -> None:
     names = ("LD_PRELOAD", "PATH", "PYTHONPATH", "BASH_ENV", "GIT_DIR", "OMP_NUM_THREADS")
     for value, reached in (("evil", ["OMP_NUM_THREADS"]), ("/evil", []), ("..\\evil", [])):
-        hostile(place, tags(**{f"env_{name}": value for name in names}))
+        tags(**{f"env_{name}": value for name in names})(place / "record")
         record = Record(files_in(place / "record"))
         found = _environment(record.start, place / "repository", Path("/usr/bin"))
         assert [name for name, text in found.items() if value in text] == reached
@@ -565,7 +494,8 @@ def test_no_variable_of_a_record_reaches_a_program_but_those_of_numbers(place: P
 def test_nothing_of_a_record_is_run(
     place: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line("end", status="FINISHED")(hostile(place, READ[name]))
+    READ[name](place / "record")
+    line("end", status="FINISHED")(place / "record")
     before = state(place)
     output = said_by(capsys, lambda: verify(str(place / "record"), 0.01, False, False))
     assert "Verdict: cannot be rebuilt" in output
@@ -601,9 +531,8 @@ def written(folder: Path, run_id: str) -> None:
 
 
 def test_every_text_of_a_record_is_harmless_in_every_command(
-    alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = alone
     root = place / "repository"
     runs = root / ".runrecord/runs"
     for name in ("evil-1", "evil-2"):
@@ -645,7 +574,7 @@ def test_every_text_of_a_record_is_harmless_in_every_command(
 
 @pytest.mark.slow
 def test_records_that_are_read_are_played_and_others_are_named(
-    alone: Path,
+    place: Path,
     empty_store: Path,
     base: Path,
     capsys: pytest.CaptureFixture[str],
@@ -653,18 +582,18 @@ def test_records_that_are_read_are_played_and_others_are_named(
 ) -> None:
     """All of them lie in one run store."""
     monkeypatch.setattr(runrecord.record.reader, "MOST", 2**24)
-    root = alone / "repository"
+    root = place / "repository"
     shutil.copy(empty_store, root / "mlflow.db")
     (root / ".runrecord/runs").mkdir(parents=True)
     folders = {}
     for number, name in enumerate((*READ, *REFUSED, *DAMAGED)):
-        shutil.copytree(base / "record", alone / "record", dirs_exist_ok=True)
-        start(id=f"run-{number}")(alone / "record")
-        ((REFUSED | DAMAGED).get(name) or (READ[name],))[0](alone / "record")
+        shutil.copytree(base / "record", place / "record", dirs_exist_ok=True)
+        start(id=f"run-{number}")(place / "record")
+        ((REFUSED | DAMAGED).get(name) or (READ[name],))[0](place / "record")
         folders[name] = root / f".runrecord/runs/run-{number}"
-        (alone / "record").rename(folders[name])
-    before = state(alone)
-    for command in (list_runs, lambda: which(alone / "victim.txt")):
+        (place / "record").rename(folders[name])
+    before = state(place)
+    for command in (list_runs, lambda: which(place / "victim.txt")):
         assert f"{folders['a beginning outside']}: " in said_by(capsys, command)
     output = said_by(capsys, lambda: sync(False, True))
     ended = len(READ) - 2  # of two nobody knows whether they go on
@@ -673,7 +602,7 @@ def test_records_that_are_read_are_played_and_others_are_named(
     silent = [name for name in named_ones if f"{folders[name]}: " not in output]
     assert silent == []
     assert [name for name in READ if f"{folders[name]}: " in output] == []
-    assert state(alone) == before
+    assert state(place) == before
     infinite = Record(files_in(folders["infinite"]))
     assert Store(root).differences(infinite) == [], "MLflow has the largest number for infinity"
     assert f"{ended} already there" in said_by(capsys, lambda: sync(False, False))
