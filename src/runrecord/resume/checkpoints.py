@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,11 +92,7 @@ class Checkpoint:
     saved: Saved
     record: Record
     logged: OnRecord  # what a run that resumes has on record, and does not log again
-
-    def events(self) -> Iterator[Event]:
-        """What the earlier run logged in its epochs up to this one."""
-        found = islice(self.record.events(files=False), self.saved.begun, self.saved.length)
-        return filter(None, map(self.record.usable, found))
+    epochs: list[Event]  # what a shorter run logged in its epochs up to this one
 
 
 class Checkpoints:
@@ -262,26 +258,26 @@ class Checkpoints:
                 "it still runs, as far as this machine can tell; if it does not, run "
                 f"'runrecord reap {saved.run_id}'"
             )
-        first, last = (0, None) if resumes else (saved.begun, saved.length)
+        epochs, others = list[Event](), list[Event]()
         try:
-            events = enumerate(islice(record.events(files=False), first, last), first)
-            usable = ((number, record.usable(event)) for number, event in events)
-            # What epochs up to the checkpoint logged is not logged again; all else is.
-            logged = on_record(
-                event
-                for number, event in usable
-                if event
-                and (not saved.begun <= number < saved.length or getattr(event, "tags", {}))
-            )
+            for number, event in enumerate(record.events(files=False)):
+                usable = record.usable(event)
+                within = saved.begun <= number < saved.length
+                if usable and within and not resumes:
+                    epochs.append(usable)
+                if usable and (not within or getattr(usable, "tags", {})):
+                    others.append(usable)
         except (RecordRefused, OSError) as error:
             return f"its record cannot be used: {error}"
+        # What epochs up to the checkpoint logged is not logged again; all else is.
+        logged = on_record(others)
         if resumes and ("tags", PRUNED, 0) in logged:
             return "its study ended it"
         if damage := record.damage():
             if not resumes:  # the new run's record would lack what is damaged
                 return f"its record has damaged files: {damage}"
             say(f"warning: {saved.run_id} resumes without damaged files of its record: {damage}.")
-        return Checkpoint(saved, record, logged)
+        return Checkpoint(saved, record, logged, epochs)
 
     def _refuse(self, saved: Saved, reason: str) -> None:
         self._refused.setdefault(saved.run_id, (saved.epoch, reason))

@@ -249,7 +249,7 @@ class Run:
             return 0
         saved, contents = earlier.saved, earlier.record.contents
         state.load_state_dict(saved.arrays)
-        for event in earlier.events():
+        for event in earlier.epochs:
             if isinstance(event, Logged | ModelSaved | ModelEvaluated):
                 files = {file.name: contents[file.name] for file in files_of(event)}
                 self._tracker.log(replace(event, time=now()), files)

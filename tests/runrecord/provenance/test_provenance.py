@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -128,9 +127,7 @@ def test_what_is_told_keeps_no_secret_and_steers_no_terminal(
 @pytest.mark.parametrize(
     ("name", "text", "changed"),
     [
-        ("src/code.py", "ONE = 2\n", "src/code.py"),
         ("data/set/more.txt", "4\n", "data/set"),
-        ("params.yaml", "lr: 2\n", "lr (was 1, is 2)"),
         ("params.yaml", "lr: '1'\n", 'lr (was 1, is "1")'),
         ("params.yaml", "other: 1\n", "lr (was 1, is None)"),
         ("params.yaml", "lr: [", "DVC cannot read"),
@@ -160,7 +157,9 @@ def test_what_the_stage_reads_and_is_edited_while_it_runs_fails_the_run(
     assert not (repository / "records").exists(), "nothing is sealed for DVC"
 
 
-def test_a_large_dependency_is_read_again_only_if_it_was_touched(repository: Path) -> None:
+def test_a_large_dependency_is_read_again_only_if_it_was_touched(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = repository / "data/set/large.bin"
     file.write_bytes(b"1" * 2**20)
     notes = repository / ".runrecord/digests.db"
@@ -171,7 +170,7 @@ def test_a_large_dependency_is_read_again_only_if_it_was_touched(repository: Pat
 
     first = read_inputs(repository, "train", repository).deps
     assert noted() == [], "it could change again within the same time"
-    time.sleep(2.1)
+    monkeypatch.setattr("runrecord.files._SETTLED", 0)
     assert read_inputs(repository, "train", repository).deps == first
     assert noted() == [sha256(b"1" * 2**20)]
     with closing(sqlite3.connect(notes)) as database, database:
@@ -185,7 +184,9 @@ def test_a_large_dependency_is_read_again_only_if_it_was_touched(repository: Pat
     assert read_inputs(repository, "train", repository).deps == first
     assert changed["data/set"] != first["data/set"]
     notes.write_bytes(b"no database")
-    assert read_inputs(repository, "train", repository).deps == first
+    for _ in range(2):
+        assert read_inputs(repository, "train", repository).deps == first
+    assert noted() == [sha256(b"1" * 2**20)], "it is made anew"
 
 
 def test_what_is_put_back_or_not_read_changes_nothing(repository: Path) -> None:

@@ -45,20 +45,12 @@ def digest_of(root: Path, one: Identity) -> Path:
 # Of the libraries that compute, and of others: which variable changes numbers.
 
 NOT_NUMERIC = """
-    CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES CUDA_DEVICE_ORDER HIP_VISIBLE_DEVICES
-    CUDA_HOME CUDA_PATH CUDA_CACHE_PATH CUDA_CACHE_DISABLE CUDA_MODULE_LOADING CUDA_LAUNCH_BLOCKING
-    CUDA_VERSION NVIDIA_DRIVER_CAPABILITIES NVIDIA_REQUIRE_CUDA NVIDIA_PRODUCT_NAME
-    TORCH_HOME TORCH_LOGS TORCH_LOGS_OUT TORCH_TRACE TORCH_EXTENSIONS_DIR TORCH_SHOW_CPP_STACKTRACES
-    TORCH_CPP_LOG_LEVEL TORCH_COMPILE_DEBUG TORCH_NCCL_ASYNC_ERROR_HANDLING TORCHINDUCTOR_CACHE_DIR
-    TORCHINDUCTOR_COMPILE_THREADS TORCHINDUCTOR_FX_GRAPH_CACHE PYTORCH_CUDA_ALLOC_CONF
-    PYTORCH_ALLOC_CONF PYTORCH_KERNEL_CACHE_PATH PYTORCH_NO_CUDA_MEMORY_CACHING PYTORCH_VERSION
-    OMP_DISPLAY_ENV OMP_DISPLAY_AFFINITY OMP_STACKSIZE OMP_WAIT_POLICY OMP_PROC_BIND OMP_PLACES
-    OMP_TOOL_LIBRARIES KMP_BLOCKTIME KMP_SETTINGS KMP_WARNINGS KMP_AFFINITY KMP_DUPLICATE_LIB_OK
-    KMP_INIT_AT_FORK GOMP_SPINCOUNT MKL_VERBOSE MKL_SERVICE_FORCE_INTEL OPENBLAS_VERBOSE
-    ONEDNN_VERBOSE ONEDNN_PRIMITIVE_CACHE_CAPACITY DNNL_VERBOSE DNNL_JIT_DUMP CUBLAS_LOGINFO_DBG
-    CUBLAS_LOGDEST_DBG CUDNN_LOGINFO_DBG CUDNN_LOGDEST_DBG CUDNN_PATH NCCL_DEBUG NCCL_SOCKET_IFNAME
-    HOME PATH SHELL USER LANG LC_CTYPE LC_NUMERIC TMPDIR PYTHONPATH PYTHONUNBUFFERED HF_HOME
-    DVC_STAGE GIT_DIR
+    CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_CACHE_PATH CUDA_MODULE_LOADING CUDA_LAUNCH_BLOCKING
+    TORCH_HOME TORCH_LOGS TORCHINDUCTOR_CACHE_DIR TORCHINDUCTOR_COMPILE_THREADS
+    PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF OMP_DISPLAY_ENV OMP_STACKSIZE OMP_PROC_BIND
+    OMP_PLACES KMP_BLOCKTIME KMP_AFFINITY GOMP_SPINCOUNT MKL_VERBOSE OPENBLAS_VERBOSE
+    ONEDNN_VERBOSE DNNL_JIT_DUMP CUBLAS_LOGDEST_DBG CUDNN_PATH NCCL_DEBUG
+    HOME PATH SHELL USER LANG LC_CTYPE TMPDIR PYTHONPATH PYTHONUNBUFFERED DVC_STAGE GIT_DIR
 """
 
 
@@ -80,8 +72,6 @@ SAME: dict[str, dict[str, Any]] = {
     "params in another order": {"inputs": {"params": dict(reversed(PARAMS.items()))}},
     "a whole number as a float": {"inputs": {"params": PARAMS | {"seed": 0.0}}},
     "a tuple for a list": {"inputs": {"params": PARAMS | {"vae.sizes": (3, 4.0)}}},
-    "shown params in another order": {"shown": dict(reversed(SHOWN.items()))},
-    "deps in another order": {"inputs": {"deps": dict(reversed(DEPS.items()))}},
     "what other stages write": {"inputs": {"generated": ("elsewhere",)}},
     "another list of outs": {"inputs": {"stage": replace(STAGE, outs=("models/vae.bin",))}},
     "packages that only show": {"packages": ("numpy", "mlflow", "tensorboard", "tensorboardX")},
@@ -109,22 +99,13 @@ OTHER: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a shown param alone": ({"shown": SHOWN | {"lr": 3}}, ["lr changed from 0.001 to 3"]),
     "a number and a text": (of_params("seed", "0"), ['seed changed from 0 to "0"']),
     "true and 1": (of_params("seed", False), ["seed changed from 0 to false"]),
-    "a list in another order": (
-        of_params("vae.sizes", [4, 3]),
-        ["vae.sizes changed from [3, 4] to [4, 3]"],
-    ),
     "null and nothing": (
         {"inputs": {"params": {k: v for k, v in PARAMS.items() if k != "vae.clip"}}},
         ["vae.clip changed from null to not set"],
     ),
-    "a param of two lines": (
-        of_params("note", "a\n\x1b[31mb"),
-        ['note changed from not set to "a\\n\\u001b[31mb"'],
-    ),
-    "code": ({"inputs": {"deps": DEPS | {"train.py": "c" * 64}}}, ["train.py changed"]),
     "other files": (
-        {"inputs": {"deps": {"train.py": "a" * 64, "x": "c" * 64}}},
-        ["data is gone", "x is new"],
+        {"inputs": {"deps": {"train.py": "c" * 64, "x": "c" * 64}}},
+        ["data is gone", "train.py changed", "x is new"],
     ),
     "the command": (
         {"inputs": {"stage": replace(STAGE, commands=("python -O train.py",))}},
@@ -212,7 +193,7 @@ def test_secrets_are_not_kept_beside_a_checkpoint(
     assert "a secret value changed" in Checkpoints(tmp_path, other).why_anew()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"stage": 3}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b'{"stage": 3}', b"\xff", b"[" * 100_000])
 def test_a_damaged_note_beside_a_checkpoint_is_none(tmp_path: Path, content: bytes) -> None:
     kept = saved(tmp_path, "run-1", identity())
     (note,) = (tmp_path / ".runrecord" / "checkpoints").rglob("identity.json")
