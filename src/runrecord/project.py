@@ -125,7 +125,7 @@ def load_project(root: Path) -> Project:
     return project
 
 
-def repo_root(cwd: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
+def repo_root(cwd: Path | None = None) -> Path:
     """The root of the DVC repository a person works in, also from inside DVC's temporary copies.
 
     DVC sets `DVC_ROOT` to it for every stage it runs, `dvc exp run --temp` and queues included.
@@ -133,7 +133,7 @@ def repo_root(cwd: Path | None = None, environment: Mapping[str, str] = os.envir
     Raises:
         UserError: there is no DVC repository, or `DVC_ROOT` is none.
     """
-    if given := environment.get("DVC_ROOT"):
+    if given := os.environ.get("DVC_ROOT"):
         if not (Path(given) / ".dvc").is_dir():
             raise UserError(
                 f"DVC_ROOT is '{given}', which is no DVC repository; unset it or correct it."

@@ -142,28 +142,23 @@ class Checkpoints:
         Of several runs that left checkpoints, the one is named that differs least.
         """
         near = [
-            (1, -_time_of(self._folder / run_id), run_id, epoch, [reason])
+            ([reason], self._folder / run_id, epoch)
             for run_id, (epoch, reason) in self._refused.items()
         ]
+        stage = self._identity.get("stage", {}).get("name")
         for folder in self._run_folders():
             was, states = identity_in(folder), states_in(folder)
-            record = self._record(folder.name)
-            if (
-                not states
-                or folder.parent == self._folder
-                or was.get("stage", {}).get("name") != self._identity.get("stage", {}).get("name")
-                or _is_finished(record)
-                or self._is_running(folder.name)
-            ):
+            of_stage = was.get("stage", {}).get("name") == stage
+            if not states or not of_stage or folder.parent == self._folder:
                 continue
-            reasons = differences(was, self._identity) or ["a secret value changed"]
-            epoch = int(states[-1].stem)
-            near.append((len(reasons), -_time_of(folder), folder.name, epoch, reasons))
+            if not (_is_finished(self._record(folder.name)) or self._is_running(folder.name)):
+                reasons = differences(was, self._identity) or ["a secret value changed"]
+                near.append((reasons, folder, int(states[-1].stem)))
         if not near:
             return ""
-        _, _, run_id, epoch, reasons = min(near)
+        reasons, folder, epoch = min(near, key=lambda one: (len(one[0]), -_time_of(one[1])))
         epochs = "1 epoch" if epoch == 1 else f"{epoch} epochs"
-        return f"not resuming {run_id} ({epochs}): {some(reasons)}"
+        return f"not resuming {folder.name} ({epochs}): {some(reasons)}"
 
     def save(self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int = 0) -> None:
         """Write a checkpoint, at once or not at all, and remove those that it makes needless.
