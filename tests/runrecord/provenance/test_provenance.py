@@ -10,9 +10,18 @@ import pytest
 from workspaces import IDENTITY, new_repository
 
 import runrecord
+from records import new_run
+from runrecord.dvc.stages import Stage
 from runrecord.git.commands import git
 from runrecord.project import Project
-from runrecord.provenance.environment import Origin, changed_inputs, collect_origin, read_inputs
+from runrecord.provenance.environment import (
+    Origin,
+    changed_inputs,
+    collect_origin,
+    hash_outs,
+    read_inputs,
+    record_of,
+)
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs
 
@@ -183,3 +192,13 @@ def test_what_is_put_back_or_not_read_changes_nothing(repository: Path) -> None:
     assert changed_inputs(was, repository, repository) == ()
     (repository / "src/code.py").unlink()
     assert changed_inputs(was, repository, repository) == ("src/code.py",)
+
+
+def test_a_record_takes_no_out_that_its_stage_wrote(repository: Path) -> None:
+    stage = Stage("train", outs=("model.bin", "records/scores.json", "records/train"))
+    (repository / "records").mkdir()
+    (repository / "records/scores.json").write_text("{}")
+    assert record_of(repository, stage) == "records/train"
+    new_run(repository / "records/train")
+    assert record_of(repository, stage) == "records/train"
+    assert hash_outs(repository, stage) == {"records/scores.json": sha256(b"{}")}
