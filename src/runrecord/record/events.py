@@ -103,6 +103,13 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _values(steps: Any) -> Any:
+    """The values of each title; a title in their place stands for that title's values."""
+    if not isinstance(steps, Mapping):
+        return steps
+    return {title: steps.get(one) if isinstance(one, str) else one for title, one in steps.items()}
+
+
 def _params(values: Any) -> Any:
     """Params as JSON gives them back: lists, and objects by text; any number is a number."""
     if not isinstance(values, Mapping):
@@ -144,7 +151,9 @@ Params = Annotated[
     PlainSerializer(lambda values: strict_json(values, free=True), when_used="json"),
 ]
 """Values that JSON has, by name."""
-Steps = Mapping[Title, Annotated[list[Number], Field(strict=False)]]
+Steps = Annotated[
+    Mapping[Title, Annotated[list[Number], Field(strict=False)]], BeforeValidator(_values)
+]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 

@@ -644,6 +644,13 @@ def test_a_run_and_its_trackers_keep_to_the_umask(toy: Workspace) -> None:
     assert [path.name for path in files if path.stat().st_mode & 0o077] == []
 
 
+def test_a_title_in_the_place_of_values_stands_for_that_titles_values(record: Path) -> None:
+    values = lines(record)
+    values[0]["steps"] |= {"b": "Train/Loss"}  # type: ignore[operator]
+    write_lines(record, values)
+    assert view(Record(files_in(record))).series["b"][1][1] == [3.0, 2.0, 1.0]
+
+
 def test_what_is_big_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     weights = np.zeros(2**22)
     checkpoints = Checkpoints(tmp_path, {})
