@@ -154,6 +154,13 @@ class Origin:
     title: str  # what a person knows it by: its stage, after what tells it from the committed one
 
 
+def refuse_own(tags: Iterable[str], packages: Iterable[str] = ()) -> None:
+    """Raise UserError if one of those tags of a script's is the engine's, or a package's."""
+    own = {*ENVIRONMENT, *STUDY_TAGS, *packages}
+    if taken := [name for name in tags if name.startswith(_OWN) or name in own]:
+        raise UserError(f"the tag '{printable(taken[0])}' is the engine's; rename yours")
+
+
 def collect_origin(
     checkout: Path,
     stage: str,
@@ -175,11 +182,7 @@ def collect_origin(
     Raises:
         UserError: DVC cannot read its files, or `told` has a tag of the engine's.
     """
-    own = {*ENVIRONMENT, *STUDY_TAGS, *project.packages}
-    if taken := [name for name in told if name.startswith(_OWN) or name in own]:
-        raise UserError(
-            f"start_run(tags=...): the tag '{printable(taken[0])}' is the engine's; rename yours"
-        )
+    refuse_own(told, project.packages)
     inputs = read_inputs(checkout, stage, cwd)
     code, patch, trouble = describe_code(checkout, project.code, inputs.generated)
     if not inputs.stage.commands and not trouble and STUDY_TAGS["study"] not in environment:

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from runrecord.errors import UserError
 from runrecord.files import sha256
+from runrecord.provenance.environment import refuse_own
 from runrecord.record.events import (
     ANY_FILE,
     Event,
@@ -144,6 +145,10 @@ class Run:
 
     def tag(self, **tags: str) -> None:
         """Say more of the run: tags are shown, and never compared."""
+        refuse_own(tags)
+        self._tag(**tags)
+
+    def _tag(self, **tags: str) -> None:
         self._tracker.log(made(Logged, time=now(), step=self._epoch, tags=tags))
         self.tags |= tags
 
@@ -254,9 +259,14 @@ class Run:
                 files = {file.name: contents[file.name] for file in files_of(event)}
                 self._tracker.log(replace(event, time=now()), files)
         self._epoch = saved.epoch
-        self.tag(continues=saved.run_id)
+        self._tag(continues=saved.run_id)
         say(f"continuing {saved.run_id}: this run has its epochs 1 to {saved.epoch}")
         return saved.epoch
+
+    def __reduce__(self) -> NoReturn:
+        raise UserError(
+            "a run stays in the process that started it: send values back, and log them there."
+        )
 
     def _at(self, step: int | None) -> int:
         return self._epoch if step is None else step
@@ -276,7 +286,7 @@ class Run:
         if differs and not self._differs and ("tags", DIFFERS, 0) not in self._on_record:
             self._differs = True
             say(f"warning: {printable(differs)}.")
-            self.tag(**{DIFFERS: differs})
+            self._tag(**{DIFFERS: differs})
 
     def _log_titled(
         self, kind: str, title: str, content: bytes | Path, suffix: str, step: int | None

@@ -204,7 +204,7 @@ def start_run(
                     isinstance(error, OSError) and is_console_gone(error)
                 )
                 if killed and (why := _why_stopped()):
-                    run.tag(**{PRUNED: why})
+                    run._tag(**{PRUNED: why})
                     checkpoints.drop(run.id)
                 tracker.log(*(_ended(run, "KILLED") if killed else _ended(run, "FAILED", error)))
                 tracker.close(KILLED_PATIENCE if killed else PATIENCE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -32,6 +33,18 @@ AFTER: tuple[Callable[[Any], object], ...] = (
     lambda run: run.model("params.yaml"),
     lambda run: run.evaluation("m", "params.yaml", {"a": 1.0}),
 )
+
+
+def test_a_run_is_sent_to_no_process_and_gives_no_tag_of_the_engines(here: Path) -> None:
+    with start_run("train") as run:
+        with pytest.raises(UserError, match="stays in the process that started it"):
+            pickle.dumps(run)
+        for name in ("git.commit", "python", "study.pruned"):
+            with pytest.raises(UserError, match=f"the tag '{name}' is the engine's"):
+                run.tag(**{name: "mine"})
+    assert view(Record(files_in(run_dir(here, run.id)))).start.tags["python"] != "mine"
+    with pytest.raises(SystemExit, match="2"), start_run("train", tags={"env.TZ": "UTC"}):
+        pass
 
 
 @pytest.mark.parametrize("how", ["FINISHED", "FAILED", "KILLED"])

@@ -128,11 +128,11 @@ def test_settings_of_a_connection_are_no_part_of_the_databases_name(
     assert not [path for path in here.iterdir() if "?" in path.name]
 
 
-@pytest.mark.parametrize("given", ["localhost:5999", "./mlruns"])
+@pytest.mark.parametrize("given", ["localhost:5999", "./mlruns", "sqlite://"])
 def test_an_address_that_mlflow_does_not_take_is_named_with_the_remedy(
     given: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `http://`; a folder."""
+    """Without `http://`; a folder; in memory."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     with pytest.raises(UserError) as refusal:
         Store(here)

@@ -90,6 +90,8 @@ def connect(root: Path) -> "tuple[MlflowClient, str]":
     for name in _SAY_TWICE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     uri, name = tracking_uri(root), experiment_name(root)
+    if uri == "sqlite://":  # in memory: nobody would see it
+        raise ValueError("unsupported URI")
     if not is_database(uri):
         client = MlflowClient(uri)
         return client, _own_experiment(client, name, None).experiment_id
