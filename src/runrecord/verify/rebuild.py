@@ -181,8 +181,8 @@ def _check_out_equal(root: Path, start: RunStarted, patch: bytes, clone: Path) -
     """Check out a commit in place of the run's: the newest that it could be of."""
     read = [path for path in start.deps if is_inside(path)]
     own = start.stage.rpartition(":")[0] or "dvc.yaml"
-    commits = commits_that_changed(root, [*read, "params.yaml", own])
-    # The change may have been committed by then.
+    commits = commits_that_changed(root, [*read, "params.yaml", own, f"{own[:-4]}lock"])
+    # The change may have been committed by then; dvc.lock changes with params of any file.
     for commit, change in product(commits, dict.fromkeys([patch, b""])):
         with suppress(UserError):  # the change is of other files, or DVC cannot read it
             checkout = check_out(root, commit, change, clone)

@@ -293,6 +293,21 @@ def test_a_commit_of_other_params_or_another_command_stands_for_no_run(
     assert "it is gone here too; 'runrecord verify' looks for" in output
 
 
+def test_a_squashed_commit_of_another_file_of_params_stands_for_its_run(tmp_path: Path) -> None:
+    stage = reading("code.py", name="one") | {"params": [{"conf.yaml": ["lr"]}]}
+    workspace = of_one(tmp_path, stage, {"code.py": "", "conf.yaml": "lr: 1\n"})
+    (workspace.path / "conf.yaml").write_text("lr: 2\n")
+    workspace.commit("lr 2")
+    with_results(workspace)
+    workspace.run("git", "reset", "--quiet", "--soft", "HEAD~2")
+    workspace.commit("squashed")
+    workspace.run("git", "reflog", "expire", "--expire=now", "--all")
+    workspace.run("git", "gc", "--quiet", "--prune=now")
+    output = verify(workspace, "HEAD:one", "--yes")
+    assert IDENTICAL in output
+    assert "in place of" in output
+
+
 def test_a_stage_is_that_of_a_run_as_far_as_the_record_tells(here: Path) -> None:
     words = ("src/code.py", "--lr", "0.1", "--name", "a b")
     new_run(here / "run", params={"lr": 1}, command=words)
