@@ -133,14 +133,14 @@ def hash_outs(checkout: Path, stage: Stage) -> dict[str, str]:
 
 
 def record_of(checkout: Path, stage: Stage) -> str | None:
-    """The out in which `stage` keeps its run's record, if it declares one.
+    """The out under `records/` in which `stage` keeps its run's record, if it declares one.
 
-    It is the first under `records/` that has a record, or that the stage did not write: DVC removes
-    outs before a stage runs.
+    It has a record, or was not written: DVC removes outs first. One named as files are comes last.
     """
-    declared = [checkout / out for out in stage.outs if out.startswith(RECORDS)]
-    places = [out for out in declared if (out / START).is_file() or not out.exists()]
-    return places[0].relative_to(checkout).as_posix() if places else None
+    places = [checkout / out for out in stage.outs if out.startswith(RECORDS)]
+    places.sort(key=lambda out: (not (out / START).is_file(), out.suffix[1:2].isalpha()))
+    free = (out for out in places if (out / START).is_file() or not out.exists())
+    return next((out.relative_to(checkout).as_posix() for out in free), None)
 
 
 @dataclass(frozen=True)

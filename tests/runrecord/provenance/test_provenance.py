@@ -197,6 +197,7 @@ def test_what_is_put_back_or_not_read_changes_nothing(repository: Path) -> None:
 def test_a_record_takes_no_out_that_its_stage_wrote(repository: Path) -> None:
     stage = Stage("train", outs=("model.bin", "records/scores.json", "records/train"))
     (repository / "records").mkdir()
+    assert record_of(repository, stage) == "records/train", "scores.json is written after the run"
     (repository / "records/scores.json").write_text("{}")
     assert record_of(repository, stage) == "records/train"
     new_run(repository / "records/train")
