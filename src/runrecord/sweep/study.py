@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Value = bool | int | float | str | None
 
-_RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
+_RANGE = re.compile(r"([^'\",]+?)\.\.([^'\",]+?)(:log)?")  # what is quoted is a value
 _FORMS = "it should be a list (2,10,50) or a range (1..9, 0.0003..0.003:log)"
 
 

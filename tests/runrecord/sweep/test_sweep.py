@@ -60,6 +60,7 @@ SPACES: dict[str, tuple[str, str]] = {
     "d=0..1": ("d", "FloatDistribution(high=1.0, log=False, low=0.0, step=None)"),
     "e=1..10:log": ("e", "FloatDistribution(high=10.0, log=True, low=1.0, step=None)"),
     "a=../a,../b": ("a", "CategoricalDistribution(choices=('../a', '../b'))"),
+    "a='../a',\"1..9\"": ("a", "CategoricalDistribution(choices=('../a', '1..9'))"),
     "sub/params.yaml:a=1": ("sub/params.yaml:a", "CategoricalDistribution(choices=(1,))"),
 }
 NO_SPACES = {
