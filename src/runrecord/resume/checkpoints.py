@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -255,17 +255,17 @@ class Checkpoints:
             )
         epochs, others = list[Event](), list[Event]()
         try:
-            for number, event in enumerate(record.events(files=False)):
-                usable = record.usable(event)
+            last = None if resumes else saved.length  # what is damaged elsewhere is not taken over
+            for number, event in enumerate(islice(record.events(files=False), last)):
                 within = saved.begun <= number < saved.length
-                if usable and within and not resumes:
+                usable = record.usable(event) if resumes or within else None
+                if usable and not resumes:
                     epochs.append(usable)
                 if usable and (not within or getattr(usable, "tags", {})):
                     others.append(usable)
         except (RecordRefused, OSError) as error:
             return f"its record cannot be used: {error}"
-        # What epochs up to the checkpoint logged is not logged again; all else is.
-        logged = on_record(others)
+        logged = on_record(others)  # what epochs up to the checkpoint logged is not logged again
         if resumes and ("tags", PRUNED, 0) in logged:
             return "its study ended it"
         if damage := record.damage():

@@ -489,6 +489,19 @@ def test_a_damaged_record_of_a_shorter_run_costs_its_epochs(
     assert f"not resuming {folder.name} (2 epochs): its record has damaged" in said_by(capfd)
 
 
+def test_what_is_damaged_before_and_after_its_epochs_costs_a_longer_run_nothing(
+    growing: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = straight(growing, 4)
+    grow(2)
+    folder = run_dir(growing, recorded(growing)[-1].start.id)
+    for text in [*folder.glob("texts/*")]:
+        text.unlink()
+        text.write_bytes(b"damaged")
+    assert_equal(grow(4), whole)
+    assert f"continuing {folder.name}" in said_by(capfd)
+
+
 def left_by(
     root: Path, number: int, stage: str = "train", status: str = "KILLED", **tags: str
 ) -> str:
