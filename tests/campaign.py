@@ -477,8 +477,10 @@ def rubbish_in(root: Path) -> list[str]:
     state = (".runrecord", "records", "metrics", "models", ".git")
     found = [path for folder in state for path in (root / folder).rglob("*")]
     found += root.iterdir()
+    born = {folder / "run.json" for folder in (root / STORE).iterdir()}
     mine = ("number.lock", "seal.lock", "sync.lock", "mlflow.lock", "dvc.lock", "requirements.lock")
     left = [path for path in found if _RUBBISH.fullmatch(path.name) and path.name not in mine]
+    left += [path for path in born if not path.exists()]
     return [str(path.relative_to(root)) for path in left]
 
 
@@ -627,6 +629,9 @@ def done_again(
         answer := stand.must(partial(_become, "dvc", "status", "train"))
     ):
         faults.append(f"dvc status: {answer}")
+    for folder in (root / STORE).iterdir():
+        if not (folder / "run.json").exists():
+            os.utime(folder, (0, 0))  # as if that were long ago
     settled, text = stand.do(_settle)
     shown_in(root)  # nothing twice
     faults += ["sync, or what MLflow shows after it"] if settled else []

@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from runrecord.files import make_folder, remove_unfinished, sha256
-from runrecord.record.events import LOCK, START, RunEnded
+from runrecord.record.events import EVENTS, LOCK, START, RunEnded
 from runrecord.record.reader import Record, files_in, record_in
 from runrecord.record.writer import RecordWriter
 from runrecord.safety.text import say
@@ -29,6 +31,7 @@ STORE = ".runrecord/runs"  # where the records of all runs are, from the root
 _STAMP = len("20261126-184232-89f5fe")
 """Characters of a new id that no other has: its time in UTC, and a random end."""
 _LONGEST_STEM = 70
+_AT_BIRTH = 60.0  # seconds that a run may take from its folder to its start
 _SKEW = 60.0  # seconds that a disk's clock may be behind
 EXECUTION = "RUNRECORD_EXECUTION"
 """The variable that says which execution of a stage its processes belong to."""
@@ -59,6 +62,16 @@ def run_dirs(root: Path) -> list[Path]:
     """The folders of all runs in the store, the oldest first."""
     folders = (start.parent for start in root.glob(f"{STORE}/*/{START}"))
     return sorted(folders, key=lambda folder: folder.name[-_STAMP:])
+
+
+def remove_stillborn(root: Path) -> None:
+    """Remove the folders of runs that died, a minute ago or more, before anything was on record."""
+    for folder in (root / STORE).glob("*"):
+        with suppress(OSError):
+            if (folder / START).exists() or (folder / EVENTS).exists():
+                continue
+            if time.time() - folder.stat().st_mtime > _AT_BIRTH and not is_running(folder):
+                shutil.rmtree(folder)
 
 
 def remember_patch(root: Path, patch: bytes) -> None:

@@ -17,6 +17,7 @@ from runrecord.store.runs import (
     held,
     is_followed,
     is_running,
+    remove_stillborn,
     run_dir,
     state_folder,
 )
@@ -56,6 +57,7 @@ def close_dead_runs(
     """
     # A run that was sealed ended well, though the store may lack its end: the disk was full.
     sealed = {run.id for run in runs if run.sealed}
+    remove_stillborn(root)
     closed = []
     for run in runs:
         folder = Path(run.label)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from mlflow_views import assert_shown, client, everything, forget_mlflow, runs, runs_in
-from workspaces import EXPERIMENT, Workspace, new_repository
+from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, new_repository
 
 import runrecord
 from records import audited, end_run, new_run, play, records_among
@@ -322,6 +322,28 @@ def test_two_runs_with_one_id_are_kept_apart(small: Workspace, program: Here) ->
     output = program("sync", status=1)
     assert f"another run in MLflow has the id '{taken}'" in output
     assert everything(small) == before
+
+
+@pytest.mark.slow
+@pytest.mark.needs("root-mounts")
+def test_a_full_disk_costs_a_warning_and_no_result(toy: Workspace, empty_store: Path) -> None:
+    """The run store's disk fills up in mid-training; the run and its outs are whole."""
+    shutil.copyfile(empty_store, toy.path / "mlflow.db")
+    outs = ("model.bin", "metrics.json")
+    before = [toy.read(name) for name in outs]
+    small = toy.path / ".runrecord"
+    small.mkdir(exist_ok=True)
+    toy.run("mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(small))
+    try:
+        output = toy.run(*TOY_TRAIN)
+        assert output.count("warning: the run's record cannot be written (") == 1
+        assert "No space left on device" in output
+        assert [toy.read(name) for name in outs] == before
+        counts = summary(toy.run("runrecord", "sync"))
+        assert counts["failed"] == 0, counts
+        assert_shown(toy, toy.path / "records" / "train")
+    finally:
+        toy.run("umount", str(small))
 
 
 def test_doctor_says_what_needs_doing(
