@@ -102,7 +102,7 @@ def find_shown(root: Path, name: str) -> str | None:
         UserError: the store cannot be reached.
     """
     for record_id, shown in last_look(root).runs.items():
-        if shown.run_id == name:
+        if name and shown.run_id == name:
             return record_id
     if not has_store(root):
         return None
