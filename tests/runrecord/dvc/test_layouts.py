@@ -106,14 +106,14 @@ def test_every_kind_of_input_is_brought_to_a_clone(tmp_path: Path) -> None:
 
 
 def test_a_stage_is_the_same_at_its_end_wherever_dvc_was_started(tmp_path: Path) -> None:
+    """Each of two of one name, whose commands both run in the root, from a folder below it."""
     here, there = (
         {
-            "cmd": f"{EXEC} 'cat {name}.csv > {name}.txt'",
-            "wdir": wdir,
-            "deps": [f"{name}.csv"],
-            "outs": [f"{name}.txt", f"records/{name}"],
+            "cmd": f"{into}{EXEC} 'cat {name}.csv > {name}.txt'",
+            "deps": [f"{up}{name}.csv"],
+            "outs": [f"{up}{name}.txt", f"{up}records/{name}"],
         }
-        for name, wdir in (("here", "."), ("there", ".."))
+        for name, into, up in (("here", "", ""), ("there", "cd .. && ", "../"))
     )
     files = {
         ".gitignore": IGNORED,
@@ -123,9 +123,13 @@ def test_a_stage_is_the_same_at_its_end_wherever_dvc_was_started(tmp_path: Path)
     }
     workspace = new_project(tmp_path / "project", files)
     inside = Workspace(workspace.path / "sub")
-    inside.run("dvc", "repro", "../dvc.yaml:train", environment=RECORD_ONLY)
-    start = json.loads(workspace.read("records/here/run.json"))
-    assert (start["stage"], [*start["deps"]]) == ("train", ["here.csv"])
+    for given, name, stage in (
+        ("../dvc.yaml:train", "here", "train"),
+        ("train", "there", "sub/dvc.yaml:train"),
+    ):
+        inside.run("dvc", "repro", given, environment=RECORD_ONLY)
+        start = json.loads(workspace.read(f"records/{name}/run.json"))
+        assert (start["stage"], [*start["deps"]]) == (stage, [f"{name}.csv"])
 
 
 def test_a_stage_that_works_in_a_folder_of_another_of_its_name_is_not_that_one(
