@@ -476,30 +476,24 @@ def test_a_longer_run_goes_on_from_where_another_was_stopped(
     assert [record.start.id for record in recorded(growing)][2:] == [stopped, longer]
 
 
-def test_a_damaged_record_of_a_shorter_run_costs_its_epochs(
-    growing: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        ("images", "not resuming {} (2 epochs): its record has damaged"),
+        ("texts", "continuing {}"),  # logged before and after the epochs
+    ],
+)
+def test_damage_in_a_shorter_run_costs_its_epochs_where_it_is_theirs(
+    damaged: str, said: str, growing: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole, _ = straight(growing, 4)
     grow(2)
     folder = run_dir(growing, recorded(growing)[-1].start.id)
-    for picture in folder.glob("images/*"):
-        picture.unlink()
-        picture.write_bytes(b"damaged")
+    for file in [*folder.glob(f"{damaged}/*")]:
+        file.unlink()
+        file.write_bytes(b"damaged")
     assert_equal(grow(4), whole)
-    assert f"not resuming {folder.name} (2 epochs): its record has damaged" in said_by(capfd)
-
-
-def test_what_is_damaged_before_and_after_its_epochs_costs_a_longer_run_nothing(
-    growing: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    whole, _ = straight(growing, 4)
-    grow(2)
-    folder = run_dir(growing, recorded(growing)[-1].start.id)
-    for text in [*folder.glob("texts/*")]:
-        text.unlink()
-        text.write_bytes(b"damaged")
-    assert_equal(grow(4), whole)
-    assert f"continuing {folder.name}" in said_by(capfd)
+    assert said.format(folder.name) in said_by(capfd)
 
 
 def left_by(
