@@ -19,8 +19,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Error, Page, sync_playwright
 
+from runrecord.cli.pages import free_port
 from runrecord.cli.runs import find_records
-from runrecord.cli.viewers import free_port
 from runrecord.record.reader import Record, view
 
 ROOT = Path(__file__).resolve().parents[1]
