@@ -142,7 +142,7 @@ MUTATIONS = (
         "runrecord/sweep/test_sweep.py::test_a_search_goes_where_the_metric_is_better",
     ),
     Mutation(
-        "runrecord/sweep/worker.py",
+        "runrecord/sweep/trials.py",
         " and not changes_numbers(name)",
         "",
         "runrecord/sweep/test_sweep.py::test_a_trial_has_the_variables_that_change_numbers_from_its_driver_alone",

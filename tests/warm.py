@@ -32,7 +32,7 @@ IMPORTED = {
     "runrecord": (
         *("mlflow.tracking.client", "mlflow.store.tracking.sqlalchemy_store", "tensorboardX"),
         *("dvc.repo", "dvc.stage.run", "dvc_data.index", "runrecord.cli.upkeep"),
-        *("runrecord.cli.verify", "runrecord.cli.report", "runrecord.run.process"),
+        *("runrecord.cli.verify", "runrecord.cli.pages", "runrecord.run.process"),
     ),
 }
 _LONGEST = 2**18  # bytes of a request

@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     newest = "all but the newest N of each stage"
     gc.add_argument("--keep", type=_count, metavar="N", required=True, help=newest)
     flag(gc, "--yes", "yes", "do it; without it, only tell")
-    command("doctor", "doctor.doctor", "is everything as it should be, and if not, what to do?")
+    command("doctor", "upkeep.doctor", "is everything as it should be, and if not, what to do?")
     compare = command("compare", "verify.show_comparison", "why do two runs differ?")
     compare.add_argument("first", help=RUN_NAMES)
     compare.add_argument("second", help=RUN_NAMES)
@@ -93,14 +93,14 @@ def parser() -> argparse.ArgumentParser:
     execute = command("exec", "exec.execute", "any program as a run of its DVC stage")
     execute.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     _add_sweep(command("sweep", "sweep.sweep", "search params: many runs, on many machines"))
-    report = command("report", "report.report", "one page about runs, side by side")
+    report = command("report", "pages.report", "one page about runs, side by side")
     named = f"{RUN_NAMES}; without any, the workspace's"
     report.add_argument("names", metavar="run", nargs="*", help=named)
     page = Path("report.html")
     flag(report, "--markdown", "markdown", "print what the page begins with, as GitHub takes it")
     report.add_argument("--output", type=Path, default=page, help=f"default {page}")
     for name, port in (("mlflow", 5000), ("tensorboard", 6006)):
-        viewer = command(name, "viewers.view", f"show the runs in {name}")
+        viewer = command(name, "pages.serve", f"show the runs in {name}")
         viewer.set_defaults(viewer=name)
         first = f"default {port}, or the next free one"
         viewer.add_argument("--port", type=_port, default=port, help=first)

@@ -53,9 +53,13 @@ def find_record(root: Path, name: str) -> Record:
 
 def _find(root: Path, name: str) -> list[Record]:
     for folder in (Path(name), run_dir(root, name)):
-        with suppress(OSError):  # too long for a file's name, or not for us to read
-            if (folder / START).is_file():
-                return [Record(files_in(folder))]
+        try:
+            (folder / START).stat()
+        except PermissionError as error:
+            raise UserError(f"{folder}: its record cannot be read: {error.strerror}.") from None
+        except OSError:  # there is none, or it is too long for a file's name
+            continue
+        return [Record(files_in(folder))]
     revision, colon, what = name.partition(":")
     if there := records_at(root, revision):
         places = [RECORDS + what] if colon else [*there]

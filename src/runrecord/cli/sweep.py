@@ -25,7 +25,6 @@ from runrecord.run.process import Terminated
 from runrecord.run.run import Run
 from runrecord.run.start import start_run
 from runrecord.safety.text import printable
-from runrecord.sweep.driver import run_study
 from runrecord.sweep.study import (
     Definition,
     Study,
@@ -38,7 +37,7 @@ from runrecord.sweep.study import (
     open_study,
     read_space,
 )
-from runrecord.sweep.worker import experiment_ref, task_of
+from runrecord.sweep.trials import experiment_ref, run_study, task_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -1,24 +1,31 @@
-"""One page about runs side by side: records in, HTML out."""
+"""One page about runs side by side, with their curves: records in, HTML out."""
 
 import base64
+import io
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
+from itertools import cycle, product
 from os.path import relpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment
 
+from runrecord.errors import require
 from runrecord.project import Project
 from runrecord.record.events import RunStarted
 from runrecord.record.reader import EVALUATION, RunView
-from runrecord.report.plots import curves_png
 from runrecord.report.seed_spread import Row, Spread, answers, judged, main_metrics, spreads
 from runrecord.safety.text import plain, printable
 
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, told apart by colour-blind readers too."""
+
+_STYLES = ("-", "--", ":", "-.")
 _LAYOUT: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}  # of a template's lines
 _PROVENANCE = ("git.commit", "git.branch", "git.dirty", "dvc.experiment", "device.name", "torch")
 
@@ -211,3 +218,39 @@ def _in_markdown(value: object) -> str:
 
 def _address(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def curves_png(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """A panel a metric, in it a line a run.
+
+    `metrics` has by metric, then by the run's label, the values in every epoch from 1 on.
+    """
+    require("matplotlib", "matplotlib", "report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    columns = min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(5.5 * columns, 3.1 * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (name, runs) in zip(panels, metrics.items(), strict=False):
+        looks = cycle(product(_STYLES, _COLOURS))
+        for (style, colour), (label, values) in zip(looks, runs.items(), strict=False):
+            epochs = range(1, len(values) + 1)
+            marker = "o" if len(values) == 1 else None
+            axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
+        axes.set_title(name, parse_math=False)
+        axes.set_xlabel("Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        for text in axes.legend().get_texts():
+            text.set_parse_math(False)
+    for axes in list(panels):
+        axes.set_visible(False)
+    file = io.BytesIO()
+    with warnings.catch_warnings():  # of letters that its font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(file, format="png")
+    return file.getvalue()

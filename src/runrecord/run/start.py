@@ -200,9 +200,7 @@ def start_run(
                     raise
                 end_waiting_on_signals(tracker.stop_waiting)
                 tracker.take(more=True)
-                killed = isinstance(error, _STOPPED) or (
-                    isinstance(error, OSError) and is_console_gone(error)
-                )
+                killed = _was_stopped(error)
                 if killed and (why := _why_stopped()):
                     run._tag(**{PRUNED: why})
                     checkpoints.drop(run.id)
@@ -214,6 +212,15 @@ def start_run(
             tracker.close(PATIENCE)
             if left:
                 raise left
+
+
+def _was_stopped(error: BaseException) -> bool:
+    """Was the script told to stop, or is that what it exits for, as trainers of others do?"""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_was_stopped, error.exceptions))
+    if isinstance(error, SystemExit) and not isinstance(error, Terminated):
+        return error.__context__ is not None and _was_stopped(error.__context__)
+    return isinstance(error, _STOPPED) or (isinstance(error, OSError) and is_console_gone(error))
 
 
 def _is_success(code: object) -> bool:

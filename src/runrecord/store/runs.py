@@ -285,8 +285,11 @@ def execution() -> tuple[str, float]:
     """
     if given := os.environ.get(EXECUTION):
         return given, 0.0
-    process = (dvc_above() if "DVC_STAGE" in os.environ else None) or psutil.Process()
-    return f"{process.pid} {process.create_time()}", process.create_time()
+    try:
+        process = (dvc_above() if "DVC_STAGE" in os.environ else None) or psutil.Process()
+        return f"{process.pid} {process.create_time()}", process.create_time()
+    except (psutil.Error, OSError):  # /proc is not mounted
+        return str(os.getpid()), time.time()
 
 
 def dvc_above() -> psutil.Process | None:

@@ -24,14 +24,15 @@ from runrecord.store.runs import (
 from runrecord.trackers.base import Sink
 from runrecord.trackers.mlflow.artifacts import lacks_files, runs_shown
 from runrecord.trackers.mlflow.audit import audit
-from runrecord.trackers.mlflow.failures import explain, store_failure
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.mlflow.store import (
     Shown,
     database_of,
+    explain,
     is_unchanged,
     keep_look,
     last_look,
+    store_failure,
 )
 from runrecord.verify.compare import Difference
 

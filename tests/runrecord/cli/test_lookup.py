@@ -1,5 +1,6 @@
 """Which run a name means: experiments, damaged files in history, somebody else's results."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from runrecord.dvc.cache import known_records, records_at
 from runrecord.errors import UserError
 from runrecord.git.commands import git
 from runrecord.run.start import start_run
+from runrecord.store.runs import run_dir
 
 Said = pytest.CaptureFixture[str]
 MD5 = "0123456789abcdef0123456789abcdef"
@@ -114,6 +116,25 @@ def test_a_damaged_lock_file_in_history_is_named_in_a_line_and_passed_over(
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("a dvc.lock in Git (")
         assert line.endswith(f"): {why}; passed over")
+
+
+def test_a_record_that_this_user_may_not_read_is_not_called_missing(repository: Path) -> None:
+    folder = run_dir(repository, "run-1")
+    new_run(folder)
+    folder.chmod(0)
+    process = os.fork()
+    if not process:
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            find_records(repository, folder.name)
+        except UserError as error:
+            said = f"{folder}: its record cannot be read: Permission denied."
+            os._exit(str(error) != said)
+        os._exit(2)
+    _, status = os.waitpid(process, 0)
+    folder.chmod(0o755)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_so_is_that_of_the_working_tree(repository: Path, capsys: Said) -> None:

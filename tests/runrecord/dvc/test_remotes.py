@@ -20,7 +20,7 @@ from servers import answers
 from workspaces import EXPERIMENT, IDENTICAL, RECORD_ONLY, Workspace, spool, wait_until
 
 from records import end_run, new_run
-from runrecord.cli.viewers import free_port
+from runrecord.cli.pages import free_port
 from runrecord.dvc.cache import given_up
 from runrecord.store.runs import run_dir
 

@@ -11,7 +11,7 @@ from workspaces import IDENTITY, new_repository
 from records import end_run, new_run
 from runrecord import start_run
 from runrecord.cli import main
-from runrecord.cli.doctor import _checks
+from runrecord.cli.upkeep import _checks
 from runrecord.errors import UserError
 from runrecord.git.commands import OutsideGit, commit_of, git, unsteered
 from runrecord.git.patch import check_out

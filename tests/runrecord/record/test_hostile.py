@@ -22,10 +22,9 @@ import runrecord.record.reader
 from models import ae
 from records import end_run, new_run
 from runrecord.cli.console import json_document
-from runrecord.cli.doctor import doctor
-from runrecord.cli.report import report
+from runrecord.cli.pages import report
 from runrecord.cli.runs import list_runs, show, which
-from runrecord.cli.upkeep import gc, reap, sync
+from runrecord.cli.upkeep import doctor, gc, reap, sync
 from runrecord.cli.verify import show_comparison, verify
 from runrecord.files import sha256
 from runrecord.git.commands import commit_of

@@ -15,7 +15,7 @@ from playwright.sync_api import Page
 
 from records import end_run, new_run
 from runrecord import Dataset
-from runrecord.cli.report import report
+from runrecord.cli.pages import report
 from runrecord.errors import UserError
 from runrecord.project import Project
 from runrecord.record.reader import RunView, view

@@ -189,9 +189,8 @@ def test_a_console_that_closes_kills_a_run_that_can_be_resumed(
     assert_finished(small)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_kills_a_run_whose_block_is_in_a_task(number: int, small: Path) -> None:
-    """asyncio cancels its tasks, and tells them no more than that."""
+def train_in_a_task(number: int) -> None:
+    """Asyncio cancels its tasks, and tells them no more than that."""
 
     async def work() -> None:
         with runrecord.run.start.start_run("train") as run:
@@ -199,9 +198,50 @@ def test_a_signal_kills_a_run_whose_block_is_in_a_task(number: int, small: Path)
             asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
             await asyncio.Event().wait()
 
-    _, said = status_and_output(forked(lambda: asyncio.run(work()), as_stage=False))
+    asyncio.run(work())
+
+
+def train_and_exit(number: int) -> None:
+    """As Lightning does, which ends a training in its own way, with status 1."""
+    with runrecord.run.start.start_run("train"):
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        except BaseException:
+            sys.exit(1)
+
+
+def train_in_a_group(number: int) -> None:
+    """As trio and `asyncio.TaskGroup` raise what several tasks did."""
+    with runrecord.run.start.start_run("train"):
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        except BaseException as stop:
+            raise BaseExceptionGroup("tasks", [ValueError("a task"), stop]) from None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("train", [train_in_a_task, train_and_exit, train_in_a_group])
+def test_a_signal_kills_a_run_whatever_its_script_makes_of_it(
+    train: Callable[[int], None], number: int, small: Path
+) -> None:
+    _, said = status_and_output(forked(lambda: train(number), as_stage=False))
     (folder,) = run_dirs(small)
     assert status_of(folder) == "KILLED", said
+
+
+def test_a_script_that_exits_for_an_error_of_its_own_has_failed(small: Path) -> None:
+    def train() -> None:
+        with runrecord.run.start.start_run("train"):
+            try:
+                raise ValueError("no data")
+            except ValueError:
+                sys.exit(1)
+
+    status, _ = status_and_output(forked(train, as_stage=False))
+    (folder,) = run_dirs(small)
+    assert (status, status_of(folder)) == (1, "FAILED")
 
 
 @pytest.fixture

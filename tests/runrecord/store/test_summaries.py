@@ -7,7 +7,7 @@ import pytest
 from workspaces import IDENTITY, Workspace, new_repository, spool
 
 from records import audited, end_run, new_run, records_among
-from runrecord.cli.report import report
+from runrecord.cli.pages import report
 from runrecord.cli.runs import list_runs, which
 from runrecord.dvc.cache import known_records
 from runrecord.git.commands import git

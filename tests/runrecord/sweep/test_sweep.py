@@ -25,7 +25,7 @@ from runrecord.sweep.study import (
     read_space,
     set_params,
 )
-from runrecord.sweep.worker import Task, environment_of, experiment_ref, run_trial, task_of
+from runrecord.sweep.trials import Task, environment_of, experiment_ref, run_trial, task_of
 
 pytestmark = pytest.mark.needs("sweep")
 METRIC = ("--metric", "metrics.json:Length")

@@ -14,8 +14,7 @@ from workspaces import new_project, wait_until
 
 from runrecord.cli.upkeep import sync
 from runrecord.errors import UserError
-from runrecord.trackers.mlflow.failures import store_failure
-from runrecord.trackers.mlflow.store import connect, database_of, is_database
+from runrecord.trackers.mlflow.store import connect, database_of, is_database, store_failure
 from runrecord.trackers.player import Store
 
 

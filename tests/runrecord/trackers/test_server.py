@@ -12,7 +12,7 @@ from mlflow_views import assert_shown_in, points_in, runs_in
 from servers import mlflow_server, postgresql, viewing
 from workspaces import EXPERIMENT, TOY_TRAIN, Workspace, read_until, wait_until
 
-from runrecord.cli.viewers import free_port
+from runrecord.cli.pages import free_port
 from runrecord.store.runs import run_dirs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # servers and trainings, several in turn

@@ -15,7 +15,7 @@ from servers import viewing
 from workspaces import EXPERIMENT, STAGES, Workspace, new_project
 
 from records import end_run, new_run, play
-from runrecord.cli.viewers import HOST, free_port
+from runrecord.cli.pages import HOST, free_port
 from runrecord.trackers.mlflow.sink import MlflowSink
 from runrecord.trackers.tensorboard import TensorBoardSink
 

@@ -9,7 +9,7 @@ from runrecord.record.reader import Record
 from runrecord.safety.text import printable
 from runrecord.trackers.base import LONGEST_TAG, SYSTEM, model_for, name_for, text_for
 from runrecord.trackers.mlflow.artifacts import EVENTS_TAG, PATCH_TAG, points_shown
-from runrecord.trackers.mlflow.links import EVALUATED
+from runrecord.trackers.mlflow.sink import EVALUATED
 from runrecord.verify.compare import (
     METRIC,
     MODEL,
