@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -144,6 +145,17 @@ def test_what_dvc_lacks_to_work_is_one_sentence_before_any_work(
     assert ended.value.code == status
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+@pytest.mark.slow
+@pytest.mark.needs("root-mounts")
+def test_a_run_is_recorded_where_proc_is_not_mounted(here: Path) -> None:
+    script = "import runrecord\nwith runrecord.start_run('train') as run: run.log({'loss': 1.0})"
+    without = 'mount -t tmpfs none /proc && exec "$0" -c "$1"'
+    command = ("unshare", "--mount", "sh", "-c", without, sys.executable, script)
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert [ending(record) for record in recorded(here)] == ["FINISHED"]
 
 
 def test_a_record_that_cannot_be_sealed_is_one_sentence(
