@@ -14,7 +14,14 @@ from workspaces import new_project, wait_until
 
 from runrecord.cli.upkeep import sync
 from runrecord.errors import UserError
-from runrecord.trackers.mlflow.store import connect, database_of, is_database, store_failure
+from runrecord.trackers.mlflow.store import (
+    connect,
+    database_of,
+    is_database,
+    keep_look,
+    last_look,
+    store_failure,
+)
 from runrecord.trackers.player import Store
 
 
@@ -229,3 +236,12 @@ def test_a_database_without_a_server_keeps_files_in_the_repository() -> None:
         assert is_database(uri)
     for uri in ("http://a", "https://a", "databricks", "databricks://profile", "file:///a"):
         assert not is_database(uri)
+
+
+def test_a_note_that_a_stopped_sync_left_half_written_goes_with_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".runrecord/shown/.note.json.0a1b2c3d.new"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    keep_look(tmp_path, "1", {})
+    assert not left.exists()
+    assert last_look(tmp_path).experiment == "1"

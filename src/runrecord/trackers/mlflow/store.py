@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from runrecord.errors import UserError, require
-from runrecord.files import sha256, write_atomic
+from runrecord.files import remove_unfinished, sha256, write_atomic
 from runrecord.project import load_project
 from runrecord.safety.secrets import redact
 from runrecord.safety.text import clause, reason
@@ -287,8 +287,8 @@ def keep_look(root: Path, experiment: str, runs: dict[str, Shown]) -> None:
         with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else its end changes it
     look = Look(experiment, stamp_of(root), runs)
+    remove_unfinished(_note(root).parent, ".*")
     with suppress(OSError):  # it is asked again, then
-        _note(root).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(_note(root), _LOOK.dump_json(look))
 
 
