@@ -88,7 +88,8 @@ def sentence(schema: type[BaseModel], error: ValidationError, prefix: str) -> st
     if detail["type"] == "missing":
         return f"key '{key}' is missing; it should be {description}."
     value = detail["input"]
-    if isinstance(value, str) and (number := _as_number(value)) is not None:
+    is_number = detail["type"] in ("int_type", "float_type")
+    if is_number and isinstance(value, str) and (number := _as_number(value)) is not None:
         return f"{key} is the text '{value}', not a number; write {number}."
     return f"{key} is {_shown(value)}; it should be {description}."
 

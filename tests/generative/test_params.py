@@ -171,6 +171,7 @@ WRONG = [
     ("[0.1, 0.3, 0.5]", "0.3", "evaluate.noise_factors is 0.3 ... a list of 1 to 8 numbers"),
     ("latent_dim: 200", "latent_dim: true", "vae.latent_dim is True ... a whole number"),
     ("optimizer: adam", "optimizer: sgd", "ae.optimizer is 'sgd' ... adam, rmsprop or adadelta."),
+    ("optimizer: adam", "optimizer: '1'", "ae.optimizer is '1'; ... adam, rmsprop or adadelta."),
     ("optimizer: adam", "# ", "key 'ae.optimizer' is missing ... adam, rmsprop or adadelta."),
     ("seed: 0", "seed: -1", "seed is -1 ... from 0 to 2**63 - 1."),
     ("seed: 0", "sed: 0", "unknown key 'sed' ... 'seed'?"),
