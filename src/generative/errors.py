@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 _WHOLE = ""  # a stage reads all of a file
 _TEMPLATE = "${"  # what it reads is for DVC to know
+_SHARED = {"seed", "data", "split", "compute", "evaluate"}  # beside the models' blocks
 
 
 class UserError(Exception):
@@ -48,12 +49,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def refuse_unknown_blocks(path: Path, document: Mapping[str, Any], pipeline: Path) -> None:
     """Refuse a block of params.yaml that no stage in `pipeline` reads: it would change nothing.
 
-    A model's is fine whose stage was taken out.
+    One of this project's own is fine whose stage was taken out.
 
     Raises:
         UserError: there is such a block.
     """
-    known, models = _keys_read(path.name, pipeline), Path(__file__).parent / "models"
+    known, models = _SHARED | _keys_read(path.name, pipeline), Path(__file__).parent / "models"
     if known & {_WHOLE, _TEMPLATE}:
         return
     for key in document:
@@ -88,7 +89,8 @@ def sentence(schema: type[BaseModel], error: ValidationError, prefix: str) -> st
     if detail["type"] == "missing":
         return f"key '{key}' is missing; it should be {description}."
     value = detail["input"]
-    if isinstance(value, str) and (number := _as_number(value)) is not None:
+    is_number = detail["type"] in ("int_type", "float_type")
+    if is_number and isinstance(value, str) and (number := _as_number(value)) is not None:
         return f"{key} is the text '{value}', not a number; write {number}."
     return f"{key} is {_shown(value)}; it should be {description}."
 

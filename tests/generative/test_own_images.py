@@ -1,5 +1,6 @@
 """A folder of one's own images becomes a data set, or is refused in a sentence that says why."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -293,6 +294,33 @@ def test_images_are_taken_as_they_are_or_held_to_the_sum_that_a_command_and_the_
     sentence = f"{said}, write data.sha256: {sha256_of(tmp_path / 'mine')}."
     assert str(caught.value) == sentence
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "said"),
+    [
+        ("http://127.0.0.1:1", 1, "http://127.0.0.1:1: <urlopen error "),
+        ("", 2, "generative hash: source is ''; it should be "),
+        ("idx", 1, "idx: Compressed file ended before the end-of-stream marker was reached."),
+    ],
+)
+def test_the_command_says_in_one_sentence_why_images_have_no_sum(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("idx").mkdir()
+    Path("idx/train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(99))[:-9])
+    monkeypatch.setattr(sys, "argv", ["generative", "hash", source])
+    with pytest.raises(SystemExit) as end:
+        check.main()
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out, printed.err.count("\n")) == (status, "", 1)
+    assert printed.err.startswith(f"error: {said}")
 
 
 def test_the_record_has_the_names_of_the_classes(

@@ -117,11 +117,12 @@ def test_any_form_of_dvcs_says_what_a_stage_reads(
         assert refusal(capsys).startswith("params.yaml: unknown key 'extra'")
 
 
-def test_a_models_block_whose_stage_was_taken_out_is_no_mistake(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_block_whose_stage_was_taken_out_is_no_mistake(folder: Path) -> None:
     document = yaml.safe_load((folder / "dvc.yaml").read_text())
     del document["stages"]["train-gan"]
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(document))
+    assert status() == 0
+    del document["stages"]["evaluate"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump(document))
     assert status() == 0
     del document["stages"]["train-vae"]["params"]
@@ -129,7 +130,7 @@ def test_a_models_block_whose_stage_was_taken_out_is_no_mistake(
     assert status() == 0
     for stages in (None, dict[str, str]()):
         (folder / "dvc.yaml").write_text(yaml.safe_dump({"vars": [], "stages": stages}))
-        assert refusal(capsys).startswith("params.yaml: unknown key ")
+        assert status() == 0
 
 
 class GreyOnly(VAE):
@@ -171,6 +172,7 @@ WRONG = [
     ("[0.1, 0.3, 0.5]", "0.3", "evaluate.noise_factors is 0.3 ... a list of 1 to 8 numbers"),
     ("latent_dim: 200", "latent_dim: true", "vae.latent_dim is True ... a whole number"),
     ("optimizer: adam", "optimizer: sgd", "ae.optimizer is 'sgd' ... adam, rmsprop or adadelta."),
+    ("optimizer: adam", "optimizer: '1'", "ae.optimizer is '1'; ... adam, rmsprop or adadelta."),
     ("optimizer: adam", "# ", "key 'ae.optimizer' is missing ... adam, rmsprop or adadelta."),
     ("seed: 0", "seed: -1", "seed is -1 ... from 0 to 2**63 - 1."),
     ("seed: 0", "sed: 0", "unknown key 'sed' ... 'seed'?"),

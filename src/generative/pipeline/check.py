@@ -3,9 +3,11 @@
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from fnmatch import fnmatch
 from functools import partial
 from inspect import getfile
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,11 +17,11 @@ from torch import Generator, Tensor
 
 from generative.checks import check_choice, check_compute, check_portable
 from generative.core.compute import Compute
-from generative.core.config import PIPELINE_FILE, Data, Params, Splitting
+from generative.core.config import PIPELINE_FILE, Data, Params, Splitting, validate
 from generative.core.idx import SPLITS, images_file, read_split
 from generative.core.model import MNIST_SHAPE, Model, Reconstructs, Samples, Shape
-from generative.data.download import check_source
-from generative.data.sources import KNOWN, SourceFailed, from_own, sha256_of
+from generative.data.download import check_source, download
+from generative.data.sources import KNOWN, sha256_of
 from generative.errors import RunFailed, UserError, read_yaml
 from generative.evaluation import EvaluationConfig
 from generative.models.registry import REGISTRY
@@ -133,16 +135,16 @@ def print_sum(source: str) -> None:
 
     Raises:
         UserError: that is no folder and no address.
-        RunFailed: it holds something else than images of one kind and size.
+        RunFailed: it is out of reach, or holds something else than images of one kind and size.
     """
-    data = Data(name="mine", source=source, sha256=None, binarize="none")
+    given = {"name": "mine", "source": source, "sha256": None, "binarize": "none"}
+    data = validate(Data, given, "generative hash")
     check_source(data)
     with TemporaryDirectory() as folder:
-        try:
-            from_own(source, Path(folder))
-        except SourceFailed as error:
-            raise RunFailed(f"{source}: {error}.") from None
-        print(sha256_of(Path(folder)))
+        images = Path(folder) / "mine"
+        with redirect_stdout(StringIO()):  # what the stage says
+            download(data, images)
+        print(sha256_of(images))
 
 
 def main() -> None:

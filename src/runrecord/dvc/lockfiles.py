@@ -184,13 +184,13 @@ def _outs(folder: str, label: str, text: bytes, pipeline: bytes | None) -> list[
 
 
 def _locked(text: bytes, pipeline: bytes, where: str) -> Iterator[_Stage]:
-    """The stages of a dvc.lock, whose folders the dvc.yaml beside it names."""
-    named = pipeline if b"wdir" in pipeline else b""
-    beside = _read(_PIPELINE, named, f"the {_YAML} beside {where}") or _Pipeline()
-    file = _read(_LOCK_FILE, text, where) or _LockFile("2.0")
-    for name, stage in file.stages.items():
-        form = beside.stages.get(name.partition("@")[0]) or _Form()
-        yield replace(stage, wdir=(form.do or form).wdir)
+    """The stages of a dvc.lock that the dvc.yaml beside it has: DVC leaves renamed ones there."""
+    beside = _read(_PIPELINE, pipeline, f"the {_YAML} beside {where}") or _Pipeline()
+    for name, stage in (_read(_LOCK_FILE, text, where) or _LockFile("2.0")).stages.items():
+        template = name.partition("@")[0]
+        if not beside.stages or template in beside.stages:
+            form = beside.stages.get(template) or _Form()
+            yield replace(stage, wdir=(form.do or form).wdir)
 
 
 def _read(kind: TypeAdapter[T | None], text: bytes, where: str) -> T | None:

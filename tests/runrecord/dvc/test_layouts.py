@@ -15,6 +15,7 @@ import yaml
 from workspaces import IDENTICAL, RECORD_ONLY, Workspace, new_project, verify, with_results
 
 from records import new_run
+from runrecord.dvc.lockfiles import states
 from runrecord.dvc.stages import Stage, find_stage, hash_paths
 from runrecord.record.reader import Record, files_in
 from runrecord.store.runs import run_dirs
@@ -414,3 +415,23 @@ def test_a_project_in_a_folder_of_a_repository_is_brought_its_inputs_too(tmp_pat
     assert IDENTICAL in output
     assert "running" not in output
     assert "1 created" in clone.run("runrecord", "sync", "--all")
+
+
+@pytest.mark.parametrize(
+    ("stages", "known"),
+    [
+        ({"train-a": {"cmd": "x"}}, ["a"]),
+        ({"train": {"foreach": ["a"], "do": {"cmd": "x"}}}, ["b"]),
+        ({"train-a": None}, ["a"]),
+        ({}, ["a", "b"]),
+    ],
+)
+def test_what_dvc_left_of_a_stage_that_has_another_name_now_is_no_result(
+    tmp_path: Path, stages: dict[str, object], known: list[str]
+) -> None:
+    outs = {"train-a": [{"path": "records/a", "md5": "a" * 32 + ".dir"}]}
+    outs["train@a"] = [{"path": "records/a", "md5": "b" * 32 + ".dir"}]
+    locked = {"schema": "2.0", "stages": {name: {"outs": one} for name, one in outs.items()}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(locked))
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    assert [out.oid[0] for out in next(states(tmp_path)).outs] == known
