@@ -62,10 +62,23 @@ def refuse_unknown_blocks(path: Path, document: Mapping[str, Any], pipeline: Pat
             raise UserError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
 
 
+def stages_in(pipeline: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.yaml, as they are written there.
+
+    Raises:
+        UserError: what it has in their place is none.
+    """
+    stages = read_yaml(pipeline).get("stages") or {}
+    wrong = [] if isinstance(stages, dict) else ["stages"]
+    wrong += [str(name) for name in stages if not wrong and not isinstance(stages[name], dict)]
+    if wrong:
+        raise UserError(f"{pipeline}: '{wrong[0]}' should be a block of keys.")
+    return dict(stages)
+
+
 def _keys_read(params: str, pipeline: Path) -> set[str]:
     """Which blocks of `params` the stages in `pipeline` read, in any form that DVC has."""
-    stages = read_yaml(pipeline).get("stages") or {}
-    bodies = [stage.get("do", stage) for stage in stages.values()]
+    bodies = [stage.get("do", stage) for stage in stages_in(pipeline).values()]
     entries: list[Any] = [entry for body in bodies for entry in body.get("params") or ()]
     keys: list[str] = []
     for entry in entries:

@@ -133,6 +133,34 @@ def test_a_block_whose_stage_was_taken_out_is_no_mistake(folder: Path) -> None:
         assert status() == 0
 
 
+def test_blocks_of_stages_that_a_template_makes_are_checked(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load((folder / "dvc.yaml").read_text())
+    stages = document["stages"]
+    stages["train"] = {"foreach": ["ae"], "do": stages.pop("train-ae")}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(document))
+    assert status() == 0
+    (folder / "params.yaml").write_text(PARAMS.replace("lr: 0.001", "lr: x", 1))
+    assert_says(refusal(capsys), "params.yaml: ae.lr is 'x' ... a number above 0.")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [a, b]", "'stages' should be a block of keys."),
+        ("stages: {train-ae: x}", "'train-ae' should be a block of keys."),
+        ("stages: {train-ae: }", "'train-ae' should be a block of keys."),
+        ("stages: {train-ae: {cmd: x, deps: [3]}}", "stage 'train-ae' lacks the dep"),
+    ],
+)
+def test_a_dvc_yaml_that_is_none_is_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    (folder / "dvc.yaml").write_text(text)
+    assert_says(refusal(capsys), f"dvc.yaml: {said}")
+
+
 class GreyOnly(VAE):
     """Somebody's, which takes no notice of the shape that it is given."""
 
@@ -174,6 +202,7 @@ WRONG = [
     ("optimizer: adam", "optimizer: sgd", "ae.optimizer is 'sgd' ... adam, rmsprop or adadelta."),
     ("optimizer: adam", "optimizer: '1'", "ae.optimizer is '1'; ... adam, rmsprop or adadelta."),
     ("optimizer: adam", "# ", "key 'ae.optimizer' is missing ... adam, rmsprop or adadelta."),
+    ("latent_dim: 200", f"latent_dim: {10**20}", "vae.latent_dim is 1000 ... 2147483647 at most."),
     ("seed: 0", "seed: -1", "seed is -1 ... from 0 to 2**63 - 1."),
     ("seed: 0", "sed: 0", "unknown key 'sed' ... 'seed'?"),
     ("\nvae:", "\nae2:", "unknown key 'ae2' ... 'ae'?"),
@@ -231,7 +260,8 @@ def test_an_editor_finds_what_is_wrong_by_the_schema(folder: Path) -> None:
         if right(read_yaml(folder / "params.yaml")):
             unseen.add(instead)
     of_two_keys = {"patience: 3", "name: mnits", "source: /data/cats"}
-    assert unseen == of_two_keys | {"lr: .nan"}, "and JSON has no such number"
+    beyond = {"lr: .nan", f"latent_dim: {10**20}"}
+    assert unseen == of_two_keys | beyond, "which JSON does not have, and no memory"
 
 
 def test_of_validation_losses_only_those_of_the_model_can_choose(

@@ -17,17 +17,20 @@ from torch import Generator, Tensor
 
 from generative.checks import check_choice, check_compute, check_portable
 from generative.core.compute import Compute
-from generative.core.config import PIPELINE_FILE, Data, Params, Splitting, validate
+from generative.core.config import PARAMS_FILE, PIPELINE_FILE, Data, Params, Splitting, validate
 from generative.core.idx import SPLITS, images_file, read_split
 from generative.core.model import MNIST_SHAPE, Model, Reconstructs, Samples, Shape
 from generative.data.download import check_source, download
 from generative.data.sources import KNOWN, sha256_of
-from generative.errors import RunFailed, UserError, read_yaml
+from generative.errors import RunFailed, UserError, read_yaml, stages_in
 from generative.evaluation import EvaluationConfig
 from generative.models.registry import REGISTRY
 from generative.pipeline.schema import SCHEMA_FILE, schema
 from generative.pipeline.stage import history_path, model_path
 from runrecord.run.process import exit_status
+
+_TEMPLATES = {"foreach", "matrix"}  # of which DVC makes stages
+_LARGEST = 2**31 - 1  # of sizes and counts, whatever memory there is
 
 
 def check() -> None:
@@ -45,18 +48,24 @@ def check() -> None:
     apart = params.section("split", Splitting).validation
     check_source(data)
     shape = _shape_of(data)
-    stages = read_yaml(PIPELINE_FILE).get("stages") or {}
+    stages = stages_in(PIPELINE_FILE)
     for stage, body in stages.items():
         name = stage.removeprefix("train-")
-        outs = body.get("outs") or () if isinstance(body, dict) else ()
-        if name not in REGISTRY and str(model_path(name)) in outs:
+        if name not in REGISTRY and str(model_path(name)) in (body.get("outs") or ()):
             raise UserError(
                 f"{PIPELINE_FILE}: stage '{stage}' trains a model that is not in "
                 "src/generative/models/registry.py; add it there, or it is not evaluated."
             )
+    templates = any(body.keys() & _TEMPLATES for body in stages.values())
+    blocks = read_yaml(PARAMS_FILE)
     for name, model in REGISTRY.items():
-        if f"train-{name}" in stages:
+        if f"train-{name}" in stages or (templates and name in blocks):
             config = params.section(name, model.config_class)
+            for key, value in config:
+                if isinstance(value, int) and value > _LARGEST:
+                    raise UserError(
+                        f"{PARAMS_FILE}: {name}.{key} is {value}; it should be {_LARGEST} at most."
+                    )
             check_choice(name, config, model.losses, apart)
             check_portable(name, config, compute)
             if shape:
@@ -119,9 +128,9 @@ def _check_deps(name: str, model: type[Model[Any]], stages: Mapping[str, Any]) -
     }
     for stage, paths in needed.items():
         body = stages.get(stage)
-        if not isinstance(body, dict) or body.keys() & {"foreach", "matrix", "wdir"}:
+        if body is None or body.keys() & {*_TEMPLATES, "wdir"}:
             continue
-        deps = [re.sub(r"\$\{.*?\}", "*", dep) for dep in body.get("deps") or ()]
+        deps = [re.sub(r"\$\{.*?\}", "*", str(dep)) for dep in body.get("deps") or ()]
         for path in paths:
             if not any(path.is_relative_to(dep) or fnmatch(str(path), dep) for dep in deps):
                 raise UserError(

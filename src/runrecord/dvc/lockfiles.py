@@ -185,12 +185,18 @@ def _outs(folder: str, label: str, text: bytes, pipeline: bytes | None) -> list[
 
 def _locked(text: bytes, pipeline: bytes, where: str) -> Iterator[_Stage]:
     """The stages of a dvc.lock that the dvc.yaml beside it has: DVC leaves renamed ones there."""
-    beside = _read(_PIPELINE, pipeline, f"the {_YAML} beside {where}") or _Pipeline()
+    named = _stages_in(pipeline)
     for name, stage in (_read(_LOCK_FILE, text, where) or _LockFile("2.0")).stages.items():
         template = name.partition("@")[0]
-        if not beside.stages or template in beside.stages:
-            form = beside.stages.get(template) or _Form()
+        if not named or template in named:
+            form = named.get(template) or _Form()
             yield replace(stage, wdir=(form.do or form).wdir)
+
+
+@cache
+def _stages_in(pipeline: bytes) -> Mapping[str, _Form | None]:
+    """What a dvc.yaml names; many commits have the same."""
+    return (_read(_PIPELINE, pipeline, f"a {_YAML}") or _Pipeline()).stages
 
 
 def _read(kind: TypeAdapter[T | None], text: bytes, where: str) -> T | None:
