@@ -78,6 +78,11 @@ def key_for(title: str) -> str:
     return _escaped(title, r"[^A-Za-z0-9_.\- /]", _LONGEST_KEY)
 
 
+def flat(title: str) -> str:
+    """A title as the name of one file or folder, which is never within another one."""
+    return key_for(title).replace("/", "~")
+
+
 def model_for(title: str) -> str:
     """The name of a model: what means something in MLflow's addresses is refused there, too."""
     return _escaped(title, r"[^A-Za-z0-9_\- ]", _LONGEST_KEY)

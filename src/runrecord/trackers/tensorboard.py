@@ -24,7 +24,7 @@ from runrecord.record.events import (
 )
 from runrecord.record.recordable import Embedding, unpack
 from runrecord.safety.text import plain
-from runrecord.trackers.base import Sink, content_of, is_nested, key_for, text_for
+from runrecord.trackers.base import Sink, content_of, flat, is_nested, text_for
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
@@ -58,7 +58,7 @@ def event_folder(root: Path) -> Path:
 
 def shown_at(root: Path, start: RunStarted) -> Path:
     """The folder of a run's event files."""
-    return event_folder(root) / _flat(start.stage) / start.id
+    return event_folder(root) / flat(start.stage) / start.id
 
 
 class TensorBoardSink(Sink):
@@ -100,7 +100,7 @@ class TensorBoardSink(Sink):
             case Logged():
                 self._log(event, contents, seconds)
             case ModelEvaluated():
-                folder = self._run_folder / _flat(event.model)
+                folder = self._run_folder / flat(event.model)
                 folder.mkdir(exist_ok=True)
                 _write_model(folder, event, seconds)
                 if event.embedding:
@@ -152,9 +152,7 @@ def _write_model(folder: Path, event: ModelEvaluated, seconds: float) -> None:
     from tensorboardX.summary import hparams
 
     metrics = {_EVALUATION + name: value for name, value in event.metrics.items()}
-    config = {
-        name: text_for(value) if is_nested(value) else value for name, value in event.config.items()
-    }
+    config = {key: text_for(one) if is_nested(one) else one for key, one in event.config.items()}
     writer = EventsWriter(str(folder / "events"))
     for summary in hparams({"model": event.model, **config}, metrics):
         _write(writer, summary, 0, seconds)
@@ -185,11 +183,6 @@ def _write_embedding(folder: Path, title: str, found: Embedding) -> None:
     embedding.sprite.image_path = "thumbnails.png"
     embedding.sprite.single_image_dim.extend([width, height])
     visualize_embeddings(str(folder), config)
-
-
-def _flat(title: str) -> str:
-    """A title as the name of one folder."""
-    return key_for(title).replace("/", "~")
 
 
 def _scalars(values: Mapping[str, float]) -> "Summary":
