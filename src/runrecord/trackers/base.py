@@ -97,8 +97,9 @@ def text_for(value: object) -> str:
 
 
 def is_nested(value: object) -> bool:
-    """Is that more than one plain value, or none?"""
-    return value is None or isinstance(value, list | dict)
+    """Is that more than one plain value, or none, or a number that no double holds?"""
+    large = isinstance(value, int) and value.bit_length() > 53
+    return large or value is None or isinstance(value, list | dict)
 
 
 def _escaped(title: str, refused: str, longest: int) -> str:

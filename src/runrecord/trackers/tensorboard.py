@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.summary_pb2 import Summary
 
+_LAST = 2**63 - 1  # of the steps that an event file can say
 _EVALUATION = "eval/"
 """Before the names of test metrics: in lower case they come after the losses, which open first."""
 
@@ -118,7 +119,7 @@ class TensorBoardSink(Sink):
         for name, values in event.steps.items():
             first = max(event.step - 1, 0) * len(values)
             for number, value in enumerate(values, start=first):
-                self._add_scalars({name: value}, number, seconds)
+                self._add_scalars({name: value}, min(number, _LAST), seconds)
         whole = {name: value for name, value in event.metrics.items() if name not in event.steps}
         self._add_scalars(whole, event.step, seconds)
         for title, file in event.images.items():

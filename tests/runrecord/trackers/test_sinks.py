@@ -77,6 +77,7 @@ def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
     run.log({title: number for number, title in enumerate(TITLES + LONG)}, step=1)
     run.log({"Train/Loss": math.nan, "손실/학습": math.inf, "..": -math.inf, "//": -0.0}, step=2)
     run.log({"/": 2.0}, step=2, within={"/": [4.0, math.nan, 2.0]})
+    run.log({"/": 2.0}, step=2**53 - 1, within={"/": [2.0] * 1025})
     for title in TITLES + LONG:
         run.image(title, np.full((2, 3, 3), 7, np.uint8), step=1)
         run.text(title, f"{title}\n")
@@ -140,7 +141,8 @@ def test_tensorboard_shows_every_title_as_it_is(root: Path, record: Record) -> N
     assert math.isnan(found.Scalars("Train/Loss")[1].value)
     assert found.Scalars("손실/학습")[1].value == math.inf
     assert [(one.step, str(one.value)) for one in found.Scalars("/")][1:] == [
-        *((3, "4.0"), (4, "nan"), (5, "2.0"))
+        *((3, "4.0"), (4, "nan"), (5, "2.0")),
+        *[(2**63 - 1, "2.0")] * 1025,
     ]
 
 
@@ -187,6 +189,7 @@ def test_an_evaluation_is_at_its_model_whatever_that_is_called(root: Path, tmp_p
     weights = tmp_path / "weights 100%.bin"
     weights.write_bytes(b"weights")
     config = {"z": 8, "layers": [1, 2], "act": None, "nested": {"a": 1}, "β": 0.5, "no": False}
+    config["entropy"] = 2**127  # as NumPy's generators are seeded
     vectors = Embedding(
         np.ones((5, 3), np.float32), np.arange(5, dtype=np.uint8), np.zeros((5, 2, 2), np.uint8)
     )
