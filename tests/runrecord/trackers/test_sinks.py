@@ -318,7 +318,7 @@ def test_how_it_ended_is_shown(root: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path / "failed", id="failed")
     run.log({"a": 1.0})
     changed = ("src/a.py", "lr (was 1, is 2)")
-    message = "ValueError: " + "가" * 6000
+    message = "ValueError: \0" + "가" * 6000
     record = end_run(
         tmp_path / "failed", status="FAILED", message=message, traceback="in fit", changed=changed
     )
@@ -326,7 +326,7 @@ def test_how_it_ended_is_shown(root: Path, tmp_path: Path) -> None:
     client, seen = shown_as(root, record.start.id)
     assert seen.info.status == "FAILED"
     assert (seen.info.start_time, seen.info.end_time) == (1, 9000)
-    assert seen.data.tags["error"] == message[:5000]
+    assert seen.data.tags["error"] == message[:5000].replace("\0", "\ufffd")
     assert seen.data.tags["deps.changed"] == "src/a.py, lr (was 1, is 2)"
     path = client.download_artifacts(seen.info.run_id, "traceback.txt", str(tmp_path))
     assert Path(path).read_text() == "in fit"
@@ -370,3 +370,4 @@ def test_values_are_text_that_mlflow_takes_and_differ_where_they_do() -> None:
     texts = [text_for(value) for value in values]
     assert len(set(texts)) == len(values)
     assert all(len(text) <= 6000 for text in texts)
+    assert text_for("no\0NUL") == "no\ufffdNUL", "which PostgreSQL refuses"

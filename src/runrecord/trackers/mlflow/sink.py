@@ -134,11 +134,11 @@ class MlflowSink(Sink):
             self._send()
 
     def _send(self) -> None:
-        """Send all but files, models and links."""
+        """Send all but files, models and links; PostgreSQL takes no NUL."""
         from mlflow.entities import Param, RunTag
 
         params = [Param(*param) for param in self._params.items()]
-        tags = [RunTag(*tag) for tag in self._tags.items()]
+        tags = [RunTag(key, text.replace("\0", "\ufffd")) for key, text in self._tags.items()]
         while self._metrics or params or tags:
             parts = self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
             self.client.log_batch(self.run_id, *parts)
