@@ -19,7 +19,7 @@ from mlflow_views import shown_as
 
 from records import end_run, new_run, play
 from runrecord import Embedding
-from runrecord.record.events import RunEnded
+from runrecord.record.events import Dataset, RunEnded
 from runrecord.record.reader import Record, view
 from runrecord.trackers.base import key_for, model_for, name_for, text_for
 from runrecord.trackers.mlflow.audit import audit
@@ -72,8 +72,9 @@ def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
     """A run that logged under every title, its id the test's."""
     run_id = re.sub(r"\W", "-", request.node.name)
     params = PARAMS | {f"param {title}"[:250]: title for title in TITLES}
-    tags = {f"tag {title}"[:250]: title for title in TITLES}
-    run = new_run(tmp_path / "record", id=run_id, params=params, tags=tags)
+    tags = {f"tag {title}"[:250]: title for title in TITLES} | {"nul": "no\0NUL"}
+    data = Dataset("data\0" * 200, "a" * 64, "/한" * 9000)
+    run = new_run(tmp_path / "record", id=run_id, params=params, tags=tags, dataset=data)
     run.log({title: number for number, title in enumerate(TITLES + LONG)}, step=1)
     run.log({"Train/Loss": math.nan, "손실/학습": math.inf, "..": -math.inf, "//": -0.0}, step=2)
     run.log({"/": 2.0}, step=2, within={"/": [4.0, math.nan, 2.0]})
@@ -111,6 +112,7 @@ def test_mlflow_shows_every_title_and_number_once_as_it_is(root: Path, record: R
     assert params["long"].startswith("가" * 5900)
     assert hashlib.sha256(("가" * 9000).encode()).hexdigest() in params["long"]
     assert run.data.tags["later _x1f642_"] == "말"
+    assert run.data.tags["nul"] == "no\ufffdNUL", "which PostgreSQL refuses"
     for number, title in enumerate(TITLES + LONG):
         points = client.get_metric_history(run.info.run_id, name_for(title))
         assert [point.value for point in points if point.step == 1] == [number], title
@@ -122,6 +124,8 @@ def test_mlflow_shows_every_title_and_number_once_as_it_is(root: Path, record: R
     assert sorted(pictures) == sorted(key_for(one).replace("/", "~") for one in TITLES + LONG)
     texts = {file.path for file in client.list_artifacts(run.info.run_id, "texts")}
     assert f"texts/{key_for('정확도 (%)')}.txt" in texts
+    (read,) = run.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("data\ufffd" * 100, "a" * 36)
     assert audit(client, run.info.run_id, record) == []
 
 
