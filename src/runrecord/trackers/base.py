@@ -78,6 +78,11 @@ def key_for(title: str) -> str:
     return _escaped(title, r"[^A-Za-z0-9_.\- /]", _LONGEST_KEY)
 
 
+def flat(title: str) -> str:
+    """A title as the name of one file or folder, which is never within another one."""
+    return key_for(title).replace("/", "~")
+
+
 def model_for(title: str) -> str:
     """The name of a model: what means something in MLflow's addresses is refused there, too."""
     return _escaped(title, r"[^A-Za-z0-9_\- ]", _LONGEST_KEY)
@@ -86,14 +91,15 @@ def model_for(title: str) -> str:
 def text_for(value: object) -> str:
     """A param's value; one that MLflow would refuse is cut, and named by its SHA-256."""
     text = json.dumps(value, ensure_ascii=False) if is_nested(value) else str(value)
-    return (
-        text if len(text) <= _LONGEST_VALUE else f"{text[:5900]}… SHA-256 {sha256(text.encode())}"
-    )
+    text = text.replace("\0", "\ufffd")  # PostgreSQL has none
+    cut = f"{text[:5900]}… SHA-256 {sha256(text.encode())}"
+    return text if len(text) <= _LONGEST_VALUE else cut
 
 
 def is_nested(value: object) -> bool:
-    """Is that more than one plain value, or none?"""
-    return value is None or isinstance(value, list | dict)
+    """Is that more than one plain value, or none, or a number that no double holds?"""
+    large = isinstance(value, int) and value.bit_length() > 53
+    return large or value is None or isinstance(value, list | dict)
 
 
 def _escaped(title: str, refused: str, longest: int) -> str:

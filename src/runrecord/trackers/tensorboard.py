@@ -24,12 +24,13 @@ from runrecord.record.events import (
 )
 from runrecord.record.recordable import Embedding, unpack
 from runrecord.safety.text import plain
-from runrecord.trackers.base import Sink, content_of, is_nested, key_for, text_for
+from runrecord.trackers.base import Sink, content_of, flat, is_nested, text_for
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.summary_pb2 import Summary
 
+_LAST = 2**63 - 1  # of the steps that an event file can say
 _EVALUATION = "eval/"
 """Before the names of test metrics: in lower case they come after the losses, which open first."""
 
@@ -58,7 +59,7 @@ def event_folder(root: Path) -> Path:
 
 def shown_at(root: Path, start: RunStarted) -> Path:
     """The folder of a run's event files."""
-    return event_folder(root) / _flat(start.stage) / start.id
+    return event_folder(root) / flat(start.stage) / start.id
 
 
 class TensorBoardSink(Sink):
@@ -100,7 +101,7 @@ class TensorBoardSink(Sink):
             case Logged():
                 self._log(event, contents, seconds)
             case ModelEvaluated():
-                folder = self._run_folder / _flat(event.model)
+                folder = self._run_folder / flat(event.model)
                 folder.mkdir(exist_ok=True)
                 _write_model(folder, event, seconds)
                 if event.embedding:
@@ -118,7 +119,7 @@ class TensorBoardSink(Sink):
         for name, values in event.steps.items():
             first = max(event.step - 1, 0) * len(values)
             for number, value in enumerate(values, start=first):
-                self._add_scalars({name: value}, number, seconds)
+                self._add_scalars({name: value}, min(number, _LAST), seconds)
         whole = {name: value for name, value in event.metrics.items() if name not in event.steps}
         self._add_scalars(whole, event.step, seconds)
         for title, file in event.images.items():
@@ -152,9 +153,7 @@ def _write_model(folder: Path, event: ModelEvaluated, seconds: float) -> None:
     from tensorboardX.summary import hparams
 
     metrics = {_EVALUATION + name: value for name, value in event.metrics.items()}
-    config = {
-        name: text_for(value) if is_nested(value) else value for name, value in event.config.items()
-    }
+    config = {key: text_for(one) if is_nested(one) else one for key, one in event.config.items()}
     writer = EventsWriter(str(folder / "events"))
     for summary in hparams({"model": event.model, **config}, metrics):
         _write(writer, summary, 0, seconds)
@@ -185,11 +184,6 @@ def _write_embedding(folder: Path, title: str, found: Embedding) -> None:
     embedding.sprite.image_path = "thumbnails.png"
     embedding.sprite.single_image_dim.extend([width, height])
     visualize_embeddings(str(folder), config)
-
-
-def _flat(title: str) -> str:
-    """A title as the name of one folder."""
-    return key_for(title).replace("/", "~")
 
 
 def _scalars(values: Mapping[str, float]) -> "Summary":

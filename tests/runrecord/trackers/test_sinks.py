@@ -19,7 +19,7 @@ from mlflow_views import shown_as
 
 from records import end_run, new_run, play
 from runrecord import Embedding
-from runrecord.record.events import RunEnded
+from runrecord.record.events import Dataset, RunEnded
 from runrecord.record.reader import Record, view
 from runrecord.trackers.base import key_for, model_for, name_for, text_for
 from runrecord.trackers.mlflow.audit import audit
@@ -41,7 +41,7 @@ TITLES = [
     ),
     *("/leading", "trailing/", "/", "//", "a_x41_b", "_x41_", "_x_", "a_x_b", "__x41__", "a~b"),
     *("a:b", "a b", "'", '"', "<b>", "a\\b", "a+step+1+timestamp+2+x", "NaN", "x" * 250),
-    *("é", "e\u0301", "A", "a", "ﬁ", "ß", "İ", "٣", "한" * 120),
+    *("é", "e\u0301", "A", "a", "ﬁ", "ß", "İ", "٣", "한" * 120, "a.txt/b"),
 ]
 LONG = ["%" * 250, "%" * 249 + "&", "🙂" * 100, "한" * 250, "_x41_" * 50]
 
@@ -72,11 +72,13 @@ def record(request: pytest.FixtureRequest, tmp_path: Path) -> Record:
     """A run that logged under every title, its id the test's."""
     run_id = re.sub(r"\W", "-", request.node.name)
     params = PARAMS | {f"param {title}"[:250]: title for title in TITLES}
-    tags = {f"tag {title}"[:250]: title for title in TITLES}
-    run = new_run(tmp_path / "record", id=run_id, params=params, tags=tags)
+    tags = {f"tag {title}"[:250]: title for title in TITLES} | {"nul": "no\0NUL"}
+    data = Dataset("data\0" * 200, "a" * 64, "/한" * 9000)
+    run = new_run(tmp_path / "record", id=run_id, params=params, tags=tags, dataset=data)
     run.log({title: number for number, title in enumerate(TITLES + LONG)}, step=1)
     run.log({"Train/Loss": math.nan, "손실/학습": math.inf, "..": -math.inf, "//": -0.0}, step=2)
     run.log({"/": 2.0}, step=2, within={"/": [4.0, math.nan, 2.0]})
+    run.log({"/": 2.0}, step=2**53 - 1, within={"/": [2.0] * 1025})
     for title in TITLES + LONG:
         run.image(title, np.full((2, 3, 3), 7, np.uint8), step=1)
         run.text(title, f"{title}\n")
@@ -110,6 +112,7 @@ def test_mlflow_shows_every_title_and_number_once_as_it_is(root: Path, record: R
     assert params["long"].startswith("가" * 5900)
     assert hashlib.sha256(("가" * 9000).encode()).hexdigest() in params["long"]
     assert run.data.tags["later _x1f642_"] == "말"
+    assert run.data.tags["nul"] == "no\ufffdNUL", "which PostgreSQL refuses"
     for number, title in enumerate(TITLES + LONG):
         points = client.get_metric_history(run.info.run_id, name_for(title))
         assert [point.value for point in points if point.step == 1] == [number], title
@@ -121,6 +124,8 @@ def test_mlflow_shows_every_title_and_number_once_as_it_is(root: Path, record: R
     assert sorted(pictures) == sorted(key_for(one).replace("/", "~") for one in TITLES + LONG)
     texts = {file.path for file in client.list_artifacts(run.info.run_id, "texts")}
     assert f"texts/{key_for('정확도 (%)')}.txt" in texts
+    (read,) = run.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("data\ufffd" * 100, "a" * 36)
     assert audit(client, run.info.run_id, record) == []
 
 
@@ -140,7 +145,8 @@ def test_tensorboard_shows_every_title_as_it_is(root: Path, record: Record) -> N
     assert math.isnan(found.Scalars("Train/Loss")[1].value)
     assert found.Scalars("손실/학습")[1].value == math.inf
     assert [(one.step, str(one.value)) for one in found.Scalars("/")][1:] == [
-        *((3, "4.0"), (4, "nan"), (5, "2.0"))
+        *((3, "4.0"), (4, "nan"), (5, "2.0")),
+        *[(2**63 - 1, "2.0")] * 1025,
     ]
 
 
@@ -187,6 +193,7 @@ def test_an_evaluation_is_at_its_model_whatever_that_is_called(root: Path, tmp_p
     weights = tmp_path / "weights 100%.bin"
     weights.write_bytes(b"weights")
     config = {"z": 8, "layers": [1, 2], "act": None, "nested": {"a": 1}, "β": 0.5, "no": False}
+    config["entropy"] = 2**127  # as NumPy's generators are seeded
     vectors = Embedding(
         np.ones((5, 3), np.float32), np.arange(5, dtype=np.uint8), np.zeros((5, 2, 2), np.uint8)
     )
@@ -315,7 +322,7 @@ def test_how_it_ended_is_shown(root: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path / "failed", id="failed")
     run.log({"a": 1.0})
     changed = ("src/a.py", "lr (was 1, is 2)")
-    message = "ValueError: " + "가" * 6000
+    message = "ValueError: \0" + "가" * 6000
     record = end_run(
         tmp_path / "failed", status="FAILED", message=message, traceback="in fit", changed=changed
     )
@@ -323,7 +330,7 @@ def test_how_it_ended_is_shown(root: Path, tmp_path: Path) -> None:
     client, seen = shown_as(root, record.start.id)
     assert seen.info.status == "FAILED"
     assert (seen.info.start_time, seen.info.end_time) == (1, 9000)
-    assert seen.data.tags["error"] == message[:5000]
+    assert seen.data.tags["error"] == message[:5000].replace("\0", "\ufffd")
     assert seen.data.tags["deps.changed"] == "src/a.py, lr (was 1, is 2)"
     path = client.download_artifacts(seen.info.run_id, "traceback.txt", str(tmp_path))
     assert Path(path).read_text() == "in fit"
@@ -367,3 +374,4 @@ def test_values_are_text_that_mlflow_takes_and_differ_where_they_do() -> None:
     texts = [text_for(value) for value in values]
     assert len(set(texts)) == len(values)
     assert all(len(text) <= 6000 for text in texts)
+    assert text_for("no\0NUL") == "no\ufffdNUL", "which PostgreSQL refuses"

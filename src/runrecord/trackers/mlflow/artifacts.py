@@ -20,7 +20,7 @@ from runrecord.record.events import (
     RunStarted,
 )
 from runrecord.record.reader import Record
-from runrecord.trackers.base import content_of, key_for, name_for, write_content
+from runrecord.trackers.base import content_of, flat, name_for, write_content
 from runrecord.trackers.mlflow.store import Shown
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ def files_shown(event: Event, contents: Contents) -> dict[str, bytes | Path]:
                 found["provenance/change.patch"] = patch.encode()
         case Logged():
             for title, file in event.images.items():
-                key, number = key_for(title).replace("/", "~"), UUID(file.sha256[:32])
-                name = f"{key}+step+{event.step}+timestamp+{event.time}+{number}.png"
+                number = UUID(file.sha256[:32])
+                name = f"{flat(title)}+step+{event.step}+timestamp+{event.time}+{number}.png"
                 found[_IMAGES + name] = contents[file.name]
             for files, suffix in ((event.texts, ".txt"), (event.artifacts, "")):
                 for title, file in files.items():
                     folder = file.name.partition("/")[0]
-                    found[f"{folder}/{key_for(title)}{suffix}"] = contents[file.name]
+                    found[f"{folder}/{flat(title)}{suffix}"] = contents[file.name]
         case RunEnded():
             if event.traceback:
                 found["traceback.txt"] = event.traceback.encode(errors="replace")
