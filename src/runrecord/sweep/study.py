@@ -75,9 +75,11 @@ def distribution_of(name: str, text: str) -> "BaseDistribution":
         ends += map(value_of, found.group(1, 2)) if found else []
     except ValueError:
         values = []
-    if not values or not all(isinstance(one, bool | int | float | str | None) for one in values):
+    numbers = {type(end) in (int, float) for end in ends}
+    plain = all(isinstance(one, bool | int | float | str | None) for one in values)
+    if not values or not plain or len(numbers) == 2:
         raise UserError(f"{where}: {_FORMS}.")
-    if not ends or not {*map(type, ends)} <= {int, float}:
+    if True not in numbers:
         if len({(type(one), one) for one in values}) < len(values):
             raise UserError(f"{where}: names a value twice.")
         return CategoricalDistribution(values)

@@ -68,6 +68,8 @@ NO_SPACES = {
     "a..b=1": "PARAM=VALUES",
     "a=": "should be a list",
     "a=[1,2]": "should be a list",
+    "a=nan..2": "should be a list",
+    "a=1..9:lin": "should be a list",
     "a=.inf...inf": "is of finite numbers",
     "a=3..1": "`low <= high` must hold",
     "a=1,1": "names a value twice",
