@@ -333,13 +333,12 @@ def _copy(root: Path, target: Path, path: str, over: bool) -> None:
     for name, file in folder.get(path, {"": root / path}).items():
         place = _own(target, f"{path}/{name}".rstrip("/"))
         if not os.path.lexists(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
             copy(file, place)
             place.chmod(file.stat().st_mode | stat.S_IWUSR)
 
 
 def _own(checkout: Path, name: str) -> Path:
-    """The place of a path in a checkout, which is to be written.
+    """The place of a path in a checkout, which is to be written, in a folder that Git may lack.
 
     Raises:
         CannotRebuild: links that Git has lead out of the checkout, to what is a person's own.
@@ -351,6 +350,7 @@ def _own(checkout: Path, name: str) -> Path:
             f"{name} is behind a link that leads out of the repository, to "
             f"{os.path.realpath(path.parent)}: rebuilding would write there"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -391,10 +391,10 @@ def _run_stage(
         raise CannotRebuild(f"it was run by the shell '{printable(name)}', which is not here")
     for out in {*stage.outs} - {*stage.persistent}:
         _remove(checkout, out)
+    folder = _own(checkout, f"{stage.folder}/any").parent
     for command in stage.commands:
-        words = [program, *_SHELLS[name], "-c", command]
         named = {**environment, "DVC_STAGE": stage.name, "SHELL": program}
-        _run_command(stage.name, words, checkout / stage.folder, named)
+        _run_command(stage.name, [program, *_SHELLS[name], "-c", command], folder, named)
 
 
 def _run_command(

@@ -435,3 +435,17 @@ def test_what_dvc_left_of_a_stage_that_has_another_name_now_is_no_result(
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(locked))
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     assert [out.oid[0] for out in next(states(tmp_path)).outs] == known
+
+
+@pytest.mark.parametrize("place", [{"outs": ["new/one.out"]}, {"wdir": "new", "outs": ["one.out"]}])
+def test_a_folder_that_no_commit_has_yet_is_made_for_what_is_written_there(
+    tmp_path: Path, place: dict[str, Any]
+) -> None:
+    """Git keeps no empty folder, and a first run is from a commit without its outs."""
+    up = "../" if "wdir" in place else ""
+    command = f"{EXEC} 'echo 1 > {place['outs'][0]}'"
+    outs = [*place["outs"], f"{up}records/one"]
+    workspace = of_one(tmp_path, {"cmd": command, **place, "outs": outs})
+    (workspace.path / "new").mkdir()
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert IDENTICAL in verify(workspace, "records/one")
