@@ -95,9 +95,9 @@ class IsolatedRepo:
         `folder` is empty or not there. Git looks what its disk can hold.
         """
         self.folder, self._of = folder, of
-        git(
-            of, *_ISOLATED_TOO, "init", "--quiet", "--template=", str(folder), environment=_ISOLATED
-        )
+        kind = git(of, "rev-parse", "--show-object-format").decode().strip()  # SHA-1 or SHA-256
+        own = {**_ISOLATED, "GIT_DEFAULT_HASH": kind}
+        git(of, *_ISOLATED_TOO, "init", "--quiet", "--template=", str(folder), environment=own)
         objects = os.fsdecode(git(of, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
         alternates = folder / ".git/objects/info/alternates"
         alternates.parent.mkdir(exist_ok=True)

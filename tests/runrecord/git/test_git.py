@@ -1,6 +1,7 @@
 """Git as this pipeline runs it: no caller steers it, and what it refuses is said."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_an_option_in_place_of_a_revision_is_none(repository: Path) -> None:
     for revision in (f"--output={repository / 'src/code.py'}", "--all", "-p", "no-such", ""):
         assert commit_of(repository, revision) is None
     assert (repository / "src/code.py").read_bytes() == b"ONE = 1\n"
+
+
+def test_a_change_of_a_repository_by_sha_256_is_recorded_and_checked_out(
+    repository: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(repository / ".git")
+    git(repository, "init", "--quiet", "--object-format=sha256")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message=one")
+    (repository / "src/code.py").write_bytes(b"ONE = 2\n")
+    found = origin(repository)
+    assert not found.trouble
+    again = check_out(repository, found.tags["git.commit"], found.patch, tmp_path / "again")
+    assert (again / "src/code.py").read_bytes() == b"ONE = 2\n"
 
 
 @pytest.mark.needs("root")
