@@ -26,7 +26,7 @@ def identity_of(
     packages: Iterable[str],
     number: int = 1,
     environment: Mapping[str, str] = os.environ,
-) -> Identity:
+) -> dict[str, Mapping[str, Any]]:
     """All that the result of a run depends on.
 
     Args:

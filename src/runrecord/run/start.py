@@ -116,8 +116,7 @@ def start_run(
             lost = "" if LESS in origin.trouble else " It cannot be rebuilt later."
             say(f"warning: {printable(origin.trouble)}{lost}")
         shown = origin.inputs.params if params is None else params
-        rank, name = rank_in(os.environ), origin.inputs.stage.name
-        program = Path(sys.argv[0])
+        rank, name, program = rank_in(os.environ), origin.inputs.stage.name, Path(sys.argv[0])
         words = [program.name if program.is_absolute() else sys.argv[0], *sys.argv[1:]]
         begun = made(
             RunStarted,
@@ -135,7 +134,8 @@ def start_run(
 
         def checkpoints_of(number: int) -> Checkpoints:
             try:
-                identity = identity_of(origin, shown, device, project.packages, number)
+                data = {"data": {one.name: one.digest}} if (one := begun.dataset) else {}
+                identity = identity_of(origin, shown, device, project.packages, number) | data
                 json.dumps(identity)
                 known = (identity, {}) if length is None else without_length(identity, length)
             except (TypeError, ValueError, RecursionError) as error:  # one is no value of JSON's

@@ -26,6 +26,7 @@ from records import end_run, ending, new_run, recorded
 from runrecord import start_run
 from runrecord.cli.upkeep import reap
 from runrecord.record.events import (
+    Dataset,
     Logged,
     ModelSaved,
     Resumed,
@@ -333,6 +334,22 @@ def test_another_param_begins_anew(
     assert_equal(walk(), whole)
     assert "after epoch 2" in said_by(capfd)
     assert len(recorded(here)) == 3
+
+
+def test_another_digest_of_the_data_set_begins_anew(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The stage may read it without naming it among its deps."""
+    seen = list[int]()
+    for digest, stop_in in (("a", 2), ("b", 2), ("b", 0)):
+        with suppress(SystemExit), start_run("train", dataset=Dataset("set", digest, "")) as run:
+            for epoch in run.epochs(3, Walk()):
+                seen.append(epoch)
+                if epoch == stop_in:
+                    raise KeyboardInterrupt
+    assert seen == [1, 2, 1, 2, 2, 3]
+    assert len(recorded(here)) == 2
+    assert "(1 epoch): set changed from a to b\n" in said_by(capfd)
 
 
 @pytest.mark.parametrize(("epochs", "kept"), [(4, 4), (6, 3)])
