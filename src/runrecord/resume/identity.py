@@ -26,7 +26,7 @@ def identity_of(
     packages: Iterable[str],
     number: int = 1,
     environment: Mapping[str, str] = os.environ,
-) -> dict[str, Mapping[str, Any]]:
+) -> Identity:
     """All that the result of a run depends on.
 
     Args:

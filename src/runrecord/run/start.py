@@ -135,7 +135,7 @@ def start_run(
         def checkpoints_of(number: int) -> Checkpoints:
             try:
                 data = {"data": {one.name: one.digest}} if (one := begun.dataset) else {}
-                identity = identity_of(origin, shown, device, project.packages, number) | data
+                identity = {**identity_of(origin, shown, device, project.packages, number), **data}
                 json.dumps(identity)
                 known = (identity, {}) if length is None else without_length(identity, length)
             except (TypeError, ValueError, RecursionError) as error:  # one is no value of JSON's
