@@ -109,8 +109,7 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
         own = None  # what DVC keeps is the record of another run
     last = hash_outs(checkout, stages[start.stage])
     told = own.end.outs if own and own.end else {}
-    changed = {name for name, _ in told.items() ^ last.items()}
-    unseen = (*stages[start.stage].outside, *sorted(changed))
+    unseen = (*stages[start.stage].outside, *sorted(dict(told.items() ^ last.items())))
     return Rebuilt(own, len(again), commit, unseen)
 
 
@@ -330,6 +329,7 @@ def _copy(root: Path, target: Path, path: str, over: bool) -> None:
     folder = files_in_folders(root, [path] if (root / path).is_dir() else [])
     if over:
         _remove(target, path)
+    _own(target, f"{path}/any" if folder else path)  # it may have no files
     for name, file in folder.get(path, {"": root / path}).items():
         place = _own(target, f"{path}/{name}".rstrip("/"))
         if not os.path.lexists(place):

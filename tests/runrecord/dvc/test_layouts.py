@@ -449,3 +449,14 @@ def test_a_folder_that_no_commit_has_yet_is_made_for_what_is_written_there(
     (workspace.path / "new").mkdir()
     workspace.run("dvc", "repro", environment=RECORD_ONLY)
     assert IDENTICAL in verify(workspace, "records/one")
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_folder_without_files_is_brought_as_one(tmp_path: Path, added: bool) -> None:
+    workspace = of_one(tmp_path, reading("some", name="one"), {".gitignore": f"{IGNORED}/some\n"})
+    (workspace.path / "some").mkdir()
+    if added:
+        workspace.run("dvc", "add", "--quiet", "some")
+        workspace.commit("some")
+    workspace.run("dvc", "repro", environment=RECORD_ONLY)
+    assert IDENTICAL in verify(workspace, "records/one")
