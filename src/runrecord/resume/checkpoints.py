@@ -67,6 +67,7 @@ class Saved:
     length: int  # events in its run's record at that time
     begun: int  # events when the epochs began
     wanted: Any  # the params that say how long the run was to last
+    left: Any  # keys and values that were on record by then, and are not of its epochs
 
     @property
     def run_id(self) -> str:
@@ -160,10 +161,13 @@ class Checkpoints:
         epochs = "1 epoch" if epoch == 1 else f"{epoch} epochs"
         return f"not resuming {folder.name} ({epochs}): {some(reasons)}"
 
-    def save(self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int = 0) -> None:
+    def save(
+        self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int = 0, left: Any = ()
+    ) -> None:
         """Write a checkpoint, at once or not at all, and remove those that it makes needless.
 
-        The run's record has `length` events by now, and had `begun` when the epochs began.
+        The run's record has `length` events by now, and had `begun` when the epochs began. `left`
+        is on record of later epochs: the run was further once, and lost that checkpoint.
 
         Raises:
             UserError: an array does not hold numbers.
@@ -176,7 +180,8 @@ class Checkpoints:
             if np.asarray(array).dtype.kind not in "biuf":
                 raise UserError(f"state_dict: '{name}' is not an array of numbers.")
         whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        metadata = {_KEY: json.dumps({"length": length, "begun": begun, "wanted": self._wanted})}
+        told = {"length": length, "begun": begun, "wanted": self._wanted, "left": left}
+        metadata = {_KEY: json.dumps(told)}
         folder = self._folder / run_id
         file = folder / f"{epoch:06}.safetensors"
         try:
@@ -266,6 +271,8 @@ class Checkpoints:
         except (RecordRefused, OSError) as error:
             return f"its record cannot be used: {error}"
         logged = on_record(others)  # what epochs up to the checkpoint logged is not logged again
+        for *key, had in saved.left:
+            logged[tuple(key)] = [*had, *logged.get(tuple(key), ())]
         if resumes and ("tags", PRUNED, 0) in logged:
             return "its study ended it"
         if damage := record.damage():
@@ -287,7 +294,7 @@ class Checkpoints:
         return is_running(folder)
 
 
-def on_record(events: Iterable[Event]) -> OnRecord:
+def on_record(events: Iterable[Event]) -> dict[Key, list[object]]:
     """All that those events logged."""
     found: dict[Key, list[object]] = {}
 
@@ -371,7 +378,8 @@ def _opened(folder: Path) -> Iterator[Saved]:
         try:
             file: Any = safe_open(path, framework="numpy")
             told = json.loads(file.metadata()[_KEY])
-            yield Saved(path, file, int(told["length"]), int(told["begun"]), told["wanted"])
+            length, begun = int(told["length"]), int(told["begun"])
+            yield Saved(path, file, length, begun, told["wanted"], told.get("left", ()))
         except FileNotFoundError:
             continue  # another process has removed it
         except OSError as error:

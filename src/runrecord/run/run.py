@@ -235,7 +235,8 @@ class Run:
             yield epoch
             if state is not None:
                 length, arrays = self._tracker.length, state.state_dict()
-                self._checkpoints.save(self.id, epoch, length, arrays, self._begun)
+                left = [[*key, had] for key, had in self._on_record.items() if had]
+                self._checkpoints.save(self.id, epoch, length, arrays, self._begun, left)
 
     def _go_on(self, count: int, state: State) -> int:
         """Be where this run was stopped, or where a shorter one ended; the epochs behind that."""

@@ -352,6 +352,25 @@ def test_another_digest_of_the_data_set_begins_anew(
     assert "(1 epoch): set changed from a to b\n" in said_by(capfd)
 
 
+def test_what_a_run_logged_past_a_lost_checkpoint_is_logged_once_however_often_it_stops(
+    here: Path,
+) -> None:
+    def stop_in(epoch: int) -> None:
+        with suppress(SystemExit), start_run("train") as run:
+            for at in run.epochs(5, Walk()):
+                run.log({"one": at})
+                if at == epoch:
+                    raise KeyboardInterrupt
+
+    stop_in(4)
+    max((here / ".runrecord/checkpoints").rglob("*.safetensors")).unlink()
+    stop_in(3)
+    stop_in(4)
+    stop_in(0)
+    (record,) = recorded(here)
+    assert [(at.step, value) for at, value in logged(record)] == [(n, n) for n in range(1, 6)]
+
+
 @pytest.mark.parametrize(("epochs", "kept"), [(4, 4), (6, 3)])
 def test_a_run_stopped_behind_its_loop_ends_with_the_same_model_at_the_same_step(
     epochs: int, kept: int, here: Path, capfd: pytest.CaptureFixture[str]
