@@ -133,7 +133,7 @@ class Checkpoints:
         def fits(saved: Saved) -> bool:
             if saved.wanted != self._wanted and saved.epoch >= count:
                 self._refuse(saved, f"only {count} are wanted")
-            return saved.wanted != self._wanted and saved.epoch < count
+            return saved.wanted != self._wanted and saved.epoch < count and not saved.left
 
         return self._first(fits, resumes=False)
 

@@ -50,10 +50,10 @@ EMBEDDING, EVALUATED, OUT = "embedding", "evaluated model", "out"
 FILES = (PICTURE, TEXT, ARTIFACT, MODEL, EMBEDDING, EVALUATED, OUT)  # values are their SHA-256
 FILENAME, SUFFIX = "file name of the model", "suffix of the artifact"
 CONFIG, STATUS = "config of the evaluation", "status"
-COUNT = "number of values within a step of"
+COUNT, POINTS = "number of values within a step of", "number of points of the curve"
 _STATUS = Place(STATUS, "of the run", None)
 DAMAGED = "file of the record"
-RESULTS = (*NUMBERS, *FILES, COUNT, FILENAME, SUFFIX, CONFIG, STATUS, DAMAGED)
+RESULTS = (*NUMBERS, *FILES, COUNT, POINTS, FILENAME, SUFFIX, CONFIG, STATUS, DAMAGED)
 """All that comes out of a run. Not tags, nor what the machine did, nor what the program printed."""
 CODE, PARAM, DATA = "code", "param", "data"
 INPUTS = (CODE, PARAM, DATA)  # what decides what comes out
@@ -105,6 +105,7 @@ def results_in(events: Iterable[Event]) -> Facts:
                 for title, number in event.metrics.items():
                     add(EVALUATION, f"{model}/{title}", 0, float(number), nth=nth)
                 for title, points in event.series.items():
+                    add(POINTS, f"{model}/{title}", None, str(len(points)), nth=nth)
                     for x, y in points:
                         add(EVALUATION, f"{model}/{title}", x, float(y), nth=nth)
                 for title, value in event.config.items():

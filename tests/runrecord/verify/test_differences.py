@@ -120,6 +120,11 @@ def changes(event: Any) -> list[tuple[str, Any]]:
                 lambda points: [*points[:-1], (points[-1][0], last_bit(points[-1][1]))],
                 lambda title: f"{model}/{title}",
             )
+            of_mapping("series", lambda _: [], lambda title: f"{model}/{title}")
+            for title, value in event.metrics.items():
+                rest = {key: one for key, one in event.metrics.items() if key != title}
+                curve = {**event.series, title: [(0, value)]}
+                add(f"{model}/{title}", metrics=rest, series=curve)
             of_mapping(
                 "config",
                 lambda value: "other" if value != "other" else None,
