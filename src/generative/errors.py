@@ -69,11 +69,11 @@ def stages_in(pipeline: Path) -> dict[str, dict[str, Any]]:
         UserError: what it has in their place is none.
     """
     stages = read_yaml(pipeline).get("stages") or {}
-    wrong = [] if isinstance(stages, dict) else ["stages"]
-    wrong += [str(name) for name in stages if not wrong and not isinstance(stages[name], dict)]
-    if wrong:
-        raise UserError(f"{pipeline}: '{wrong[0]}' should be a block of keys.")
-    return dict(stages)
+    named = stages if isinstance(stages, dict) else {"stages": stages}
+    for name, body in named.items():
+        if not isinstance(body, dict):
+            raise UserError(f"{pipeline}: '{name}' should be a block of keys.")
+    return named
 
 
 def _keys_read(params: str, pipeline: Path) -> set[str]:

@@ -57,9 +57,9 @@ def check() -> None:
                 "src/generative/models/registry.py; add it there, or it is not evaluated."
             )
     templates = any(body.keys() & _TEMPLATES for body in stages.values())
-    blocks = read_yaml(PARAMS_FILE)
+    blocks = read_yaml(PARAMS_FILE) if templates else {}
     for name, model in REGISTRY.items():
-        if f"train-{name}" in stages or (templates and name in blocks):
+        if f"train-{name}" in stages or name in blocks:
             config = params.section(name, model.config_class)
             for key, value in config:
                 if isinstance(value, int) and value > _LARGEST:

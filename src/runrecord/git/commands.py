@@ -95,10 +95,10 @@ class IsolatedRepo:
         `folder` is empty or not there. Git looks what its disk can hold.
         """
         self.folder, self._of = folder, of
-        kind = git(of, "rev-parse", "--show-object-format").decode().strip()  # SHA-1 or SHA-256
-        own = {**_ISOLATED, "GIT_DEFAULT_HASH": kind}
+        asked = git(of, "rev-parse", "--show-object-format", "--git-path", "objects")
+        kind, _, objects = os.fsdecode(asked.removesuffix(b"\n")).partition("\n")
+        own = {**_ISOLATED, "GIT_DEFAULT_HASH": kind}  # SHA-1 or SHA-256
         git(of, *_ISOLATED_TOO, "init", "--quiet", "--template=", str(folder), environment=own)
-        objects = os.fsdecode(git(of, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
         alternates = folder / ".git/objects/info/alternates"
         alternates.parent.mkdir(exist_ok=True)
         alternates.write_bytes(os.fsencode((of / objects).resolve()) + b"\n")

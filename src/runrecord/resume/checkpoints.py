@@ -162,12 +162,12 @@ class Checkpoints:
         return f"not resuming {folder.name} ({epochs}): {some(reasons)}"
 
     def save(
-        self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int = 0, left: Any = ()
+        self, run_id: str, epoch: int, length: int, arrays: Arrays, begun: int, had: OnRecord
     ) -> None:
         """Write a checkpoint, at once or not at all, and remove those that it makes needless.
 
-        The run's record has `length` events by now, and had `begun` when the epochs began. `left`
-        is on record of later epochs: the run was further once, and lost that checkpoint.
+        The run's record has `length` events by now, and had `begun` when the epochs began. What
+        is left of what it `had` is of later epochs: it was further once, and lost that checkpoint.
 
         Raises:
             UserError: an array does not hold numbers.
@@ -180,6 +180,7 @@ class Checkpoints:
             if np.asarray(array).dtype.kind not in "biuf":
                 raise UserError(f"state_dict: '{name}' is not an array of numbers.")
         whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        left = [[*key, values] for key, values in _left(had).items()]
         told = {"length": length, "begun": begun, "wanted": self._wanted, "left": left}
         metadata = {_KEY: json.dumps(told)}
         folder = self._folder / run_id
@@ -326,11 +327,15 @@ def found_in(event: ModelEvaluated) -> list[str]:
 
 def not_logged_again(left: OnRecord) -> str:
     """What a run logged before a stop and not again, as a sentence; empty if nothing."""
-    keys = [key for key, values in left.items() if values and key[0] != "tags"]
-    if not keys:
+    if not (keys := _left(left)):
         return ""
     key = min(keys, key=lambda key: key[2])
     return f"{_name(key)} of epoch {key[2]} was logged before the stop, and not again after it"
+
+
+def _left(had: OnRecord) -> OnRecord:
+    """What a run that resumed has on record and has not logged again, which tags are not."""
+    return {key: values for key, values in had.items() if values and key[0] != "tags"}
 
 
 def difference(key: Key, was: object, now: object) -> str:

@@ -235,10 +235,7 @@ class Run:
             yield epoch
             if state is not None:
                 length, arrays = self._tracker.length, state.state_dict()
-                left = [
-                    [*key, had] for key, had in self._on_record.items() if had and key[0] != "tags"
-                ]
-                self._checkpoints.save(self.id, epoch, length, arrays, self._begun, left)
+                self._checkpoints.save(self.id, epoch, length, arrays, self._begun, self._on_record)
 
     def _go_on(self, count: int, state: State) -> int:
         """Be where this run was stopped, or where a shorter one ended; the epochs behind that."""

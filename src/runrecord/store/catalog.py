@@ -26,9 +26,8 @@ from runrecord.record.events import (
     RunEnded,
     Status,
     files_of,
-    read_start,
 )
-from runrecord.record.reader import Record, RunView, files_in, view
+from runrecord.record.reader import Record, RunView, files_in, record_in, view
 from runrecord.store.runs import is_running, run_dirs
 
 SUMMARY = ".summary.json"  # the file in a run's folder; no part of the record
@@ -185,11 +184,8 @@ def all_runs(root: Path, on_failure: OnFailure) -> list[RecordedRun]:
 
 def sealed_ids(root: Path) -> set[str]:
     """The runs that have a sealed record in the workspace."""
-    found = set()
-    for folder in sealed_records(root):
-        with suppress(ValueError, OSError):  # it is damaged
-            found.add(read_start((folder / START).read_bytes()).id)
-    return found
+    records = map(record_in, sealed_records(root))
+    return {record.start.id for record in records if record}
 
 
 def sealed_records(root: Path) -> list[Path]:

@@ -92,8 +92,9 @@ def text_for(value: object) -> str:
     """A param's value; one that MLflow would refuse is cut, and named by its SHA-256."""
     text = json.dumps(value, ensure_ascii=False) if is_nested(value) else str(value)
     text = text.replace("\0", "\ufffd")  # PostgreSQL has none
-    cut = f"{text[:5900]}… SHA-256 {sha256(text.encode())}"
-    return text if len(text) <= _LONGEST_VALUE else cut
+    if len(text) <= _LONGEST_VALUE:
+        return text
+    return f"{text[:5900]}… SHA-256 {sha256(text.encode())}"
 
 
 def is_nested(value: object) -> bool:

@@ -109,8 +109,8 @@ def rebuild(root: Path, original: Record, folder: Path, own_packages: bool) -> R
         own = None  # what DVC keeps is the record of another run
     last = hash_outs(checkout, stages[start.stage])
     told = own.end.outs if own and own.end else {}
-    unseen = (*stages[start.stage].outside, *sorted(dict(told.items() ^ last.items())))
-    return Rebuilt(own, len(again), commit, unseen)
+    changed = {name for name, _ in told.items() ^ last.items()}
+    return Rebuilt(own, len(again), commit, (*stages[start.stage].outside, *sorted(changed)))
 
 
 def counterpart(start: RunStarted, again: Mapping[Path, Record]) -> Record | None:

@@ -624,7 +624,7 @@ def test_files_are_for_whom_the_umask_has_them(umask: int, tmp_path: Path) -> No
     RecordWriter(tmp_path / "record", Record(files_in(tmp_path / "record")).size).seal(
         tmp_path / "records/train", RunEnded(9, "FINISHED")
     )
-    Checkpoints(tmp_path, {}).save("run-1", 1, 1, {"weights": np.zeros(3)})
+    Checkpoints(tmp_path, {}).save("run-1", 1, 1, {"weights": np.zeros(3)}, 0, {})
     summary_of(tmp_path / "record")
     assert readable_by_others(tmp_path, umask) == []
     (kept,) = (tmp_path / "records/train/artifacts").iterdir()
@@ -662,7 +662,7 @@ def test_what_is_big_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         run.model(model)
-        checkpoints.save("run-1", 1, 1, {"weights": weights})
+        checkpoints.save("run-1", 1, 1, {"weights": weights}, 0, {})
         record = Record(files_in(tmp_path / "record"))
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -158,7 +158,7 @@ def saved(root: Path, name: str, one: Identity, epoch: int = 1) -> Checkpoints:
     """The checkpoints of a run of that identity, which saved one."""
     new_run(run_dir(root, name), id=name)
     kept = Checkpoints(root, one)
-    kept.save(name, epoch, 1, {"w": np.zeros(1)})
+    kept.save(name, epoch, 1, {"w": np.zeros(1)}, 0, {})
     return kept
 
 

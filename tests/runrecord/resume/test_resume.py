@@ -110,7 +110,7 @@ def test_a_checkpoint_ahead_of_its_record_is_not_gone_on_with(tmp_path: Path) ->
     writer = RecordWriter(tmp_path / ".runrecord" / "runs" / "run-1")
     writer.write(RunStarted("run-1", "train", 0, "host", {}, {}))
     kept = Checkpoints(tmp_path, {})
-    kept.save("run-1", 1, 2, {"w": np.zeros(2)})
+    kept.save("run-1", 1, 2, {"w": np.zeros(2)}, 0, {})
     assert kept.latest() is None, "the epoch is not in the record: it was lost with the power"
     writer.write(Logged(1, 1, {"loss": 1.0}))
     assert kept.latest() is not None
@@ -542,7 +542,7 @@ def left_by(
     identity: Identity = {"stage": {"name": stage}, "params": {"lr": run_id}}
     mine = Checkpoints(root, identity, {"epochs": 2})
     for epoch in (1, 2):
-        mine.save(run_id, epoch, epoch, {"w": np.zeros(1)})
+        mine.save(run_id, epoch, epoch, {"w": np.zeros(1)}, 0, {})
         run.log({"loss": 1.0}, epoch)
     (kept,) = folders_of(root, run_id)
     if status:

@@ -345,7 +345,7 @@ def test_house_keeping_never_ends_a_run(fault: Callable[[], object], small: Path
     for number in range(7):
         name = f"old-{number}"
         new_run(run_dir(small, name), id=name)
-        Checkpoints(small, {"params": {"lr": number}}).save(name, 1, 1, {"one": np.ones(1)})
+        Checkpoints(small, {"params": {"lr": number}}).save(name, 1, 1, {"one": np.ones(1)}, 0, {})
     status, said = status_and_output(after_the_seal(fault))
     assert status == 0, said
     assert "Traceback" not in said

@@ -203,10 +203,10 @@ def test_on_a_disk_without_locks_a_run_is_gone_on_with_once_it_is_known_to_be_go
 ) -> None:
     kept = Checkpoints(tmp_path, {})
     dead, unknown = left_behind(tmp_path, "dead"), left_behind(tmp_path, "unknown", processes="x")
-    kept.save("unknown", 2, 1, {"one": np.ones(1)})
+    kept.save("unknown", 2, 1, {"one": np.ones(1)}, 0, {})
     assert kept.latest() is None
     assert "if it does not, run 'runrecord reap unknown'" in kept.why_anew()
-    kept.save("dead", 1, 1, {"one": np.ones(1)})
+    kept.save("dead", 1, 1, {"one": np.ones(1)}, 0, {})
     found = kept.latest()
     assert found is not None
     assert found.saved.run_id == dead.name

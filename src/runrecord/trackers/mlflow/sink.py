@@ -134,11 +134,11 @@ class MlflowSink(Sink):
             self._send()
 
     def _send(self) -> None:
-        """Send all but files, models and links; PostgreSQL takes no NUL."""
+        """Send all but files, models and links."""
         from mlflow.entities import Param, RunTag
 
         params = [Param(*param) for param in self._params.items()]
-        tags = [RunTag(key, text.replace("\0", "\ufffd")) for key, text in self._tags.items()]
+        tags = [RunTag(key, text_for(text)) for key, text in self._tags.items()]
         while self._metrics or params or tags:
             parts = self._metrics[:_BATCH], params[:_SMALL_BATCH], tags[:_SMALL_BATCH]
             self.client.log_batch(self.run_id, *parts)
@@ -163,7 +163,8 @@ class MlflowSink(Sink):
             raise UserError("a person deleted the run there; 'runrecord sync RUN' brings it back")
         if (run.info.start_time, run.data.tags.get("host")) != (event.time, event.host):
             raise RecordRefused(f"another run in MLflow has the id '{event.id}'.")
-        self.run_id, self.made_now = run.info.run_id, not found
+        self.run_id = run.info.run_id
+        self.made_now = not found
         self._params = self._params_of(event)
         if data := event.dataset:
             name, digest = text_for(data.name)[:500], text_for(data.digest)[:36]  # all it takes
